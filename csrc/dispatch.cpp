@@ -1,0 +1,62 @@
+// Which instruction sets this machine has, and which one is in use. No kernels.
+#include "dispatch.h"
+
+#include <atomic>
+#include <cstring>
+
+namespace samestep {
+
+extern const Isa isa_baseline;
+#ifdef SAMESTEP_X86
+extern const Isa isa_avx2;
+extern const Isa isa_avx512;
+#endif
+
+int available_isas(const Isa** out, int capacity) {
+  int n = 0;
+  auto add = [&](const Isa& isa) {
+    if (n < capacity) out[n++] = &isa;
+  };
+#ifdef SAMESTEP_X86
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl")) {
+    add(isa_avx512);
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) add(isa_avx2);
+#endif
+  add(isa_baseline);
+  return n;
+}
+
+namespace {
+
+const Isa* best() {
+  const Isa* first = nullptr;
+  available_isas(&first, 1);
+  return first;
+}
+
+std::atomic<const Isa*> active{nullptr};
+
+}  // namespace
+
+const Isa& active_isa() {
+  const Isa* isa = active.load(std::memory_order_relaxed);
+  if (isa == nullptr) active.store(isa = best(), std::memory_order_relaxed);
+  return *isa;
+}
+
+bool set_isa(const char* name) {
+  const Isa* isas[8];
+  int n = available_isas(isas, 8);
+  for (int i = 0; i < n; ++i) {
+    if (std::strcmp(isas[i]->name, name) == 0) {
+      active.store(isas[i], std::memory_order_relaxed);
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace samestep

@@ -1,0 +1,12 @@
+// The instruction sets of this build: which of them this machine runs, and which one is in use.
+#pragma once
+
+#include "kernels.h"
+
+namespace samestep {
+
+int available_isas(const Isa** out, int capacity);  // best first; returns how many
+const Isa& active_isa();
+bool set_isa(const char* name);  // false: unknown or not supported here
+
+}  // namespace samestep

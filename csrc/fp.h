@@ -1,0 +1,19 @@
+// The arithmetic contract: the operations a kernel may use. No loops, no formulas, no library header.
+#pragma once
+
+#ifdef __FAST_MATH__
+#error "samestep: -ffast-math changes the bits that the package promises; build without it"
+#endif
+#if defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ != 0
+#error "samestep: float expressions must be rounded to float (x86-32: build with -mfpmath=sse)"
+#endif
+
+#ifdef __CUDACC__
+#define HD __host__ __device__
+#else
+#define HD
+#endif
+
+// Kernels use + - * / and root, each rounded once to nearest even, in the order written; compare and select.
+static inline HD float root(float x) { return __builtin_sqrtf(x); }
+static inline HD double root(double x) { return __builtin_sqrt(x); }

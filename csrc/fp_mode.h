@@ -1,0 +1,43 @@
+// The floating-point mode of one thread: set to the contract's for a scope, then put back as it was.
+// Other libraries leave flush-to-zero on, users change the rounding; neither may reach the kernels.
+#pragma once
+
+#if !defined(__x86_64__) && !defined(__i386__) && !defined(__aarch64__)
+#include <cfenv>
+#endif
+
+namespace samestep {
+
+// The compiler must not move arithmetic across the guard: call kernels through a function pointer inside it.
+class FpMode {
+ public:
+#if defined(__x86_64__) || defined(__i386__)
+  FpMode() : saved_(__builtin_ia32_stmxcsr()) { __builtin_ia32_ldmxcsr(0x1f80); }  // nearest even, no FTZ, no DAZ
+  ~FpMode() { __builtin_ia32_ldmxcsr(saved_); }
+
+ private:
+  unsigned saved_;
+#elif defined(__aarch64__)
+  FpMode() {
+    asm volatile("mrs %0, fpcr" : "=r"(saved_));
+    asm volatile("msr fpcr, %0" ::"r"(0UL));
+  }
+  ~FpMode() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
+
+ private:
+  unsigned long saved_;
+#else
+  FpMode() {
+    std::fegetenv(&saved_);
+    std::fesetenv(FE_DFL_ENV);
+  }
+  ~FpMode() { std::fesetenv(&saved_); }
+
+ private:
+  std::fenv_t saved_;
+#endif
+  FpMode(const FpMode&) = delete;
+  FpMode& operator=(const FpMode&) = delete;
+};
+
+}  // namespace samestep

@@ -1,0 +1,83 @@
+// The loops, compiled once per instruction set with the flags of CMakeLists.txt; exports one constant table.
+// No library header and no linkage but the table's: see rules.h.
+#include "kernels.h"
+#include "rules.h"
+
+namespace samestep {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <class R, class... Hyper>
+constexpr int arity(R (*)(Index, Hyper...)) {
+  return sizeof...(Hyper);
+}
+template <class R, class T, class... States>
+constexpr int arity(void (R::*)(T&, T, States&...) const) {
+  return sizeof...(States);
+}
+
+// Hands the hyper-parameters to R::at one by one: how many there are is read off its signature.
+template <class R, class... Hyper>
+void form(Index t, const double* hyper, Coefficients* out, Hyper... head) {
+  if constexpr (sizeof...(Hyper) == arity(&R::at)) {
+    static_assert(sizeof(R) <= sizeof(Coefficients::bytes), "a rule with more coefficients needs a larger buffer");
+    *reinterpret_cast<R*>(out->bytes) = R::at(t, head...);
+  } else {
+    form<R>(t, hyper + 1, out, head..., *hyper);
+  }
+}
+
+template <class R>
+void coefficients(Index t, const double* hyper, Coefficients* out) {
+  form<R>(t, hyper, out);
+}
+
+template <class R, class T, class... States>
+void loop(const R rule, Index n, T* __restrict w, const T* __restrict g, States* __restrict... states) {
+  for (Index i = 0; i < n; ++i) rule(w[i], g[i], states[i]...);
+}
+
+// Hands the state arrays to the loop one by one, likewise.
+template <class R, class T, class... States>
+void unpack(const R& rule, Index begin, Index end, T* w, const T* g, void* const* rest, States*... head) {
+  if constexpr (sizeof...(States) == arity(&R::operator())) {
+    loop(rule, end - begin, w + begin, g + begin, (head + begin)...);
+  } else {
+    unpack(rule, begin, end, w, g, rest + 1, head..., static_cast<T*>(*rest));
+  }
+}
+
+template <class R, class T>
+void apply(const Coefficients& c, void* w, const void* g, void* const* states, Index begin, Index end) {
+  unpack(*reinterpret_cast<const R*>(c.bytes), begin, end, static_cast<T*>(w), static_cast<const T*>(g), states);
+}
+
+// clang-format off
+#define TYPES(name, hyper, states, ...) template <class T> using rule_##name = __VA_ARGS__;
+FOR_EACH_RULE(TYPES)
+
+#define ROW(name, hyper, states, ...)                                                      \
+  {#name, hyper, states, arity(&rule_##name<float>::at), arity(&rule_##name<float>::operator()), \
+   {{coefficients<rule_##name<float>>, apply<rule_##name<float>, float>},                  \
+    {coefficients<rule_##name<double>>, apply<rule_##name<double>, double>}}},
+constexpr Rule kRules[] = {FOR_EACH_RULE(ROW)};
+// clang-format on
+
+}  // namespace
+
+// SAMESTEP_ISA: baseline, avx2 or avx512, from the build.
+#define TABLE_OF(isa) isa_##isa
+#define TABLE(isa) TABLE_OF(isa)
+#define QUOTED_OF(isa) #isa
+#define QUOTED(isa) QUOTED_OF(isa)
+extern const Isa TABLE(SAMESTEP_ISA);
+const Isa TABLE(SAMESTEP_ISA) = {QUOTED(SAMESTEP_ISA), kVectorBytes, kRules, sizeof(kRules) / sizeof(kRules[0])};
+
+}  // namespace samestep

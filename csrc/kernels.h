@@ -1,0 +1,41 @@
+// The table that all others see: one row a rule, one table an instruction set. Declarations only.
+#pragma once
+
+namespace samestep {
+
+using Index = long long;  // sizes and step counters: 64 bits everywhere
+
+enum Type { float32, float64, kTypes };
+constexpr int kMaxStates = 4;
+constexpr int kMaxHyper = 8;
+
+// A rule's coefficients at one step, ready for any kernel of that rule and type.
+struct Coefficients {
+  alignas(16) unsigned char bytes[96];
+};
+
+// One rule for one type.
+struct Update {
+  // Forms the coefficients of step t (1, 2, ...) from the hyper-parameters in the row's order.
+  void (*coefficients)(Index t, const double* hyper, Coefficients* out);
+  // Updates elements begin..end-1 of w and of each state from g.
+  void (*apply)(const Coefficients&, void* w, const void* g, void* const* states, Index begin, Index end);
+};
+
+struct Rule {
+  const char* name;
+  const char* hyper;   // names, separated by blanks
+  const char* states;  // likewise
+  int n_hyper, n_states;
+  Update update[kTypes];
+};
+
+// Everything compiled for one instruction set.
+struct Isa {
+  const char* name;
+  int vector_bytes;  // as the compiler saw it: proves which table runs
+  const Rule* rules;
+  int n_rules;
+};
+
+}  // namespace samestep

@@ -1,0 +1,225 @@
+// The extension module: checks what Python hands in, finds the row, releases the interpreter. No arithmetic.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "dispatch.h"
+#include "plan.h"
+#include "threads.h"
+
+namespace py = pybind11;
+using namespace samestep;
+
+namespace {
+
+// Below this many elements a step is over before another thread could have taken the interpreter.
+constexpr Index kReleaseInterpreter = 16384;
+
+const auto& raw(py::handle array) { return *py::detail::array_proxy(array.ptr()); }
+
+bool is_array(py::handle object) { return py::detail::npy_api::get().PyArray_Check_(object.ptr()); }
+
+bool same_dtype(py::handle a, py::handle b) {
+  if (raw(a).descr == raw(b).descr) return true;
+  auto da = py::reinterpret_borrow<py::array>(a).dtype(), db = py::reinterpret_borrow<py::array>(b).dtype();
+  return da.equal(db);
+}
+
+// Same shape, and the same place in memory for the same index: one flat loop walks both.
+bool same_layout(py::handle a, py::handle b) {
+  const auto &ra = raw(a), &rb = raw(b);
+  if (ra.nd != rb.nd) return false;
+  for (int d = 0; d < ra.nd; ++d) {
+    if (ra.dimensions[d] != rb.dimensions[d]) return false;
+    if (ra.strides[d] != rb.strides[d] && ra.dimensions[d] > 1) return false;
+  }
+  return true;
+}
+
+bool has_flags(py::handle array, int flags) { return (raw(array).flags & flags) == flags; }
+
+constexpr int kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+constexpr int kInPlace = kAligned | py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+
+int find_rule(const std::string& name) {
+  const Isa& isa = active_isa();
+  for (int i = 0; i < isa.n_rules; ++i) {
+    if (name == isa.rules[i].name) return i;
+  }
+  throw std::invalid_argument("rule: got '" + name + "', expected one of rules()");
+}
+
+// A Plan and the arrays it writes to. The arrays come checked from arrays.py; step() sees to it that they are still
+// where they were and that every gradient fits, before the first byte is written.
+class BoundPlan {
+ public:
+  static constexpr Index kStepped = -1, kMoved = -2;  // else: the first gradient that does not fit
+
+  using Arrays = std::vector<py::array>;
+
+  BoundPlan(const std::string& rule, const Arrays& params, const std::vector<Arrays>& states, py::array_t<Index> steps)
+      : steps_(std::move(steps)) {
+    int row = find_rule(rule);
+    n_states_ = active_isa().rules[row].n_states;
+    bool complete = static_cast<int>(states.size()) == n_states_ && steps_.size() == py::ssize_t(params.size());
+    for (const Arrays& state : states) complete = complete && state.size() == params.size();
+    if (!complete) throw std::invalid_argument("states, steps: expected one of each for every parameter");
+    std::vector<Tensor> tensors;
+    for (size_t i = 0; i < params.size(); ++i) tensors.push_back(bind(params[i], i, states));
+    std::sort(written_.begin(), written_.end());
+    accepted_.resize(tensors.size());
+    plan_.emplace(row, std::move(tensors), steps_.mutable_data());
+  }
+
+  Index step(py::handle grads, const std::vector<double>& hyper) {
+    if (stepping_.exchange(true)) throw std::runtime_error("another thread is inside step() of this optimizer");
+    struct Release {
+      std::atomic<bool>& flag;
+      ~Release() { flag = false; }
+    } release{stepping_};
+    if (static_cast<int>(hyper.size()) != active_isa().rules[plan_->rule()].n_hyper) {
+      throw std::invalid_argument("hyper: wrong number of values");
+    }
+    py::object held = py::reinterpret_steal<py::object>(PySequence_Tuple(grads.ptr()));
+    if (!held) throw py::error_already_set();
+    Index status = take(held);
+    if (status != kStepped) return status;
+    if (size_ < kReleaseInterpreter) {
+      plan_->step(hyper.data());
+    } else {
+      py::gil_scoped_release others_may_run;
+      plan_->step(hyper.data());
+    }
+    return kStepped;
+  }
+
+ private:
+  struct Range {
+    const char *begin, *end;
+    bool operator<(const Range& other) const { return begin < other.begin; }
+  };
+
+  Tensor bind(const py::array& w, size_t i, const std::vector<Arrays>& states) {
+    bool is_float = w.dtype().equal(py::dtype::of<float>());
+    if ((!is_float && !w.dtype().equal(py::dtype::of<double>())) || !has_flags(w, kInPlace)) {
+      throw std::invalid_argument("params: expected writeable, aligned float32 or float64 arrays");
+    }
+    Tensor tensor{is_float ? float32 : float64, static_cast<Index>(w.size()), raw(w).data, {}, nullptr};
+    size_ += tensor.size;
+    add_written(w);
+    for (int s = 0; s < n_states_; ++s) {
+      const py::array& state = states[s][i];
+      if (!same_dtype(state, w) || !same_layout(state, w) || !has_flags(state, kInPlace)) {
+        throw std::invalid_argument("states: expected arrays like the parameters");
+      }
+      tensor.states[s] = raw(state).data;
+      add_written(state);
+    }
+    return tensor;
+  }
+
+  void add_written(const py::array& array) {
+    arrays_.push_back(array);
+    if (array.nbytes() > 0) written_.push_back({raw(array).data, raw(array).data + array.nbytes()});
+  }
+
+  // Enters the gradients into the plan, or says what is in the way.
+  Index take(py::handle grads) {
+    std::vector<Tensor>& tensors = plan_->tensors();
+    if (PyTuple_GET_SIZE(grads.ptr()) != static_cast<py::ssize_t>(tensors.size())) {
+      throw std::invalid_argument("grads: expected one for every parameter");
+    }
+    for (size_t i = 0, a = 0; i < tensors.size(); ++i) {
+      Tensor& tensor = tensors[i];
+      py::handle w = arrays_[a];
+      if (raw(arrays_[a++]).data != tensor.w || !has_flags(w, kInPlace)) return kMoved;
+      for (int s = 0; s < n_states_; ++s) {
+        if (raw(arrays_[a++]).data != tensor.states[s]) return kMoved;
+      }
+      py::handle g = PyTuple_GET_ITEM(grads.ptr(), i);
+      if (g.is_none()) {
+        tensor.g = nullptr;
+        continue;
+      }
+      if (!is_array(g) || !same_dtype(g, w) || !same_layout(g, w) || !has_flags(g, kAligned)) return i;
+      if (raw(g).data != accepted_[i]) {
+        if (is_written(raw(g).data, tensor.size * (tensor.type == float32 ? 4 : 8))) return i;
+        accepted_[i] = raw(g).data;
+      }
+      tensor.g = raw(g).data;
+    }
+    return kStepped;
+  }
+
+  bool is_written(const char* begin, Index bytes) const {
+    auto after = std::upper_bound(written_.begin(), written_.end(), Range{begin, nullptr});
+    if (after != written_.end() && after->begin < begin + bytes) return true;
+    return after != written_.begin() && bytes > 0 && std::prev(after)->end > begin;
+  }
+
+  py::array_t<Index> steps_;
+  int n_states_ = 0;
+  Index size_ = 0;
+  Arrays arrays_;                      // parameter, its states, next parameter ...
+  std::vector<Range> written_;         // what a step writes, in order of address; disjoint
+  std::vector<const char*> accepted_;  // where each gradient was when it was last held against them
+  std::optional<Plan> plan_;           // made once the tensors are known
+  std::atomic<bool> stepping_{false};
+};
+
+std::vector<std::string> words(const char* text) {
+  std::vector<std::string> out;
+  for (const char* p = text; *p != '\0';) {
+    size_t n = std::strcspn(p, " ");
+    out.emplace_back(p, n);
+    p += n + std::strspn(p + n, " ");
+  }
+  return out;
+}
+
+py::list rules() {
+  py::list out;
+  for (int i = 0; i < active_isa().n_rules; ++i) {
+    const Rule& rule = active_isa().rules[i];
+    out.append(
+        py::make_tuple(rule.name, py::tuple(py::cast(words(rule.hyper))), py::tuple(py::cast(words(rule.states)))));
+  }
+  return out;
+}
+
+std::vector<std::string> isas() {
+  const Isa* tables[8];
+  int n = available_isas(tables, 8);
+  std::vector<std::string> names;
+  for (int i = 0; i < n; ++i) names.emplace_back(tables[i]->name);
+  return names;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
+  m.doc() = "The compiled kernels; use them through the package.";
+  m.attr("compile_flags") = SAMESTEP_FLAGS;
+  m.def("rules", rules, "(name, hyper-parameters, states) of every rule");
+  m.def("isas", isas, "instruction sets this machine can run, best first");
+  m.def("get_isa", [] { return active_isa().name; });
+  m.def("set_isa", [](const std::string& name) { return set_isa(name.c_str()); }, "False: unknown or not supported");
+  m.def("vector_bytes", [] { return active_isa().vector_bytes; }, "what the table in use was compiled for");
+  m.def("get_num_threads", get_num_threads);
+  m.def("set_num_threads", set_num_threads);
+  m.def("default_num_threads", default_num_threads);
+  py::class_<BoundPlan>(m, "Plan")
+      .def(py::init<const std::string&, const BoundPlan::Arrays&, const std::vector<BoundPlan::Arrays>&,
+                    py::array_t<Index>>(),
+           py::arg("rule"), py::arg("params"), py::arg("states"), py::arg("steps").noconvert())
+      .def("step", &BoundPlan::step, py::arg("grads"), py::arg("hyper"));
+}

@@ -1,0 +1,74 @@
+// Cuts a list of tensors into work items and steps them. No arithmetic: that is in rules.h.
+#include "plan.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "dispatch.h"
+#include "fp_mode.h"
+#include "threads.h"
+
+namespace samestep {
+namespace {
+
+// Elements of a work item: some 10 microseconds, several times what it costs to wake a thread. Tensors share items, so
+// that a thousand small ones are cut as one large one would be.
+constexpr Index kItem = 32768;
+
+}  // namespace
+
+Plan::Plan(int rule, std::vector<Tensor> tensors, Index* steps)
+    : rule_(rule), tensors_(std::move(tensors)), steps_(steps), coefficients_of_(tensors_.size()) {
+  Index room = 0;
+  for (Index i = 0; i < static_cast<Index>(tensors_.size()); ++i) {
+    for (Index begin = 0; begin < tensors_[i].size;) {
+      if (room == 0) {
+        items_.push_back(segments_.size());
+        room = kItem;
+      }
+      Index end = std::min(tensors_[i].size, begin + room);
+      segments_.push_back({i, begin, end});
+      room -= end - begin;
+      begin = end;
+    }
+  }
+  items_.push_back(segments_.size());
+}
+
+void Plan::form_coefficients(const double* hyper) {
+  FpMode mode;
+  coefficients_.clear();
+  Index formed_for[kTypes], formed_at[kTypes] = {-1, -1};
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    const Tensor& tensor = tensors_[i];
+    if (tensor.g == nullptr) continue;
+    Index t = steps_[i] + 1;
+    if (formed_at[tensor.type] < 0 || formed_for[tensor.type] != t) {
+      formed_for[tensor.type] = t;
+      formed_at[tensor.type] = coefficients_.size();
+      coefficients_.emplace_back();
+      row_->update[tensor.type].coefficients(t, hyper, &coefficients_.back());
+    }
+    coefficients_of_[i] = formed_at[tensor.type];
+  }
+}
+
+void Plan::run_item(Index item) const {
+  for (Index s = items_[item]; s < items_[item + 1]; ++s) {
+    const Segment& part = segments_[s];
+    const Tensor& tensor = tensors_[part.tensor];
+    if (tensor.g == nullptr) continue;
+    row_->update[tensor.type].apply(coefficients_[coefficients_of_[part.tensor]], tensor.w, tensor.g, tensor.states,
+                                    part.begin, part.end);
+  }
+}
+
+void Plan::step(const double* hyper) {
+  row_ = &active_isa().rules[rule_];
+  form_coefficients(hyper);
+  Task task = [](void* plan, Index item) { static_cast<const Plan*>(plan)->run_item(item); };
+  run_items(items_.size() - 1, task, this);
+  for (size_t i = 0; i < tensors_.size(); ++i) steps_[i] += tensors_[i].g != nullptr;
+}
+
+}  // namespace samestep

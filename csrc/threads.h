@@ -1,0 +1,19 @@
+// Runs numbered work items on a pool of threads. It knows nothing of what an item does.
+#pragma once
+
+#include "kernels.h"
+
+namespace samestep {
+
+using Task = void (*)(void* context, Index item);
+
+// Calls task(context, i) once for each i in 0..items-1 and returns when all are done. The caller takes part; every
+// thread runs in the contract's floating-point mode. Which thread takes which item is left open: items must not
+// depend on each other. One item, one thread, or a pool that is busy with another caller: everything runs here.
+void run_items(Index items, Task task, void* context);
+
+int get_num_threads();
+void set_num_threads(int n);  // n >= 1
+int default_num_threads();    // processors of the affinity mask, less where a cgroup grants less
+
+}  // namespace samestep

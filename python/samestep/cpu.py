@@ -1,0 +1,125 @@
+"""The CPU backend: the compiled kernels and the settings of how they run."""
+
+from __future__ import annotations
+
+import os
+from importlib import metadata, util
+from typing import Any
+
+from . import _core
+from ._core import Plan, rules
+
+__all__ = ["Plan", "get_num_threads", "info", "rules", "set_isa", "set_num_threads"]
+
+CONTRACT = 1  # version of the bit contract
+OPTIONAL = ("sklearn", "matplotlib", "tqdm")
+
+
+def set_isa(name: str) -> None:
+    """Chooses the instruction set that kernels run on, from now on and for every thread.
+
+    It changes speed, never bits. The environment variable ``SAMESTEP_ISA`` does the same at import.
+
+    Args:
+        name: one of ``info()["isas"]``.
+
+    Raises:
+        ValueError: unknown, or not supported by this machine.
+
+    Example:
+        >>> import samestep as ss
+        >>> before = ss.info()["isa"]
+        >>> ss.set_isa("baseline")
+        >>> ss.info()["isa"]
+        'baseline'
+        >>> ss.set_isa(before)
+    """
+    if not _core.set_isa(name):
+        raise ValueError(
+            f"isa: got {name!r}, expected one that this machine has: {', '.join(_core.isas())}"
+        )
+
+
+def set_num_threads(n: int) -> None:
+    """Sets how many threads a step may use, the caller among them.
+
+    It changes speed, never bits. The default is what the affinity mask and the cgroup quota grant;
+    the environment variable ``SAMESTEP_THREADS`` sets it at import.
+
+    Args:
+        n: at least 1.
+
+    Raises:
+        TypeError, ValueError: not a whole number, or below 1.
+
+    Example:
+        >>> import samestep as ss
+        >>> before = ss.get_num_threads()
+        >>> ss.set_num_threads(1)
+        >>> ss.get_num_threads()
+        1
+        >>> ss.set_num_threads(before)
+    """
+    if isinstance(n, bool) or not hasattr(n, "__index__"):
+        raise TypeError(f"n: got {type(n).__name__}, expected a whole number of threads")
+    n = n.__index__()
+    if not 1 <= n <= 1024:
+        raise ValueError(f"n: got {n}, expected 1 to 1024 threads")
+    _core.set_num_threads(n)
+
+
+def get_num_threads() -> int:
+    """How many threads a step may use.
+
+    Example:
+        >>> import samestep as ss
+        >>> ss.get_num_threads() >= 1
+        True
+    """
+    return _core.get_num_threads()
+
+
+def info() -> dict[str, Any]:
+    """What runs here: versions, instruction sets (best first), threads, compile flags, packages.
+
+    Example:
+        >>> import samestep as ss
+        >>> ss.info()["contract"]
+        1
+    """
+    return {
+        "version": metadata.version("samestep"),
+        "contract": CONTRACT,
+        "isa": _core.get_isa(),
+        "isas": _core.isas(),
+        "threads": _core.get_num_threads(),
+        "compile_flags": _core.compile_flags,
+        "optional": {name: _version_of(name) for name in OPTIONAL},
+    }
+
+
+def _version_of(module: str) -> str | None:
+    if util.find_spec(module) is None:
+        return None
+    distribution = {"sklearn": "scikit-learn"}.get(module, module)
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _apply_environment() -> None:
+    isa = os.environ.get("SAMESTEP_ISA")
+    if isa:
+        try:
+            set_isa(isa)
+        except ValueError as error:
+            raise ValueError(f"SAMESTEP_ISA: {error}") from None
+    threads = os.environ.get("SAMESTEP_THREADS")
+    if threads:
+        if not threads.isdecimal():
+            raise ValueError(f"SAMESTEP_THREADS: got {threads!r}, expected a whole number of threads")
+        set_num_threads(int(threads))
+
+
+_apply_environment()

@@ -1,0 +1,253 @@
+"""The optimizer: parameters, state, step number, and the one call that steps them all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from . import arrays, cpu, reference
+from .arrays import Array
+
+BACKENDS = {"cpu": cpu, "reference": reference}
+
+# What a plan's step() returns: these, or the index of the first gradient that does not fit.
+STEPPED = -1
+MOVED = -2
+
+
+class Hyper:
+    """A hyper-parameter: settable at any time, refused outside ``[at_least, below)``."""
+
+    def __init__(self, *, at_least: float, below: float = math.inf) -> None:
+        self.at_least = at_least
+        self.below = below
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, optimizer: Optimizer | None, owner: type) -> Any:
+        return self if optimizer is None else optimizer._hyper[self.name]
+
+    def __set__(self, optimizer: Optimizer, value: Any) -> None:
+        optimizer._hyper[self.name] = self.check(value)
+        optimizer._hyper_values = [optimizer._hyper[name] for name in optimizer._hyper_names]
+
+    def check(self, value: Any) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise TypeError(f"{self.name}: got {value!r}, expected a number") from None
+        if not self.at_least <= number < self.below:  # NaN fails as well
+            raise ValueError(
+                f"{self.name}: got {number}, expected a number in [{self.at_least:g}, {self.below:g})"
+            )
+        return number
+
+
+class Optimizer:
+    """What all optimizers share; use one of the classes of ``samestep.optimizers``.
+
+    A subclass says which rule it is and names its hyper-parameters as ``Hyper`` attributes. A rule
+    that comes in several forms is called ``<family>_<form>``.
+    """
+
+    family: ClassVar[str]  # the rule's name, without the form
+    forms: ClassVar[tuple[str, ...]] = ()
+    form_argument: ClassVar[str] = "form"
+
+    def __init__(
+        self, params: Any, *, form: str | None, backend: str, hyper: Mapping[str, Any]
+    ) -> None:
+        if backend not in ("auto", *BACKENDS):
+            raise ValueError(
+                f"backend: got {backend!r}, expected one of {', '.join(('auto', *BACKENDS))}"
+            )
+        if form not in (self.forms or (None,)):
+            raise ValueError(
+                f"{self.form_argument}: got {form!r}, expected one of {', '.join(self.forms)}"
+            )
+        self.form = form
+        self.rule = self.family if form is None else f"{self.family}_{form}"
+        self.backend = "cpu" if backend == "auto" else backend
+        rows = {name: (hypers, states) for name, hypers, states in BACKENDS[self.backend].rules()}
+        self._hyper_names, state_names = rows[self.rule]
+        self._hyper = {name: getattr(type(self), name).check(value) for name, value in hyper.items()}
+        self._hyper_values = [self._hyper[name] for name in self._hyper_names]
+
+        self._single = isinstance(params, np.ndarray)
+        self._params, self._names, self._keys = arrays.flatten(params)
+        if not self._params:
+            raise ValueError("params: got none, expected at least one array")
+        self._check_params()
+        self._state = {
+            name: [np.zeros_like(w, subok=False) for w in self._params] for name in state_names
+        }
+        self._t = 0
+        self._steps = np.zeros(len(self._params), np.int64)
+        self._bind()
+
+    def _check_params(self) -> None:
+        for name, w in zip(self._names, self._params, strict=True):
+            arrays.check_inplace(name, w)
+        arrays.check_disjoint(zip(self._names, self._params, strict=True))
+
+    def _bind(self) -> None:
+        states = [list(s) for s in self._state.values()]
+        self._plan = BACKENDS[self.backend].Plan(self.rule, self._params, states, self._steps)
+
+    def __repr__(self) -> str:
+        form = "" if self.form is None else f"{self.form_argument}={self.form!r}, "
+        hyper = ", ".join(f"{name}={value:g}" for name, value in self._hyper.items())
+        return f"{type(self).__name__}({form}{hyper}, t={self._t})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_plan"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._bind()
+
+    @property
+    def params(self) -> list[Array]:
+        """The parameters, as arrays that are the caller's own."""
+        return list(self._params)
+
+    @property
+    def state(self) -> dict[str, list[Array]]:
+        """The state arrays by name, one for each parameter; empty for a rule without state."""
+        return {name: list(values) for name, values in self._state.items()}
+
+    @property
+    def t(self) -> int:
+        """How many steps have been made."""
+        return self._t
+
+    @property
+    def steps(self) -> list[int]:
+        """How many steps each parameter has made: a step whose gradient is None does not count."""
+        return [int(n) for n in self._steps]
+
+    def step(self, grads: Any) -> None:
+        """Makes one step in place: all parameters and states, or, on an error, none.
+
+        Args:
+            grads: gradients in the structure of ``params``, each with its parameter's shape, dtype
+                and memory layout. None skips that parameter: its state and step count stay.
+
+        Raises:
+            TypeError, ValueError: a gradient does not fit; nothing has been changed.
+            RuntimeError: another thread is inside ``step`` of this optimizer.
+        """
+        if self._single:
+            grads = (grads,)
+        elif self._keys is not None:
+            grads = self._by_key(grads)
+        elif not isinstance(grads, (list, tuple)):
+            raise TypeError(f"grads: got {type(grads).__name__}, expected a list or tuple like params")
+        if len(grads) != len(self._params):
+            raise ValueError(
+                f"grads: got {len(grads)} gradients, expected {len(self._params)}, one for each "
+                "parameter (None for those to skip)"
+            )
+        status = self._plan.step(grads, self._hyper_values)
+        if status == MOVED:
+            self._check_params()
+            self._bind()
+            status = self._plan.step(grads, self._hyper_values)
+        if status != STEPPED:
+            raise self._error_of(grads, status)
+        self._t += 1
+
+    def _by_key(self, grads: Any) -> list[Any]:
+        if not isinstance(grads, Mapping):
+            raise TypeError(f"grads: got {type(grads).__name__}, expected a dict like params")
+        assert self._keys is not None
+        for key in (*grads, *self._keys):
+            if key not in grads or key not in self._keys:
+                where = "params" if key in grads else "grads"
+                raise ValueError(f"grads: key {key!r} is not in {where}; expected params' own keys")
+        return [grads[key] for key in self._keys]
+
+    def _error_of(self, grads: Any, at: int) -> Exception:
+        written = [*self._params, *(s for states in self._state.values() for s in states)]
+        name = self._names[at].replace("params", "grads", 1)
+        error = arrays.gradient_error(name, grads[at], self._params[at], written)
+        return error or RuntimeError(f"{name}: changed by another thread during the step")
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of everything but the parameters: plain ints, floats, strings and arrays.
+
+        Keys: ``contract`` (version of the bit contract), ``rule``, ``t``, ``steps`` (one count a
+        parameter), ``hyper`` (name: value) and ``state`` (name: list of arrays).
+        """
+        return {
+            "contract": cpu.CONTRACT,
+            "rule": self.rule,
+            "t": self._t,
+            "steps": self.steps,
+            "hyper": dict(self._hyper),
+            "state": {name: [s.copy() for s in states] for name, states in self._state.items()},
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes over what ``state_dict`` returned; training goes on with the same bits.
+
+        Args:
+            state_dict: of an optimizer with the same rule and parameters of the same shapes and
+                dtypes, on any backend, instruction set and thread count.
+
+        Raises:
+            TypeError, ValueError: it does not fit; nothing has been changed.
+        """
+        expected = {"contract", "rule", "t", "steps", "hyper", "state"}
+        if not isinstance(state_dict, Mapping) or set(state_dict) != expected:
+            got = sorted(state_dict) if isinstance(state_dict, Mapping) else type(state_dict).__name__
+            raise ValueError(f"state_dict: got {got}, expected a dict with keys {sorted(expected)}")
+        for key, mine in (("contract", cpu.CONTRACT), ("rule", self.rule)):
+            if state_dict[key] != mine:
+                raise ValueError(
+                    f"state_dict[{key!r}]: got {state_dict[key]!r}, expected this optimizer's {mine!r}"
+                )
+        steps = list(state_dict["steps"])
+        if len(steps) != len(self._params):
+            raise ValueError(f"state_dict['steps']: got {len(steps)}, expected {len(self._params)}")
+        for count in (state_dict["t"], *steps):
+            if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 0:
+                raise ValueError(f"state_dict: step count {count!r}, expected a whole number >= 0")
+        hyper = state_dict["hyper"]
+        if set(hyper) != set(self._hyper):
+            raise ValueError(
+                f"state_dict['hyper']: got {sorted(hyper)}, expected {sorted(self._hyper)}"
+            )
+        hyper = {name: getattr(type(self), name).check(value) for name, value in hyper.items()}
+        state = state_dict["state"]
+        if set(state) != set(self._state):
+            raise ValueError(
+                f"state_dict['state']: got {sorted(state)}, expected {sorted(self._state)}"
+            )
+        for name, mine in self._state.items():
+            if len(state[name]) != len(mine):
+                raise ValueError(
+                    f"state_dict['state'][{name!r}]: got {len(state[name])} arrays, expected {len(mine)}"
+                )
+            for i, (new, old) in enumerate(zip(state[name], mine, strict=True)):
+                if not isinstance(new, np.ndarray) or (new.dtype, new.shape) != (old.dtype, old.shape):
+                    got = (
+                        f"{new.dtype} {new.shape}"
+                        if isinstance(new, np.ndarray)
+                        else type(new).__name__
+                    )
+                    raise ValueError(
+                        f"state_dict['state'][{name!r}][{i}]: got {got}, "
+                        f"expected {old.dtype} {old.shape}"
+                    )
+        for name, mine in self._state.items():
+            for new, old in zip(state[name], mine, strict=True):
+                old[...] = new
+        self._t = int(state_dict["t"])
+        self._steps[:] = steps
+        self._hyper = hyper
+        self._hyper_values = [hyper[name] for name in self._hyper_names]

@@ -1,0 +1,324 @@
+"""The optimizers: names, defaults, formulas. The arithmetic is in csrc/rules.h and its NumPy twin.
+
+Every class takes ``params``, an array or a list, tuple or dict of arrays, float32 or float64, and
+updates them in place. ``backend`` is "auto" (by where the arrays live), "cpu" or "reference" (the
+NumPy twin: the same bits, slowly).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .optimizer import Hyper, Optimizer
+
+
+class SGD(Optimizer):
+    """Gradient descent; stochastic when the gradient is that of a batch.
+
+    ``w = w - lr*g``
+
+    Args:
+        params: what to optimize; see the module.
+        lr: step size, >= 0. On a loss with curvature at most beta, steps shrink the loss for
+            lr < 2/beta.
+        backend: "auto", "cpu" or "reference".
+
+    Raises:
+        TypeError, ValueError: an array cannot be updated in place, or a value is out of range.
+
+    Source:
+        Goodfellow, Bengio & Courville, Deep Learning (2016), eq. 4.5 and alg. 8.1.
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> w = np.array([1.0, -2.0])
+        >>> opt = ss.SGD(w, lr=0.25)
+        >>> opt.step(np.array([4.0, 4.0]))
+        >>> w
+        array([ 0., -3.])
+    """
+
+    family = "sgd"
+    lr = Hyper(at_least=0.0)
+
+    def __init__(self, params: Any, lr: float, backend: str = "auto") -> None:
+        super().__init__(params, form=None, backend=backend, hyper={"lr": lr})
+
+
+class Momentum(Optimizer):
+    """Gradient descent with momentum, in two forms that agree for a constant lr.
+
+    ``heavy_ball``: ``v = momentum*v - lr*g``, ``w = w + v``. The velocity holds steps: a new lr
+    leaves the old ones as they are.
+    ``torch``: ``b = momentum*b + g`` (``b = g`` at the first step), ``w = w - lr*b``. The buffer
+    holds gradients: a new lr scales the old ones as well.
+
+    Args:
+        params: what to optimize; see the module.
+        lr: step size, >= 0.
+        momentum: share of the last step that is kept, >= 0; below 1 to be stable. On a quadratic
+            the steps are stable for lr < 2*(1 + momentum)/beta.
+        form: "heavy_ball" or "torch".
+        backend: "auto", "cpu" or "reference".
+
+    Raises:
+        TypeError, ValueError: an array cannot be updated in place, or a value is out of range.
+
+    Source:
+        Polyak (1964); Goodfellow, Bengio & Courville, Deep Learning (2016), eqs. 8.15-8.16;
+        PyTorch's documentation of SGD.
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> w = np.array([1.0])
+        >>> opt = ss.Momentum(w, lr=0.25, momentum=0.5)
+        >>> opt.step(np.array([4.0]))
+        >>> opt.step(np.array([0.0]))
+        >>> w, opt.state["v"][0]
+        (array([-0.5]), array([-0.5]))
+    """
+
+    family = "momentum"
+    forms = ("heavy_ball", "torch")
+    lr = Hyper(at_least=0.0)
+    momentum = Hyper(at_least=0.0)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        momentum: float = 0.9,
+        form: str = "heavy_ball",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(
+            params, form=form, backend=backend, hyper={"lr": lr, "momentum": momentum}
+        )
+
+
+class NAG(Optimizer):
+    """Nesterov's accelerated gradient, in two forms.
+
+    ``look_ahead``: ``v = momentum*v - lr*g``, ``w = w + (momentum_next*v - lr*g)``. The stored w is
+    the look-ahead point, where the gradient is taken; the iterate of the textbook form is
+    ``w - momentum_next*v``.
+    ``torch``: ``b = momentum*b + g``, ``w = w - lr*(g + momentum*b)``.
+
+    Args:
+        params: what to optimize; see the module.
+        lr: step size, >= 0.
+        momentum: >= 0; below 1 to be stable. On a quadratic the steps are stable for
+            lr < (2 + 2*momentum)/((1 + 2*momentum)*beta), which is below 2/beta.
+        form: "look_ahead" or "torch".
+        momentum_next: the momentum of the next step, for schedules (look_ahead only); None: the
+            same as ``momentum``.
+        backend: "auto", "cpu" or "reference".
+
+    Raises:
+        TypeError, ValueError: an array cannot be updated in place, or a value is out of range.
+
+    Source:
+        Nesterov (1983); Sutskever et al. (2013); Goodfellow, Bengio & Courville, Deep Learning
+        (2016), eqs. 8.21-8.22; PyTorch's documentation of SGD.
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> w = np.array([1.0])
+        >>> opt = ss.NAG(w, lr=0.25, momentum=0.5)
+        >>> opt.step(np.array([4.0]))
+        >>> w, opt.state["v"][0]
+        (array([-0.5]), array([-1.]))
+    """
+
+    family = "nag"
+    forms = ("look_ahead", "torch")
+    lr = Hyper(at_least=0.0)
+    momentum = Hyper(at_least=0.0)
+    momentum_next = Hyper(at_least=0.0)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        momentum: float = 0.9,
+        form: str = "look_ahead",
+        momentum_next: float | None = None,
+        backend: str = "auto",
+    ) -> None:
+        hyper = {"lr": lr, "momentum": momentum}
+        if form == "look_ahead":
+            hyper["momentum_next"] = momentum if momentum_next is None else momentum_next
+        elif momentum_next is not None:
+            raise ValueError(f"momentum_next: got {momentum_next}, but only look_ahead has one")
+        super().__init__(params, form=form, backend=backend, hyper=hyper)
+
+
+class AdaGrad(Optimizer):
+    """AdaGrad: each weight's step shrinks with the sum of its squared gradients.
+
+    ``r = r + g^2``, ``w = w - lr/(sqrt(r) + eps) * g``, or ``lr/sqrt(r + eps)`` with eps inside.
+
+    Args:
+        params: what to optimize; see the module.
+        lr: step size in units of w, >= 0.
+        eps: keeps the division finite, >= 0.
+        eps_placement: "outside" or "inside" the root.
+        backend: "auto", "cpu" or "reference".
+
+    Raises:
+        TypeError, ValueError: an array cannot be updated in place, or a value is out of range.
+
+    Source:
+        Duchi, Hazan & Singer (2011); Goodfellow, Bengio & Courville, Deep Learning (2016),
+        alg. 8.4 (eps 1e-7, outside).
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> w = np.array([1.0])
+        >>> opt = ss.AdaGrad(w, lr=0.5, eps=0.0)
+        >>> opt.step(np.array([3.0]))
+        >>> w, opt.state["r"][0]
+        (array([0.5]), array([9.]))
+    """
+
+    family = "adagrad"
+    forms = ("outside", "inside")
+    form_argument = "eps_placement"
+    lr = Hyper(at_least=0.0)
+    eps = Hyper(at_least=0.0)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        eps: float = 1e-7,
+        eps_placement: str = "outside",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(params, form=eps_placement, backend=backend, hyper={"lr": lr, "eps": eps})
+
+
+class RMSProp(Optimizer):
+    """RMSProp: each weight's step is divided by a running root mean square of its gradients.
+
+    ``r = rho*r + (1 - rho)*g^2``, ``w = w - lr/sqrt(r + eps) * g``, or ``lr/(sqrt(r) + eps)`` with
+    eps outside. r starts at 0 without correction: the first steps are up to 1/sqrt(1 - rho) times lr.
+
+    Args:
+        params: what to optimize; see the module.
+        lr: step size in units of w, >= 0.
+        rho: decay of the running mean, in [0, 1).
+        eps: keeps the division finite, >= 0.
+        eps_placement: "inside" or "outside" the root.
+        backend: "auto", "cpu" or "reference".
+
+    Raises:
+        TypeError, ValueError: an array cannot be updated in place, or a value is out of range.
+
+    Source:
+        Hinton's lecture 6e (2012); Goodfellow, Bengio & Courville, Deep Learning (2016), alg. 8.5
+        (eps 1e-6, inside).
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> w = np.array([1.0])
+        >>> opt = ss.RMSProp(w, lr=0.5, rho=0.75, eps=0.0)
+        >>> opt.step(np.array([2.0]))
+        >>> w, opt.state["r"][0]
+        (array([0.]), array([1.]))
+    """
+
+    family = "rmsprop"
+    forms = ("inside", "outside")
+    form_argument = "eps_placement"
+    lr = Hyper(at_least=0.0)
+    rho = Hyper(at_least=0.0, below=1.0)
+    eps = Hyper(at_least=0.0)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        rho: float = 0.9,
+        eps: float = 1e-6,
+        eps_placement: str = "inside",
+        backend: str = "auto",
+    ) -> None:
+        hyper = {"lr": lr, "rho": rho, "eps": eps}
+        super().__init__(params, form=eps_placement, backend=backend, hyper=hyper)
+
+
+class Adam(Optimizer):
+    """Adam: momentum divided by a running root mean square, both corrected for their start at 0.
+
+    ``m = beta1*m + (1 - beta1)*g``, ``v = beta2*v + (1 - beta2)*g^2``,
+    ``w = w - lr*m'/(sqrt(v') + eps)`` with ``m' = m/(1 - beta1^t)`` and ``v' = v/(1 - beta2^t)``, or
+    ``lr*m'/sqrt(v' + eps)`` with eps inside.
+
+    Args:
+        params: what to optimize; see the module.
+        lr: step size in units of w, >= 0.
+        betas: decay of the two running means, each in [0, 1).
+        eps: keeps the division finite, >= 0. Inside the root, 1e-8 acts as 1e-4 does outside.
+        eps_placement: "outside" or "inside" the root.
+        backend: "auto", "cpu" or "reference".
+
+    Raises:
+        TypeError, ValueError: an array cannot be updated in place, or a value is out of range.
+
+    Source:
+        Kingma & Ba (2015), alg. 1; Goodfellow, Bengio & Courville, Deep Learning (2016), alg. 8.7
+        (eps 1e-8, outside).
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> params = {"weight": np.ones((2, 3), np.float32), "bias": np.zeros(3, np.float32)}
+        >>> opt = ss.Adam(params, lr=0.125, eps=0.0)
+        >>> opt.step({"weight": np.full((2, 3), 7, np.float32), "bias": None})
+        >>> params["weight"][0]
+        array([0.875, 0.875, 0.875], dtype=float32)
+        >>> opt.t, opt.steps
+        (1, [1, 0])
+    """
+
+    family = "adam"
+    forms = ("outside", "inside")
+    form_argument = "eps_placement"
+    lr = Hyper(at_least=0.0)
+    beta1 = Hyper(at_least=0.0, below=1.0)
+    beta2 = Hyper(at_least=0.0, below=1.0)
+    eps = Hyper(at_least=0.0)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        eps_placement: str = "outside",
+        backend: str = "auto",
+    ) -> None:
+        beta1, beta2 = _pair(betas)
+        hyper = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps}
+        super().__init__(params, form=eps_placement, backend=backend, hyper=hyper)
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """``(beta1, beta2)``; settable."""
+        return self.beta1, self.beta2
+
+    @betas.setter
+    def betas(self, betas: tuple[float, float]) -> None:
+        beta1, beta2 = _pair(betas)
+        type(self).beta2.check(beta2)
+        self.beta1 = beta1
+        self.beta2 = beta2
+
+
+def _pair(betas: Any) -> tuple[Any, Any]:
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise ValueError(f"betas: got {betas!r}, expected two numbers, such as (0.9, 0.999)")
+    return betas[0], betas[1]
+
+
+OPTIMIZERS = (SGD, Momentum, NAG, AdaGrad, RMSProp, Adam)

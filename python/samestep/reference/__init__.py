@@ -1,0 +1,9 @@
+"""The NumPy twin of the C++ core, file by file: the specification that the kernels equal bit for bit.
+
+It uses ``+ - * /``, ``sqrt``, ``where`` and casts, nothing whose bits NumPy may change. It is also
+a backend: ``backend="reference"`` runs a whole training in it.
+"""
+
+from .rules import Plan, rules
+
+__all__ = ["Plan", "rules"]

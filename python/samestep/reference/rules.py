@@ -1,0 +1,205 @@
+"""Every update rule in NumPy, once; twin of csrc/rules.h. The order of operations fixes the bits.
+
+A rule takes the parameter, the gradient and its states, then by keyword the working type ``T``
+(``np.float32`` or ``np.float64``), the step number ``t`` = 1, 2, ... and its hyper-parameters as
+Python floats, and returns the new parameter and states. Scalars are formed in float64 and rounded
+once to ``T``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays import Array, gradient_error
+
+Float = type[np.float32] | type[np.float64]
+
+
+class Rule(NamedTuple):
+    """A rule and the names of its arguments, as they stand in its signature."""
+
+    update: Callable[..., tuple[Array, ...]]
+    hyper: tuple[str, ...]
+    states: tuple[str, ...]
+
+
+RULES: dict[str, Rule] = {}
+
+
+def _rule(update: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, ...]]:
+    parameters = inspect.signature(update).parameters.values()
+    states = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][2:]
+    hyper = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY][2:]
+    RULES[update.__name__] = Rule(update, tuple(hyper), tuple(states))
+    return update
+
+
+def power(base: float, t: int) -> float:
+    """``base**t`` by right-to-left binary powering: the bits of libm's pow differ between systems."""
+    result = 1.0
+    while t > 0:
+        if t & 1:
+            result = result * base
+        base = base * base
+        t >>= 1
+    return result
+
+
+def root(x: float) -> float:
+    """Square root in float64."""
+    return float(np.sqrt(np.float64(x)))
+
+
+@_rule
+def sgd(w: Array, g: Array, *, T: Float, t: int, lr: float) -> tuple[Array, ...]:
+    u = T(lr) * g
+    w = w - u
+    return (w,)
+
+
+@_rule
+def momentum_heavy_ball(
+    w: Array, g: Array, v: Array, *, T: Float, t: int, lr: float, momentum: float
+) -> tuple[Array, ...]:
+    v = (T(momentum) * v) - (T(lr) * g)
+    w = w + v
+    return w, v
+
+
+@_rule
+def momentum_torch(
+    w: Array, g: Array, b: Array, *, T: Float, t: int, lr: float, momentum: float
+) -> tuple[Array, ...]:
+    b = g if t == 1 else (T(momentum) * b) + g
+    w = w - (T(lr) * b)
+    return w, b
+
+
+@_rule
+def nag_look_ahead(
+    w: Array, g: Array, v: Array, *, T: Float, t: int, lr: float, momentum: float, momentum_next: float
+) -> tuple[Array, ...]:
+    s = T(lr) * g
+    v = (T(momentum) * v) - s
+    u = (T(momentum_next) * v) - s
+    w = w + u
+    return w, v
+
+
+@_rule
+def nag_torch(
+    w: Array, g: Array, b: Array, *, T: Float, t: int, lr: float, momentum: float
+) -> tuple[Array, ...]:
+    b = (T(momentum) * b) + g
+    d = g + (T(momentum) * b)
+    w = w - (T(lr) * d)
+    return w, b
+
+
+@_rule
+def adagrad_outside(
+    w: Array, g: Array, r: Array, *, T: Float, t: int, lr: float, eps: float
+) -> tuple[Array, ...]:
+    r = r + (g * g)
+    q = T(lr) / (np.sqrt(r) + T(eps))
+    w = w - (q * g)
+    return w, r
+
+
+@_rule
+def adagrad_inside(
+    w: Array, g: Array, r: Array, *, T: Float, t: int, lr: float, eps: float
+) -> tuple[Array, ...]:
+    r = r + (g * g)
+    q = T(lr) / np.sqrt(r + T(eps))
+    w = w - (q * g)
+    return w, r
+
+
+@_rule
+def rmsprop_outside(
+    w: Array, g: Array, r: Array, *, T: Float, t: int, lr: float, rho: float, eps: float
+) -> tuple[Array, ...]:
+    r = (T(rho) * r) + (T(1.0 - rho) * (g * g))
+    q = T(lr) / (np.sqrt(r) + T(eps))
+    w = w - (q * g)
+    return w, r
+
+
+@_rule
+def rmsprop_inside(
+    w: Array, g: Array, r: Array, *, T: Float, t: int, lr: float, rho: float, eps: float
+) -> tuple[Array, ...]:
+    r = (T(rho) * r) + (T(1.0 - rho) * (g * g))
+    q = T(lr) / np.sqrt(r + T(eps))
+    w = w - (q * g)
+    return w, r
+
+
+@_rule
+def adam_outside(
+    w: Array, g: Array, m: Array, v: Array, *, T: Float, t: int, lr: float, beta1: float, beta2: float, eps: float
+) -> tuple[Array, ...]:
+    k = T(1.0 / root(1.0 - power(beta2, t)))
+    step = T(lr / (1.0 - power(beta1, t)))
+    m = (T(beta1) * m) + (T(1.0 - beta1) * g)
+    v = (T(beta2) * v) + (T(1.0 - beta2) * (g * g))
+    den = (np.sqrt(v) * k) + T(eps)
+    q = m / den
+    w = w - (step * q)
+    return w, m, v
+
+
+@_rule
+def adam_inside(
+    w: Array, g: Array, m: Array, v: Array, *, T: Float, t: int, lr: float, beta1: float, beta2: float, eps: float
+) -> tuple[Array, ...]:
+    k = T(1.0 / (1.0 - power(beta2, t)))
+    step = T(lr / (1.0 - power(beta1, t)))
+    m = (T(beta1) * m) + (T(1.0 - beta1) * g)
+    v = (T(beta2) * v) + (T(1.0 - beta2) * (g * g))
+    den = np.sqrt((v * k) + T(eps))
+    q = m / den
+    w = w - (step * q)
+    return w, m, v
+
+
+def rules() -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+    """(name, hyper-parameters, states) of every rule, as ``_core.rules`` lists them."""
+    return [(name, rule.hyper, rule.states) for name, rule in RULES.items()]
+
+
+class Plan:
+    """A rule bound to a list of tensors; the same face as ``_core.Plan``."""
+
+    def __init__(
+        self, rule: str, params: list[Array], states: list[list[Array]], steps: NDArray[np.int64]
+    ) -> None:
+        self._rule = RULES[rule]
+        self._params = params
+        self._states = states
+        self._steps = steps
+
+    def step(self, grads: Sequence[Array | None], hyper: Sequence[float]) -> int:
+        written = [*self._params, *(state for states in self._states for state in states)]
+        for i, (w, g) in enumerate(zip(self._params, grads, strict=True)):
+            if g is not None and gradient_error("grads", g, w, written):
+                return i
+        named = dict(zip(self._rule.hyper, hyper, strict=True))
+        with np.errstate(all="ignore"):
+            for i, (w, g) in enumerate(zip(self._params, grads, strict=True)):
+                if g is None:
+                    continue
+                states = [s[i] for s in self._states]
+                t = int(self._steps[i]) + 1
+                new = self._rule.update(w, g, *states, T=w.dtype.type, t=t, **named)
+                for target, value in zip((w, *states), new, strict=True):
+                    assert value.dtype == w.dtype
+                    target[...] = value
+                self._steps[i] = t
+        return -1
