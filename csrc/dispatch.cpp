@@ -20,7 +20,7 @@ int available_isas(const Isa** out, int capacity) {
 #ifdef SAMESTEP_X86
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl")) {
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma")) {
     add(isa_avx512);
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) add(isa_avx2);

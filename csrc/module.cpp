@@ -26,7 +26,8 @@ constexpr Index kReleaseInterpreter = 16384;
 
 const auto& raw(py::handle array) { return *py::detail::array_proxy(array.ptr()); }
 
-bool is_array(py::handle object) { return py::detail::npy_api::get().PyArray_Check_(object.ptr()); }
+// A subclass may hide something, such as a mask: optimizer.py looks at it.
+bool is_plain_array(py::handle object) { return Py_TYPE(object.ptr()) == py::detail::npy_api::get().PyArray_Type_; }
 
 bool same_dtype(py::handle a, py::handle b) {
   if (raw(a).descr == raw(b).descr) return true;
@@ -43,6 +44,12 @@ bool same_layout(py::handle a, py::handle b) {
     if (ra.strides[d] != rb.strides[d] && ra.dimensions[d] > 1) return false;
   }
   return true;
+}
+
+Index size_of(py::handle array) {
+  Index size = 1;
+  for (int d = 0; d < raw(array).nd; ++d) size *= raw(array).dimensions[d];
+  return size;
 }
 
 bool has_flags(py::handle array, int flags) { return (raw(array).flags & flags) == flags; }
@@ -62,7 +69,7 @@ int find_rule(const std::string& name) {
 // where they were and that every gradient fits, before the first byte is written.
 class BoundPlan {
  public:
-  static constexpr Index kStepped = -1, kMoved = -2;  // else: the first gradient that does not fit
+  static constexpr Index kStepped = -1, kMoved = -2;  // else: the first gradient to be looked at more closely
 
   using Arrays = std::vector<py::array>;
 
@@ -141,7 +148,8 @@ class BoundPlan {
     for (size_t i = 0, a = 0; i < tensors.size(); ++i) {
       Tensor& tensor = tensors[i];
       py::handle w = arrays_[a];
-      if (raw(arrays_[a++]).data != tensor.w || !has_flags(w, kInPlace)) return kMoved;
+      if (raw(w).data != tensor.w || size_of(w) != tensor.size || !has_flags(w, kInPlace)) return kMoved;
+      ++a;
       for (int s = 0; s < n_states_; ++s) {
         if (raw(arrays_[a++]).data != tensor.states[s]) return kMoved;
       }
@@ -150,7 +158,7 @@ class BoundPlan {
         tensor.g = nullptr;
         continue;
       }
-      if (!is_array(g) || !same_dtype(g, w) || !same_layout(g, w) || !has_flags(g, kAligned)) return i;
+      if (!is_plain_array(g) || !same_dtype(g, w) || !same_layout(g, w) || !has_flags(g, kAligned)) return i;
       if (raw(g).data != accepted_[i]) {
         if (is_written(raw(g).data, tensor.size * (tensor.type == float32 ? 4 : 8))) return i;
         accepted_[i] = raw(g).data;

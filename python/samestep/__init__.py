@@ -1,9 +1,10 @@
 """Optimizer and batch-norm kernels at memory speed, with the same bits on every machine."""
 
-from . import optimizers
+from . import optimizers, problems, theory
 from .arrays import digest
 from .cpu import get_num_threads, info, set_isa, set_num_threads
 from .optimizers import NAG, SGD, AdaGrad, Adam, Momentum, RMSProp
+from .train import Result, minimize
 
 __all__ = [
     "NAG",
@@ -12,10 +13,14 @@ __all__ = [
     "Adam",
     "Momentum",
     "RMSProp",
+    "Result",
     "digest",
     "get_num_threads",
     "info",
+    "minimize",
     "optimizers",
+    "problems",
     "set_isa",
     "set_num_threads",
+    "theory",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -74,20 +75,13 @@ def check_inplace(name: str, a: Any) -> Array:
     return a
 
 
-def _ranges(named: Iterable[tuple[str, Array]]) -> list[tuple[int, int, str]]:
-    return sorted(
-        (a.ctypes.data, a.ctypes.data + a.nbytes, name) for name, a in named if a.size
-    )
-
-
 def check_disjoint(named: Iterable[tuple[str, Array]]) -> None:
     """Raises if two of the (dense) arrays share memory: a step would update it twice."""
-    ranges = _ranges(named)
-    for (_, end, first), (begin, _, second) in zip(ranges, ranges[1:], strict=False):
+    ranges = sorted((a.ctypes.data, a.ctypes.data + a.nbytes, name) for name, a in named if a.size)
+    for (_, end, first), (begin, _, second) in pairwise(ranges):
         if begin < end:
             raise ValueError(
-                f"{second}: overlaps {first} in memory, so a step would update it twice; "
-                "pass each array once"
+                f"{second}: overlaps {first} in memory, so a step would update it twice; pass each array once"
             )
 
 

@@ -35,9 +35,7 @@ def set_isa(name: str) -> None:
         >>> ss.set_isa(before)
     """
     if not _core.set_isa(name):
-        raise ValueError(
-            f"isa: got {name!r}, expected one that this machine has: {', '.join(_core.isas())}"
-        )
+        raise ValueError(f"isa: got {name!r}, expected one that this machine has: {', '.join(_core.isas())}")
 
 
 def set_num_threads(n: int) -> None:

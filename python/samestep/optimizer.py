@@ -13,9 +13,7 @@ from .arrays import Array
 
 BACKENDS = {"cpu": cpu, "reference": reference}
 
-# What a plan's step() returns: these, or the index of the first gradient that does not fit.
-STEPPED = -1
-MOVED = -2
+STEPPED = -1  # what a plan's step() returns, else where something does not fit: nothing was written
 
 
 class Hyper:
@@ -57,18 +55,13 @@ class Optimizer:
     family: ClassVar[str]  # the rule's name, without the form
     forms: ClassVar[tuple[str, ...]] = ()
     form_argument: ClassVar[str] = "form"
+    state_dict_keys: ClassVar = ("contract", "rule", "t", "steps", "hyper", "state")
 
-    def __init__(
-        self, params: Any, *, form: str | None, backend: str, hyper: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, params: Any, *, form: str | None, backend: str, hyper: Mapping[str, Any]) -> None:
         if backend not in ("auto", *BACKENDS):
-            raise ValueError(
-                f"backend: got {backend!r}, expected one of {', '.join(('auto', *BACKENDS))}"
-            )
+            raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(('auto', *BACKENDS))}")
         if form not in (self.forms or (None,)):
-            raise ValueError(
-                f"{self.form_argument}: got {form!r}, expected one of {', '.join(self.forms)}"
-            )
+            raise ValueError(f"{self.form_argument}: got {form!r}, expected one of {', '.join(self.forms)}")
         self.form = form
         self.rule = self.family if form is None else f"{self.family}_{form}"
         self.backend = "cpu" if backend == "auto" else backend
@@ -81,17 +74,18 @@ class Optimizer:
         self._params, self._names, self._keys = arrays.flatten(params)
         if not self._params:
             raise ValueError("params: got none, expected at least one array")
+        self._shapes = [np.shape(w) for w in self._params]
         self._check_params()
-        self._state = {
-            name: [np.zeros_like(w, subok=False) for w in self._params] for name in state_names
-        }
+        self._state = {name: [np.zeros_like(w, subok=False) for w in self._params] for name in state_names}
         self._t = 0
         self._steps = np.zeros(len(self._params), np.int64)
         self._bind()
 
     def _check_params(self) -> None:
-        for name, w in zip(self._names, self._params, strict=True):
+        for name, w, shape in zip(self._names, self._params, self._shapes, strict=True):
             arrays.check_inplace(name, w)
+            if w.shape != shape:
+                raise ValueError(f"{name}: its shape is now {w.shape}, expected {shape} as at the start")
         arrays.check_disjoint(zip(self._names, self._params, strict=True))
 
     def _bind(self) -> None:
@@ -153,13 +147,22 @@ class Optimizer:
                 "parameter (None for those to skip)"
             )
         status = self._plan.step(grads, self._hyper_values)
-        if status == MOVED:
-            self._check_params()
-            self._bind()
-            status = self._plan.step(grads, self._hyper_values)
         if status != STEPPED:
-            raise self._error_of(grads, status)
+            self._step_with_care(grads)
         self._t += 1
+
+    def _step_with_care(self, grads: Any) -> None:
+        """After a refusal: says what is wrong, or binds what has moved and sees subclasses as arrays."""
+        self._check_params()
+        written = [*self._params, *(s for states in self._state.values() for s in states)]
+        for name, g, w in zip(self._names, grads, self._params, strict=True):
+            error = g is not None and arrays.gradient_error(name.replace("params", "grads", 1), g, w, written)
+            if error:
+                raise error
+        self._bind()
+        plain = [None if g is None else np.asarray(g) for g in grads]
+        if self._plan.step(plain, self._hyper_values) != STEPPED:
+            raise RuntimeError("params, grads: changed by another thread during the step")
 
     def _by_key(self, grads: Any) -> list[Any]:
         if not isinstance(grads, Mapping):
@@ -170,12 +173,6 @@ class Optimizer:
                 where = "params" if key in grads else "grads"
                 raise ValueError(f"grads: key {key!r} is not in {where}; expected params' own keys")
         return [grads[key] for key in self._keys]
-
-    def _error_of(self, grads: Any, at: int) -> Exception:
-        written = [*self._params, *(s for states in self._state.values() for s in states)]
-        name = self._names[at].replace("params", "grads", 1)
-        error = arrays.gradient_error(name, grads[at], self._params[at], written)
-        return error or RuntimeError(f"{name}: changed by another thread during the step")
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of everything but the parameters: plain ints, floats, strings and arrays.
@@ -202,52 +199,41 @@ class Optimizer:
         Raises:
             TypeError, ValueError: it does not fit; nothing has been changed.
         """
-        expected = {"contract", "rule", "t", "steps", "hyper", "state"}
-        if not isinstance(state_dict, Mapping) or set(state_dict) != expected:
-            got = sorted(state_dict) if isinstance(state_dict, Mapping) else type(state_dict).__name__
-            raise ValueError(f"state_dict: got {got}, expected a dict with keys {sorted(expected)}")
-        for key, mine in (("contract", cpu.CONTRACT), ("rule", self.rule)):
-            if state_dict[key] != mine:
-                raise ValueError(
-                    f"state_dict[{key!r}]: got {state_dict[key]!r}, expected this optimizer's {mine!r}"
-                )
-        steps = list(state_dict["steps"])
-        if len(steps) != len(self._params):
-            raise ValueError(f"state_dict['steps']: got {len(steps)}, expected {len(self._params)}")
-        for count in (state_dict["t"], *steps):
-            if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 0:
-                raise ValueError(f"state_dict: step count {count!r}, expected a whole number >= 0")
-        hyper = state_dict["hyper"]
-        if set(hyper) != set(self._hyper):
-            raise ValueError(
-                f"state_dict['hyper']: got {sorted(hyper)}, expected {sorted(self._hyper)}"
-            )
-        hyper = {name: getattr(type(self), name).check(value) for name, value in hyper.items()}
-        state = state_dict["state"]
-        if set(state) != set(self._state):
-            raise ValueError(
-                f"state_dict['state']: got {sorted(state)}, expected {sorted(self._state)}"
-            )
-        for name, mine in self._state.items():
-            if len(state[name]) != len(mine):
-                raise ValueError(
-                    f"state_dict['state'][{name!r}]: got {len(state[name])} arrays, expected {len(mine)}"
-                )
-            for i, (new, old) in enumerate(zip(state[name], mine, strict=True)):
-                if not isinstance(new, np.ndarray) or (new.dtype, new.shape) != (old.dtype, old.shape):
-                    got = (
-                        f"{new.dtype} {new.shape}"
-                        if isinstance(new, np.ndarray)
-                        else type(new).__name__
-                    )
-                    raise ValueError(
-                        f"state_dict['state'][{name!r}][{i}]: got {got}, "
-                        f"expected {old.dtype} {old.shape}"
-                    )
-        for name, mine in self._state.items():
-            for new, old in zip(state[name], mine, strict=True):
+        hyper = self._check_state_dict(state_dict)
+        for name, states in self._state.items():
+            for new, old in zip(state_dict["state"][name], states, strict=True):
                 old[...] = new
         self._t = int(state_dict["t"])
-        self._steps[:] = steps
+        self._steps[:] = state_dict["steps"]
         self._hyper = hyper
         self._hyper_values = [hyper[name] for name in self._hyper_names]
+
+    def _check_state_dict(self, state_dict: Mapping[str, Any]) -> dict[str, float]:
+        def expect(what: str, got: Any, expected: Any) -> None:
+            if got != expected:
+                raise ValueError(f"{what}: got {got!r}, expected {expected!r}")
+
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict: got {type(state_dict).__name__}, expected a dict")
+        expect("state_dict's keys", sorted(state_dict), sorted(self.state_dict_keys))
+        expect("state_dict['contract']", state_dict["contract"], cpu.CONTRACT)
+        expect("state_dict['rule']", state_dict["rule"], self.rule)
+        expect("length of state_dict['steps']", len(state_dict["steps"]), len(self._params))
+        for count in (state_dict["t"], *state_dict["steps"]):
+            if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 0:
+                raise ValueError(f"state_dict: got step count {count!r}, expected a whole number >= 0")
+        expect("keys of state_dict['hyper']", sorted(state_dict["hyper"]), sorted(self._hyper))
+        hyper = {name: getattr(type(self), name).check(value) for name, value in state_dict["hyper"].items()}
+        expect("keys of state_dict['state']", sorted(state_dict["state"]), sorted(self._state))
+        for name, states in self._state.items():
+            what = f"state_dict['state'][{name!r}]"
+            expect(f"length of {what}", len(state_dict["state"][name]), len(states))
+            for i, (new, old) in enumerate(zip(state_dict["state"][name], states, strict=True)):
+                if not isinstance(new, np.ndarray):
+                    raise TypeError(f"{what}[{i}]: got {type(new).__name__}, expected a NumPy array")
+                expect(
+                    f"dtype and shape of {what}[{i}]",
+                    (str(new.dtype), new.shape),
+                    (str(old.dtype), old.shape),
+                )
+        return hyper

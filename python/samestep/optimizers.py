@@ -91,9 +91,7 @@ class Momentum(Optimizer):
         form: str = "heavy_ball",
         backend: str = "auto",
     ) -> None:
-        super().__init__(
-            params, form=form, backend=backend, hyper={"lr": lr, "momentum": momentum}
-        )
+        super().__init__(params, form=form, backend=backend, hyper={"lr": lr, "momentum": momentum})
 
 
 class NAG(Optimizer):

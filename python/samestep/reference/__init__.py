@@ -4,6 +4,6 @@ It uses ``+ - * /``, ``sqrt``, ``where`` and casts, nothing whose bits NumPy may
 a backend: ``backend="reference"`` runs a whole training in it.
 """
 
-from .rules import Plan, rules
+from .rules import Plan, power, rules
 
-__all__ = ["Plan", "rules"]
+__all__ = ["Plan", "power", "rules"]

@@ -143,7 +143,17 @@ def rmsprop_inside(
 
 @_rule
 def adam_outside(
-    w: Array, g: Array, m: Array, v: Array, *, T: Float, t: int, lr: float, beta1: float, beta2: float, eps: float
+    w: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    *,
+    T: Float,
+    t: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
 ) -> tuple[Array, ...]:
     k = T(1.0 / root(1.0 - power(beta2, t)))
     step = T(lr / (1.0 - power(beta1, t)))
@@ -157,7 +167,17 @@ def adam_outside(
 
 @_rule
 def adam_inside(
-    w: Array, g: Array, m: Array, v: Array, *, T: Float, t: int, lr: float, beta1: float, beta2: float, eps: float
+    w: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    *,
+    T: Float,
+    t: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
 ) -> tuple[Array, ...]:
     k = T(1.0 / (1.0 - power(beta2, t)))
     step = T(lr / (1.0 - power(beta1, t)))

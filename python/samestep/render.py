@@ -1,0 +1,247 @@
+"""A demo run as text for a terminal, and as a figure. Measures nothing."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from .optional import require
+from .report import GOAL, LIMIT_SECONDS, LIMIT_STEPS, Demo, Run
+from .theory import max_step
+
+_WIDTH = 96
+_CURVE_COLUMNS = 17
+_COLORS = ("#868e96", "#1c7ed6", "#2b8a3e", "#f08c00", "#9c36b5", "#e03131")
+_IN_ASCII = dict(
+    zip(
+        "½Φ²βμκ√µ·─∞▁▂▃▄▅▆▇█",
+        ("1/2 ", "Phi ", "^2", "beta", "mu", "kappa", "sqrt ", "u", "-", "-", "infinite", *".:-=+*#@"),
+        strict=True,
+    )
+)
+
+
+@dataclass(frozen=True)
+class Style:
+    """What the terminal can show.
+
+    Attributes:
+        color: ANSI colours.
+        unicode: Greek letters and block characters; without, ASCII stands in for them.
+    """
+
+    color: bool = False
+    unicode: bool = True
+
+    def letters(self, text: str) -> str:
+        """The text in characters that the terminal has."""
+        if self.unicode:
+            return text
+        return "".join(_IN_ASCII.get(letter, letter) for letter in text)
+
+    def bold(self, text: str) -> str:
+        return f"\033[1m{text}\033[0m" if self.color else text
+
+    def dim(self, text: str) -> str:
+        return f"\033[2m{text}\033[0m" if self.color else text
+
+    def verdict(self, passed: bool) -> str:
+        word = "PASS" if passed else "FAIL"
+        return f"\033[1;{32 if passed else 31}m{word}\033[0m" if self.color else word
+
+
+def as_text(demo: Demo, style: Style) -> str:
+    """The demo for a terminal of 100 columns."""
+    parts = (
+        [style.bold("samestep · one problem, six optimizers, the same bits everywhere")],
+        _problem(demo, style),
+        _runs(demo, style),
+        _edges(demo, style),
+        _bits(demo, style),
+    )
+    lines = [line for part in parts for line in ("", *part)]
+    return style.letters("\n".join(f"  {line}".rstrip() for line in lines)) + "\n"
+
+
+def _problem(demo: Demo, style: Style) -> list[str]:
+    table, problem = demo.table, demo.problem
+    first = problem.loss(np.zeros(problem.dimension, problem.dtype))
+    notes = []
+    if table.left_out:
+        notes.append(f"left out, being constant: {', '.join(table.left_out)}")
+    if problem.mu == 0.0:
+        curved = problem.eigenvalues[problem.eigenvalues > 0]
+        notes.append(
+            f"only {len(curved)} of {problem.dimension} directions have a curvature, the flattest "
+            f"{curved[0]:.4g}: the columns depend on each other"
+        )
+    return [
+        f"{table.name}: {problem.size:,} rows, {problem.dimension} columns to predict {table.target}",
+        *(style.dim(note) for note in notes),
+        style.dim("L(w) = ½|Φw - y|², from w = 0; columns centred and scaled to length 1, y centred"),
+        "",
+        *_grid(
+            [
+                ["β", "steepest curvature", f"{problem.beta:.6g}", "  L(0)", f"{first:,.2f}"],
+                ["μ", "flattest", f"{problem.mu:.6g}", "  L*", f"{problem.optimum:,.2f}"],
+                ["κ", "β/μ", f"{problem.kappa:.6g}".replace("inf", "∞")],
+                ["2/β", "where steps become too long", f"{max_step(problem):.6g}"],
+            ],
+            "<<<<>",
+            style,
+        ),
+    ]
+
+
+def _runs(demo: Demo, style: Style) -> list[str]:
+    longest = max(run.steps for run in demo.runs)
+    header = ["optimizer", "form", "step size", "steps", "last gap", "µs/step", "the way down", "bits"]
+    rows = [
+        [
+            run.optimizer,
+            f"eps {run.form}" if run.form in ("inside", "outside") else run.form or "",
+            f"{run.hyper['lr']:.4g}",
+            f"{run.steps:,}" if run.reached else f"> {run.steps:,}",
+            f"{run.gaps[-1]:.1e}",
+            f"{run.microseconds:.1f}",
+            _curve(run, longest),
+            "all equal" if run.differs_at is None else f"differ at step {run.differs_at:,}",
+        ]
+        for run in demo.runs
+    ]
+    head, *body = _grid([header, *rows], "<<>>>><<", style)
+    rule = "─" * max(map(len, (head, *body)))
+    fewest = min((run.steps for run in demo.runs if run.reached), default=-1)
+    return [
+        style.bold(f"How many steps until the gap is 1/{1 / GOAL:,.0f} of the first?"),
+        "",
+        head,
+        rule,
+        *(
+            style.bold(line) if run.reached and run.steps == fewest else line
+            for run, line in zip(demo.runs, body, strict=True)
+        ),
+        rule,
+        *(style.dim(note) for note in _notes(demo)),
+    ]
+
+
+def _notes(demo: Demo) -> list[str]:
+    sources = []
+    for source in dict.fromkeys(run.lr_source for run in demo.runs):
+        runs = [run for run in demo.runs if run.lr_source == source]
+        sources.append(", ".join(map(_with_momentum, runs)) + f" {source}")
+    notes = [
+        "gap: L(w) - L*, as a share of the first one · µs/step: the update alone, median",
+        "the way down: the gap against the steps, both on logarithmic scales",
+        *textwrap.wrap("step sizes: " + " · ".join(sources), _WIDTH),
+    ]
+    if not all(run.reached for run in demo.runs):
+        notes.append(f"> : not there after {LIMIT_STEPS:,} steps or {LIMIT_SECONDS:g} seconds")
+    return notes
+
+
+def _with_momentum(run: Run) -> str:
+    if "momentum" not in run.hyper:
+        return run.optimizer
+    return f"{run.optimizer} (a = {run.hyper['momentum']:.4g})"
+
+
+def _curve(run: Run, longest: int) -> str:
+    """The gap from 1 down to GOAL, at steps 1 to the longest run's last, both logarithmic."""
+    bars = "▁▂▃▄▅▆▇█"
+    steps = np.unique(np.geomspace(1, max(longest, 2), _CURVE_COLUMNS).round().astype(int))
+    curve = ""
+    for step in steps[steps <= run.steps]:
+        share = np.log(max(run.gaps[step], GOAL)) / np.log(GOAL)
+        curve += bars[min(7, max(0, int(8 * (1 - share))))]
+    return curve
+
+
+def _edges(demo: Demo, style: Style) -> list[str]:
+    rows = [
+        [
+            f"{edge.times_beta}/β = {edge.lr:.6g}",
+            f"{edge.steps:,} steps",
+            f"then the gap is {edge.gap:.1e} of the first",
+            style.verdict(edge.passed),
+        ]
+        for edge in demo.edges
+    ]
+    question = "Is 2/β the edge? Gradient descent on both sides of it:"
+    return [style.bold(question), "", *_grid(rows, "<<<<", style)]
+
+
+def _bits(demo: Demo, style: Style) -> list[str]:
+    passed = all(run.differs_at is None for run in demo.runs)
+    steps = sum(run.steps for run in demo.runs)
+    told = "every bit the same" if passed else "the bits differ"
+    return [
+        style.bold("Does a step give the same bits everywhere?"),
+        "",
+        f"{steps:,} steps, weights and state held against the NumPy reference: {told}   "
+        + style.verdict(passed),
+    ]
+
+
+def _grid(rows: list[list[str]], align: str, style: Style) -> list[str]:
+    """The rows as lines with their columns below each other, each to its side: < or >."""
+    rows = [[style.letters(cell) for cell in row] for row in rows]
+    widths = [max(len(row[j]) if j < len(row) else 0 for row in rows) for j in range(len(align))]
+    return [
+        "   ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, align, widths, strict=False))
+        for row in rows
+    ]
+
+
+class FigureError(ValueError):
+    """A file that no figure can be written to; the message says why."""
+
+
+def check_figure(path: str | PathLike[str]) -> None:
+    """Raises now what save_figure would raise after the work.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        FigureError: an ending that stands for no kind of figure, or a folder that cannot be written to.
+    """
+    path = Path(path)
+    canvas = require("matplotlib.backend_bases", "a figure").FigureCanvasBase
+    endings = sorted(f".{name}" for name in canvas.get_supported_filetypes())
+    if path.suffix.lower() not in endings:
+        raise FigureError(f"plot: got {str(path)!r}, expected a name that ends in {', '.join(endings)}")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK) or path.is_dir():
+        raise FigureError(f"plot: {path} cannot be written; is {path.parent} a folder that you may write to?")
+
+
+def save_figure(demo: Demo, path: str | PathLike[str]) -> None:
+    """Draws the gap of every run against its steps, into a file of the kind that its ending names.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        OSError: the file cannot be written.
+        ValueError: an ending that stands for no kind of figure.
+    """
+    # Not pyplot: it would look for a window system and keep the figure alive.
+    figure = require("matplotlib.figure", "a figure").Figure(figsize=(9, 5.5), layout="constrained")
+    axes = figure.subplots()
+    labels = []
+    for run, color in zip(demo.runs, _COLORS, strict=True):
+        axes.plot(range(1, run.steps + 1), run.gaps[1:], color=color, linewidth=1.8)
+        axes.plot(run.steps, run.gaps[-1], "o", color=color, markersize=5)
+        labels.append(f"{run.optimizer}  {run.steps:,}" + ("" if run.reached else "+"))
+    lines = axes.get_lines()[::2]
+    axes.legend(lines, labels, title="steps", loc=(0.02, 0.1), edgecolor="none", labelcolor="linecolor")
+    axes.axhline(GOAL, color="#adb5bd", linewidth=1, linestyle=":")
+    axes.set(xscale="log", yscale="log", xlabel="steps")
+    axes.set_ylabel("gap L(w) - L*, as a share of the first one")
+    title = f"{demo.table.name}: six optimizers from w = 0, κ = {demo.problem.kappa:.4g}"
+    axes.set_title(title, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(which="major", color="#f1f3f5")
+    figure.savefig(path, dpi=160)

@@ -1,0 +1,275 @@
+"""What a demo run measures: six optimizers on one problem, and the edge of the step size."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from .optimizer import Optimizer
+from .optimizers import NAG, SGD, AdaGrad, Adam, Momentum, RMSProp
+from .problems import MSE, Floats
+from .table import Float64s, Table, TableError
+from .theory import max_step, tune_heavy_ball, tune_look_ahead, tune_sgd
+from .train import minimize
+
+GOAL = 1e-6  # of the first gap
+LIMIT_STEPS = 20_000
+LIMIT_SECONDS = 4.0  # a run; only tables far larger than the diabetes data come near it
+EDGE_STEPS = 2_000
+FLAT = 1e-6  # of beta: a curvature that step sizes are not chosen for
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One optimizer's way down.
+
+    Attributes:
+        optimizer: the class's name.
+        form: the form or the eps placement; None for a rule that has one form.
+        hyper: its hyper-parameters by name; ``lr`` is the step size.
+        lr_source: where the step size comes from.
+        reached: whether the gap came down to GOAL.
+        gaps: the gap after 0, 1, 2, ... steps, as a share of the first one.
+        microseconds: a step of the optimizer alone, without the gradient: the median over the run.
+        differs_at: the first step after which a bit of the weights or of the state was not the
+            reference's; None: every bit of every step was.
+    """
+
+    optimizer: str
+    form: str | None
+    hyper: dict[str, float]
+    lr_source: str
+    reached: bool
+    gaps: Float64s
+    microseconds: float
+    differs_at: int | None
+
+    @property
+    def steps(self) -> int:
+        """How many steps were made."""
+        return len(self.gaps) - 1
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Gradient descent on one side of 2/beta.
+
+    Attributes:
+        times_beta: the step size times beta: 1.99 or 2.01.
+        lr: the step size.
+        steps: how many were made.
+        gap: at the end, as a share of the first one.
+    """
+
+    times_beta: float
+    lr: float
+    steps: int
+    gap: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether it went as 2/beta foretells: down below it, up above."""
+        return self.gap < 1.0 if self.times_beta < 2.0 else not self.gap <= 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Demo:
+    """All that ``samestep demo`` shows."""
+
+    table: Table
+    problem: MSE
+    runs: list[Run]
+    edges: list[Edge]
+
+    @property
+    def passed(self) -> bool:
+        """Whether both sides of the edge and all bits are as promised."""
+        return all(edge.passed for edge in self.edges) and all(run.differs_at is None for run in self.runs)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain numbers, strings, lists and dicts."""
+        problem = self.problem
+        return {
+            "problem": {
+                "name": self.table.name,
+                "target": self.table.target,
+                "columns": list(self.table.columns),
+                "left_out": list(self.table.left_out),
+                "rows": problem.size,
+                "dtype": str(problem.dtype),
+                "scale": problem.scale,
+                "beta": problem.beta,
+                "mu": problem.mu,
+                "kappa": problem.kappa,
+                "max_step": max_step(problem),
+                "first_loss": problem.loss(np.zeros(problem.dimension)),
+                "optimum": problem.optimum,
+            },
+            "goal": GOAL,
+            "optimizers": [
+                {
+                    "optimizer": run.optimizer,
+                    "form": run.form,
+                    "hyper": run.hyper,
+                    "lr_source": run.lr_source,
+                    "reached": run.reached,
+                    "steps": run.steps,
+                    "gap": float(run.gaps[-1]),
+                    "microseconds_per_step": run.microseconds,
+                    "bits_equal": run.differs_at is None,
+                    "differs_at": run.differs_at,
+                }
+                for run in self.runs
+            ],
+            "edge": [
+                {
+                    "times_beta": edge.times_beta,
+                    "lr": edge.lr,
+                    "steps": edge.steps,
+                    "gap": edge.gap,
+                    "passed": edge.passed,
+                }
+                for edge in self.edges
+            ],
+            "passed": self.passed,
+        }
+
+
+def run_demo(table: Table, announce: Callable[[str], None] = lambda stage: None) -> Demo:
+    """Runs the six optimizers on a table, then tries 2/beta from both sides.
+
+    Args:
+        table: see table.py.
+        announce: told the name of each of the STAGES before it starts.
+
+    Raises:
+        TableError: the table gives no problem that could be solved in float64.
+    """
+    problem = MSE(table.Phi, table.y)
+    w_star = problem.minimizer()
+    _check_solvable(table, problem, w_star)
+    runs = []
+    for name, lr_source, make in _contestants(problem, w_star):
+        announce(name)
+        runs.append(_race(problem, w_star, name, lr_source, make))
+    edges = []
+    for times_beta in (1.99, 2.01):
+        announce(f"{times_beta}/beta")
+        edges.append(_try_edge(problem, w_star, times_beta))
+    return Demo(table, problem, runs, edges)
+
+
+STAGES = 8  # what run_demo announces
+
+
+def _check_solvable(table: Table, problem: MSE, w_star: Floats) -> None:
+    first = problem.loss(np.zeros(problem.dimension))
+    if not 1e-250 < first < 1e250:
+        raise TableError(
+            f"{table.name}: the squares of column {table.target!r} add up to {2 * first:g}, "
+            "too far from 1 for float64; give it in another unit"
+        )
+    if _gap(problem, w_star, np.zeros(problem.dimension)) <= 1e-24 * first:
+        raise TableError(
+            f"{table.name}: no column tells anything of {table.target!r}: w = 0 is the best there is"
+        )
+
+
+def _gap(problem: MSE, w_star: Floats, w: Floats) -> float:
+    """L(w) - L* = (c/2) |Phi (w - w*)|^2, without the cancellation of the difference."""
+    d = problem.Phi @ (w - w_star)
+    return 0.5 * problem.c * float(d @ d)
+
+
+def _contestants(problem: MSE, w_star: Floats) -> list[tuple[str, str, Callable[..., Optimizer]]]:
+    """Name, source of the step size, and maker of every optimizer.
+
+    The first three have a best setting on a quadratic; it is that for the curvatures from beta down to
+    FLAT beta, as no gradient method would get far along the flatter ones within the limit. The other
+    three move each weight by about lr a step, whatever the gradient's size, so theirs is a share of
+    s = |w*|/sqrt(p), the size of a weight of w*. RMSProp's is small because it never stops moving: it
+    comes as near to w* as its steps are short.
+    """
+    beta, curvatures = problem.beta, problem.eigenvalues
+    mu = float(curvatures[curvatures > FLAT * beta][0])
+    plain, ball, ahead = (tune(beta, mu) for tune in (tune_sgd, tune_heavy_ball, tune_look_ahead))
+    best = "best for these curvatures"
+    s = float(np.linalg.norm(w_star)) / problem.dimension**0.5
+    # eps is to be small beside the gradient, whatever the unit of y.
+    unit = min(1.0, float(np.abs(problem.gradient(np.zeros(problem.dimension))).max()))
+    return [
+        ("SGD", "2/(β + μ)", partial(SGD, lr=plain.lr)),
+        ("Momentum", best, partial(Momentum, lr=ball.lr, momentum=ball.momentum)),
+        ("NAG", best, partial(NAG, lr=ahead.lr, momentum=ahead.momentum)),
+        ("AdaGrad", "|w*|/√p", partial(AdaGrad, lr=s, eps=1e-7 * unit)),
+        ("RMSProp", "0.0003 |w*|/√p", partial(RMSProp, lr=3e-4 * s, eps=1e-6 * unit**2)),
+        ("Adam", "0.3 |w*|/√p", partial(Adam, lr=0.3 * s, eps=1e-8 * unit)),
+    ]
+
+
+def _race(problem: MSE, w_star: Floats, name: str, lr_source: str, make: Callable[..., Optimizer]) -> Run:
+    """Steps an optimizer and its reference twin on the same gradients, and compares every bit."""
+    w, twin_w = np.zeros(problem.dimension), np.zeros(problem.dimension)
+    opt, twin = make(w), make(twin_w, backend="reference")
+    first = _gap(problem, w_star, w)
+    gaps = [1.0]
+    ticks = []
+    differs_at = None
+    end = time.monotonic() + LIMIT_SECONDS
+    while gaps[-1] > GOAL and len(gaps) <= LIMIT_STEPS and time.monotonic() < end:
+        g = problem.gradient(w)
+        tick = time.perf_counter_ns()
+        opt.step(g)
+        ticks.append(time.perf_counter_ns() - tick)
+        twin.step(g)
+        if differs_at is None and not _same_bits(opt, twin):
+            differs_at = opt.t
+        gaps.append(_gap(problem, w_star, w) / first)
+    return Run(
+        optimizer=name,
+        form=opt.form,
+        hyper=opt.state_dict()["hyper"],
+        lr_source=lr_source,
+        reached=gaps[-1] <= GOAL,
+        gaps=np.array(gaps),
+        microseconds=statistics.median(ticks) / 1000.0,
+        differs_at=differs_at,
+    )
+
+
+def _same_bits(a: Optimizer, b: Optimizer) -> bool:
+    # No NaN to allow for: on a quadratic these runs stay finite.
+    return all(
+        x.tobytes() == y.tobytes()
+        for x, y in zip(
+            [*a.params, *(s for states in a.state.values() for s in states)],
+            [*b.params, *(s for states in b.state.values() for s in states)],
+            strict=True,
+        )
+    )
+
+
+def _try_edge(problem: MSE, w_star: Floats, times_beta: float) -> Edge:
+    """Gradient descent with lr = times_beta/beta.
+
+    Only the steepest direction tells the two sides apart: there a step multiplies the distance from
+    w* by 1 - lr beta, -0.99 or -1.01. The start lies |w*| up that direction, away from w*, so that
+    its part of the gap is at least half and 35 steps show the growth, whatever the table.
+    """
+    steepest = np.linalg.eigh(problem.hessian())[1][:, -1]
+    side = -1.0 if float(steepest @ w_star) > 0 else 1.0
+    w0 = side * float(np.linalg.norm(w_star)) * steepest
+    lr = times_beta / problem.beta
+    tick = time.monotonic()
+    problem.gradient(w0)
+    affordable = int(LIMIT_SECONDS / max(time.monotonic() - tick, 1e-9))
+    steps = min(EDGE_STEPS, max(50, affordable))
+    result = minimize(problem, w0, partial(SGD, lr=lr), steps=steps, record_every=steps)
+    gap = _gap(problem, w_star, result.w) / _gap(problem, w_star, w0)
+    return Edge(times_beta, lr, result.steps, gap)

@@ -1,0 +1,83 @@
+"""How large a gradient step may be."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from samestep.problems import MSE, Floats
+
+
+def step_bound(g: Floats, H: Floats) -> float:
+    """2 g'g / (g'Hg): the largest step size that does not raise L at this one point.
+
+    Along the gradient L(w - lr g) = L - lr g'g + (lr^2/2) g'Hg, an equation for a quadratic L and the
+    second-order model of any other. It is lowest at half the bound.
+
+    Args:
+        g: the gradient, shape (p,).
+        H: the Hessian, symmetric, shape (p, p).
+
+    Returns:
+        The bound, formed in float64; infinity where g'Hg <= 0: there the model falls for ever. NaN
+        where g is 0: there is no direction to step in.
+
+    Raises:
+        ValueError: shapes that do not fit.
+
+    Source: the notes' one-step bound; Goodfellow, Bengio and Courville, eqs. 4.9 and 4.10.
+
+    >>> import numpy as np
+    >>> step_bound(np.array([-5.0, -6.0]), np.array([[2.0, 1.0], [1.0, 2.0]])) == 122 / 182
+    True
+    """
+    g, H = np.asarray(g, dtype=np.float64), np.asarray(H, dtype=np.float64)
+    _check_square(H)
+    if g.shape != H.shape[:1]:
+        raise ValueError(f"g: got shape {g.shape}, expected {H.shape[:1]} for H of shape {H.shape}")
+    # The bound does not depend on the length of g; a tiny one would vanish in its own square.
+    length = float(np.abs(g).max(initial=0.0))
+    if length == 0.0:
+        return float("nan")
+    g = g / length
+    curvature = float(g @ H @ g)
+    return 2.0 * float(g @ g) / curvature if curvature > 0 else float("inf")
+
+
+def max_step(problem_or_H: MSE | Floats) -> float:
+    """2/beta, beta = lambda_max(H): below it gradient descent on a convex quadratic converges.
+
+    A smaller step lowers L at every point, since 2/beta <= step_bound(g, H) for every g. The converse
+    does not hold: at a single point far larger steps can lower L. At 2/beta itself the component along
+    the steepest direction keeps its length for ever.
+
+    Args:
+        problem_or_H: a problem, which knows its beta, or a symmetric Hessian, shape (p, p).
+
+    Returns:
+        2/beta; infinity where beta <= 0.
+
+    Raises:
+        ValueError: H is not square, not symmetric or not finite.
+
+    Source: the notes' bound from beta-smoothness, with its conclusion turned the right way round.
+
+    >>> import numpy as np
+    >>> round(max_step(np.array([[2.0, 1.0], [1.0, 2.0]])), 12)
+    0.666666666667
+    """
+    if isinstance(problem_or_H, MSE):
+        beta = problem_or_H.beta
+    else:
+        H = np.asarray(problem_or_H, dtype=np.float64)
+        _check_square(H)
+        if not np.isfinite(H).all():
+            raise ValueError("H: got NaN or infinity, expected finite numbers")
+        if not np.allclose(H, H.T, rtol=1e-6, atol=1e-6 * float(np.abs(H).max())):
+            raise ValueError("H: got a matrix that is not symmetric, expected a Hessian")
+        beta = float(np.linalg.eigvalsh(H)[-1])
+    return 2.0 / beta if beta > 0 else float("inf")
+
+
+def _check_square(H: Floats) -> None:
+    if H.ndim != 2 or H.shape[0] != H.shape[1] or H.shape[0] == 0:
+        raise ValueError(f"H: got shape {H.shape}, expected (p, p) with p >= 1")

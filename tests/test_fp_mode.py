@@ -1,0 +1,84 @@
+"""Whatever floating-point mode the process is in: the same bits, and the mode as it was after."""
+
+import ctypes
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+import samestep as ss
+from conftest import same_bits
+from samestep import verify
+
+pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="reads the x86-64 control register")
+
+LIBM = ctypes.CDLL("libm.so.6")
+MXCSR_AT = 28  # offset in glibc's fenv_t
+FTZ, DAZ = 0x8000, 0x0040
+EXCEPTION_FLAGS = 0x3F
+MODES = [
+    pytest.param(flush | rounding << 13, id=f"{name}-{direction}")
+    for name, flush in (("ieee", 0), ("ftz", FTZ), ("daz", DAZ), ("both", FTZ | DAZ))
+    for rounding, direction in enumerate(("nearest", "down", "up", "zero"))
+]
+
+
+def read_mxcsr() -> int:
+    environment = (ctypes.c_uint8 * 32)()
+    LIBM.fegetenv(environment)
+    return ctypes.c_uint32.from_buffer(environment, MXCSR_AT).value
+
+
+@contextmanager
+def mxcsr(bits: int) -> Iterator[None]:
+    before = (ctypes.c_uint8 * 32)()
+    LIBM.fegetenv(before)
+    changed = (ctypes.c_uint8 * 32)(*before)
+    ctypes.c_uint32.from_buffer(changed, MXCSR_AT).value = 0x1F80 | bits
+    LIBM.fesetenv(changed)
+    try:
+        yield
+    finally:
+        LIBM.fesetenv(before)
+
+
+def test_the_helper_does_change_arithmetic():
+    tiny = np.full(64, np.finfo(np.float32).tiny)
+    with mxcsr(FTZ):
+        halves = tiny * np.float32(0.5)
+    assert not halves.any()
+    assert (tiny * np.float32(0.5)).all()
+
+
+@pytest.mark.parametrize("bits", MODES)
+def test_mode_changes_no_bit_and_is_kept(case, bits, threads):
+    size = 70_001
+    w = verify.random_values(size, case.dtype, 1)
+    grads = [verify.random_values(size, case.dtype, s) for s in (2, 3)]
+    expected = verify.run_case(case, w, grads)
+    got = w.copy()
+    optimizer = case.make(got)
+    with mxcsr(bits):
+        for g in grads:
+            optimizer.step(g)
+        after = read_mxcsr()
+    assert after & ~EXCEPTION_FLAGS == (0x1F80 | bits)
+    same_bits([got, *(s[0] for s in optimizer.state.values())], expected)
+
+
+def test_workers_started_in_another_mode():
+    """Threads inherit the mode of the thread that starts them: none of it may reach a task."""
+    w = verify.random_values(200_000, np.dtype(np.float32), 1)
+    g = verify.random_values(200_000, np.dtype(np.float32), 2)
+    (case,) = [c for c in verify.cases() if str(c) == "adam_outside float32"]
+    expected = verify.run_case(case, w, [g], backend="reference")
+    before = ss.get_num_threads()
+    got = w.copy()
+    optimizer = case.make(got)
+    with mxcsr(FTZ | DAZ | 0x2000):
+        ss.set_num_threads(before + 3)  # the new ones are born here
+        optimizer.step(g)
+    ss.set_num_threads(before)
+    same_bits([got, *(s[0] for s in optimizer.state.values())], expected)

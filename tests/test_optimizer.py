@@ -1,0 +1,377 @@
+"""The front door: structures, state, and errors that leave every byte and count as they were."""
+
+import copy
+import itertools
+import pickle
+
+import numpy as np
+import pytest
+
+import samestep as ss
+from conftest import same_bits
+from samestep import verify
+
+
+def arrays(*sizes, dtype=np.float32, seed=1):
+    return [verify.random_values(n, np.dtype(dtype), seed + i) for i, n in enumerate(sizes)]
+
+
+def snapshot(optimizer):
+    return [a.copy() for a in (*optimizer.params, *(s for ss in optimizer.state.values() for s in ss))]
+
+
+class TestStructures:
+    def test_single_array(self):
+        w = np.ones(3)
+        optimizer = ss.SGD(w, lr=0.5)
+        optimizer.step(np.ones(3))
+        assert w.tolist() == [0.5] * 3
+        assert optimizer.t == 1
+
+    def test_tuple_and_dict(self):
+        for params, grads in (
+            ((np.ones(2), np.ones(1)), (np.ones(2), np.ones(1))),
+            ({"a": np.ones(2), "b": np.ones(1)}, {"b": np.ones(1), "a": np.ones(2)}),
+        ):
+            optimizer = ss.SGD(params, lr=0.25)
+            optimizer.step(grads)
+            assert [w.tolist() for w in optimizer.params] == [[0.75, 0.75], [0.75]]
+
+    def test_zero_dimensional_and_empty_arrays(self):
+        params = [np.array(1.0), np.zeros((0, 3))]
+        optimizer = ss.Adam(params, lr=0.5, eps=0.0)
+        optimizer.step([np.array(3.0), np.zeros((0, 3))])
+        assert params[0] == 0.5
+
+    def test_none_skips_a_parameter_and_its_count(self):
+        w, alone = np.ones(3), np.ones(3)
+        optimizer, single = ss.Adam([w, np.ones(2)]), ss.Adam(alone)
+        optimizer.step([None, np.ones(2)])
+        assert w.tolist() == [1.0] * 3
+        assert not optimizer.state["m"][0].any()
+        optimizer.step([np.full(3, 0.25), None])
+        single.step(np.full(3, 0.25))
+        same_bits([w], [alone])  # its first step, with the bias correction of a first step
+        assert optimizer.steps == [1, 1]
+        assert optimizer.t == 2
+
+    def test_fortran_and_permuted_layouts(self, case):
+        w = verify.random_values(210, case.dtype, 1).reshape(5, 6, 7)
+        g = verify.random_values(210, case.dtype, 2).reshape(5, 6, 7)
+        expected = verify.run_case(case, w, [g, g])
+        for order in ((2, 1, 0), (1, 2, 0), (0, 2, 1)):
+            back = np.argsort(order)
+            w_view = w.transpose(order).copy().transpose(back)
+            g_view = g.transpose(order).copy().transpose(back)
+            optimizer = case.make(w_view)
+            optimizer.step(g_view)
+            optimizer.step(g_view)
+            same_bits([w_view, *(s[0] for s in optimizer.state.values())], expected)
+
+    def test_memory_mapped_parameter(self, tmp_path):
+        w = np.memmap(tmp_path / "w", np.float32, "w+", shape=(10,))
+        w[:] = 1
+        ss.SGD(w, lr=0.5).step(np.ones(10, np.float32))
+        ss.SGD(np.ones(10, np.float32), lr=0.5).step(w)  # and as a gradient
+        w.flush()
+        assert (np.fromfile(tmp_path / "w", np.float32) == 0.5).all()
+
+
+class TestHyperParameters:
+    def test_lr_is_settable_between_steps(self):
+        w = np.zeros(1)
+        optimizer = ss.SGD(w, lr=1.0)
+        optimizer.step(np.ones(1))
+        optimizer.lr = 0.5
+        optimizer.step(np.ones(1))
+        assert w[0] == -1.5
+        assert optimizer.lr == 0.5
+
+    def test_betas_are_settable(self):
+        optimizer = ss.Adam(np.zeros(1))
+        optimizer.betas = (0.5, 0.75)
+        assert (optimizer.beta1, optimizer.beta2, optimizer.betas) == (0.5, 0.75, (0.5, 0.75))
+
+    def test_momentum_schedule_of_the_look_ahead_form(self):
+        """y = x + a v stays the look-ahead point when a changes from step to step."""
+        rng = np.random.default_rng(0)
+        target = rng.normal(size=4)
+        momenta = [0.5, 0.9, 0.1, 0.7, 0.3]
+        x, v, y = np.zeros(4), np.zeros(4), np.zeros(4)
+        optimizer = ss.NAG(y, lr=0.1, momentum=momenta[0])
+        for a, a_next in itertools.pairwise(momenta):
+            optimizer.momentum, optimizer.momentum_next = a, a_next
+            optimizer.step(y - target)
+            v = a * v - 0.1 * (x + a * v - target)
+            x = x + v
+            np.testing.assert_allclose(y, x + a_next * v, rtol=1e-13)
+
+    @pytest.mark.parametrize(
+        ("make", "name"),
+        [
+            (lambda w: ss.SGD(w, lr=-1e-9), "lr"),
+            (lambda w: ss.SGD(w, lr=float("nan")), "lr"),
+            (lambda w: ss.SGD(w, lr=float("inf")), "lr"),
+            (lambda w: ss.Momentum(w, lr=0.1, momentum=-0.1), "momentum"),
+            (lambda w: ss.Momentum(w, lr=0.1, form="nesterov"), "form"),
+            (lambda w: ss.NAG(w, lr=0.1, form="torch", momentum_next=0.5), "momentum_next"),
+            (lambda w: ss.NAG(w, lr=0.1, momentum_next=-1), "momentum_next"),
+            (lambda w: ss.AdaGrad(w, lr=0.1, eps=-1.0), "eps"),
+            (lambda w: ss.AdaGrad(w, lr=0.1, eps_placement="between"), "eps_placement"),
+            (lambda w: ss.RMSProp(w, lr=0.1, rho=1.0), "rho"),
+            (lambda w: ss.Adam(w, betas=(0.9, 1.0)), "beta2"),
+            (lambda w: ss.Adam(w, betas=(-0.1, 0.9)), "beta1"),
+            (lambda w: ss.Adam(w, betas=0.9), "betas"),
+            (lambda w: ss.Adam(w, backend="gpu"), "backend"),
+        ],
+    )
+    def test_out_of_range(self, make, name):
+        with pytest.raises(ValueError, match=f"^{name}: got .* expected|^{name}: got .* only"):
+            make(np.ones(3))
+
+    def test_text_for_a_number(self):
+        with pytest.raises(TypeError, match="lr: got 'fast', expected a number"):
+            ss.SGD(np.ones(3), lr="fast")
+
+    def test_a_refused_value_leaves_the_old_one(self):
+        optimizer = ss.Adam(np.ones(3))
+        for name, value in (("lr", -1.0), ("betas", (0.5, 1.5)), ("eps", float("nan"))):
+            before = getattr(optimizer, name)
+            with pytest.raises(ValueError, match="expected"):
+                setattr(optimizer, name, value)
+            assert getattr(optimizer, name) == before
+
+
+def misaligned(size):
+    return np.zeros(4 * size + 1, np.uint8)[1:].view(np.float32)
+
+
+def read_only(size):
+    w = np.zeros(size, np.float32)
+    w.flags.writeable = False
+    return w
+
+
+BAD_PARAMETERS = {
+    "list of numbers": ([1.0, 2.0], TypeError, r"params\[1\]: got list"),
+    "number": (1.0, TypeError, r"params\[1\]: got float"),
+    "integers": (np.zeros(4, np.int64), TypeError, r"params\[1\]: got dtype int64, expected native float32"),
+    "half precision": (np.zeros(4, np.float16), TypeError, "float16"),
+    "complex": (np.zeros(4, np.complex64), TypeError, "complex64"),
+    "object": (np.zeros(4, object), TypeError, "object"),
+    "byte-swapped": (np.zeros(4, ">f4"), TypeError, "got dtype >f4"),
+    "masked": (np.ma.zeros(4, np.float32), TypeError, "MaskedArray"),
+    "every second": (np.zeros(8, np.float32)[::2], ValueError, r"params\[1\]: strides \(8,\)"),
+    "reversed": (np.zeros(8, np.float32)[::-1], ValueError, r"strides \(-4,\)"),
+    "broadcast": (np.broadcast_to(np.float32(1), (4,)), ValueError, "read-only"),
+    "stride 0": (np.lib.stride_tricks.as_strided(np.zeros(4, np.float32), (4,), (0,)), ValueError, "strides"),
+    "columns": (np.zeros((4, 4), np.float32)[:, :2], ValueError, "strides"),
+    "read-only": (read_only(4), ValueError, "read-only"),
+    "misaligned": (misaligned(4), ValueError, "multiple of 4 bytes"),
+}
+
+
+class TestParameterErrors:
+    @pytest.mark.parametrize("backend", ["cpu", "reference"])
+    @pytest.mark.parametrize("bad", BAD_PARAMETERS)
+    def test_refused(self, bad, backend):
+        array, error, message = BAD_PARAMETERS[bad]
+        with pytest.raises(error, match=message):
+            ss.Adam([np.zeros(3, np.float32), array], backend=backend)
+
+    def test_one_row_and_one_column_of_a_matrix(self):
+        matrix = np.zeros((4, 4), np.float32)
+        ss.SGD(matrix[1], lr=1.0).step(np.ones(4, np.float32))
+        assert matrix.sum() == -4
+        with pytest.raises(ValueError, match="strides"):
+            ss.SGD(matrix[:, 1], lr=1.0)
+
+    def test_no_parameters(self):
+        for nothing in ([], {}):
+            with pytest.raises(ValueError, match="params: got none"):
+                ss.SGD(nothing, lr=0.1)
+        with pytest.raises(TypeError, match="params: got int"):
+            ss.SGD(3, lr=0.1)
+
+    def test_the_same_array_twice_and_overlapping_views(self):
+        block = np.zeros(10, np.float32)
+        for pair in ((block, block), (block[:6], block[5:]), (block[3:4], block)):
+            with pytest.raises(ValueError, match=r"overlaps params\["):
+                ss.SGD(list(pair), lr=0.1)
+        ss.SGD([block[:5], block[5:]], lr=0.1)
+
+
+def bad_gradients(w, v):
+    """Gradients that do not fit parameter w with state v, with the message each must bring."""
+    return {
+        "dtype": (
+            np.zeros(w.shape, np.float64),
+            TypeError,
+            r"grads\[1\]: got dtype float64, expected .* float32",
+        ),
+        "integers": (np.zeros(w.shape, np.int32), TypeError, "int32"),
+        "byte order": (np.zeros(w.shape, ">f4"), TypeError, ">f4"),
+        "list": (w.tolist(), TypeError, r"grads\[1\]: got list"),
+        "number": (0.0, TypeError, "got float"),
+        "masked": (np.ma.zeros(w.shape, np.float32), TypeError, "MaskedArray"),
+        "shape": (np.zeros(w.size, np.float32), ValueError, r"got shape \(12,\), expected .* \(3, 4\)"),
+        "transposed": (np.zeros((4, 3), np.float32), ValueError, "got shape"),
+        "layout": (np.zeros((4, 3), np.float32).T, ValueError, "strides"),
+        "every second": (np.zeros((3, 8), np.float32)[:, ::2], ValueError, "strides"),
+        "broadcast": (np.broadcast_to(np.float32(1), w.shape), ValueError, "strides"),
+        "misaligned": (misaligned(12).reshape(3, 4), ValueError, "multiple of 4 bytes"),
+        "the parameter": (w, ValueError, "overlaps"),
+        "the state": (v, ValueError, "overlaps"),
+    }
+
+
+class TestGradientErrors:
+    @pytest.mark.parametrize("backend", ["cpu", "reference"])
+    @pytest.mark.parametrize("bad", bad_gradients(np.zeros((3, 4), np.float32), np.zeros((3, 4), np.float32)))
+    def test_refused_without_a_trace(self, bad, backend):
+        params = [w.reshape(3, 4) for w in arrays(12, 12, 12)]
+        grads = [g.reshape(3, 4) for g in arrays(12, 12, 12, seed=9)]
+        optimizer = ss.Adam(params, backend=backend)
+        optimizer.step(grads)
+        before = snapshot(optimizer)
+        grads[1], error, message = bad_gradients(params[1], optimizer.state["v"][1])[bad]
+        with pytest.raises(error, match=message):
+            optimizer.step(grads)
+        same_bits(snapshot(optimizer), before)
+        assert (optimizer.t, optimizer.steps) == (1, [1, 1, 1])
+
+    def test_overlap_by_one_element(self):
+        block = np.zeros(30, np.float32)
+        optimizer = ss.SGD(block[10:20], lr=1.0)
+        for start in (1, 10, 15, 19):
+            with pytest.raises(ValueError, match="grads: overlaps"):
+                optimizer.step(block[start : start + 10])
+        optimizer.step(block[0:10])
+        optimizer.step(block[20:30])
+
+    def test_structure(self):
+        optimizer = ss.SGD([np.ones(2), np.ones(2)], lr=0.1)
+        for grads, error in (([np.ones(2)], ValueError), (np.ones(2), TypeError), ({}, TypeError)):
+            with pytest.raises(error, match=r"^grads: got"):
+                optimizer.step(grads)
+        optimizer = ss.SGD({"a": np.ones(2)}, lr=0.1)
+        with pytest.raises(ValueError, match="key 'b' is not in params"):
+            optimizer.step({"a": np.ones(2), "b": np.ones(2)})
+        with pytest.raises(ValueError, match="key 'a' is not in grads"):
+            optimizer.step({})
+        with pytest.raises(TypeError, match="got list, expected a dict"):
+            optimizer.step([np.ones(2)])
+        assert optimizer.t == 0
+
+    def test_parameter_made_read_only_later(self):
+        w = np.ones(3)
+        optimizer = ss.SGD(w, lr=0.1)
+        w.flags.writeable = False
+        with pytest.raises(ValueError, match="params: the array is read-only"):
+            optimizer.step(np.ones(3))
+        assert w.tolist() == [1.0] * 3
+
+    def test_parameter_whose_memory_moved_or_whose_shape_changed(self):
+        w = np.ones(1000)
+        optimizer = ss.Adam(w, lr=0.5, eps=0.0)
+        w.resize(10_000_000, refcheck=False)
+        for size in (10_000_000, 10):
+            w.resize(size, refcheck=False)
+            with pytest.raises(ValueError, match=r"params: its shape is now .* expected \(1000,\)"):
+                optimizer.step(np.ones(size))
+        w.resize(1000, refcheck=False)
+        w[:] = 1
+        optimizer.step(np.ones(1000))
+        assert (w == 0.5).all()
+
+
+class TestStateDict:
+    def test_resume_gives_the_uninterrupted_bits(self, case, isa):
+        w = verify.random_values(1000, case.dtype, 1)
+        grads = [verify.random_values(1000, case.dtype, s) for s in range(2, 8)]
+        expected = verify.run_case(case, w, grads)
+        first = w.copy()
+        optimizer = case.make(first, backend="reference")
+        for g in grads[:3]:
+            optimizer.step(g)
+        saved = pickle.loads(pickle.dumps(optimizer.state_dict()))
+        resumed = case.make(first, lr=0.5, backend="cpu")
+        resumed.load_state_dict(saved)
+        for g in grads[3:]:
+            resumed.step(g)
+        same_bits([first, *(s[0] for s in resumed.state.values())], expected)
+        assert resumed.t == 6
+
+    def test_plain_types(self):
+        state = ss.Adam([np.ones(2), np.ones(3)]).state_dict()
+        assert state["rule"] == "adam_outside"
+        assert type(state["t"]) is int
+        assert all(type(n) is int for n in state["steps"])
+        assert all(type(x) is float for x in state["hyper"].values())
+        assert all(type(a) is np.ndarray for s in state["state"].values() for a in s)
+
+    def test_it_is_a_copy(self):
+        w = np.ones(2)
+        optimizer = ss.Adam(w)
+        state = optimizer.state_dict()
+        optimizer.step(np.ones(2))
+        assert not state["state"]["m"][0].any()
+
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            lambda d: d.pop("t"),
+            lambda d: d.update(extra=1),
+            lambda d: d.update(contract=99),
+            lambda d: d.update(rule="adam_inside"),
+            lambda d: d.update(t=-1),
+            lambda d: d.update(t=1.5),
+            lambda d: d.update(steps=[1]),
+            lambda d: d.update(steps=[1, -1]),
+            lambda d: d["hyper"].pop("eps"),
+            lambda d: d["hyper"].update(lr=-1.0),
+            lambda d: d["state"].pop("v"),
+            lambda d: d["state"]["v"].pop(),
+            lambda d: d["state"]["v"].__setitem__(1, np.zeros(9)),
+            lambda d: d["state"]["v"].__setitem__(1, np.zeros(3, np.float32)),
+            lambda d: d["state"]["v"].__setitem__(1, [0.0] * 3),
+        ],
+    )
+    def test_one_that_does_not_fit_changes_nothing(self, spoil):
+        optimizer = ss.Adam([np.ones(2), np.ones(3)])
+        optimizer.step([np.ones(2), np.ones(3)])
+        before = snapshot(optimizer)
+        bad = copy.deepcopy(optimizer.state_dict())
+        for states in bad["state"].values():
+            states[0] += 1
+        spoil(bad)
+        with pytest.raises((ValueError, TypeError), match=r"state_dict|lr"):
+            optimizer.load_state_dict(bad)
+        same_bits(snapshot(optimizer), before)
+        assert (optimizer.t, optimizer.steps) == (1, [1, 1])
+
+    def test_pickle_and_deepcopy_of_the_optimizer(self):
+        optimizer = ss.Adam([np.ones(2), np.ones(3)])
+        grads = [np.ones(2), np.ones(3)]
+        optimizer.step(grads)
+        twins = [copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))]
+        for twin in (optimizer, *twins):
+            twin.step(grads)
+        for twin in twins:
+            same_bits(snapshot(twin), snapshot(optimizer))
+            assert twin.params[0] is not optimizer.params[0]
+
+    def test_repr(self):
+        assert repr(ss.SGD(np.ones(2), lr=0.5)) == "SGD(lr=0.5, t=0)"
+
+
+def test_digest_refuses_what_it_cannot_hash():
+    with pytest.raises(TypeError, match=r"arrays\[0\]: got int64"):
+        ss.digest([np.arange(3)])
+
+
+def test_digest_is_of_values_not_of_layout_or_byte_order():
+    a = np.arange(12.0).reshape(3, 4)
+    assert len({ss.digest(x) for x in (a, np.asfortranarray(a), a.astype(">f8"), a[None])}) == 1
+    assert ss.digest(a) != ss.digest(a.T)
+    assert ss.digest({"x": a}) == ss.digest([a])

@@ -1,0 +1,32 @@
+"""What the README shows is what happens."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import samestep as ss
+from samestep import verify
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_example_prints_what_it_says():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    (expected,) = re.findall(r"```python\n.*?```\n\n```text\n(.*?)```", README, re.S)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == expected
+    assert len([line for line in code.splitlines() if line]) == 10
+
+
+def test_certificate_is_the_one_that_verify_prints():
+    result = verify.run(lambda line: None)
+    assert not result["failures"]
+    assert result["certificate"] in README
+
+
+def test_every_optimizer_and_link_is_there():
+    for optimizer in ss.optimizers.OPTIMIZERS:
+        assert f"| `{optimizer.__name__}`" in README
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (Path(__file__).parent.parent / link).exists(), link

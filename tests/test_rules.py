@@ -1,0 +1,139 @@
+"""Every rule, form and dtype: the kernels' bits against the reference's and the golden digests."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import samestep as ss
+from conftest import same_bits
+from samestep import _core, reference, verify
+
+# 0, 1, the lanes of every vector width and their neighbours, a prime above one work item.
+SIZES = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 1000, 65537)
+
+
+def test_registries_agree():
+    assert _core.rules() == reference.rules()
+    assert {case.rule for case in verify.cases()} == {name for name, _, _ in _core.rules()}
+
+
+def test_every_golden_digest_has_its_case():
+    assert set(verify.GOLDEN) <= {str(case) for case in verify.cases()}
+    assert len(verify.GOLDEN) >= 22
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_golden_digest(case, isa, backend):
+    if str(case) not in verify.GOLDEN:
+        pytest.skip(f"{case} has no golden digest yet")
+    w, grads = verify.golden_inputs(case.dtype)
+    assert ss.digest(verify.run_case(case, w, grads, backend=backend))[:16] == verify.GOLDEN[str(case)]
+
+
+def test_kernels_equal_the_reference_at_every_size(case, isa, threads):
+    for size in SIZES:
+        w = verify.random_values(size, case.dtype, seed=size)
+        grads = [verify.random_values(size, case.dtype, seed=size + 10 * t) for t in (1, 2, 3)]
+        expected = verify.run_case(case, w, grads, backend="reference")
+        same_bits(verify.run_case(case, w, grads, backend="cpu"), expected)
+
+
+def test_kernels_equal_the_reference_on_all_products_of_special_values(case, isa):
+    info = np.finfo(case.dtype)
+    positive = [0.0, info.smallest_subnormal, info.tiny, 1e-30, 1.0, 3.0, 1e30, info.max, np.inf]
+    values = np.array([*positive, *(-x for x in positive), np.nan, 0.1], case.dtype)
+    n_states = len(verify._states(case))
+    axes = [values] * 2 + [values[:: n_states + 1]] * n_states
+    w, g, *states = (np.ascontiguousarray(a.ravel()) for a in np.meshgrid(*axes))
+    results = []
+    for backend in ("cpu", "reference"):
+        target = w.copy()
+        optimizer = case.make(target, backend=backend)
+        for array, state in zip(optimizer.state.values(), states, strict=True):
+            array[0][...] = state
+        optimizer._steps[:] = 1  # torch's momentum reads no state at its first step
+        optimizer.step(g)
+        results.append([target, *(s[0] for s in optimizer.state.values())])
+    same_bits(*results)
+
+
+def test_any_offset_into_an_array(case, isa):
+    size = 100
+    w = verify.random_values(size, case.dtype, seed=1)
+    g = verify.random_values(size, case.dtype, seed=2)
+    expected = verify.run_case(case, w, [g], backend="reference")[0]
+    for offset in range(16):
+        block = np.full(size + 32, 7, case.dtype)
+        inside = block[offset : offset + size]
+        inside[:] = w
+        gradient = np.full(size + 32, 7, case.dtype)[15 - offset :][:size]
+        gradient[:] = g
+        case.make(inside, backend="cpu").step(gradient)
+        same_bits([inside], [expected])
+        assert (block[:offset] == 7).all()
+        assert (block[offset + size :] == 7).all()
+
+
+def test_list_equals_each_alone_equals_concatenated(case, isa, threads):
+    sizes = (1, 0, 17, 40000, 5, 33000, 64)
+    w = verify.random_values(sum(sizes), case.dtype, seed=1)
+    grads = [verify.random_values(sum(sizes), case.dtype, seed=s) for s in (2, 3, 4)]
+    cuts = list(itertools.accumulate(sizes))[:-1]
+    whole = verify.run_case(case, w, grads)
+
+    alone = [
+        verify.run_case(case, part, list(parts))
+        for part, *parts in zip(np.split(w, cuts), *(np.split(g, cuts) for g in grads), strict=True)
+    ]
+    same_bits([np.concatenate(arrays) for arrays in zip(*alone, strict=True)], whole)
+
+    listed = [part.copy() for part in np.split(w, cuts)]
+    optimizer = case.make(listed)
+    for g in grads:
+        optimizer.step(np.split(g, cuts))
+    states = [np.concatenate(s) for s in optimizer.state.values()]
+    same_bits([np.concatenate(listed), *states], whole)
+
+
+def test_both_dtypes_in_one_list(case):
+    other = np.dtype(np.float64 if case.dtype == np.float32 else np.float32)
+    w, g = verify.random_values(50, case.dtype, 1), verify.random_values(50, case.dtype, 2)
+    expected = verify.run_case(case, w, [g])
+    mixed = [w.copy(), np.ones(3, other)]
+    optimizer = case.make(mixed)
+    optimizer.step([g, np.ones(3, other)])
+    same_bits([mixed[0], *(s[0] for s in optimizer.state.values())], expected)
+
+
+def test_subnormal_witness(isa):
+    """A flushed subnormal would make the step a thousand times too long."""
+    w = np.zeros(40, np.float32)
+    optimizer = ss.AdaGrad(w, lr=0.01, eps=2.0**-80)
+    optimizer.step(np.full(40, 2.0**-70, np.float32))
+    np.testing.assert_allclose(-w, 0.009990243, rtol=1e-6)
+
+
+def test_powering_is_close_to_the_exact_power():
+    from fractions import Fraction
+
+    for base in (0.9, 0.999, 0.5, 0.99999):
+        for t in (1, 2, 3, 10, 1000, 12345):
+            exact = float(Fraction(base) ** t)
+            assert abs(reference.power(base, t) - exact) <= t * 2.0**-53 * exact
+    assert reference.power(0.9, 0) == 1.0
+
+
+def test_step_counters_pass_2_to_24_and_2_to_31():
+    for steps in (2**24, 2**31, 2**40):
+        results = []
+        for backend in ("cpu", "reference"):
+            w = np.ones(3)
+            optimizer = ss.Adam(w, backend=backend)
+            state = optimizer.state_dict()
+            state["t"], state["steps"] = steps, [steps]
+            optimizer.load_state_dict(state)
+            optimizer.step(np.ones(3))
+            assert (optimizer.t, optimizer.steps) == (steps + 1, [steps + 1])
+            results.append([w])
+        same_bits(*results)
