@@ -2,19 +2,24 @@
 sets, threads. A rule added to the registries is tested without touching a test.
 """
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import samestep as ss
-from samestep import verify
+from samestep import golden
 
 ISAS = ss.info()["isas"]
 
 
-@pytest.fixture(params=verify.cases(), ids=str)
-def case(request: pytest.FixtureRequest) -> verify.Case:
+@pytest.fixture(params=golden.cases(), ids=str)
+def case(request: pytest.FixtureRequest) -> golden.Case:
     return request.param
 
 
@@ -39,4 +44,22 @@ def same_bits(got: list[np.ndarray], expected: list[np.ndarray]) -> None:
     assert len(got) == len(expected)
     for i, (a, b) in enumerate(zip(got, expected, strict=True)):
         assert (a.dtype, a.shape) == (b.dtype, b.shape)
-        assert verify.difference(a, b) is None, f"array {i} (0 is w): {verify.difference(a, b)}"
+        assert golden.difference(a, b) is None, f"array {i} (0 is w): {golden.difference(a, b)}"
+
+
+def build_native(name: str, *options: str) -> Path:
+    """Builds the core and its Python-free programs in build/<name>; returns that folder."""
+    root = Path(__file__).parent.parent
+    cmake = shutil.which("cmake", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert cmake, "cmake comes with the test extra"
+    build = root / "build" / name
+    configure = [cmake, "-S", root, "-B", build, "-DSAMESTEP_NATIVE=ON", "-DSAMESTEP_WERROR=ON", *options]
+    for command in (configure, [cmake, "--build", build, "-j", "2"]):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return build
+
+
+@pytest.fixture(scope="session")
+def native() -> Path:
+    return build_native("native")

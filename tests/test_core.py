@@ -1,38 +1,27 @@
 """The C++ core without Python: it compiles, links and gives the golden digests in a plain program."""
 
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from samestep import verify
+from samestep import golden
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_golden_digests_in_a_plain_program():
-    build = ROOT / "build" / "native"
-    beside_python = str(Path(sys.executable).parent)
-    cmake = shutil.which("cmake", path=beside_python + os.pathsep + os.environ["PATH"])
-    assert cmake, "cmake comes with the test extra"
-    configure = [cmake, "-S", ROOT, "-B", build, "-DSAMESTEP_NATIVE=ON", "-DSAMESTEP_WERROR=ON"]
-    for command in (configure, [cmake, "--build", build, "-j", "2"]):
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-    done = subprocess.run([build / "golden"], capture_output=True, text=True, check=False)
+def test_golden_digests_in_a_plain_program(native):
+    done = subprocess.run([native / "golden"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     digests = dict(line.rsplit(" ", 1) for line in done.stdout.splitlines())
-    assert {name: digests.get(name) for name in verify.GOLDEN} == verify.GOLDEN
+    assert {name: digests.get(name) for name in golden.DIGESTS} == golden.DIGESTS
 
 
 @pytest.mark.skipif(shutil.which("ldd") is None, reason="no ldd here")
-def test_program_needs_no_library_but_the_system_s():
-    program = ROOT / "build" / "native" / "golden"
-    done = subprocess.run(["ldd", program], capture_output=True, text=True, check=True)
+def test_program_needs_no_library_but_the_system_s(native):
+    done = subprocess.run(["ldd", native / "golden"], capture_output=True, text=True, check=True)
     libraries = set(re.findall(r"(\S+?)\.so", done.stdout.replace("/", " ")))
     system = "linux-vdso libstdc++ libm libgcc_s libc libpthread ld-linux-x86-64 ld-linux-aarch64"
     assert libraries <= set(system.split())

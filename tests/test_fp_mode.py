@@ -10,7 +10,7 @@ import pytest
 
 import samestep as ss
 from conftest import same_bits
-from samestep import verify
+from samestep import golden
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="reads the x86-64 control register")
 
@@ -55,9 +55,9 @@ def test_the_helper_does_change_arithmetic():
 @pytest.mark.parametrize("bits", MODES)
 def test_mode_changes_no_bit_and_is_kept(case, bits, threads):
     size = 70_001
-    w = verify.random_values(size, case.dtype, 1)
-    grads = [verify.random_values(size, case.dtype, s) for s in (2, 3)]
-    expected = verify.run_case(case, w, grads)
+    w = golden.random_values(size, case.dtype, 1)
+    grads = [golden.random_values(size, case.dtype, s) for s in (2, 3)]
+    expected = case.run(w, grads)
     got = w.copy()
     optimizer = case.make(got)
     with mxcsr(bits):
@@ -70,10 +70,10 @@ def test_mode_changes_no_bit_and_is_kept(case, bits, threads):
 
 def test_workers_started_in_another_mode():
     """Threads inherit the mode of the thread that starts them: none of it may reach a task."""
-    w = verify.random_values(200_000, np.dtype(np.float32), 1)
-    g = verify.random_values(200_000, np.dtype(np.float32), 2)
-    (case,) = [c for c in verify.cases() if str(c) == "adam_outside float32"]
-    expected = verify.run_case(case, w, [g], backend="reference")
+    w = golden.random_values(200_000, np.dtype(np.float32), 1)
+    g = golden.random_values(200_000, np.dtype(np.float32), 2)
+    (case,) = [c for c in golden.cases() if str(c) == "adam_outside float32"]
+    expected = case.run(w, [g], backend="reference")
     before = ss.get_num_threads()
     got = w.copy()
     optimizer = case.make(got)

@@ -9,11 +9,11 @@ import pytest
 
 import samestep as ss
 from conftest import same_bits
-from samestep import verify
+from samestep import golden
 
 
 def arrays(*sizes, dtype=np.float32, seed=1):
-    return [verify.random_values(n, np.dtype(dtype), seed + i) for i, n in enumerate(sizes)]
+    return [golden.random_values(n, np.dtype(dtype), seed + i) for i, n in enumerate(sizes)]
 
 
 def snapshot(optimizer):
@@ -56,9 +56,9 @@ class TestStructures:
         assert optimizer.t == 2
 
     def test_fortran_and_permuted_layouts(self, case):
-        w = verify.random_values(210, case.dtype, 1).reshape(5, 6, 7)
-        g = verify.random_values(210, case.dtype, 2).reshape(5, 6, 7)
-        expected = verify.run_case(case, w, [g, g])
+        w = golden.random_values(210, case.dtype, 1).reshape(5, 6, 7)
+        g = golden.random_values(210, case.dtype, 2).reshape(5, 6, 7)
+        expected = case.run(w, [g, g])
         for order in ((2, 1, 0), (1, 2, 0), (0, 2, 1)):
             back = np.argsort(order)
             w_view = w.transpose(order).copy().transpose(back)
@@ -287,15 +287,15 @@ class TestGradientErrors:
 
 class TestStateDict:
     def test_resume_gives_the_uninterrupted_bits(self, case, isa):
-        w = verify.random_values(1000, case.dtype, 1)
-        grads = [verify.random_values(1000, case.dtype, s) for s in range(2, 8)]
-        expected = verify.run_case(case, w, grads)
+        w = golden.random_values(1000, case.dtype, 1)
+        grads = [golden.random_values(1000, case.dtype, s) for s in range(2, 8)]
+        expected = case.run(w, grads)
         first = w.copy()
         optimizer = case.make(first, backend="reference")
         for g in grads[:3]:
             optimizer.step(g)
         saved = pickle.loads(pickle.dumps(optimizer.state_dict()))
-        resumed = case.make(first, lr=0.5, backend="cpu")
+        resumed = case.make(first, "other", backend="cpu")
         resumed.load_state_dict(saved)
         for g in grads[3:]:
             resumed.step(g)

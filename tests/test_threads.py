@@ -12,7 +12,7 @@ import pytest
 
 import samestep as ss
 from conftest import same_bits
-from samestep import verify
+from samestep import golden
 
 SIZE = 300_000
 
@@ -26,8 +26,8 @@ def two_threads():
 
 
 def work():
-    w = verify.random_values(SIZE, np.dtype(np.float32), 1)
-    return w, verify.random_values(SIZE, np.dtype(np.float32), 2)
+    w = golden.random_values(SIZE, np.dtype(np.float32), 1)
+    return w, golden.random_values(SIZE, np.dtype(np.float32), 2)
 
 
 def test_settings():
@@ -139,11 +139,11 @@ def test_fork_while_another_thread_steps():
 
 def test_callers_at_once_on_arrays_of_their_own():
     w, g = work()
-    expected = verify.run_case(verify.cases()[-2], w, [g] * 20)
+    expected = golden.cases()[-2].run(w, [g] * 20)
     results = [None] * 4
 
     def run(k):
-        results[k] = verify.run_case(verify.cases()[-2], w, [g] * 20)
+        results[k] = golden.cases()[-2].run(w, [g] * 20)
 
     threads = [threading.Thread(target=run, args=(k,)) for k in range(4)]
     for t in threads:

@@ -16,8 +16,10 @@ def require(module: str, purpose: str) -> Any:
     Raises:
         ImportError: it is not installed.
 
-    >>> require("json", "a round trip").loads("[1, 2]")
-    [1, 2]
+    Example:
+        >>> from samestep.optional import require
+        >>> require("json", "a round trip").loads("[1, 2]")
+        [1, 2]
     """
     try:
         return importlib.import_module(module)

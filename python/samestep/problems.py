@@ -65,19 +65,22 @@ class MSE:
         TypeError: an argument is no array of float32 or float64, or the dtypes differ.
         ValueError: shapes that do not fit, no rows or no columns, NaN or infinity, an unknown scale.
 
-    Source: the notes' loss, with its prediction read as Phi w (the printed Phi'w does not fit the
-    printed gradient).
+    Source:
+        The notes' loss, with its prediction read as Phi w: the printed Phi'w does not fit the printed
+        gradient.
 
-    >>> import numpy as np
-    >>> problem = MSE(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), np.array([1.0, 2.0, 4.0]))
-    >>> w = np.zeros(2)
-    >>> problem.loss(w), problem.gradient(w)
-    (10.5, array([-5., -6.]))
-    >>> problem.hessian()
-    array([[2., 1.],
-           [1., 2.]])
-    >>> round(problem.beta, 12), round(problem.mu, 12), round(problem.optimum, 12)
-    (3.0, 1.0, 0.166666666667)
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> Phi = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+        >>> problem = ss.problems.MSE(Phi, np.array([1.0, 2.0, 4.0]))
+        >>> w = np.zeros(2)
+        >>> problem.loss(w), problem.gradient(w)
+        (10.5, array([-5., -6.]))
+        >>> problem.hessian()
+        array([[2., 1.],
+               [1., 2.]])
+        >>> round(problem.beta, 12), round(problem.mu, 12), round(problem.optimum, 12)
+        (3.0, 1.0, 0.166666666667)
     """
 
     def __init__(self, Phi: Floats, y: Floats, scale: Scale = "half_sum") -> None:
@@ -133,8 +136,11 @@ class MSE:
         Raises:
             TypeError, ValueError: another dtype or shape.
 
-        >>> MSE(np.array([[1.0], [1.0]]), np.array([1.0, 3.0]), scale="mean").loss(np.array([2.0]))
-        1.0
+        Example:
+            >>> import numpy as np, samestep as ss
+            >>> problem = ss.problems.MSE(np.array([[1.0], [1.0]]), np.array([1.0, 3.0]), scale="mean")
+            >>> problem.loss(np.array([2.0]))
+            1.0
         """
         self._check_weights(w)
         r = _residual(self.Phi, w, self.y).astype(np.float64)
@@ -161,9 +167,11 @@ class MSE:
             ValueError: another shape, an empty batch.
             IndexError: a row that the problem does not have.
 
-        >>> problem = MSE(np.array([[1.0], [2.0]]), np.array([1.0, 3.0]), scale="half_mean")
-        >>> problem.gradient(np.zeros(1)), problem.gradient(np.zeros(1), rows=np.array([1]))
-        (array([-3.5]), array([-6.]))
+        Example:
+            >>> import numpy as np, samestep as ss
+            >>> problem = ss.problems.MSE(np.array([[1.0], [2.0]]), np.array([1.0, 3.0]), scale="half_mean")
+            >>> problem.gradient(np.zeros(1)), problem.gradient(np.zeros(1), rows=np.array([1]))
+            (array([-3.5]), array([-6.]))
         """
         self._check_weights(w)
         if rows is None:
@@ -175,8 +183,10 @@ class MSE:
     def hessian(self) -> Floats:
         """H = c Phi'Phi, the same at every w: shape (p, p), the problem's dtype.
 
-        >>> MSE(np.array([[1.0], [2.0]]), np.zeros(2)).hessian()
-        array([[5.]])
+        Example:
+            >>> import numpy as np, samestep as ss
+            >>> ss.problems.MSE(np.array([[1.0], [2.0]]), np.zeros(2)).hessian()
+            array([[5.]])
         """
         hessian: Floats = self.c * (self.Phi.T @ self.Phi)
         return hessian
@@ -216,8 +226,10 @@ class MSE:
         Returns:
             A new array, shape (p,), rounded to the problem's dtype.
 
-        >>> MSE(np.array([[1.0, 1.0]]), np.array([3.0])).minimizer()
-        array([1.5, 1.5])
+        Example:
+            >>> import numpy as np, samestep as ss
+            >>> ss.problems.MSE(np.array([[1.0, 1.0]]), np.array([3.0])).minimizer()
+            array([1.5, 1.5])
         """
         return self._minimizer.astype(self.dtype)
 

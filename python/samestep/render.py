@@ -42,7 +42,8 @@ class Style:
         """The text in characters that the terminal has."""
         if self.unicode:
             return text
-        return "".join(_IN_ASCII.get(letter, letter) for letter in text)
+        text = "".join(_IN_ASCII.get(letter, letter) for letter in text)
+        return text.encode("ascii", "replace").decode("ascii")  # the names of a table's columns
 
     def bold(self, text: str) -> str:
         return f"\033[1m{text}\033[0m" if self.color else text
@@ -82,7 +83,7 @@ def _problem(demo: Demo, style: Style) -> list[str]:
         )
     return [
         f"{table.name}: {problem.size:,} rows, {problem.dimension} columns to predict {table.target}",
-        *(style.dim(note) for note in notes),
+        *(style.dim(line) for note in notes for line in textwrap.wrap(note, _WIDTH)),
         style.dim("L(w) = ½|Φw - y|², from w = 0; columns centred and scaled to length 1, y centred"),
         "",
         *_grid(
@@ -240,7 +241,8 @@ def save_figure(demo: Demo, path: str | PathLike[str]) -> None:
     axes.axhline(GOAL, color="#adb5bd", linewidth=1, linestyle=":")
     axes.set(xscale="log", yscale="log", xlabel="steps")
     axes.set_ylabel("gap L(w) - L*, as a share of the first one")
-    title = f"{demo.table.name}: six optimizers from w = 0, κ = {demo.problem.kappa:.4g}"
+    name = demo.table.name.replace("$", r"\$")  # to matplotlib, what stands between two is a formula
+    title = f"{name}: six optimizers from w = 0, κ = {demo.problem.kappa:.4g}"
     axes.set_title(title, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(which="major", color="#f1f3f5")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from .golden import difference
 from .optimizer import Optimizer
 from .optimizers import NAG, SGD, AdaGrad, Adam, Momentum, RMSProp
 from .problems import MSE, Floats
@@ -22,6 +23,7 @@ GOAL = 1e-6  # of the first gap
 LIMIT_STEPS = 20_000
 LIMIT_SECONDS = 4.0  # a run; only tables far larger than the diabetes data come near it
 EDGE_STEPS = 2_000
+STAGES = 8  # that run_demo announces
 FLAT = 1e-6  # of beta: a curvature that step sizes are not chosen for
 
 
@@ -127,16 +129,7 @@ class Demo:
                 }
                 for run in self.runs
             ],
-            "edge": [
-                {
-                    "times_beta": edge.times_beta,
-                    "lr": edge.lr,
-                    "steps": edge.steps,
-                    "gap": edge.gap,
-                    "passed": edge.passed,
-                }
-                for edge in self.edges
-            ],
+            "edge": [{**asdict(edge), "passed": edge.passed} for edge in self.edges],
             "passed": self.passed,
         }
 
@@ -163,9 +156,6 @@ def run_demo(table: Table, announce: Callable[[str], None] = lambda stage: None)
         announce(f"{times_beta}/beta")
         edges.append(_try_edge(problem, w_star, times_beta))
     return Demo(table, problem, runs, edges)
-
-
-STAGES = 8  # what run_demo announces
 
 
 def _check_solvable(table: Table, problem: MSE, w_star: Floats) -> None:
@@ -244,9 +234,9 @@ def _race(problem: MSE, w_star: Floats, name: str, lr_source: str, make: Callabl
 
 
 def _same_bits(a: Optimizer, b: Optimizer) -> bool:
-    # No NaN to allow for: on a quadratic these runs stay finite.
+    # The bytes first: equal they are nearly always, and found so in a tenth of the time.
     return all(
-        x.tobytes() == y.tobytes()
+        x.tobytes() == y.tobytes() or difference(x, y) is None
         for x, y in zip(
             [*a.params, *(s for states in a.state.values() for s in states)],
             [*b.params, *(s for states in b.state.values() for s in states)],

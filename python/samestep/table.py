@@ -52,6 +52,7 @@ def diabetes() -> Table:
         Efron, Hastie, Johnstone and Tibshirani, Least angle regression (2004).
 
     Example:
+        >>> from samestep.table import diabetes
         >>> table = diabetes()
         >>> table.Phi.shape, table.columns[:3]
         ((442, 10), ('age', 'sex', 'bmi'))
@@ -76,6 +77,7 @@ def read_csv(path: str | PathLike[str], target: str) -> Table:
 
     Example:
         >>> import pathlib, tempfile
+        >>> from samestep.table import read_csv
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = pathlib.Path(folder, "houses.csv")
         ...     _ = path.write_text("size,price\\n70,210\\n90,270\\n120,330\\n")
@@ -141,6 +143,8 @@ def _number(place: str, cell: str) -> float:
     if cell.strip().lower() in _MISSING:
         raise TableError(f"{place}: the value is missing; fill it in or remove the row")
     try:
+        if "_" in cell:  # 1_000 is a number to Python, and a slip of the pen in a table
+            raise ValueError
         number = float(cell)
     except ValueError:
         raise TableError(f"{place}: got {cell.strip()!r}, expected a number") from None

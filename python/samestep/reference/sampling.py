@@ -26,13 +26,16 @@ class Sampler:
     Raises:
         TypeError, ValueError: another seed.
 
-    Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (2011), for Philox.
+    Source:
+        Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (2011), for Philox.
 
-    >>> sampler = Sampler(seed=0)
-    >>> sampler.shuffle(5)
-    array([1, 3, 0, 2, 4])
-    >>> sampler.draws(4, 100)
-    array([ 3, 25, 67, 96])
+    Example:
+        >>> from samestep.reference.sampling import Sampler
+        >>> sampler = Sampler(seed=0)
+        >>> sampler.shuffle(5)
+        array([1, 3, 0, 2, 4])
+        >>> sampler.draws(4, 100)
+        array([ 3, 25, 67, 96])
     """
 
     def __init__(self, seed: int) -> None:
@@ -53,8 +56,10 @@ class Sampler:
         Returns:
             shape (n,), int64.
 
-        >>> sorted(Sampler(seed=7).shuffle(4).tolist())
-        [0, 1, 2, 3]
+        Example:
+            >>> from samestep.reference.sampling import Sampler
+            >>> sorted(Sampler(seed=7).shuffle(4).tolist())
+            [0, 1, 2, 3]
         """
         if n < 0:
             raise ValueError(f"n: got {n}, expected 0 or more")
@@ -74,8 +79,10 @@ class Sampler:
         Returns:
             shape (m,), int64.
 
-        >>> Sampler(seed=7).draws(3, 1)
-        array([0, 0, 0])
+        Example:
+            >>> from samestep.reference.sampling import Sampler
+            >>> Sampler(seed=7).draws(3, 1)
+            array([0, 0, 0])
         """
         if m < 0:
             raise ValueError(f"m: got {m}, expected 0 or more")

@@ -1,7 +1,7 @@
 """What the texts prove, as functions of a problem: to be held against a run."""
 
-from samestep.theory.bounds import max_step, step_bound
-from samestep.theory.tuning import Tuning, tune_heavy_ball, tune_look_ahead, tune_sgd
+from .bounds import max_step, step_bound
+from .tuning import Tuning, tune_heavy_ball, tune_look_ahead, tune_sgd
 
 __all__ = [
     "Tuning",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from samestep.problems import MSE, Floats
+from ..problems import MSE, Floats
 
 
 def step_bound(g: Floats, H: Floats) -> float:
@@ -19,16 +19,18 @@ def step_bound(g: Floats, H: Floats) -> float:
 
     Returns:
         The bound, formed in float64; infinity where g'Hg <= 0: there the model falls for ever. NaN
-        where g is 0: there is no direction to step in.
+        where g is 0, as there is no direction to step in, or not finite.
 
     Raises:
         ValueError: shapes that do not fit.
 
-    Source: the notes' one-step bound; Goodfellow, Bengio and Courville, eqs. 4.9 and 4.10.
+    Source:
+        The notes' one-step bound; Goodfellow, Bengio and Courville, eqs. 4.9 and 4.10.
 
-    >>> import numpy as np
-    >>> step_bound(np.array([-5.0, -6.0]), np.array([[2.0, 1.0], [1.0, 2.0]])) == 122 / 182
-    True
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> ss.theory.step_bound(np.array([-5.0, -6.0]), np.array([[2.0, 1.0], [1.0, 2.0]])) == 122 / 182
+        True
     """
     g, H = np.asarray(g, dtype=np.float64), np.asarray(H, dtype=np.float64)
     _check_square(H)
@@ -36,11 +38,11 @@ def step_bound(g: Floats, H: Floats) -> float:
         raise ValueError(f"g: got shape {g.shape}, expected {H.shape[:1]} for H of shape {H.shape}")
     # The bound does not depend on the length of g; a tiny one would vanish in its own square.
     length = float(np.abs(g).max(initial=0.0))
-    if length == 0.0:
+    if not 0.0 < length < float("inf"):
         return float("nan")
     g = g / length
     curvature = float(g @ H @ g)
-    return 2.0 * float(g @ g) / curvature if curvature > 0 else float("inf")
+    return float("inf") if curvature <= 0 else 2.0 * float(g @ g) / curvature
 
 
 def max_step(problem_or_H: MSE | Floats) -> float:
@@ -59,11 +61,13 @@ def max_step(problem_or_H: MSE | Floats) -> float:
     Raises:
         ValueError: H is not square, not symmetric or not finite.
 
-    Source: the notes' bound from beta-smoothness, with its conclusion turned the right way round.
+    Source:
+        The notes' bound from beta-smoothness, with its conclusion turned the right way round.
 
-    >>> import numpy as np
-    >>> round(max_step(np.array([[2.0, 1.0], [1.0, 2.0]])), 12)
-    0.666666666667
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> round(ss.theory.max_step(np.array([[2.0, 1.0], [1.0, 2.0]])), 12)
+        0.666666666667
     """
     if isinstance(problem_or_H, MSE):
         beta = problem_or_H.beta

@@ -33,10 +33,13 @@ def tune_sgd(beta: float, mu: float) -> Tuning:
     Raises:
         ValueError: other curvatures.
 
-    Source: Goh, Why momentum really works (Distill, 2017).
+    Source:
+        Goh, Why momentum really works (Distill, 2017).
 
-    >>> tune_sgd(3.0, 1.0)
-    Tuning(lr=0.5, momentum=0.0, rate=0.5)
+    Example:
+        >>> import samestep as ss
+        >>> ss.theory.tune_sgd(3.0, 1.0)
+        Tuning(lr=0.5, momentum=0.0, rate=0.5)
     """
     _check_curvatures(beta, mu)
     return Tuning(2.0 / (beta + mu), 0.0, (beta - mu) / (beta + mu))
@@ -53,10 +56,13 @@ def tune_heavy_ball(beta: float, mu: float) -> Tuning:
     Raises:
         ValueError: other curvatures.
 
-    Source: Polyak's tuning as given by Goh, Why momentum really works (Distill, 2017).
+    Source:
+        Polyak's tuning as given by Goh, Why momentum really works (Distill, 2017).
 
-    >>> tune_heavy_ball(9.0, 1.0)
-    Tuning(lr=0.25, momentum=0.25, rate=0.5)
+    Example:
+        >>> import samestep as ss
+        >>> ss.theory.tune_heavy_ball(9.0, 1.0)
+        Tuning(lr=0.25, momentum=0.25, rate=0.5)
     """
     _check_curvatures(beta, mu)
     rate = (sqrt(beta) - sqrt(mu)) / (sqrt(beta) + sqrt(mu))
@@ -74,10 +80,13 @@ def tune_look_ahead(beta: float, mu: float) -> Tuning:
     Raises:
         ValueError: other curvatures.
 
-    Source: Lessard, Recht and Packard, Analysis and design of optimization algorithms (2016).
+    Source:
+        Lessard, Recht and Packard, Analysis and design of optimization algorithms (2016).
 
-    >>> tune_look_ahead(5.0, 1.0)
-    Tuning(lr=0.25, momentum=0.3333333333333333, rate=0.5)
+    Example:
+        >>> import samestep as ss
+        >>> ss.theory.tune_look_ahead(5.0, 1.0)
+        Tuning(lr=0.25, momentum=0.3333333333333333, rate=0.5)
     """
     _check_curvatures(beta, mu)
     s = sqrt(3.0 * (beta / mu) + 1.0)

@@ -1,0 +1,179 @@
+"""The golden digests: what was computed, on which inputs, and the digests that every execution path
+must meet. Inputs are made of integer arithmetic, so that any language makes the same ones.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from importlib import resources
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .arrays import DTYPES, Array, digest
+from .optimizer import Optimizer
+from .optimizers import OPTIMIZERS
+
+FILE = resources.files(__package__).joinpath("golden.json")
+DIGESTS: dict[str, str] = json.loads(FILE.read_text())["digests"]
+
+# Of every rule: nothing, one element, less than a vector, one work item, several with a last short one.
+SIZES = (0, 1, 7, 1000, 100_003)
+LONG_STEPS = 10_000
+
+# Hyper-parameters by name; those that a rule does not have are left out. "default" is the optimizer's
+# own, with lr 0.01.
+HYPER: dict[str, dict[str, float]] = {
+    "default": {"lr": 0.01},
+    "other": {
+        "lr": 0.3,
+        "momentum": 0.5,
+        "momentum_next": 0.25,
+        "rho": 0.6,
+        "beta1": 0.7,
+        "beta2": 0.8,
+        "eps": 0.01,
+    },
+    "zero": {
+        "lr": 1.0,
+        "momentum": 0.0,
+        "momentum_next": 0.0,
+        "rho": 0.0,
+        "beta1": 0.0,
+        "beta2": 0.0,
+        "eps": 0.0,
+    },
+}
+
+
+class Case(NamedTuple):
+    """One rule in one form for one dtype."""
+
+    optimizer: type[Optimizer]
+    form: str | None
+    dtype: np.dtype[Any]
+
+    @property
+    def rule(self) -> str:
+        family = self.optimizer.family
+        return family if self.form is None else f"{family}_{self.form}"
+
+    def __str__(self) -> str:
+        return f"{self.rule} {self.dtype}"
+
+    def make(self, params: Any, hyper: str = "default", **options: Any) -> Optimizer:
+        """The optimizer with one of the sets of HYPER."""
+        if self.form is not None:
+            options[self.optimizer.form_argument] = self.form
+        made = self.optimizer(params, lr=HYPER[hyper]["lr"], **options)  # type: ignore[call-arg]
+        for name in made.state_dict()["hyper"]:
+            if name in HYPER[hyper]:
+                setattr(made, name, HYPER[hyper][name])
+        return made
+
+    def run(self, w: Array, grads: list[Array], hyper: str = "default", **options: Any) -> list[Array]:
+        """The parameter and the states after a step with each gradient, from copies."""
+        w = w.copy()
+        optimizer = self.make(w, hyper, **options)
+        for g in grads:
+            optimizer.step(g)
+        return [w, *(states[0] for states in optimizer.state.values())]
+
+
+def cases() -> list[Case]:
+    """Every rule, form and dtype, read from the registry of optimizers."""
+    return [
+        Case(optimizer, form, dtype)
+        for optimizer in OPTIMIZERS
+        for form in optimizer.forms or (None,)
+        for dtype in DTYPES
+    ]
+
+
+class Program(NamedTuple):
+    """One entry of the file: inputs, hyper-parameters and number of steps for a case."""
+
+    case: Case
+    inputs: str  # "exact", "random" or "finite"
+    size: int
+    steps: int
+    hyper: str
+
+    def __str__(self) -> str:
+        return f"{self.case} {self.inputs} {self.size} {self.steps} {self.hyper}"
+
+    def run(self, **options: Any) -> list[Array]:
+        """Executes it, by default with the kernels; ``backend="reference"`` with the reference."""
+        w, grads = _inputs(self.inputs, self.size, self.steps, self.case.dtype)
+        return self.case.run(w, grads, self.hyper, **options)
+
+    def digest(self, **options: Any) -> str:
+        return digest(self.run(**options))[:16]
+
+
+def programs(case: Case) -> list[Program]:
+    """What the file holds of a case."""
+    return [
+        Program(case, "exact", 1000, 5, "default"),
+        *(Program(case, "random", size, 3, hyper) for hyper in HYPER for size in SIZES),
+        Program(case, "finite", 7, LONG_STEPS, "default"),
+    ]
+
+
+@functools.lru_cache(maxsize=16)
+def _inputs(inputs: str, size: int, steps: int, dtype: np.dtype[Any]) -> tuple[Array, list[Array]]:
+    if inputs == "exact":
+        return exact_inputs(dtype)
+    make = random_values if inputs == "random" else finite_values
+    # Seven gradients in turn: thousands would take longer to make than to step with.
+    turns = [make(size, dtype, 3 + 2 * t) for t in range(min(steps, 7))]
+    return make(size, dtype, 1), [turns[t % 7] for t in range(steps)]
+
+
+def exact_inputs(dtype: np.dtype[Any]) -> tuple[Array, list[Array]]:
+    """Parameters and five gradients that are exact in both types."""
+    i = np.arange(1000)
+    w = ((37 * i % 101 - 50) / 64).astype(dtype)
+    return w, [(((53 * i + 29 * t) % 97 - 48) / 128).astype(dtype) for t in range(5)]
+
+
+def random_words(size: int, seed: int) -> Array:
+    """Words 1, 2, ... of the splitmix64 generator from state ``seed * 2^32``."""
+    z = np.arange(1, size + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed << 32)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def finite_values(size: int, dtype: np.dtype[Any], seed: int) -> Array:
+    """Values in [-1, 1), uniform on a grid of 2^-23, which is exact in both types."""
+    return ((random_words(size, seed) >> np.uint64(40)).astype(np.float64) / 2.0**23 - 1.0).astype(dtype)
+
+
+def random_values(size: int, dtype: np.dtype[Any], seed: int) -> Array:
+    """finite_values, one in eight replaced by any bit pattern: infinities, NaN, every exponent; one in
+    four of these without its sign and exponent: a subnormal or zero.
+    """
+    values = finite_values(size, dtype, seed)
+    bits = values.view(f"u{dtype.itemsize}")
+    words, patterns = random_words(size, seed), random_words(size, seed + 1)
+    mantissa = bits.dtype.type((1 << np.finfo(dtype).nmant) - 1)
+    any_bits = patterns.astype(bits.dtype)
+    any_bits = np.where(patterns >> np.uint64(62) == 0, any_bits & mantissa, any_bits)
+    bits[:] = np.where(words & np.uint64(7) == 0, any_bits, bits)
+    return values
+
+
+def difference(got: Array, expected: Array) -> str | None:
+    """Where two arrays first differ in bits (any NaN equals any NaN), or None."""
+    bits = f"u{expected.dtype.itemsize}"
+    a, b = got.ravel(), expected.ravel()
+    differs = (a.view(bits) != b.view(bits)) & ~(np.isnan(a) & np.isnan(b))
+    if not differs.any():
+        return None
+    i = int(np.argmax(differs))
+    return (
+        f"element {i}: got {a[i]!r} (0x{a.view(bits)[i]:x}), expected {b[i]!r} (0x{b.view(bits)[i]:x}); "
+        f"{int(differs.sum())} of {a.size} differ"
+    )

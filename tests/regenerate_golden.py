@@ -1,0 +1,40 @@
+"""Writes the golden digests that python/samestep/golden.json lacks, from the reference.
+
+A digest that is there stays: if one would change, the contract's version (CONTRACT in
+python/samestep/cpu.py) must be raised first, with a line in CHANGELOG.md; without that the script
+refuses and writes nothing.
+
+    python tests/regenerate_golden.py
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from samestep import cpu, golden
+
+FILE = Path(__file__).parent.parent / "python" / "samestep" / "golden.json"
+
+
+def regenerate(file: Path, contract: int, digests: dict[str, str]) -> list[str]:
+    """Adds digests to the file; returns the names that were changed, none unless contract was raised."""
+    old = json.loads(file.read_text())
+    changed = sorted(
+        name
+        for name in old["digests"].keys() | digests.keys()
+        if name in old["digests"] and digests.get(name) != old["digests"][name]
+    )
+    if changed and contract <= old["contract"]:
+        raise SystemExit(
+            f"{len(changed)} digests of contract version {old['contract']} would change or go, such as "
+            f"{changed[0]!r}; raise CONTRACT in python/samestep/cpu.py if that is meant"
+        )
+    file.write_text(json.dumps({"contract": contract, "digests": digests}, indent=1) + "\n")
+    return changed
+
+
+if __name__ == "__main__":
+    made = {str(p): p.digest(backend="reference") for case in golden.cases() for p in golden.programs(case)}
+    for name in regenerate(FILE, cpu.CONTRACT, made):
+        print(f"changed: {name}", file=sys.stderr)
+    print(f"{FILE.name}: {len(made)} digests of contract version {cpu.CONTRACT}")

@@ -1,0 +1,222 @@
+"""What must not be in the build: instructions, symbols and imports that would change bits or crash an
+old processor; and what must not be in the reference's source. Each gate is shown to fail on a fault.
+"""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from samestep import _core
+
+ROOT = Path(__file__).parent.parent
+needs_binutils = pytest.mark.skipif(
+    not (shutil.which("objdump") and shutil.which("nm")), reason="needs objdump and nm (binutils)"
+)
+FP_FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+
+# Fused or estimated arithmetic, by the mnemonics of x86-64, aarch64 and riscv64.
+FORBIDDEN = re.compile(
+    r"\b(v?fn?m(add|sub)\w*|vfm(add|sub)\w*|fml[as]|v?rsqrt\w*|v?rcp\w*|frsqrte|frecpe)\b", re.IGNORECASE
+)
+# Canonical sums: the product of two float32 is exact in float64, so fusing it changes nothing.
+MAY_FUSE = re.compile(r"sum", re.IGNORECASE)
+
+
+def isa_objects(build: Path) -> list[Path]:
+    objects = sorted(build.glob("CMakeFiles/isa_*.dir/csrc/isa.cpp.o"))
+    assert objects
+    return objects
+
+
+def instructions(obj: Path) -> Iterator[tuple[str, str]]:
+    """(function, mnemonic) of everything in an object file."""
+    listing = subprocess.run(
+        ["objdump", "-dC", "--no-show-raw-insn", obj], capture_output=True, text=True, check=True
+    ).stdout
+    function = ""
+    for line in listing.splitlines():
+        if line.endswith(">:"):
+            function = line.split("<", 1)[1][:-2]
+        elif ":\t" in line:
+            yield function, line.split(":\t", 1)[1].split()[0]
+
+
+def forbidden_in(obj: Path) -> list[tuple[str, str]]:
+    return [(f, m) for f, m in instructions(obj) if FORBIDDEN.fullmatch(m) and not MAY_FUSE.search(f)]
+
+
+def compile_source(folder: Path, source: str, *flags: str) -> subprocess.CompletedProcess:
+    (folder / "fault.cpp").write_text(source)
+    command = ["g++", "-std=c++17", "-c", f"-I{ROOT / 'csrc'}", *flags, "fault.cpp", "-o", "fault.o"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+@needs_binutils
+def test_no_fused_or_estimated_arithmetic(native):
+    for obj in isa_objects(native):
+        listed = list(instructions(obj))
+        assert any("sqrt" in mnemonic for _, mnemonic in listed), "the listing shows no kernels"
+        assert forbidden_in(obj) == []
+
+
+@needs_binutils
+@pytest.mark.parametrize("flags", [["-ffp-contract=fast", "-mfma"], ["-ffp-contract=fast", "-mavx512f"]])
+def test_that_gate_fails_when_contraction_is_on(tmp_path, flags):
+    source = (ROOT / "csrc" / "isa.cpp").read_text()
+    assert compile_source(tmp_path, source, "-O3", *flags, "-DSAMESTEP_ISA=x").returncode == 0
+    assert forbidden_in(tmp_path / "fault.o")
+
+
+@needs_binutils
+def test_each_table_has_its_vectors_and_no_wider_ones(native):
+    """An AVX register in the baseline, or a 512-bit one in avx2, would crash an older processor."""
+    for obj in isa_objects(native):
+        listing = subprocess.run(["objdump", "-d", obj], capture_output=True, text=True, check=True).stdout
+        isa = obj.parts[-3].removeprefix("isa_").removesuffix(".dir")
+        wide = {register for register in ("ymm", "zmm") if f"%{register}" in listing}
+        assert wide == {"baseline": set(), "avx2": {"ymm"}, "avx512": {"ymm", "zmm"}}[isa]
+        if isa == "baseline":
+            assert not re.search(r"\tv[a-z]+\d* ", listing)
+
+
+def weak_or_global(obj: Path) -> list[str]:
+    """Symbols that another object's could be mixed up with, but the table."""
+    listing = subprocess.run(["nm", "-C", obj], capture_output=True, text=True, check=True).stdout
+    return [s for s in re.findall(r"^[0-9a-f]+ [A-TV-Zuvw] (.*)$", listing, re.M) if "::isa_" not in s]
+
+
+@needs_binutils
+def test_isa_objects_export_the_table_alone(native):
+    for obj in isa_objects(native):
+        assert weak_or_global(obj) == []
+
+
+@needs_binutils
+def test_that_gate_fails_on_an_inline_function(tmp_path):
+    fault = "\ninline int shared() { return 1; }\nint use() { return shared(); }\n"
+    source = (ROOT / "csrc" / "isa.cpp").read_text() + fault
+    assert compile_source(tmp_path, source, "-O0", "-DSAMESTEP_ISA=x").returncode == 0
+    assert sorted(weak_or_global(tmp_path / "fault.o")) == ["shared()", "use()"]
+
+
+def imported_names(obj: Path) -> set[str]:
+    listing = subprocess.run(
+        ["nm", "-D", "--undefined-only", obj], capture_output=True, text=True, check=True
+    )
+    return set(re.findall(r" U (\w+)", listing.stdout))
+
+
+LIBM = {
+    f"{f}{t}" for f in ("pow", "exp", "exp2", "log", "log2", "sin", "cos", "tanh", "fma") for t in ("", "f")
+}
+
+
+@needs_binutils
+def test_the_extension_imports_nothing_of_libm_that_rounds():
+    assert not LIBM & imported_names(Path(_core.__file__))
+
+
+@needs_binutils
+def test_that_gate_fails_on_pow(tmp_path):
+    source = '#include <cmath>\nextern "C" double power(double b, double t) { return std::pow(b, t); }\n'
+    assert compile_source(tmp_path, source, "-fPIC").returncode == 0
+    subprocess.run(["g++", "-shared", "fault.o", "-o", "fault.so"], cwd=tmp_path, check=True)
+    assert imported_names(tmp_path / "fault.so") & LIBM == {"pow"}
+
+
+@pytest.mark.parametrize("flag", ["-ffast-math", "-Ofast"])
+def test_fast_math_does_not_compile(tmp_path, flag):
+    source = (ROOT / "csrc" / "isa.cpp").read_text()
+    refused = compile_source(tmp_path, source, flag, "-DSAMESTEP_ISA=x")
+    assert refused.returncode
+    assert "-ffast-math changes the bits" in refused.stderr
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="x87 is in x86 alone")
+def test_x87_arithmetic_does_not_compile(tmp_path):
+    source = (ROOT / "csrc" / "fp.h").read_text()
+    refused = compile_source(tmp_path, source, "-mfpmath=387")
+    assert refused.returncode
+    assert "must be rounded to float" in refused.stderr
+
+
+# The reference may use what NumPy rounds the same everywhere, whatever vectors it runs on.
+NUMPY_ALLOWED = {
+    "sqrt", "where", "isfinite", "errstate", "finfo",  # arithmetic that is exact or rounded once
+    "float32", "float64", "int64", "uint64", "intp", "dtype", "integer", "ndarray",  # types and casts
+    "empty", "zeros", "empty_like", "zeros_like", "full", "array", "asarray", "ascontiguousarray",
+    "arange", "stack", "concatenate", "moveaxis", "broadcast_to", "argmax", "random",  # shapes and words
+}  # fmt: skip
+OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)
+BIT_OPERATORS = (ast.BitAnd, ast.BitOr, ast.BitXor, ast.LShift, ast.RShift)
+METHODS = {"sum", "mean", "var", "std", "dot", "prod", "cumsum", "max", "min", "trace", "round"}
+
+
+def reference_faults(source: str) -> list[str]:
+    """What a reference module uses beyond + - * / sqrt where and casts."""
+    faults = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "np":
+            if node.attr not in NUMPY_ALLOWED:
+                faults.append(f"line {node.lineno}: np.{node.attr}")
+        elif (
+            isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in METHODS
+        ):
+            faults.append(f"line {node.lineno}: .{node.func.attr}()")
+        elif isinstance(node, (ast.BinOp, ast.AugAssign)):
+            exact_power = (  # 2**64 and the like, integers
+                isinstance(node.op, ast.Pow)
+                and isinstance(node, ast.BinOp)
+                and isinstance(node.left, ast.Constant)
+            )
+            if not isinstance(node.op, OPERATORS + BIT_OPERATORS) and not exact_power:
+                faults.append(f"line {node.lineno}: {type(node.op).__name__}")
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            modules = (
+                [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+            )
+            faults += [
+                f"line {node.lineno}: import {m}" for m in modules if m.split(".")[0] in {"math", "scipy"}
+            ]
+    return faults
+
+
+def test_the_reference_uses_only_what_numpy_rounds_the_same_everywhere():
+    for file in (ROOT / "python" / "samestep" / "reference").glob("*.py"):
+        assert reference_faults(file.read_text()) == [], file.name
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["r = x ** 2", "r = np.exp(x)", "r = x.sum()", "r = x @ y", "r = np.maximum(x, 0)", "import math"],
+)
+def test_that_gate_fails_on_a_fault(fault):
+    assert len(reference_faults(fault)) == 1
+
+
+def test_the_reference_does_not_depend_on_numpy_s_vectors():
+    """Under NumPy's plainest loops it gives the digests that it gives here."""
+    code = (
+        "from samestep import golden\n"
+        "for case in golden.cases():\n"
+        "    p = golden.Program(case, 'random', 1000, 3, 'default')\n"
+        "    assert p.digest(backend='reference') == golden.DIGESTS[str(p)], p\n"
+        "print('equal')"
+    )
+    vectors = np.show_config("dicts")["SIMD Extensions"]["found"]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "NPY_DISABLE_CPU_FEATURES": " ".join(vectors)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout == "equal\n", done.stderr

@@ -1,0 +1,113 @@
+"""The Python-free program built by other compilers, with other flags, for other processors: the digests
+of this one file, python/samestep/golden.json, each time. What is not installed is skipped by name.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import build_native
+from samestep import golden
+
+X86 = platform.machine() == "x86_64"
+QEMU_AARCH64 = ("qemu-aarch64", "-cpu", "max,sve512=on")
+SANITIZED = "-fsanitize=address,undefined -fno-sanitize-recover=all"
+
+# name: what must be installed, options for CMake, how to run the program
+MACHINES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "gcc": (("g++",), ("-DCMAKE_CXX_COMPILER=g++",), ()),
+    "gcc -O0": (("g++",), ("-DCMAKE_CXX_COMPILER=g++", "-DCMAKE_CXX_FLAGS_RELEASE=-O0"), ()),
+    "clang": (("clang++-14",), ("-DCMAKE_CXX_COMPILER=clang++-14",), ()),
+    "sanitizers": (
+        ("g++",),
+        ("-DCMAKE_CXX_COMPILER=g++", f"-DCMAKE_CXX_FLAGS={SANITIZED}", "-DCMAKE_CXX_FLAGS_RELEASE=-O1 -g"),
+        (),
+    ),
+    "threads": (
+        ("g++",),
+        (
+            "-DCMAKE_CXX_COMPILER=g++",
+            "-DCMAKE_CXX_FLAGS=-fsanitize=thread",
+            "-DCMAKE_CXX_FLAGS_RELEASE=-O1 -g",
+        ),
+        (),
+    ),
+    "valgrind": (("g++", "valgrind"), (), ("valgrind", "-q", "--error-exitcode=9")),
+    "x86-64 of 2008": (("g++", "qemu-x86_64"), (), ("qemu-x86_64", "-cpu", "Nehalem")),
+    "aarch64": (
+        ("aarch64-linux-gnu-g++", "qemu-aarch64"),
+        (
+            "-DCMAKE_SYSTEM_NAME=Linux",
+            "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+            "-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++",
+            "-DCMAKE_EXE_LINKER_FLAGS=-static",
+        ),
+        QEMU_AARCH64,
+    ),
+    "aarch64 with 512-bit SVE": (
+        ("aarch64-linux-gnu-g++", "qemu-aarch64"),
+        (
+            "-DCMAKE_SYSTEM_NAME=Linux",
+            "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+            "-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++",
+            "-DCMAKE_CXX_FLAGS=-march=armv8.2-a+sve",
+            "-DCMAKE_EXE_LINKER_FLAGS=-static",
+        ),
+        QEMU_AARCH64,
+    ),
+    "riscv64": (
+        ("riscv64-linux-gnu-g++", "qemu-riscv64"),
+        (
+            "-DCMAKE_SYSTEM_NAME=Linux",
+            "-DCMAKE_SYSTEM_PROCESSOR=riscv64",
+            "-DCMAKE_CXX_COMPILER=riscv64-linux-gnu-g++",
+            "-DCMAKE_EXE_LINKER_FLAGS=-static",
+        ),
+        ("qemu-riscv64",),
+    ),
+}
+X86_ONLY = {"x86-64 of 2008", "valgrind"}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_golden_digests(machine):
+    needs, options, runner = MACHINES[machine]
+    missing = [tool for tool in needs if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    if machine in X86_ONLY and not X86:
+        pytest.skip("for x86-64 alone")
+    build = build_native("native" if not options else "native-" + machine.replace(" ", "-"), *options)
+    # One thread count where it is slow: with instruments, and in emulators.
+    few = [] if machine in ("gcc", "clang") else ["--threads", "2"]
+    done = subprocess.run([*runner, build / "golden", *few], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    digests = dict(line.rsplit(" ", 1) for line in done.stdout.splitlines())
+    assert {name: digests.get(name) for name in golden.DIGESTS} == golden.DIGESTS
+
+
+@pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="not installed: qemu-x86_64")
+@pytest.mark.skipif(not X86, reason="for x86-64 alone")
+def test_python_suite_on_a_processor_of_2008():
+    """No AVX there: an instruction that leaks into the baseline stops the program."""
+    tests = Path(__file__).parent
+    command = [
+        "qemu-x86_64",
+        "-cpu",
+        "Nehalem",
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+    ]
+    subset = [f"{tests}/test_rules.py", f"{tests}/test_optimizer.py", "-k", "not golden"]
+    done = subprocess.run([*command, *subset], capture_output=True, text=True, timeout=900, env=os.environ)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout

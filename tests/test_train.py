@@ -1,0 +1,319 @@
+"""minimize(): what a step sees, when a run ends, what it returns, and what it refuses."""
+
+import itertools
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import samestep as ss
+from samestep.problems import MSE
+from samestep.reference.sampling import Sampler
+from samestep.train import Result, minimize
+from text_problems import fixed
+
+
+def sgd(w):
+    return ss.SGD(w, lr=0.25)
+
+
+class Watched(MSE):
+    """The fixed problem, which remembers the batches that it was asked for."""
+
+    def __init__(self, rows=3):
+        super().__init__(np.ones((rows, 2)), np.zeros(rows), "mean")
+        self.batches = []
+
+    def gradient(self, w, rows=None):
+        self.batches.append(None if rows is None else rows.tolist())
+        return super().gradient(w, rows)
+
+
+class TestSampling:
+    def test_full_batches(self):
+        problem = Watched()
+        minimize(problem, np.zeros(2), sgd, epochs=2)
+        assert problem.batches == [None, None]
+
+    def test_shuffle_cuts_permutations_into_batches(self):
+        problem = Watched(rows=7)
+        result = minimize(problem, np.zeros(2), sgd, epochs=2, batch_size=3, sampling="shuffle", seed=4)
+        assert (result.steps, result.stopped) == (6, "epochs")
+        assert [len(batch) for batch in problem.batches] == [3, 3, 1, 3, 3, 1]
+        sampler = Sampler(4)
+        for epoch in (problem.batches[:3], problem.batches[3:]):
+            assert list(itertools.chain(*epoch)) == sampler.shuffle(7).tolist()
+
+    def test_with_replacement_draws_independently(self):
+        problem = Watched(rows=7)
+        result = minimize(
+            problem, np.zeros(2), sgd, epochs=2, batch_size=3, sampling="with_replacement", seed=4
+        )
+        assert (result.steps, result.stopped) == (6, "epochs")
+        assert list(itertools.chain(*problem.batches)) == Sampler(4).draws(18, 7).tolist()
+
+    @pytest.mark.parametrize("sampling", ["shuffle", "with_replacement"])
+    def test_the_seed_decides(self, sampling):
+        def run(seed):
+            return minimize(
+                fixed(), np.zeros(2), sgd, steps=9, batch_size=1, sampling=sampling, seed=seed
+            ).w.tobytes()
+
+        assert run(0) == run(0) != run(1)
+
+    def test_a_single_batch_of_all_rows_is_the_full_gradient(self):
+        whole = minimize(fixed(), np.zeros(2), sgd, steps=5)
+        batch = minimize(fixed(), np.zeros(2), sgd, steps=5, batch_size=3, sampling="shuffle")
+        assert batch.w == pytest.approx(whole.w, rel=1e-14)
+
+    def test_with_replacement_may_draw_more_than_there_is(self):
+        problem = Watched()
+        minimize(problem, np.zeros(2), sgd, steps=1, batch_size=10, sampling="with_replacement")
+        assert len(problem.batches[0]) == 10
+
+
+class TestStopping:
+    @pytest.mark.parametrize(
+        ("rules", "steps", "stopped"),
+        [
+            ({"steps": 5}, 5, "steps"),
+            ({"steps": 0}, 0, "steps"),
+            ({"epochs": 0}, 0, "epochs"),
+            ({"epochs": 2}, 4, "epochs"),
+            ({"steps": 3, "epochs": 2}, 3, "steps"),
+            ({"steps": 5, "epochs": 2}, 4, "epochs"),
+            ({"steps": 4, "epochs": 2}, 4, "steps"),
+        ],
+    )
+    def test_steps_and_epochs(self, rules, steps, stopped):
+        result = minimize(fixed(), np.zeros(2), sgd, batch_size=2, sampling="shuffle", **rules)
+        assert (result.steps, result.stopped, result.optimizer.t) == (steps, stopped, steps)
+
+    def test_the_deadline_is_tested_before_each_step(self):
+        """B14: a clock that reads 0, 1, 2, ... and a deadline of 5 make exactly 4 steps."""
+        clock = itertools.count().__next__
+        result = minimize(fixed(), np.zeros(2), sgd, deadline=5, clock=clock)
+        assert (result.steps, result.stopped, result.seconds) == (4, "deadline", 5)
+        assert clock() == 6  # it was read six times, no more
+
+    @pytest.mark.parametrize(("deadline", "steps"), [(0, 0), (0.5, 0), (1, 0), (1.5, 1), (2, 1)])
+    def test_a_deadline_may_leave_no_time_for_a_step(self, deadline, steps):
+        result = minimize(fixed(), np.ones(2), sgd, deadline=deadline, clock=itertools.count(100).__next__)
+        assert (result.steps, result.stopped) == (steps, "deadline")
+        assert result.recorded.tolist() == list(range(steps + 1))
+
+    def test_steps_may_come_before_the_deadline(self):
+        result = minimize(fixed(), np.zeros(2), sgd, steps=3, deadline=1e9, clock=itertools.count().__next__)
+        assert (result.steps, result.stopped) == (3, "steps")
+
+    def test_a_real_clock(self):
+        start = time.monotonic()
+        result = minimize(fixed(), np.zeros(2), sgd, deadline=0.05, record_every=10)
+        assert result.stopped == "deadline"
+        assert 0.05 <= result.seconds <= time.monotonic() - start < 5
+
+    def test_a_callback_ends_the_run(self):
+        result = minimize(fixed(), np.zeros(2), sgd, steps=9, callback=lambda step, w, loss: step == 2)
+        assert (result.steps, result.stopped) == (2, "callback")
+
+    def test_a_callback_may_end_it_before_the_first_step(self):
+        result = minimize(fixed(), np.zeros(2), sgd, steps=9, callback=lambda step, w, loss: loss < 11)
+        assert (result.steps, result.stopped, result.losses.tolist()) == (0, "callback", [10.5])
+
+
+class TestRecord:
+    def test_every_step(self):
+        calls = []
+        result = minimize(
+            fixed(),
+            np.zeros(2),
+            sgd,
+            steps=3,
+            callback=lambda step, w, loss: calls.append((step, fixed().loss(w), loss)),
+        )
+        assert result.recorded.tolist() == [0, 1, 2, 3]
+        assert [
+            (step, loss, loss) for step, loss in zip(result.recorded, result.losses, strict=True)
+        ] == calls
+        assert result.loss == result.losses[-1] == fixed().loss(result.w)
+        assert result.losses[0] == 10.5
+
+    @pytest.mark.parametrize(("steps", "recorded"), [(7, [0, 3, 6, 7]), (6, [0, 3, 6]), (2, [0, 2])])
+    def test_every_third_step_and_the_last(self, steps, recorded):
+        seen = []
+        result = minimize(
+            fixed(),
+            np.zeros(2),
+            sgd,
+            steps=steps,
+            record_every=3,
+            callback=lambda step, w, loss: seen.append(step),
+        )
+        assert result.recorded.tolist() == seen == recorded
+        assert len(result.losses) == len(recorded)
+
+    def test_the_callback_cannot_change_w(self):
+        def meddle(step, w, loss):
+            w[:] = 0
+
+        with pytest.raises(ValueError, match="read-only"):
+            minimize(fixed(), np.ones(2), sgd, steps=1, callback=meddle)
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_types(self, dtype):
+        result = minimize(fixed(dtype), np.zeros(2, dtype), sgd, steps=1)
+        assert isinstance(result, Result)
+        assert result.w.dtype == dtype
+        assert (result.losses.dtype, result.recorded.dtype) == (np.float64, np.int64)
+        assert (type(result.loss), type(result.steps), type(result.seconds)) == (float, int, float)
+
+    def test_divergence_is_reported_and_does_not_stop_the_run(self):
+        def run(lr, steps, w0=0.0):
+            return minimize(fixed(), np.full(2, w0), lambda w: ss.SGD(w, lr=lr), steps=steps)
+
+        assert not run(0.25, 50).diverged
+        assert not run(0.25, 0).diverged
+        assert run(0.7, 50).diverged  # grows, still finite
+        overflown = run(1e100, 50)
+        assert overflown.diverged
+        assert overflown.steps == 50
+        assert not np.isfinite(overflown.w).all()
+        assert run(0.25, 5, float("nan")).diverged
+
+
+class TestOptimizer:
+    def test_w0_is_left_alone_by_a_callable(self):
+        w0 = np.zeros(2)
+        result = minimize(fixed(), w0, sgd, steps=2)
+        assert w0.tolist() == [0.0, 0.0]
+        assert result.optimizer.params[0].tolist() == result.w.tolist() == [1.5, 1.9375]
+
+    def test_the_result_is_a_copy(self):
+        result = minimize(fixed(), np.zeros(2), sgd, steps=2)
+        result.optimizer.step(np.ones(2))
+        assert result.w.tolist() == [1.5, 1.9375]
+
+    def test_a_strided_or_read_only_w0(self):
+        w0 = np.zeros(4)[::2]
+        w0.flags.writeable = False
+        assert minimize(fixed(), w0, sgd, steps=2).w.tolist() == [1.5, 1.9375]
+
+    @pytest.mark.parametrize("params", [lambda w: w, lambda w: [w], lambda w: (w,), lambda w: {"weights": w}])
+    def test_an_optimizer_of_one_array(self, params):
+        w = np.full(2, 7.0)
+        opt = ss.SGD(params(w), lr=0.25)
+        result = minimize(fixed(), np.zeros(2), opt, steps=2)
+        assert result.optimizer is opt
+        assert w.tolist() == result.w.tolist() == [1.5, 1.9375]
+
+    def test_a_run_in_two_parts_is_one_run(self):
+        def adam(w):
+            return ss.Adam(w, lr=0.1)
+
+        whole = minimize(fixed(), np.zeros(2), adam, steps=7)
+        first = minimize(fixed(), np.zeros(2), adam, steps=3)
+        second = minimize(fixed(), first.w, first.optimizer, steps=4)
+        assert second.w.tobytes() == whole.w.tobytes()
+        assert second.optimizer.t == 7
+
+
+class TestProgress:
+    class Terminal:
+        def __init__(self):
+            self.text = ""
+
+        def write(self, text):
+            self.text += text
+
+        def flush(self):
+            pass
+
+        def isatty(self):
+            return True
+
+    def test_on_a_terminal(self, monkeypatch):
+        terminal = self.Terminal()
+        monkeypatch.setattr(sys, "stderr", terminal)
+        minimize(fixed(), np.zeros(2), sgd, steps=3, progress=True)
+        assert "steps" in terminal.text
+
+    def test_nowhere_else(self, capsys, monkeypatch):
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+        minimize(fixed(), np.zeros(2), sgd, steps=3, progress=True)
+        assert capsys.readouterr() == ("", "")
+
+    def test_without_tqdm(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+        monkeypatch.setattr(sys, "stderr", self.Terminal())
+        with pytest.raises(ImportError, match=r"progress=True needs tqdm.*pip install 'samestep\[demo\]'"):
+            minimize(fixed(), np.zeros(2), sgd, steps=3, progress=True)
+
+
+def never(w):
+    raise AssertionError("made an optimizer before the arguments were checked")
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "options"),
+    [
+        (ValueError, r"steps, epochs, deadline: got none of them", {}),
+        (TypeError, r"steps: got 1\.5, expected a whole number", {"steps": 1.5}),
+        (TypeError, r"steps: got True", {"steps": True}),
+        (ValueError, r"steps: got -1, expected 0 or more", {"steps": -1}),
+        (ValueError, r"epochs: got -1, expected 0 or more", {"epochs": -1}),
+        (ValueError, r"deadline: got -1, expected seconds", {"deadline": -1}),
+        (ValueError, r"deadline: got nan", {"deadline": float("nan")}),
+        (ValueError, r"deadline: got inf", {"deadline": float("inf")}),
+        (ValueError, r"record_every: got 0, expected 1 or more", {"steps": 1, "record_every": 0}),
+        (ValueError, r"sampling: got 'random', expected one of 'full', ", {"steps": 1, "sampling": "random"}),
+        (ValueError, r"batch_size: got 2 with sampling='full'.*add sampling=", {"steps": 1, "batch_size": 2}),
+        (ValueError, r"batch_size: got None, expected the rows", {"steps": 1, "sampling": "shuffle"}),
+        (
+            ValueError,
+            r"batch_size: got 4, expected at most the 3 rows",
+            {"steps": 1, "sampling": "shuffle", "batch_size": 4},
+        ),
+        (
+            ValueError,
+            r"batch_size: got 0, expected 1 or more",
+            {"steps": 1, "sampling": "with_replacement", "batch_size": 0},
+        ),
+        (ValueError, r"seed: got -1", {"steps": 1, "seed": -1}),
+    ],
+)
+def test_arguments_that_do_not_fit(error, message, options):
+    with pytest.raises(error, match=message):
+        minimize(fixed(), np.zeros(2), never, **options)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "w0"),
+    [
+        (TypeError, r"w0: got list, expected a numpy array of float64", [0.0, 0.0]),
+        (TypeError, r"w0: got float32, expected the problem's float64; .* w0\.astype", np.zeros(2, "f4")),
+        (ValueError, r"w0: got shape \(3,\), expected the problem's \(2,\)", np.zeros(3)),
+    ],
+)
+def test_starts_that_do_not_fit(error, message, w0):
+    with pytest.raises(error, match=message):
+        minimize(fixed(), w0, never, steps=1)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "optimizer"),
+    [
+        (TypeError, r"optimizer: got str, expected an optimizer or a callable", "adam"),
+        (TypeError, r"optimizer: the callable returned NoneType", lambda w: None),
+        (ValueError, r"optimizer: the callable returned one of other arrays", lambda w: sgd(w.copy())),
+        (ValueError, r"optimizer: the callable returned one of other arrays", lambda w: sgd([w, w.copy()])),
+        (ValueError, r"got one of float64 \(3,\), expected one of a single float64 array", sgd(np.ones(3))),
+        (ValueError, r"got one of float32 \(2,\)", sgd(np.ones(2, "f4"))),
+        (ValueError, r"got one of float64 \(2,\), float64 \(2,\)", sgd([np.ones(2), np.ones(2)])),
+    ],
+)
+def test_optimizers_that_do_not_fit(error, message, optimizer):
+    with pytest.raises(error, match=message):
+        minimize(fixed(), np.zeros(2), optimizer, steps=1)
+    if isinstance(optimizer, ss.SGD):
+        assert all((w == 1).all() for w in optimizer.params)
