@@ -91,6 +91,41 @@ def test_golden_digests(machine):
     assert {name: digests.get(name) for name in golden.DIGESTS} == golden.DIGESTS
 
 
+def clang_has_fuzzer() -> bool:
+    """The fuzzer's library is a package of its own (Debian: libclang-rt-14-dev)."""
+    if shutil.which("clang++-14") is None:
+        return False
+    source = '#include <cstdint>\nextern "C" int LLVMFuzzerTestOneInput(const uint8_t*, unsigned long) { return 0; }'
+    command = ["clang++-14", "-fsanitize=fuzzer", "-x", "c++", "-", "-o", os.devnull]
+    return subprocess.run(command, input=source, text=True, capture_output=True).returncode == 0
+
+
+def test_fuzzed_inputs_agree_on_every_instruction_set():
+    """SAMESTEP_FUZZ_SECONDS: how long; CI gives it a minute."""
+    if not clang_has_fuzzer():
+        pytest.skip("not installed: clang++-14 with libFuzzer")
+    build = build_native(
+        "native-fuzz",
+        "-DSAMESTEP_FUZZ=ON",
+        "-DCMAKE_CXX_COMPILER=clang++-14",
+        "-DCMAKE_CXX_FLAGS=-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined",
+        "-DCMAKE_CXX_FLAGS_RELEASE=-O2",
+    )
+    seconds = os.environ.get("SAMESTEP_FUZZ_SECONDS", "5")
+    command = [
+        build / "fuzz",
+        f"-max_total_time={seconds}",
+        "-max_len=4096",
+        "-seed=1",
+        "-print_final_stats=1",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=build)
+    assert done.returncode == 0, done.stderr[-3000:]
+    runs = int(done.stderr.split("stat::number_of_executed_units:")[1].split()[0])
+    print(f"{runs} fuzzed inputs, all equal")
+    assert runs > 100
+
+
 @pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="not installed: qemu-x86_64")
 @pytest.mark.skipif(not X86, reason="for x86-64 alone")
 def test_python_suite_on_a_processor_of_2008():
