@@ -95,7 +95,7 @@ def clang_has_fuzzer() -> bool:
     """The fuzzer's library is a package of its own (Debian: libclang-rt-14-dev)."""
     if shutil.which("clang++-14") is None:
         return False
-    source = '#include <cstdint>\nextern "C" int LLVMFuzzerTestOneInput(const uint8_t*, unsigned long) { return 0; }'
+    source = 'extern "C" int LLVMFuzzerTestOneInput(const unsigned char*, unsigned long) { return 0; }'
     command = ["clang++-14", "-fsanitize=fuzzer", "-x", "c++", "-", "-o", os.devnull]
     return subprocess.run(command, input=source, text=True, capture_output=True).returncode == 0
 
