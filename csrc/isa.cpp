@@ -2,17 +2,11 @@
 // No library header and no linkage but the table's: see rules.h.
 #include "kernels.h"
 #include "rules.h"
+#include "sums.h"
+#include "vector.h"
 
 namespace samestep {
 namespace {
-
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
-#elif defined(__AVX2__)
-constexpr int kVectorBytes = 32;
-#else
-constexpr int kVectorBytes = 16;
-#endif
 
 template <class R, class... Hyper>
 constexpr int arity(R (*)(Index, Hyper...)) {
@@ -70,6 +64,13 @@ FOR_EACH_RULE(TYPES)
 constexpr Rule kRules[] = {FOR_EACH_RULE(ROW)};
 // clang-format on
 
+template <class T, class Terms>
+constexpr Sum sum_of() {
+  return {run_blocks<T, Terms>, column_blocks<T, Terms>};
+}
+
+double root64(double x) { return root(x); }
+
 }  // namespace
 
 // SAMESTEP_ISA: baseline, avx2 or avx512, from the build.
@@ -78,6 +79,15 @@ constexpr Rule kRules[] = {FOR_EACH_RULE(ROW)};
 #define QUOTED_OF(isa) #isa
 #define QUOTED(isa) QUOTED_OF(isa)
 extern const Isa TABLE(SAMESTEP_ISA);
-const Isa TABLE(SAMESTEP_ISA) = {QUOTED(SAMESTEP_ISA), kVectorBytes, kRules, sizeof(kRules) / sizeof(kRules[0])};
+const Isa TABLE(SAMESTEP_ISA) = {
+    QUOTED(SAMESTEP_ISA),
+    kVectorBytes,
+    kRules,
+    sizeof(kRules) / sizeof(kRules[0]),
+    {{sum_of<float, Values<float>>(), sum_of<float, Squares<float>>()},
+     {sum_of<double, Values<double>>(), sum_of<double, Squares<double>>()}},
+    pair,
+    root64,
+};
 
 }  // namespace samestep

@@ -30,12 +30,29 @@ struct Rule {
   Update update[kTypes];
 };
 
+// The terms of a sum.
+enum Terms { values, squares, kTermsKinds };
+
+// The canonical sum for one type and kind of terms, a block of 1024 terms at a time.
+struct Sum {
+  // The sums of blocks first..last-1 of the n terms from x on, to out[0], out[1], ...
+  void (*run)(const void* x, Index n, Index first, Index last, double* out);
+  // The sums of `width` <= kSumColumns columns over rows <= 1024, `stride` elements apart, to out[0..width-1].
+  void (*columns)(const void* x, Index rows, Index width, Index stride, double* out);
+};
+constexpr Index kSumBlock = 1024;
+constexpr Index kSumColumns = 256;
+
 // Everything compiled for one instruction set.
 struct Isa {
   const char* name;
   int vector_bytes;  // as the compiler saw it: proves which table runs
   const Rule* rules;
   int n_rules;
+  Sum sum[kTypes][kTermsKinds];
+  // Pairs n rows of `width` block sums, `stride` apart, in place; the total is left in the first.
+  void (*pair)(double* sums, Index n, Index width, Index stride);
+  double (*root)(double);
 };
 
 }  // namespace samestep

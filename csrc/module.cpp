@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "dispatch.h"
+#include "jobs.h"
 #include "plan.h"
 #include "threads.h"
 
@@ -176,6 +177,39 @@ class BoundPlan {
   std::atomic<bool> stepping_{false};
 };
 
+Type type_of(const py::array& array) {
+  if (array.dtype().equal(py::dtype::of<float>())) return float32;
+  if (array.dtype().equal(py::dtype::of<double>())) return float64;
+  throw std::invalid_argument("expected native float32 or float64 arrays");
+}
+
+using Doubles = py::array_t<double, py::array::c_style>;
+
+constexpr int kContiguous = kAligned | py::array::c_style;
+
+// x as (outer, n, inner): the sums over n, in the order of memory.
+Doubles sum_of_array(const py::array& x, Index outer, Index n, Index inner) {
+  if (!has_flags(x, kContiguous) || outer * n * inner != x.size()) {
+    throw std::invalid_argument("x: expected a contiguous array of outer*n*inner elements");
+  }
+  Type type = type_of(x);
+  Doubles out(outer * inner);
+  double* to = out.mutable_data();
+  py::gil_scoped_release others_may_run;
+  canonical_sum(type, values, x.data(), outer, n, inner, to);
+  return out;
+}
+
+double norm_of_arrays(const std::vector<py::array>& arrays) {
+  std::vector<Run> runs;
+  for (const py::array& array : arrays) {
+    if (!has_flags(array, kContiguous)) throw std::invalid_argument("arrays: expected contiguous ones");
+    runs.push_back({type_of(array), array.data(), static_cast<Index>(array.size())});
+  }
+  py::gil_scoped_release others_may_run;
+  return global_norm(runs);
+}
+
 std::vector<std::string> words(const char* text) {
   std::vector<std::string> out;
   for (const char* p = text; *p != '\0';) {
@@ -217,6 +251,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("get_num_threads", get_num_threads);
   m.def("set_num_threads", set_num_threads);
   m.def("default_num_threads", default_num_threads);
+  m.def("canonical_sum", sum_of_array, py::arg("x"), py::arg("outer"), py::arg("n"), py::arg("inner"));
+  m.def("global_norm", norm_of_arrays, py::arg("arrays"));
   py::class_<BoundPlan>(m, "Plan")
       .def(py::init<const std::string&, const BoundPlan::Arrays&, const std::vector<BoundPlan::Arrays>&,
                     py::array_t<Index>>(),

@@ -4,6 +4,7 @@ from . import optimizers
 from .arrays import digest
 from .cpu import get_num_threads, info, set_isa, set_num_threads
 from .optimizers import NAG, SGD, AdaGrad, Adam, Momentum, RMSProp
+from .sums import canonical_sum, global_norm
 
 __all__ = [
     "NAG",
@@ -12,8 +13,10 @@ __all__ = [
     "Adam",
     "Momentum",
     "RMSProp",
+    "canonical_sum",
     "digest",
     "get_num_threads",
+    "global_norm",
     "info",
     "optimizers",
     "set_isa",

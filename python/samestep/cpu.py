@@ -7,9 +7,18 @@ from importlib import metadata, util
 from typing import Any
 
 from . import _core
-from ._core import Plan, rules
+from ._core import Plan, canonical_sum, global_norm, rules
 
-__all__ = ["Plan", "get_num_threads", "info", "rules", "set_isa", "set_num_threads"]
+__all__ = [
+    "Plan",
+    "canonical_sum",
+    "get_num_threads",
+    "global_norm",
+    "info",
+    "rules",
+    "set_isa",
+    "set_num_threads",
+]
 
 CONTRACT = 1  # version of the bit contract
 OPTIONAL = ("sklearn", "matplotlib", "tqdm")
@@ -35,9 +44,7 @@ def set_isa(name: str) -> None:
         >>> ss.set_isa(before)
     """
     if not _core.set_isa(name):
-        raise ValueError(
-            f"isa: got {name!r}, expected one that this machine has: {', '.join(_core.isas())}"
-        )
+        raise ValueError(f"isa: got {name!r}, expected one that this machine has: {', '.join(_core.isas())}")
 
 
 def set_num_threads(n: int) -> None:

@@ -5,5 +5,6 @@ a backend: ``backend="reference"`` runs a whole training in it.
 """
 
 from .rules import Plan, rules
+from .sums import canonical_sum, global_norm
 
-__all__ = ["Plan", "rules"]
+__all__ = ["Plan", "canonical_sum", "global_norm", "rules"]
