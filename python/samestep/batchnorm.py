@@ -135,7 +135,7 @@ def batchnorm_backward(
         >>> dy = np.array([[1.0], [2], [-1], [0.5]])
         >>> dx, dgamma, dbeta = ss.batchnorm_backward(dy, x, gamma, beta, mean, inv)
         >>> dgamma.round(6), dbeta
-        (array([-1.565246]), array([2.5]))
+        (array([-2.012459]), array([2.5]))
     """
     run = _backend(backend)
     walk = _check_values(x, axis, at_least=2)
@@ -388,8 +388,8 @@ class BatchNorm:
         for name in _STATE:
             new, old = state_dict[name], getattr(self, name)
             if not isinstance(new, np.ndarray) or (new.dtype, new.shape) != (old.dtype, old.shape):
-                got = f"{new.dtype} {new.shape}" if isinstance(new, np.ndarray) else type(new).__name__
-                raise ValueError(f"state_dict[{name!r}]: got {got}, expected {old.dtype} {old.shape}")
+                seen = f"{new.dtype} {new.shape}" if isinstance(new, np.ndarray) else type(new).__name__
+                raise ValueError(f"state_dict[{name!r}]: got {seen}, expected {old.dtype} {old.shape}")
             arrays.check_inplace(name, old)
         count = state_dict["num_batches_tracked"]
         if isinstance(count, np.ndarray) and count.ndim == 0:
