@@ -13,6 +13,7 @@ constexpr Index kSmall = 32768;               // elements that are not worth wak
 constexpr Index kItem = 65536;                // elements of an item of elementwise work
 constexpr Index kChannelBytes = 1536 * 1024;  // of the second cache, for what one item reads twice
 constexpr Index kRunBytes = 4096;             // planes smaller than this are taken several at a time
+constexpr Index kPlaneItems = 16;             // at most; several groups of channels each, to fetch the next ahead
 constexpr Index kStreamBytes = 8 << 20;       // larger results go past the caches
 
 Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
@@ -21,19 +22,25 @@ struct Work {
   const BatchNormKernel& kernel;
   BatchNorm b;
   Index values, blocks;  // of a channel
-  Index per_item;        // channels, units or elements, as the phase has it
+  Index together;        // channels whose planes are taken together
 
   Index elements() const { return values * b.channels; }
   Index slabs() const { return b.channels_last ? ceil_div(b.channels, kSumColumns) : b.channels; }
 
-  // All of a range of channels, read from memory once: planes only.
+  // All of a range of channels, `together` at a time, read from memory once: planes only. While one group is written,
+  // the next is fetched, or memory would stand half idle in the sums, which write nothing.
   void run_channels(Index begin, Index end) const {
-    kernel.prepare(b, begin, end);
-    kernel.add_blocks(b, begin, end, 0, blocks);
-    kernel.finish(b, begin, end);
-    for (Index n = 0; n < b.samples; ++n) {
-      Index first = n * b.channels * b.positions;
-      kernel.apply(b, first + begin * b.positions, first + end * b.positions);
+    for (Index next; begin < end; begin = next) {
+      next = std::min(end, begin + together);
+      BatchNorm group = b;
+      group.ahead = next < end ? (next - begin) * b.positions : 0;
+      kernel.prepare(group, begin, next);
+      kernel.add_blocks(group, begin, next, 0, blocks);
+      kernel.finish(group, begin, next);
+      for (Index n = 0; n < b.samples; ++n) {
+        Index first = n * b.channels * b.positions;
+        kernel.apply(group, first + begin * b.positions, first + next * b.positions);
+      }
     }
   }
 
@@ -82,7 +89,7 @@ void run_batchnorm(Type type, Direction direction, bool relu, BatchNorm job) {
   if (work.elements() == 0) return;
 
   // 32 rows of columns are summed as one row: see column_block. Doubles, so that either type is aligned.
-  b.repeats = b.channels_last && b.channels <= kSumColumns ? 32 : 1;
+  b.repeats = !b.channels_last ? 1 : b.channels <= kSumColumns ? 32 : 2;
   std::vector<double> scratch(ceil_div(kCoefficients * b.repeats * b.channels * size_of, 8) +
                               (direction == inference ? 0 : 2 * work.blocks * b.channels));
   b.coefficients = scratch.data();
@@ -92,8 +99,10 @@ void run_batchnorm(Type type, Direction direction, bool relu, BatchNorm job) {
   bool small = work.elements() <= kSmall;
   Index channel_bytes = work.values * size_of * (direction == backward ? 2 : 1);
   if (!b.channels_last && direction != inference && !small && b.channels >= 8 && channel_bytes <= kChannelBytes) {
-    Index together = std::min(ceil_div(kRunBytes, b.positions * size_of), kChannelBytes / channel_bytes);
-    return run_all<channels>(work, b.channels, std::min(together, b.channels / 8));
+    work.together = std::min(ceil_div(kRunBytes, b.positions * size_of), kChannelBytes / channel_bytes);
+    work.together = std::min(work.together, b.channels / 8);
+    Index groups = ceil_div(b.channels, work.together);
+    return run_all<channels>(work, b.channels, work.together * ceil_div(groups, kPlaneItems));
   }
   Index everything = work.elements();
   run_all<prepare>(work, b.channels, everything);

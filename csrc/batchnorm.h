@@ -118,20 +118,35 @@ struct Inferred {
 
 // ---- loops ----
 
+// Elements before one whose place in memory is a multiple of a vector.
+template <class T>
+inline Index misaligned(const T* to) {
+  return (0 - reinterpret_cast<unsigned long long>(to)) % kVectorBytes / sizeof(T);
+}
+
 // out[i..i+count-1] from the formula, columns from j on. `stream`: past the caches, which changes no bit.
-template <class T, class Formula>
-inline void apply_run(const Formula& formula, const T* const* in, T* out, Index i, Index j, Index count, bool stream) {
+template <int kArrays, class T, class Formula>
+inline void apply_run(const Formula& formula, const BatchNorm& b, const T* const* in, T* out, Index i, Index j,
+                      Index count) {
   using V = typename Vectors<T>::Full;
   constexpr Index kStep = kVectorBytes / sizeof(T);
-  const Index end = i + count;
-  if (stream) {
-    for (; i < end && reinterpret_cast<unsigned long long>(out + i) % kVectorBytes != 0; ++i, ++j) {
+  const Index end = i + count, ahead = b.ahead;
+  auto fetch = [&] {
+    for (int a = 0; a < kArrays; ++a) __builtin_prefetch(in[a] + i + ahead, 0, 2);
+  };
+  if (b.stream) {
+    for (Index head = misaligned(out + i); i < end && head > 0; ++i, ++j, --head) {
       out[i] = formula.template operator()<T>(in, i, j);
     }
-    for (; i + kStep <= end; i += kStep, j += kStep)
+    for (; i + kStep <= end; i += kStep, j += kStep) {
+      if (ahead != 0) fetch();
       store_past_caches(out + i, formula.template operator()<V>(in, i, j));
+    }
   } else {
-    for (; i + kStep <= end; i += kStep, j += kStep) store(out + i, formula.template operator()<V>(in, i, j));
+    for (; i + kStep <= end; i += kStep, j += kStep) {
+      if (ahead != 0) fetch();
+      store(out + i, formula.template operator()<V>(in, i, j));
+    }
   }
   for (; i < end; ++i, ++j) out[i] = formula.template operator()<T>(in, i, j);
 }
@@ -158,9 +173,7 @@ inline void plane_block(const Terms& terms, const BatchNorm& b, const T* const* 
       for (Index got = 0; got < count;) {
         Index run = S - position < count - got ? S - position : count - got;
         Index at = sample * next_plane + channel * S + position;
-        for (int a = 0; a < kArrays; ++a) {
-          for (Index l = 0; l < run; ++l) gathered[a][got + l] = in[a][at + l];
-        }
+        for (int a = 0; a < kArrays; ++a) __builtin_memcpy(gathered[a] + got, in[a] + at, run * sizeof(T));
         got += run;
         position += run;
         if (position == S) position = 0, ++sample;
@@ -373,21 +386,26 @@ void apply(const BatchNorm& b, Index begin, Index end) {
   const T* in[] = {static_cast<const T*>(b.x), static_cast<const T*>(b.dy)};
   T* out = static_cast<T*>(b.out);
   if (b.channels_last) {
-    // As many rows at a time as fill whole vectors, and some hundred elements.
+    // As many rows at a time as fill whole vectors, and some hundred elements. Columns repeat at least twice as often,
+    // so that a run may start where memory is aligned and go on into the next row's columns.
     Index rows = 1;
-    while (rows < b.repeats && (rows * b.channels < 512 || rows * b.channels * sizeof(T) % kVectorBytes != 0))
+    while (2 * rows < b.repeats && (rows * b.channels < 512 || rows * b.channels * sizeof(T) % kVectorBytes != 0)) {
       rows *= 2;
-    const Index width = rows * b.channels;
+    }
+    const Index width = rows * b.channels, left = end - begin;
+    Index head = misaligned(out + begin);
+    head = head < b.channels && head < left ? head : 0;
     auto formula = Direction::template formula<ByColumn<T>>(b, 0);
-    for (Index i = begin; i < end; i += width) {
-      apply_run(formula, in, out, i, 0, end - i < width ? end - i : width, b.stream);
+    apply_run<Direction::kArrays>(formula, b, in, out, begin, 0, head);
+    for (Index i = begin + head; i < end; i += width) {
+      apply_run<Direction::kArrays>(formula, b, in, out, i, head, end - i < width ? end - i : width);
     }
   } else {
-    Index plane = begin / b.positions;
-    for (Index i = begin; i < end; ++plane) {
-      Index plane_end = (plane + 1) * b.positions, run_end = plane_end < end ? plane_end : end;
-      auto formula = Direction::template formula<ByChannel<T>>(b, plane % b.channels);
-      apply_run(formula, in, out, i, 0, run_end - i, b.stream);
+    Index plane = begin / b.positions, c = plane % b.channels, plane_end = (plane + 1) * b.positions;
+    for (Index i = begin; i < end; plane_end += b.positions, c = c + 1 < b.channels ? c + 1 : 0) {
+      Index run_end = plane_end < end ? plane_end : end;
+      auto formula = Direction::template formula<ByChannel<T>>(b, c);
+      apply_run<Direction::kArrays>(formula, b, in, out, i, 0, run_end - i);
       i = run_end;
     }
   }

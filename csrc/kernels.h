@@ -49,6 +49,7 @@ struct BatchNorm {
   Index samples, channels, positions;  // N, C, S
   bool channels_last;                  // value (n, c, s) is at (n*S + s)*C + c, else at (n*C + c)*S + s
   bool stream;                         // write out past the caches
+  Index ahead;                         // while applying element i, fetch element i + ahead of what is read; 0: none
   double eps;
   const void *x, *dy, *gamma, *beta, *var;
   void *mean, *inv;        // forward writes them, backward reads them; inference reads mean and var
