@@ -30,12 +30,64 @@ struct Rule {
   Update update[kTypes];
 };
 
+// The terms of a sum.
+enum Terms { values, squares, kTermsKinds };
+
+// The canonical sum for one type and kind of terms, a block of 1024 terms at a time.
+struct Sum {
+  // The sums of blocks first..last-1 of the n terms from x on, to out[0], out[1], ...
+  void (*run)(const void* x, Index n, Index first, Index last, double* out);
+  // The sums of `width` <= kSumColumns columns over rows <= 1024, `stride` elements apart, to out[0..width-1].
+  void (*columns)(const void* x, Index rows, Index width, Index stride, double* out);
+};
+constexpr Index kSumBlock = 1024;
+constexpr Index kSumColumns = 256;
+
+// A batch norm at work: channels of samples * positions values each. Arrays are of the kernel's type but for double
+// ones.
+struct BatchNorm {
+  Index samples, channels, positions;  // N, C, S
+  bool channels_last;                  // value (n, c, s) is at (n*S + s)*C + c, else at (n*C + c)*S + s
+  bool stream;                         // write out past the caches
+  Index ahead;                         // while applying element i, fetch element i + ahead of what is read; 0: none
+  double eps;
+  const void *x, *dy, *gamma, *beta, *var;
+  void *mean, *inv;        // forward writes them, backward reads them; inference reads mean and var
+  double *mean64, *var64;  // written by forward
+  void *dgamma, *dbeta;    // written by backward
+  void* out;
+
+  // Scratch: kCoefficients values for each channel, all channels `repeats` times over; two block sums a channel.
+  void* coefficients;
+  Index repeats;
+  double* sums;
+};
+constexpr int kCoefficients = 7;
+
+// For a channel, or a range of them: prepare, add every block, finish; then apply. Inference: prepare, apply.
+struct BatchNormKernel {
+  void (*prepare)(const BatchNorm&, Index begin, Index end);
+  // Channels-last: end - begin <= kSumColumns, or as many as there are channels.
+  void (*add_blocks)(const BatchNorm&, Index begin, Index end, Index first_block, Index last_block);
+  void (*finish)(const BatchNorm&, Index begin, Index end);
+  // Elements begin..end-1 in the order of memory. Channels-last: whole rows.
+  void (*apply)(const BatchNorm&, Index begin, Index end);
+};
+enum Direction { forward, backward, inference, kDirections };
+
 // Everything compiled for one instruction set.
 struct Isa {
   const char* name;
   int vector_bytes;  // as the compiler saw it: proves which table runs
   const Rule* rules;
   int n_rules;
+  Sum sum[kTypes][kTermsKinds];
+  // Pairs n rows of `width` block sums, `stride` apart, in place; the total is left in the first.
+  void (*pair)(double* sums, Index n, Index width, Index stride);
+  double (*root)(double);
+  BatchNormKernel batchnorm[kTypes][kDirections][2];  // the last: without and with ReLU
+  void (*update_running[kTypes])(const double* mean64, const double* var64, Index channels, Index values,
+                                 double momentum, Index batches, void* mean, void* var);
 };
 
 }  // namespace samestep

@@ -9,10 +9,12 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "dispatch.h"
+#include "jobs.h"
 #include "plan.h"
 #include "threads.h"
 
@@ -184,6 +186,113 @@ class BoundPlan {
   std::atomic<bool> stepping_{false};
 };
 
+Type type_of(const py::array& array) {
+  if (array.dtype().equal(py::dtype::of<float>())) return float32;
+  if (array.dtype().equal(py::dtype::of<double>())) return float64;
+  throw std::invalid_argument("expected native float32 or float64 arrays");
+}
+
+using Doubles = py::array_t<double, py::array::c_style>;
+
+constexpr int kContiguous = kAligned | py::array::c_style;
+
+// x as (outer, n, inner): the sums over n, in the order of memory.
+Doubles sum_of_array(const py::array& x, Index outer, Index n, Index inner) {
+  if (!has_flags(x, kContiguous) || outer * n * inner != x.size()) {
+    throw std::invalid_argument("x: expected a contiguous array of outer*n*inner elements");
+  }
+  Type type = type_of(x);
+  Doubles out(outer * inner);
+  double* to = out.mutable_data();
+  py::gil_scoped_release others_may_run;
+  canonical_sum(type, values, x.data(), outer, n, inner, to);
+  return out;
+}
+
+double norm_of_arrays(const std::vector<py::array>& arrays) {
+  std::vector<Run> runs;
+  for (const py::array& array : arrays) {
+    if (!has_flags(array, kContiguous)) throw std::invalid_argument("arrays: expected contiguous ones");
+    runs.push_back({type_of(array), array.data(), static_cast<Index>(array.size())});
+  }
+  py::gil_scoped_release others_may_run;
+  return global_norm(runs);
+}
+
+using Array = py::array;
+using Sizes = std::tuple<Index, Index, Index>;
+
+// The arrays of one batch norm, as it is put together: of one type, in C order, as large as its sizes say.
+class BatchNormArguments {
+ public:
+  BatchNormArguments(const Array& x, Sizes sizes, bool channels_last) : type_(type_of(x)) {
+    std::tie(job.samples, job.channels, job.positions) = sizes;
+    job.channels_last = channels_last;
+  }
+
+  const void* values(const Array& a) const { return check(a, type_, a.size(), all(), kContiguous); }
+  void* out(const Array& a) const { return check(a, type_, a.size(), all(), kContiguous | kInPlace); }
+  void* channels(const Array& a) const { return check(a, type_, a.size(), job.channels, kContiguous); }
+  double* doubles(const Array& a) const {
+    return static_cast<double*>(check(a, float64, a.size(), job.channels, kContiguous | kInPlace));
+  }
+
+  void run(Direction direction, bool relu) const {
+    py::gil_scoped_release others_may_run;
+    run_batchnorm(type_, direction, relu, job);
+  }
+
+  BatchNorm job{};
+
+ private:
+  Index all() const { return job.samples * job.channels * job.positions; }
+
+  static void* check(const Array& a, Type type, Index size, Index expected, int flags) {
+    if (type_of(a) != type || size != expected || !has_flags(a, flags)) {
+      throw std::invalid_argument("expected contiguous arrays of one type and of the given sizes");
+    }
+    return raw(a).data;
+  }
+
+  Type type_;
+};
+
+void batchnorm_forward(const Array& x, const Array& gamma, const Array& beta, const Array& out, const Array& mean,
+                       const Array& inv, const Array& mean64, const Array& var64, Sizes sizes, bool channels_last,
+                       bool relu, double eps) {
+  BatchNormArguments a(x, sizes, channels_last);
+  a.job.x = a.values(x), a.job.gamma = a.channels(gamma), a.job.beta = a.channels(beta), a.job.out = a.out(out);
+  a.job.mean = a.channels(mean), a.job.inv = a.channels(inv);
+  a.job.mean64 = a.doubles(mean64), a.job.var64 = a.doubles(var64), a.job.eps = eps;
+  a.run(forward, relu);
+}
+
+void batchnorm_backward(const Array& dy, const Array& x, const Array& gamma, const Array& beta, const Array& mean,
+                        const Array& inv, const Array& out, const Array& dgamma, const Array& dbeta, Sizes sizes,
+                        bool channels_last, bool relu) {
+  BatchNormArguments a(x, sizes, channels_last);
+  a.job.dy = a.values(dy), a.job.x = a.values(x), a.job.gamma = a.channels(gamma), a.job.beta = a.channels(beta);
+  a.job.mean = a.channels(mean), a.job.inv = a.channels(inv), a.job.out = a.out(out);
+  a.job.dgamma = a.channels(dgamma), a.job.dbeta = a.channels(dbeta);
+  a.run(backward, relu);
+}
+
+void batchnorm_inference(const Array& x, const Array& gamma, const Array& beta, const Array& running_mean,
+                         const Array& running_var, const Array& out, Sizes sizes, bool channels_last, bool relu,
+                         double eps) {
+  BatchNormArguments a(x, sizes, channels_last);
+  a.job.x = a.values(x), a.job.gamma = a.channels(gamma), a.job.beta = a.channels(beta), a.job.out = a.out(out);
+  a.job.mean = a.channels(running_mean), a.job.var = a.channels(running_var), a.job.eps = eps;
+  a.run(inference, relu);
+}
+
+void update_running_of(const Array& running_mean, const Array& running_var, const Doubles& mean64, const Doubles& var64,
+                       Index values, double momentum, Index batches) {
+  BatchNormArguments a(running_mean, Sizes(1, running_mean.size(), 1), false);
+  update_running(type_of(running_mean), a.doubles(mean64), a.doubles(var64), a.job.channels, values, momentum, batches,
+                 a.out(running_mean), a.out(running_var));
+}
+
 std::vector<std::string> words(const char* text) {
   std::vector<std::string> out;
   for (const char* p = text; *p != '\0';) {
@@ -225,6 +334,12 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("get_num_threads", get_num_threads);
   m.def("set_num_threads", set_num_threads);
   m.def("default_num_threads", default_num_threads);
+  m.def("canonical_sum", sum_of_array, py::arg("x"), py::arg("outer"), py::arg("n"), py::arg("inner"));
+  m.def("global_norm", norm_of_arrays, py::arg("arrays"));
+  m.def("batchnorm_forward", batchnorm_forward);
+  m.def("batchnorm_backward", batchnorm_backward);
+  m.def("batchnorm_inference", batchnorm_inference);
+  m.def("update_running", update_running_of);
   py::class_<BoundPlan>(m, "Plan")
       .def(py::init<const std::string&, const BoundPlan::Arrays&, const std::vector<BoundPlan::Arrays>&,
                     py::array_t<Index>>(),

@@ -2,8 +2,10 @@
 
 from . import optimizers, problems, theory
 from .arrays import digest
+from .batchnorm import BatchNorm, batchnorm_backward, batchnorm_forward, batchnorm_inference
 from .cpu import get_num_threads, info, set_isa, set_num_threads
 from .optimizers import NAG, SGD, AdaGrad, Adam, Momentum, RMSProp
+from .sums import canonical_sum, global_norm
 from .train import Result, minimize
 
 __all__ = [
@@ -11,11 +13,17 @@ __all__ = [
     "SGD",
     "AdaGrad",
     "Adam",
+    "BatchNorm",
     "Momentum",
     "RMSProp",
     "Result",
+    "batchnorm_backward",
+    "batchnorm_forward",
+    "batchnorm_inference",
+    "canonical_sum",
     "digest",
     "get_num_threads",
+    "global_norm",
     "info",
     "minimize",
     "optimizers",

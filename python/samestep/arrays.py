@@ -18,17 +18,17 @@ Array = NDArray[Any]
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
-def flatten(params: Any) -> tuple[list[Any], list[str], list[Any] | None]:
+def flatten(params: Any, name: str = "params") -> tuple[list[Any], list[str], list[Any] | None]:
     """The arrays in ``params``, a name for each in messages, and the keys of a dict."""
     if isinstance(params, np.ndarray):
-        return [params], ["params"], None
+        return [params], [name], None
     if isinstance(params, Mapping):
         keys = list(params)
-        return [params[k] for k in keys], [f"params[{k!r}]" for k in keys], keys
+        return [params[k] for k in keys], [f"{name}[{k!r}]" for k in keys], keys
     if isinstance(params, (list, tuple)):
-        return list(params), [f"params[{i}]" for i in range(len(params))], None
+        return list(params), [f"{name}[{i}]" for i in range(len(params))], None
     raise TypeError(
-        f"params: got {type(params).__name__}, expected a NumPy array, or a list, tuple or dict of them"
+        f"{name}: got {type(params).__name__}, expected a NumPy array, or a list, tuple or dict of them"
     )
 
 
@@ -50,28 +50,54 @@ def same_layout(a: Array, b: Array) -> bool:
     )
 
 
-def check_inplace(name: str, a: Any) -> Array:
-    """Returns ``a`` if kernels can update it where it lies; else raises."""
+def _check_array(name: str, a: Any, purpose: str) -> None:
+    """Raises unless ``a`` is an aligned NumPy array of a working type."""
     if not isinstance(a, np.ndarray) or isinstance(a, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name}: got {type(a).__name__}, expected a NumPy array that can be updated in place"
-        )
+        raise TypeError(f"{name}: got {type(a).__name__}, expected a NumPy array{purpose}")
     if a.dtype not in DTYPES:
         raise TypeError(
             f"{name}: got dtype {a.dtype.str if not a.dtype.isnative else a.dtype}, expected native "
             f"float32 or float64; convert it once with {name}.astype(np.float32) and use that array"
         )
-    if not a.flags.writeable:
-        raise ValueError(f"{name}: the array is read-only; pass a writeable one, such as {name}.copy()")
+
+
+def _check_aligned(name: str, a: Array) -> None:
     if not a.flags.aligned:
         raise ValueError(
             f"{name}: its data do not lie on a multiple of {a.itemsize} bytes; pass {name}.copy()"
         )
+
+
+def check_aligned_array(name: str, a: Any) -> None:
+    """Raises unless ``a`` is a NumPy array of a working type on an address of its type."""
+    _check_array(name, a, "")
+    _check_aligned(name, a)
+
+
+def check_inplace(name: str, a: Any) -> Array:
+    """Returns ``a`` if kernels can update it where it lies; else raises."""
+    _check_array(name, a, " that can be updated in place")
+    if not a.flags.writeable:
+        raise ValueError(f"{name}: the array is read-only; pass a writeable one, such as {name}.copy()")
+    _check_aligned(name, a)
     if a.size and not is_dense(a):
         raise ValueError(
             f"{name}: strides {a.strides} for shape {a.shape} leave gaps or repeat elements, so it "
             f"cannot be updated in place as one block; pass {name}.copy() and write the result back"
         )
+    assert isinstance(a, np.ndarray)
+    return a
+
+
+def check_readable(name: str, a: Any) -> Array:
+    """Returns ``a`` if kernels can read it in C order where it lies; else raises."""
+    check_aligned_array(name, a)
+    if not a.flags.c_contiguous:
+        raise ValueError(
+            f"{name}: strides {a.strides} for shape {a.shape} are not those of one block in C order; "
+            f"pass np.ascontiguousarray({name})"
+        )
+    assert isinstance(a, np.ndarray)
     return a
 
 

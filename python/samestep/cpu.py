@@ -7,9 +7,31 @@ from importlib import metadata, util
 from typing import Any
 
 from . import _core
-from ._core import Plan, rules
+from ._core import (
+    Plan,
+    batchnorm_backward,
+    batchnorm_forward,
+    batchnorm_inference,
+    canonical_sum,
+    global_norm,
+    rules,
+    update_running,
+)
 
-__all__ = ["Plan", "get_num_threads", "info", "rules", "set_isa", "set_num_threads"]
+__all__ = [
+    "Plan",
+    "batchnorm_backward",
+    "batchnorm_forward",
+    "batchnorm_inference",
+    "canonical_sum",
+    "get_num_threads",
+    "global_norm",
+    "info",
+    "rules",
+    "set_isa",
+    "set_num_threads",
+    "update_running",
+]
 
 CONTRACT = 1  # version of the bit contract
 OPTIONAL = ("sklearn", "matplotlib", "tqdm")

@@ -4,6 +4,18 @@ It uses ``+ - * /``, ``sqrt``, ``where`` and casts, nothing whose bits NumPy may
 a backend: ``backend="reference"`` runs a whole training in it.
 """
 
+from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference, update_running
 from .rules import Plan, power, rules
+from .sums import canonical_sum, global_norm
 
-__all__ = ["Plan", "power", "rules"]
+__all__ = [
+    "Plan",
+    "batchnorm_backward",
+    "batchnorm_forward",
+    "batchnorm_inference",
+    "canonical_sum",
+    "global_norm",
+    "power",
+    "rules",
+    "update_running",
+]

@@ -1,0 +1,105 @@
+// The vectors of the instruction set that a file is compiled for. No formulas and no loops; internal linkage only.
+//
+// Elementwise loops need none of this: they vectorise as they stand. The canonical sum does (gcc 12 keeps the lanes of
+// a plain loop in memory, half the speed), and stores past the caches have no plain C++ form.
+#pragma once
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>  // the compiler's own header; its functions are always inlined and leave no symbols
+#endif
+
+namespace samestep {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+constexpr int kWidth = kVectorBytes / 8;  // float64 terms in a vector
+
+typedef float Floats __attribute__((vector_size(kVectorBytes)));
+typedef double Doubles __attribute__((vector_size(kVectorBytes)));
+typedef float FewFloats __attribute__((vector_size(kVectorBytes / 2)));  // kWidth of them, to become Doubles
+
+template <class T>
+struct Vectors;
+template <>
+struct Vectors<float> {
+  using Full = Floats;      // for elementwise work
+  using Terms = FewFloats;  // kWidth values on their way into a sum
+};
+template <>
+struct Vectors<double> {
+  using Full = Doubles;
+  using Terms = Doubles;
+};
+
+// X is a scalar or a vector, so that a formula is written once for the body of a loop and for its tail.
+template <class X, class T>
+inline X load(const T* from) {
+  X x;
+  __builtin_memcpy(&x, from, sizeof(X));
+  return x;
+}
+template <class X, class T>
+inline void store(T* to, X x) {
+  __builtin_memcpy(to, &x, sizeof(X));
+}
+
+// A store that leaves the caches alone, to a multiple of kVectorBytes; finish_stores() before others may look.
+template <class T, class V>
+inline void store_past_caches(T* to, V x) {
+#if defined(__AVX512F__)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)x);
+#elif defined(__AVX2__)
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)x);
+#elif defined(__SSE2__)
+  _mm_stream_si128(reinterpret_cast<__m128i*>(to), (__m128i)x);
+#else
+  store(to, x);
+#endif
+}
+inline void finish_stores() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+inline double widen(float x) { return x; }
+inline double widen(double x) { return x; }
+inline Doubles widen(Doubles x) { return x; }
+// By intrinsics: gcc 12 makes four instructions of __builtin_convertvector, at half the speed.
+inline Doubles widen(FewFloats x) {
+#if defined(__AVX512F__)
+  return (Doubles)_mm512_maskz_cvtps_pd(0xff, (__m256)x);  // the form without a mask draws a false warning in gcc 12
+#elif defined(__AVX2__)
+  return (Doubles)_mm256_cvtps_pd((__m128)x);
+#elif defined(__x86_64__)
+  return (Doubles)_mm_cvtps_pd((__m128)_mm_cvtsi64_si128((long long)x));
+#else
+  return __builtin_convertvector(x, Doubles);
+#endif
+}
+
+// sum + a*b, where a and b hold values of type T. The product of two float32 is exact in float64, so a fused
+// multiply-add rounds as the two operations do; the product of two float64 is rounded on its own.
+template <class T, class D>
+inline D add_product(D sum, D a, D b) {
+  return sum + (a * b);
+}
+#if defined(__AVX512F__)
+template <>
+inline Doubles add_product<float>(Doubles sum, Doubles a, Doubles b) {
+  return (Doubles)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)sum);
+}
+#elif defined(__AVX2__) && defined(__FMA__)
+template <>
+inline Doubles add_product<float>(Doubles sum, Doubles a, Doubles b) {
+  return (Doubles)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)sum);
+}
+#endif
+
+}  // namespace
+}  // namespace samestep

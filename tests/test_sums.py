@@ -1,0 +1,185 @@
+"""The canonical sum: kernels against the NumPy twin bit for bit, against exact sums, and its errors."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+import samestep as ss
+
+ISAS = ss.info()["isas"]
+SHAPES = [
+    (0,),
+    (1,),
+    (31,),
+    (32,),
+    (33,),
+    (1023,),
+    (1024,),
+    (1025,),
+    (5000,),
+    (70001,),
+    (0, 3),
+    (3, 0),
+    (3, 700),
+    (2500, 5),
+    (1057, 257),
+    (300, 300),
+    (2, 3000, 17),
+    (5, 40, 1),
+    (9000, 16),
+]
+
+
+@pytest.fixture(params=[(isa, threads) for isa in ISAS for threads in (1, 2, 5)], ids=str)
+def machine(request):
+    isa, threads = ss.info()["isa"], ss.get_num_threads()
+    ss.set_isa(request.param[0])
+    ss.set_num_threads(request.param[1])
+    yield request.param
+    ss.set_isa(isa)
+    ss.set_num_threads(threads)
+
+
+def special(shape, dtype, seed=0):
+    """Any bits: values of all sizes, zeros of both signs, subnormals; finite."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(shape) * 2.0 ** rng.integers(-60, 60, shape)
+    some = rng.integers(0, 12, shape)
+    tiny = float(np.finfo(dtype).smallest_subnormal)
+    for i, value in enumerate((0.0, -0.0, tiny, -7 * tiny)):
+        x = np.where(some == i, value, x)
+    return x.astype(dtype)
+
+
+def same(a, b):
+    a, b = np.asarray(a), np.asarray(b)
+    assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    if ss.digest(a) != ss.digest(b):
+        i = np.flatnonzero(a.reshape(-1).view(f"u{a.itemsize}") != b.reshape(-1).view(f"u{a.itemsize}"))[0]
+        u, v = a.reshape(-1)[i], b.reshape(-1)[i]
+        pytest.fail(f"element {i}: {u!r} {u.tobytes().hex()} and {v!r} {v.tobytes().hex()}")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_kernels_equal_the_twin(machine, dtype):
+    for shape in SHAPES:
+        x = special(shape, dtype)
+        for axis in (None, *range(x.ndim)):
+            same(ss.canonical_sum(x, axis), ss.canonical_sum(x, axis, backend="reference"))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_inf_and_nan_go_where_they_belong(machine, dtype):
+    x = special((3000, 20), dtype)
+    x[5, 3] = np.inf
+    x[2999, 4] = np.nan
+    x[[7, 1500], [6, 6]] = np.inf, -np.inf
+    sums = ss.canonical_sum(x, 0)
+    same(sums, ss.canonical_sum(x, 0, backend="reference"))
+    assert np.flatnonzero(~np.isfinite(sums)).tolist() == [3, 4, 6]
+    assert sums[3] == np.inf
+    assert np.isnan(sums[[4, 6]]).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_alignment_and_layout_do_not_matter(machine, dtype):
+    x = special((4000,), dtype)
+    expected = ss.canonical_sum(x)
+    room = np.empty(x.size + 16, dtype)
+    for offset in range(16):
+        shifted = room[offset : offset + x.size]
+        shifted[:] = x
+        same(ss.canonical_sum(shifted), expected)
+    # A column of a matrix is summed as the same terms in a row are.
+    for columns in (2, 8, 33, 400):
+        matrix = special((x.size, columns), dtype, seed=columns)
+        matrix[:, 1] = x
+        same(ss.canonical_sum(matrix, 0)[1], expected[()])
+        same(ss.canonical_sum(np.ascontiguousarray(matrix.T), 1), ss.canonical_sum(matrix, 0))
+
+
+def test_the_order_is_the_contracts():
+    """Blocks, lanes, halving and pairing, written out one addition at a time."""
+    x = special((7 * 1024 + 45,), np.float64)
+    level = []
+    for start in range(0, x.size, 1024):
+        lanes = [0.0] * 32
+        for k, term in enumerate(x[start : start + 1024].tolist()):
+            lanes[k % 32] += term
+        for half in (16, 8, 4, 2, 1):
+            lanes = [lanes[j] + lanes[j + half] for j in range(half)]
+        level.append(lanes[0])
+    while len(level) > 1:
+        level = [sum(level[i : i + 2]) for i in range(0, len(level), 2)]
+    same(ss.canonical_sum(x), np.float64(level[0]))
+
+
+def test_negative_zeros_give_positive_zero(machine):
+    for n in range(70):
+        assert math.copysign(1.0, ss.canonical_sum(np.full(n, -0.0))) == 1.0
+
+
+def test_the_error_is_small():
+    x = special((100_000,), np.float32)
+    exact = sum(map(Fraction, x.tolist()))
+    size = sum(map(Fraction, np.abs(x).tolist()))
+    assert abs(Fraction(float(ss.canonical_sum(x))) - exact) <= size * Fraction(50, 2**53)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_global_norm(machine, dtype):
+    tensors = [special((n,), dtype, seed=n) for n in (3, 5000, 0, 17, 70001)]
+    norm = ss.global_norm(tensors)
+    assert norm == ss.global_norm(tensors, backend="reference")
+    assert norm == ss.global_norm({i: t for i, t in enumerate(tensors)})
+    exact = sum(Fraction(v) ** 2 for t in tensors for v in t.tolist())
+    assert abs(norm / float(exact) ** 0.5 - 1) < 1e-14
+    assert ss.global_norm([]) == 0.0
+    assert ss.global_norm([np.float32([3]), np.float64([[4]])]) == 5.0
+
+
+def test_global_norm_pairs_in_the_order_of_the_list():
+    # (1 + tiny) + (tiny + tiny): only the pairing of the last two lets them count.
+    tiny = 2.0**-53
+    tensors = [np.float64([v**0.5]) for v in (1.0, 0.0, tiny * 1.0, tiny * 1.0)]
+    squares = [float(t[0] * t[0]) for t in tensors]
+    expected = (squares[0] + squares[1]) + (squares[2] + squares[3])
+    assert expected != ((squares[0] + squares[1]) + squares[2]) + squares[3]
+    assert ss.global_norm(tensors) == math.sqrt(expected)
+
+
+@pytest.mark.parametrize(
+    ("x", "axis", "error", "says"),
+    [
+        ([1.0, 2.0], None, TypeError, "x: got list"),
+        (np.zeros(3, np.float16), None, TypeError, "x: got dtype float16"),
+        (np.zeros(3, ">f4"), None, TypeError, "x: got dtype >f4"),
+        (np.zeros((4, 4))[:, ::2], 0, ValueError, "ascontiguousarray"),
+        (np.zeros((3, 4), order="F"), 0, ValueError, "ascontiguousarray"),
+        (
+            np.frombuffer(bytes(25), np.uint8)[1:].view(np.float64),
+            None,
+            ValueError,
+            "multiple of 8",
+        ),
+        (np.zeros((3, 4)), 2, ValueError, "axis: got 2"),
+        (np.zeros((3, 4)), -3, ValueError, "axis: got -3"),
+        (np.float64(3.0), 0, TypeError, "x: got float64"),
+    ],
+)
+def test_errors(x, axis, error, says):
+    for backend in ("cpu", "reference"):
+        with pytest.raises(error, match=says):
+            ss.canonical_sum(x, axis, backend=backend)
+    if axis is None:
+        with pytest.raises(error, match=r"arrays\[1\]"):
+            ss.global_norm([np.zeros(3), x])
+
+
+def test_unknown_backend():
+    with pytest.raises(ValueError, match="backend: got 'gpu'"):
+        ss.canonical_sum(np.zeros(3), backend="gpu")
