@@ -1,6 +1,7 @@
 // The loops, compiled once per instruction set with the flags of CMakeLists.txt; exports one constant table.
 // No library header and no linkage but the table's: see rules.h.
 #include "kernels.h"
+#include "mse.h"
 #include "rules.h"
 #include "sums.h"
 #include "vector.h"
@@ -88,6 +89,7 @@ const Isa TABLE(SAMESTEP_ISA) = {
      {sum_of<double, Values<double>>(), sum_of<double, Squares<double>>()}},
     pair,
     root64,
+    {mse_kernels<float>, mse_kernels<double>},
 };
 
 }  // namespace samestep

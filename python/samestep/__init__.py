@@ -1,10 +1,11 @@
 """Optimizer and batch-norm kernels at memory speed, with the same bits on every machine."""
 
-from . import optimizers
+from . import optimizers, problems
 from .arrays import digest
 from .cpu import get_num_threads, info, set_isa, set_num_threads
 from .optimizers import NAG, SGD, AdaGrad, Adam, Momentum, RMSProp
 from .sums import canonical_sum, global_norm
+from .train import minimize
 
 __all__ = [
     "NAG",
@@ -18,7 +19,9 @@ __all__ = [
     "get_num_threads",
     "global_norm",
     "info",
+    "minimize",
     "optimizers",
+    "problems",
     "set_isa",
     "set_num_threads",
 ]

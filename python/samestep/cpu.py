@@ -7,10 +7,12 @@ from importlib import metadata, util
 from typing import Any
 
 from . import _core
-from ._core import Plan, canonical_sum, global_norm, rules
+from ._core import Mse, Plan, Trainer, canonical_sum, global_norm, rules
 
 __all__ = [
+    "Mse",
     "Plan",
+    "Trainer",
     "canonical_sum",
     "get_num_threads",
     "global_norm",

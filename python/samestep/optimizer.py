@@ -161,6 +161,17 @@ class Optimizer:
             raise self._error_of(grads, status)
         self._t += 1
 
+    def _train(self, trainer: cpu.Trainer, steps: int) -> None:
+        """So many steps along the gradient of the trainer's problem, in one native call."""
+        status = self._plan.train(trainer, self._hyper_values, steps)
+        if status == MOVED:
+            self._check_params()
+            self._bind()
+            status = self._plan.train(trainer, self._hyper_values, steps)
+        if status != STEPPED:
+            raise RuntimeError("params: moved by another thread during the steps")
+        self._t += steps
+
     def _by_key(self, grads: Any) -> list[Any]:
         if not isinstance(grads, Mapping):
             raise TypeError(f"grads: got {type(grads).__name__}, expected a dict like params")

@@ -4,7 +4,8 @@ It uses ``+ - * /``, ``sqrt``, ``where`` and casts, nothing whose bits NumPy may
 a backend: ``backend="reference"`` runs a whole training in it.
 """
 
+from .mse import Mse
 from .rules import Plan, rules
 from .sums import canonical_sum, global_norm
 
-__all__ = ["Plan", "canonical_sum", "global_norm", "rules"]
+__all__ = ["Mse", "Plan", "canonical_sum", "global_norm", "rules"]

@@ -1,0 +1,323 @@
+"""Problems to minimise: a loss, its gradient, and what is known about both. No optimizers here."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from . import cpu, reference
+
+Floats = npt.NDArray[np.floating[Any]]
+Integers = npt.NDArray[np.integer[Any]]
+Scale = Literal["half_sum", "half_mean", "mean", "sum"]
+
+
+_BACKENDS = {"auto": cpu, "cpu": cpu, "reference": reference}
+
+# c of L = (c/2) |Phi w - y|^2: a factor, and whether it is divided by the number of rows.
+_SCALES = {
+    "half_sum": (1.0, False),
+    "half_mean": (1.0, True),
+    "mean": (2.0, True),
+    "sum": (2.0, False),
+}
+
+
+class MSE:
+    """The squared error of a linear model: L(w) = (c/2) |Phi w - y|^2.
+
+    =============  =====  ============================================
+    scale          c      L
+    =============  =====  ============================================
+    ``half_sum``   1      half the sum of squares (the notes)
+    ``half_mean``  1/N    half the mean
+    ``mean``       2/N    the mean
+    ``sum``        2      the sum (the slides)
+    =============  =====  ============================================
+
+    The minimiser is the same for all four; gradient, Hessian, beta and mu grow with c, and the largest
+    step size shrinks with it.
+
+    Args:
+        Phi: the features, one example a row: shape (N, p), float32 or float64, finite.
+        y: the targets: shape (N,), the dtype of Phi, finite.
+        scale: which c.
+        backend: what computes the loss and its gradient: "auto", "cpu" or "reference". They return
+            the same bits.
+
+    Both arrays are copied, so that what is known about the problem stays true.
+
+    Attributes:
+        Phi: the features, read-only, C order.
+        y: the targets, read-only.
+        scale: as given.
+        backend: "cpu" or "reference".
+
+    Raises:
+        TypeError: an argument is no array of float32 or float64, or the dtypes differ.
+        ValueError: shapes that do not fit, no rows or no columns, NaN or infinity, an unknown scale or
+            backend.
+
+    Source: the notes' loss, with its prediction read as Phi w (the printed Phi'w does not fit the
+    printed gradient).
+
+    >>> import numpy as np
+    >>> problem = MSE(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), np.array([1.0, 2.0, 4.0]))
+    >>> w = np.zeros(2)
+    >>> problem.loss(w), problem.gradient(w)
+    (10.5, array([-5., -6.]))
+    >>> problem.hessian()
+    array([[2., 1.],
+           [1., 2.]])
+    >>> round(problem.beta, 12), round(problem.mu, 12), round(problem.optimum, 12)
+    (3.0, 1.0, 0.166666666667)
+    """
+
+    def __init__(self, Phi: Floats, y: Floats, scale: Scale = "half_sum", backend: str = "auto") -> None:
+        if scale not in get_args(Scale):
+            expected = ", ".join(repr(name) for name in get_args(Scale))
+            raise ValueError(f"scale: got {scale!r}, expected one of {expected}")
+        if backend not in _BACKENDS:
+            raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(_BACKENDS)}")
+        _check_floats("Phi", Phi, 2)
+        _check_floats("y", y, 1)
+        if y.dtype != Phi.dtype:
+            raise TypeError(
+                f"y: got {y.dtype}, expected {Phi.dtype} as Phi; convert one of them with .astype"
+            )
+        if 0 in Phi.shape:
+            raise ValueError(f"Phi: got shape {Phi.shape}, expected at least one row and one column")
+        if len(y) != len(Phi):
+            turned = "; Phi looks transposed: pass Phi.T" if len(y) == Phi.shape[1] else ""
+            raise ValueError(
+                f"y: got {len(y)} targets for the {len(Phi)} rows of Phi, expected one for each row" + turned
+            )
+        _check_finite("Phi", Phi)
+        _check_finite("y", y)
+        self.Phi: Floats = _frozen(Phi)
+        self.y: Floats = _frozen(y)
+        self.scale: Scale = scale
+        self.backend: str = "cpu" if backend == "auto" else backend
+        self._bind()
+
+    def _bind(self) -> None:
+        self._kernels = _BACKENDS[self.backend].Mse(self.Phi, self.y, *_SCALES[self.scale])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_kernels"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._bind()
+
+    def __repr__(self) -> str:
+        return f"MSE(N={self.size}, p={self.dimension}, {self.dtype}, scale={self.scale!r})"
+
+    @property
+    def size(self) -> int:
+        """N, the number of examples."""
+        return len(self.y)
+
+    @property
+    def dimension(self) -> int:
+        """p, the number of weights."""
+        return int(self.Phi.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The working type: float32 or float64."""
+        return self.Phi.dtype
+
+    @property
+    def c(self) -> float:
+        """The factor of the scale, for all N rows."""
+        factor, per_row = _SCALES[self.scale]
+        return factor / self.size if per_row else factor
+
+    def loss(self, w: Floats) -> float:
+        """L(w) = (c/2) |Phi w - y|^2, added up in float64.
+
+        Args:
+            w: the weights, shape (p,), the problem's dtype.
+
+        Raises:
+            TypeError, ValueError: another dtype or shape.
+
+        >>> MSE(np.array([[1.0], [1.0]]), np.array([1.0, 3.0]), scale="mean").loss(np.array([2.0]))
+        1.0
+        """
+        self._check_weights(w)
+        return float(self._kernels.evaluate(np.ascontiguousarray(w), None, None, None))
+
+    def residual(self, w: Floats) -> Floats:
+        """r = Phi w - y, a new array: shape (N,), the problem's dtype.
+
+        Args:
+            w: the weights, shape (p,), the problem's dtype.
+
+        Raises:
+            TypeError, ValueError: another dtype or shape.
+
+        >>> MSE(np.array([[1.0], [1.0]]), np.array([1.0, 3.0])).residual(np.array([2.0]))
+        array([ 1., -1.])
+        """
+        self._check_weights(w)
+        r: Floats = np.empty(self.size, self.dtype)
+        self._kernels.evaluate(np.ascontiguousarray(w), None, r, None)
+        return r
+
+    def gradient(self, w: Floats, rows: Integers | None = None) -> Floats:
+        """g = c Phi'(Phi w - y), over all rows or over a batch of them, in one pass over Phi.
+
+        H w - Phi'y would need only one small product a step once H is there, but it subtracts two
+        numbers that grow equal: in float32, at the minimum of the diabetes problem, it leaves |g|
+        twenty times as large.
+
+        A batch is a small problem of its own: with m rows, ``half_mean`` and ``mean`` divide by m, so
+        that the mean of g over all batches is the full gradient; with ``half_sum`` and ``sum`` it is
+        the m/N-th part of it.
+
+        Args:
+            w: the weights, shape (p,), the problem's dtype.
+            rows: indices 0..N-1 of the batch, shape (m,), in the order in which the batch is to be
+                read; repeated ones count as often as they stand there. None: all rows.
+
+        Returns:
+            A new array, shape (p,), the problem's dtype.
+
+        Raises:
+            TypeError: another dtype.
+            ValueError: another shape, an empty batch.
+            IndexError: a row that the problem does not have.
+
+        >>> problem = MSE(np.array([[1.0], [2.0]]), np.array([1.0, 3.0]), scale="half_mean")
+        >>> problem.gradient(np.zeros(1)), problem.gradient(np.zeros(1), rows=np.array([1]))
+        (array([-3.5]), array([-6.]))
+        """
+        self._check_weights(w)
+        if rows is not None:
+            self._check_rows(rows)
+            rows = np.ascontiguousarray(rows, np.int64)
+        g: Floats = np.empty(self.dimension, self.dtype)
+        self._kernels.evaluate(np.ascontiguousarray(w), rows, None, g)
+        return g
+
+    def hessian(self) -> Floats:
+        """H = c Phi'Phi, the same at every w: shape (p, p), the problem's dtype.
+
+        >>> MSE(np.array([[1.0], [2.0]]), np.zeros(2)).hessian()
+        array([[5.]])
+        """
+        hessian: Floats = self.c * (self.Phi.T @ self.Phi)
+        return hessian
+
+    @cached_property
+    def eigenvalues(self) -> npt.NDArray[np.float64]:
+        """The p eigenvalues of H, increasing, as float64.
+
+        c sigma^2 over the singular values sigma of Phi: the small ones keep the digits that H itself,
+        with its squared condition, has lost. Those that rounding cannot tell from 0 are 0.
+        """
+        sigma = np.zeros(self.dimension)
+        found = np.linalg.svd(self.Phi.astype(np.float64), compute_uv=False)
+        # The threshold of numpy.linalg.lstsq, so that mu > 0 exactly where the minimiser is unique.
+        found[found <= np.finfo(np.float64).eps * max(self.Phi.shape) * found[0]] = 0.0
+        sigma[: len(found)] = found
+        return _frozen(np.sort(self.c * sigma * sigma))
+
+    @property
+    def beta(self) -> float:
+        """lambda_max(H), the smoothness of L: |g(u) - g(w)| <= beta |u - w|."""
+        return float(self.eigenvalues[-1])
+
+    @property
+    def mu(self) -> float:
+        """lambda_min(H); 0 where the minimiser is not unique."""
+        return float(self.eigenvalues[0])
+
+    @property
+    def kappa(self) -> float:
+        """beta/mu, the condition number; infinite where mu is 0."""
+        return self.beta / self.mu if self.mu > 0 else float("inf")
+
+    def minimizer(self) -> Floats:
+        """w*, the least-squares solution; of several the shortest. Solved in float64.
+
+        Returns:
+            A new array, shape (p,), rounded to the problem's dtype.
+
+        >>> MSE(np.array([[1.0, 1.0]]), np.array([3.0])).minimizer()
+        array([1.5, 1.5])
+        """
+        return self._minimizer.astype(self.dtype)
+
+    @cached_property
+    def optimum(self) -> float:
+        """L*, the least value that L takes. In float64 whatever the dtype, at w* before rounding."""
+        r = self.Phi.astype(np.float64) @ self._minimizer - self.y.astype(np.float64)
+        return 0.5 * self.c * float(r @ r)
+
+    @cached_property
+    def _minimizer(self) -> Floats:
+        Phi, y = self.Phi.astype(np.float64), self.y.astype(np.float64)
+        solution: Floats = np.linalg.lstsq(Phi, y, rcond=None)[0]
+        return solution
+
+    def _check_weights(self, w: Floats) -> None:
+        if not isinstance(w, np.ndarray):
+            raise TypeError(f"w: got {type(w).__name__}, expected a numpy array of {self.dtype}")
+        if w.dtype != self.dtype:
+            raise TypeError(
+                f"w: got {w.dtype}, expected {self.dtype} as Phi; "
+                f"convert it with w.astype(numpy.{self.dtype})"
+            )
+        if w.shape != (self.dimension,):
+            raise ValueError(
+                f"w: got shape {w.shape}, expected {(self.dimension,)}, one weight for each column of Phi"
+            )
+
+    def _check_rows(self, rows: Integers) -> None:
+        if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "iu":
+            got = rows.dtype if isinstance(rows, np.ndarray) else type(rows).__name__
+            raise TypeError(f"rows: got {got}, expected a numpy array of integers")
+        if rows.ndim != 1 or len(rows) == 0:
+            raise ValueError(f"rows: got shape {rows.shape}, expected (m,) with m >= 1")
+        low, high = int(rows.min()), int(rows.max())
+        if low < 0 or high >= self.size:
+            raise IndexError(f"rows: got index {low if low < 0 else high}, expected 0 to {self.size - 1}")
+
+
+def _check_floats(name: str, array: Floats, ndim: int) -> None:
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name}: got {type(array).__name__}, expected a numpy array; "
+            f"make one with numpy.asarray({name}, dtype=numpy.float64)"
+        )
+    if array.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise TypeError(
+            f"{name}: got dtype {array.dtype}, expected float32 or float64; "
+            f"convert it with {name}.astype(numpy.float64)"
+        )
+    if array.ndim != ndim:
+        shape = "(N, p), one example a row" if ndim == 2 else "(N,)"
+        flat = f"; flatten it with {name}.ravel()" if ndim == 1 and array.size == len(array) else ""
+        raise ValueError(f"{name}: got shape {array.shape}, expected {shape}{flat}")
+
+
+def _check_finite(name: str, array: Floats) -> None:
+    if np.isfinite(array).all():
+        return
+    place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+    raise ValueError(
+        f"{name}: got {array[place]} at [{', '.join(map(str, place))}], expected finite numbers; "
+        "remove the example or fill the gap"
+    )
+
+
+def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    copy = np.array(array, order="C")
+    copy.flags.writeable = False
+    return copy

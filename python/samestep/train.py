@@ -1,0 +1,369 @@
+"""minimize(): a problem, a rule and a stopping time make a run. No arithmetic of its own.
+
+One step after another in Python; or, where nobody has to look at every step, many of them in one call
+of the compiled loop (csrc/train.cpp), with the same bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeGuard, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from . import cpu
+from .optimizer import Optimizer
+from .optional import require
+from .problems import MSE, Floats, Integers
+from .reference.sampling import Sampler
+
+Sampling = Literal["full", "shuffle", "with_replacement"]
+Stopped = Literal["steps", "epochs", "deadline", "callback"]
+Callback = Callable[[int, Floats, float], object]
+
+# Elements of Phi that one call of the compiled loop may read: a tenth of a second or so, after which
+# Ctrl-C is heard and the progress bar moves.
+CALL = 2**28
+
+
+class Problem(Protocol):
+    """What minimize() asks of a problem; problems.MSE is one."""
+
+    @property
+    def size(self) -> int:
+        """N, the number of examples."""
+
+    @property
+    def dimension(self) -> int:
+        """p, the number of weights."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64."""
+
+    def loss(self, w: Floats) -> float:
+        """L(w), over all examples."""
+
+    def gradient(self, w: Floats, rows: Integers | None = None) -> Floats:
+        """The gradient of L at w, over a batch of examples or over all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a run has come to.
+
+    Attributes:
+        w: the weights at the end, a copy. With NAG's look-ahead form this is the point where the next
+            gradient would be taken.
+        loss: L(w).
+        losses: L at every recorded step, float64; the first is L(w0), the last ``loss``.
+        recorded: the numbers of these steps, int64; the first is 0, the last ``steps``.
+        steps: how many steps were made.
+        seconds: how long the run took, by its clock.
+        stopped: which rule ended it: ``"steps"``, ``"epochs"``, ``"deadline"`` or ``"callback"``.
+        optimizer: the optimizer, with its state: another minimize() from w goes on with it.
+    """
+
+    w: Floats
+    loss: float
+    losses: npt.NDArray[np.float64]
+    recorded: npt.NDArray[np.int64]
+    steps: int
+    seconds: float
+    stopped: Stopped
+    optimizer: Optimizer
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run ended worse than it began: a larger loss, or infinity or NaN anywhere."""
+        return not (self.loss <= self.losses[0] and bool(np.isfinite(self.w).all()))
+
+
+def minimize(
+    problem: Problem,
+    w0: Floats,
+    optimizer: Callable[[Floats], Optimizer] | Optimizer,
+    *,
+    steps: int | None = None,
+    epochs: int | None = None,
+    deadline: float | None = None,
+    batch_size: int | None = None,
+    sampling: Sampling = "full",
+    seed: int = 0,
+    callback: Callback | None = None,
+    record_every: int = 1,
+    progress: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+) -> Result:
+    """Steps an optimizer along a problem's gradient until a stopping rule says so.
+
+    ====================  ======================================================================
+    sampling              the rows behind a step's gradient
+    ====================  ======================================================================
+    ``full``              all of them
+    ``shuffle``           every epoch a new permutation, cut into batches of batch_size rows; the
+                          last may be shorter (the slides' approach 1)
+    ``with_replacement``  batch_size independent draws (the slides' approach 2)
+    ====================  ======================================================================
+
+    A run that diverges goes on: the number of steps never depends on the values. Result.diverged
+    tells.
+
+    Args:
+        problem: such as problems.MSE.
+        w0: the start, shape (p,), the problem's dtype.
+        optimizer: a callable that is given a copy of w0 and returns an optimizer of it, such as
+            ``lambda w: ss.Adam(w, lr=0.1)``; or an optimizer of one array of that shape and dtype,
+            into which w0 is written. Its state is left as it is.
+        steps: stop after so many. Of ``steps``, ``epochs`` and ``deadline`` at least one must be
+            given; the first to be met ends the run.
+        epochs: stop after so many rounds of ceil(N / batch_size) steps; a full batch is a round.
+        deadline: make no step once so many seconds have passed, by ``clock``. It is tested before
+            each step, so the run may overstay by one step, and 0 makes none.
+        batch_size: rows a step, for the two sampling ways that draw.
+        sampling: see the table.
+        seed: of the draws, 0 to 2^64 - 1: same seed, same rows, on every machine.
+        callback: called as ``callback(step, w, loss)`` for each recorded loss; something true ends
+            the run. w is a read-only view that changes with the next step.
+        record_every: the loss of the full problem is computed at step 0, every so many steps, and at
+            the end.
+        progress: a progress bar on stderr, if that is a terminal.
+        clock: seconds as a function; its first call starts the time.
+
+    Returns:
+        A Result.
+
+    Raises:
+        TypeError, ValueError: an argument of another type, shape or range, or arguments that do not go
+            together. Nothing has been written then.
+        ImportError: ``progress`` without tqdm.
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> Phi = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+        >>> problem = ss.problems.MSE(Phi, np.array([1.0, 2.0, 4.0]))
+        >>> run = ss.minimize(problem, np.zeros(2), lambda w: ss.SGD(w, lr=0.25), steps=4)
+        >>> run.w, run.steps, run.stopped
+        (array([1.484375  , 2.16796875]), 4, 'steps')
+        >>> run = ss.minimize(problem, np.zeros(2), lambda w: ss.SGD(w, lr=0.25),
+        ...                   callback=lambda step, w, loss: loss < 0.2, steps=100)
+        >>> run.steps, run.stopped
+        (4, 'callback')
+    """
+    limit, limited_by = _limit(steps, epochs, _steps_per_epoch(problem, sampling, batch_size))
+    if limit is None and deadline is None:
+        raise ValueError("steps, epochs, deadline: got none of them; give at least one, or no end")
+    if deadline is not None and not 0.0 <= deadline < float("inf"):
+        raise ValueError(f"deadline: got {deadline}, expected seconds, 0 or more and finite")
+    _check_count("record_every", record_every, 1)
+    sampler = Sampler(seed)
+    bar = _bar(limit) if progress else contextlib.nullcontext()
+    opt = _start(problem, w0, optimizer)
+    w = opt.params[0]
+    stepper: _Steps
+    if deadline is None and _compiled_can(problem, opt):
+        stepper = _CompiledSteps(problem, opt, sampling, batch_size, seed)
+    else:
+        stepper = _PythonSteps(problem, opt, _batches(problem.size, sampling, batch_size, sampler))
+
+    losses: list[float] = []
+    recorded: list[int] = []
+    seen = w.view()
+    seen.flags.writeable = False
+
+    def record() -> bool:
+        loss = problem.loss(w)
+        losses.append(loss)
+        recorded.append(step)
+        return callback is not None and bool(callback(step, seen, loss))
+
+    step = 0
+    stopped: Stopped
+    with bar as shown:
+        start = clock()
+        while True:
+            if step % record_every == 0 and record():
+                stopped = "callback"
+                break
+            if step == limit:
+                stopped = limited_by
+                break
+            if deadline is not None:
+                seconds = clock() - start
+                if seconds >= deadline:
+                    stopped = "deadline"
+                    break
+            ahead = record_every - step % record_every
+            made = stepper.make(ahead if limit is None else min(ahead, limit - step))
+            step += made
+            if shown is not None:
+                shown.update(made)
+        if recorded[-1] != step:
+            record()
+        if stopped != "deadline":
+            seconds = clock() - start
+    return Result(w.copy(), losses[-1], np.array(losses), np.array(recorded), step, seconds, stopped, opt)
+
+
+def _steps_per_epoch(problem: Problem, sampling: Sampling, batch_size: int | None) -> int:
+    if sampling not in get_args(Sampling):
+        expected = ", ".join(repr(name) for name in get_args(Sampling))
+        raise ValueError(f"sampling: got {sampling!r}, expected one of {expected}")
+    if sampling == "full":
+        if batch_size is not None:
+            raise ValueError(
+                f"batch_size: got {batch_size} with sampling='full', which takes every row; "
+                "add sampling='shuffle' or 'with_replacement', or leave batch_size out"
+            )
+        return 1
+    if batch_size is None:
+        raise ValueError(f"batch_size: got None, expected the rows a step for sampling={sampling!r}")
+    _check_count("batch_size", batch_size, 1)
+    if sampling == "shuffle" and batch_size > problem.size:
+        raise ValueError(f"batch_size: got {batch_size}, expected at most the {problem.size} rows there are")
+    return -(-problem.size // batch_size)
+
+
+def _limit(steps: int | None, epochs: int | None, per_epoch: int) -> tuple[int | None, Stopped]:
+    """The step at which the run ends at the latest, and the rule that says so."""
+    if steps is not None:
+        _check_count("steps", steps, 0)
+    if epochs is None:
+        return steps, "steps"
+    _check_count("epochs", epochs, 0)
+    if steps is not None and steps <= epochs * per_epoch:
+        return steps, "steps"
+    return epochs * per_epoch, "epochs"
+
+
+def _check_count(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}: got {value!r}, expected a whole number")
+    if value < least:
+        raise ValueError(f"{name}: got {value}, expected {least} or more")
+
+
+def _batches(
+    size: int, sampling: Sampling, batch_size: int | None, sampler: Sampler
+) -> Iterator[Integers | None]:
+    """The rows of step after step, without end; None for all."""
+    while sampling == "full" or batch_size is None:
+        yield None
+    while sampling == "with_replacement":
+        yield sampler.draws(batch_size, size)
+    while True:
+        order = sampler.shuffle(size)
+        for first in range(0, size, batch_size):
+            yield order[first : first + batch_size]
+
+
+def _start(problem: Problem, w0: Floats, optimizer: Callable[[Floats], Optimizer] | Optimizer) -> Optimizer:
+    """An optimizer of one array, which holds w0."""
+    if not isinstance(w0, np.ndarray):
+        raise TypeError(f"w0: got {type(w0).__name__}, expected a numpy array of {problem.dtype}")
+    if w0.dtype != problem.dtype:
+        raise TypeError(
+            f"w0: got {w0.dtype}, expected the problem's {problem.dtype}; "
+            f"convert it with w0.astype(numpy.{problem.dtype})"
+        )
+    if w0.shape != (problem.dimension,):
+        raise ValueError(f"w0: got shape {w0.shape}, expected the problem's {(problem.dimension,)}")
+    if isinstance(optimizer, Optimizer):
+        params = optimizer.params
+        if len(params) != 1 or params[0].shape != w0.shape or params[0].dtype != w0.dtype:
+            got = ", ".join(f"{a.dtype} {a.shape}" for a in params)
+            raise ValueError(
+                f"optimizer: got one of {got}, expected one of a single {w0.dtype} array of shape "
+                f"{w0.shape}, as w0"
+            )
+        params[0][...] = w0
+        return optimizer
+    if not callable(optimizer):
+        raise TypeError(
+            f"optimizer: got {type(optimizer).__name__}, expected an optimizer or a callable that "
+            "makes one, such as lambda w: ss.SGD(w, lr=0.1)"
+        )
+    w = np.array(w0, order="C")
+    made = optimizer(w)
+    if not isinstance(made, Optimizer):
+        raise TypeError(
+            f"optimizer: the callable returned {type(made).__name__}, expected an optimizer of the "
+            "array that it was given"
+        )
+    if len(made.params) != 1 or made.params[0] is not w:
+        raise ValueError(
+            "optimizer: the callable returned one of other arrays, expected an optimizer of the array "
+            "that it was given, itself and alone"
+        )
+    return made
+
+
+class _Steps(Protocol):
+    def make(self, wanted: int) -> int:
+        """Makes at least one step and at most so many; returns how many."""
+
+
+class _PythonSteps:
+    """One step a call: any problem, any optimizer, and a clock to be read before each."""
+
+    def __init__(self, problem: Problem, optimizer: Optimizer, batches: Iterator[Integers | None]) -> None:
+        self._problem = problem
+        self._optimizer = optimizer
+        self._batches = batches
+
+    def make(self, wanted: int) -> int:
+        w = self._optimizer.params[0]
+        g = self._problem.gradient(w, next(self._batches))
+        self._optimizer.step(_like_params(self._optimizer, g))
+        return 1
+
+
+class _CompiledSteps:
+    """Many steps a call, with the bits of as many calls of _PythonSteps."""
+
+    def __init__(
+        self,
+        problem: MSE,
+        optimizer: Optimizer,
+        sampling: Sampling,
+        batch_size: int | None,
+        seed: int,
+    ) -> None:
+        rows = problem.size if batch_size is None else batch_size
+        self._optimizer = optimizer
+        self._trainer = cpu.Trainer(problem._kernels, sampling, rows, seed)
+        self._most = max(1, CALL // (rows * problem.dimension))
+
+    def make(self, wanted: int) -> int:
+        steps = min(wanted, self._most)
+        self._optimizer._train(self._trainer, steps)
+        return steps
+
+
+def _compiled_can(problem: Problem, optimizer: Optimizer) -> TypeGuard[MSE]:
+    """Whether the compiled loop does what the two objects' own methods would."""
+    return (
+        type(problem) is MSE
+        and problem.backend == "cpu"
+        and optimizer.backend == "cpu"
+        and type(optimizer).step is Optimizer.step
+    )
+
+
+def _like_params(optimizer: Optimizer, g: Floats) -> Any:
+    """The gradient of the one parameter in the structure in which the optimizer was given it."""
+    if optimizer._keys is not None:
+        return dict.fromkeys(optimizer._keys, g)
+    return g if optimizer._single else (g,)
+
+
+def _bar(total: int | None) -> Any:
+    if not sys.stderr.isatty():
+        return contextlib.nullcontext()
+    tqdm = require("tqdm", "progress=True").tqdm
+    return tqdm(total=total, unit=" steps", leave=False)
