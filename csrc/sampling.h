@@ -91,38 +91,39 @@ class Batches {
   Batches(Sampling sampling, Index size, Index batch_size, std::uint64_t seed)
       : sampling_(sampling), size_(size), batch_size_(batch_size), sampler_(seed) {
     if (sampling == Sampling::shuffle) order_.resize(size);
-    if (sampling == Sampling::with_replacement) order_.resize(batch_size);
+    // Some batches are drawn ahead, so that their rows can be fetched ahead: the draws are the same.
+    if (sampling == Sampling::with_replacement) order_.resize(batch_size * (1 + kAhead / batch_size));
     used_ = static_cast<Index>(order_.size());
   }
 
   // Stays valid until the next call.
   Batch next() {
     if (sampling_ == Sampling::full) return {nullptr, size_};
-    if (sampling_ == Sampling::with_replacement) {
-      sampler_.draws(order_.data(), batch_size_, size_);
-      return {order_.data(), batch_size_};
-    }
-    if (used_ == size_) {
-      sampler_.shuffle(order_.data(), size_);
+    const Index drawn = static_cast<Index>(order_.size());
+    if (used_ == drawn) {
+      if (sampling_ == Sampling::shuffle) sampler_.shuffle(order_.data(), drawn);
+      if (sampling_ == Sampling::with_replacement) sampler_.draws(order_.data(), drawn, size_);
       used_ = 0;
     }
-    Batch batch{order_.data() + used_, std::min(batch_size_, size_ - used_)};
+    Batch batch{order_.data() + used_, std::min(batch_size_, drawn - used_)};
     used_ += batch.count;
     return batch;
   }
 
-  Index size() const { return size_; }
+  // The row that comes so many after the batch, or -1 where that is not known yet.
+  Index ahead(Index by) const { return used_ + by < static_cast<Index>(order_.size()) ? order_[used_ + by] : -1; }
+
   // The most rows that a step has.
   Index largest() const { return sampling_ == Sampling::full ? size_ : batch_size_; }
-  // The row that the next batch is likely to begin with, or -1: worth fetching early.
-  Index ahead(Index by) const { return sampling_ == Sampling::shuffle && used_ + by < size_ ? order_[used_ + by] : -1; }
 
  private:
+  static constexpr Index kAhead = 256;
+
   Sampling sampling_;
   Index size_, batch_size_;
   Sampler sampler_;
-  std::vector<Index> order_;
-  Index used_;  // how many of order_ an epoch has used up
+  std::vector<Index> order_;  // an epoch, or some batches
+  Index used_;                // how much of it
 };
 
 }  // namespace samestep

@@ -8,6 +8,9 @@
 
 namespace samestep {
 
+// Steps between asking for a row and reading it: some hundred nanoseconds, a visit to memory.
+constexpr Index kAhead = 6;
+
 Trainer::Trainer(MseProblem problem, Batches batches)
     : problem_(std::move(problem)), batches_(std::move(batches)), gradient_(problem_.p()) {
   problem_.reserve(batches_.largest(), true);
@@ -29,6 +32,8 @@ void Trainer::run(Plan& plan, const double* hyper, Index steps) {
   const Isa& isa = active_isa();
   for (; steps > 0; --steps) {
     Batch batch = batches_.next();
+    Index soon = batches_.ahead(kAhead);
+    if (soon >= 0) problem_.prefetch(soon);
     problem_.row_gradient(isa.mse[problem_.type()], tensor.w, batch.rows != nullptr ? batch.rows[0] : 0, g);
     plan.step_here(hyper);
   }

@@ -48,6 +48,25 @@ inline void store(T* to, X x) {
   __builtin_memcpy(to, &x, sizeof(X));
 }
 
+// A store that leaves the caches alone, to a multiple of kVectorBytes; finish_stores() before others may look.
+template <class T, class V>
+inline void store_past_caches(T* to, V x) {
+#if defined(__AVX512F__)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), (__m512i)x);
+#elif defined(__AVX2__)
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), (__m256i)x);
+#elif defined(__SSE2__)
+  _mm_stream_si128(reinterpret_cast<__m128i*>(to), (__m128i)x);
+#else
+  store(to, x);
+#endif
+}
+inline void finish_stores() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
 inline double widen(float x) { return x; }
 inline double widen(double x) { return x; }
 inline Doubles widen(Doubles x) { return x; }

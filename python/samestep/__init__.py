@@ -2,6 +2,7 @@
 
 from . import optimizers, problems
 from .arrays import digest
+from .batchnorm import BatchNorm, batchnorm_backward, batchnorm_forward, batchnorm_inference
 from .cpu import get_num_threads, info, set_isa, set_num_threads
 from .optimizers import NAG, SGD, AdaGrad, Adam, Momentum, RMSProp
 from .sums import canonical_sum, global_norm
@@ -12,8 +13,12 @@ __all__ = [
     "SGD",
     "AdaGrad",
     "Adam",
+    "BatchNorm",
     "Momentum",
     "RMSProp",
+    "batchnorm_backward",
+    "batchnorm_forward",
+    "batchnorm_inference",
     "canonical_sum",
     "digest",
     "get_num_threads",

@@ -17,6 +17,55 @@ def set_num_threads(n: int) -> None: ...
 def default_num_threads() -> int: ...
 def canonical_sum(x: Array, outer: int, n: int, inner: int) -> NDArray[np.float64]: ...
 def global_norm(arrays: Sequence[Array]) -> float: ...
+def batchnorm_forward(
+    x: Array,
+    gamma: Array,
+    beta: Array,
+    out: Array,
+    mean: Array,
+    inv: Array,
+    mean64: NDArray[np.float64],
+    var64: NDArray[np.float64],
+    sizes: tuple[int, int, int],
+    channels_last: bool,
+    relu: bool,
+    eps: float,
+) -> None: ...
+def batchnorm_backward(
+    dy: Array,
+    x: Array,
+    gamma: Array,
+    beta: Array,
+    mean: Array,
+    inv: Array,
+    out: Array,
+    dgamma: Array,
+    dbeta: Array,
+    sizes: tuple[int, int, int],
+    channels_last: bool,
+    relu: bool,
+) -> None: ...
+def batchnorm_inference(
+    x: Array,
+    gamma: Array,
+    beta: Array,
+    running_mean: Array,
+    running_var: Array,
+    out: Array,
+    sizes: tuple[int, int, int],
+    channels_last: bool,
+    relu: bool,
+    eps: float,
+) -> None: ...
+def update_running(
+    running_mean: Array,
+    running_var: Array,
+    mean64: NDArray[np.float64],
+    var64: NDArray[np.float64],
+    values: int,
+    momentum: float,
+    batches: int,
+) -> None: ...
 
 class Plan:
     def __init__(

@@ -67,6 +67,12 @@ def _check_aligned(name: str, a: Array) -> None:
         )
 
 
+def check_aligned_array(name: str, a: Any) -> None:
+    """Raises unless ``a`` is a NumPy array of a working type on an address of its type."""
+    _check_array(name, a, "")
+    _check_aligned(name, a)
+
+
 def check_inplace(name: str, a: Any) -> Array:
     """Returns ``a`` if kernels can update it where it lies; else raises."""
     _check_array(name, a, " that can be updated in place")
@@ -84,8 +90,7 @@ def check_inplace(name: str, a: Any) -> Array:
 
 def check_readable(name: str, a: Any) -> Array:
     """Returns ``a`` if kernels can read it in C order where it lies; else raises."""
-    _check_array(name, a, "")
-    _check_aligned(name, a)
+    check_aligned_array(name, a)
     if not a.flags.c_contiguous:
         raise ValueError(
             f"{name}: strides {a.strides} for shape {a.shape} are not those of one block in C order; "

@@ -7,12 +7,26 @@ from importlib import metadata, util
 from typing import Any
 
 from . import _core
-from ._core import Mse, Plan, Trainer, canonical_sum, global_norm, rules
+from ._core import (
+    Mse,
+    Plan,
+    Trainer,
+    batchnorm_backward,
+    batchnorm_forward,
+    batchnorm_inference,
+    canonical_sum,
+    global_norm,
+    rules,
+    update_running,
+)
 
 __all__ = [
     "Mse",
     "Plan",
     "Trainer",
+    "batchnorm_backward",
+    "batchnorm_forward",
+    "batchnorm_inference",
     "canonical_sum",
     "get_num_threads",
     "global_norm",
@@ -20,6 +34,7 @@ __all__ = [
     "rules",
     "set_isa",
     "set_num_threads",
+    "update_running",
 ]
 
 CONTRACT = 1  # version of the bit contract

@@ -4,8 +4,19 @@ It uses ``+ - * /``, ``sqrt``, ``where`` and casts, nothing whose bits NumPy may
 a backend: ``backend="reference"`` runs a whole training in it.
 """
 
+from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference, update_running
 from .mse import Mse
 from .rules import Plan, rules
 from .sums import canonical_sum, global_norm
 
-__all__ = ["Mse", "Plan", "canonical_sum", "global_norm", "rules"]
+__all__ = [
+    "Mse",
+    "Plan",
+    "batchnorm_backward",
+    "batchnorm_forward",
+    "batchnorm_inference",
+    "canonical_sum",
+    "global_norm",
+    "rules",
+    "update_running",
+]

@@ -1,0 +1,534 @@
+"""Batch norm with an optional ReLU: functions on arrays, and a class that keeps running statistics.
+
+Shapes: ``x`` is (N, C), (N, C, ...) with ``axis=1``, or (N, ..., C) with ``axis=-1``; float32 or
+float64. A channel has M values, one for each sample and position. In memory, the channels must come
+first or last and everything else in order, as in C order or as PyTorch's channels_last; the result has
+the layout of ``x``. Neither that nor the instruction set nor the number of threads changes a bit.
+
+``backend`` is "auto" (by where the arrays live), "cpu" or "reference" (the NumPy twin: the same bits,
+slowly).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import arrays, cpu, reference
+from .arrays import Array
+
+BACKENDS = {"auto": cpu, "cpu": cpu, "reference": reference}
+
+
+class _Walk(NamedTuple):
+    """How kernels go over an array: ``arrange`` gives the view of it in C order."""
+
+    arrange: Callable[[Array], Array]
+    sizes: tuple[int, int, int]
+    channels_last: bool
+
+    @property
+    def channels(self) -> int:
+        return self.sizes[1]
+
+    @property
+    def values(self) -> int:
+        return self.sizes[0] * self.sizes[2]
+
+
+def batchnorm_forward(
+    x: Array,
+    gamma: Array,
+    beta: Array,
+    *,
+    eps: float = 1e-5,
+    relu: bool = False,
+    axis: int = 1,
+    out: Array | None = None,
+    backend: str = "auto",
+) -> tuple[Array, Array, Array]:
+    """Normalises every channel by the mean and variance of this batch: the forward pass of training.
+
+    ``mean = sum(x)/M``, ``var = sum((x - mean)^2)/M``, ``inv = 1/sqrt(var + eps)``,
+    ``y = gamma*((x - mean)*inv) + beta``; with ``relu``, ``y <= 0`` becomes +0 (NaN passes).
+    The sums are taken in float64, of values shifted by the channel's first: no cancellation.
+
+    Args:
+        x: see the module; at least 2 values a channel.
+        gamma, beta: (C,), of the dtype of ``x``.
+        eps: added to the variance, >= 0.
+        relu: whether a ReLU follows.
+        axis: where the channels are: 1 or -1.
+        out: array for the result, like ``x`` in shape, dtype and layout; it may not overlap ``x``,
+            which the backward pass needs.
+        backend: see the module.
+
+    Returns:
+        y, like ``x``; mean and inv, (C,): what the backward pass needs beside ``x``.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit; nothing has been written.
+
+    Source:
+        Ioffe & Szegedy (2015), alg. 1; Goodfellow, Bengio & Courville, Deep Learning (2016),
+        eqs. 8.35-8.37.
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> x = np.array([[1.0, 2], [3, 6], [5, 4], [7, 8]])
+        >>> y, mean, inv = ss.batchnorm_forward(x, np.array([2.0, -1]), np.array([-1, 0.5]), relu=True)
+        >>> mean
+        array([4., 5.])
+        >>> y.round(4)
+        array([[0.    , 1.8416],
+               [0.    , 0.0528],
+               [0.    , 0.9472],
+               [1.6833, 0.    ]])
+    """
+    y, mean, inv, _, _ = _forward(x, gamma, beta, eps, relu, axis, out, backend)
+    return y, mean, inv
+
+
+def batchnorm_backward(
+    dy: Array,
+    x: Array,
+    gamma: Array,
+    beta: Array,
+    mean: Array,
+    inv: Array,
+    *,
+    relu: bool = False,
+    axis: int = 1,
+    out: Array | None = None,
+    backend: str = "auto",
+) -> tuple[Array, Array, Array]:
+    """The gradients of a loss with respect to what ``batchnorm_forward`` was given.
+
+    With ``relu``, ``dy`` first becomes +0 where y was +0 for it (y is recomputed, nothing is saved).
+    ``dbeta = sum(dy)``, ``dgamma = sum(dy*(x - mean))*inv``,
+    ``dx = gamma*inv*(dy - dbeta/M - (x - mean)*inv*dgamma/M)``.
+
+    Args:
+        dy: the loss's gradient with respect to y; like ``x`` in shape, dtype and layout.
+        x, gamma, beta, relu, axis: as in the forward pass.
+        mean, inv: as it returned them.
+        out: array for dx, like ``x``; may be ``dy`` itself, may not overlap otherwise.
+        backend: see the module.
+
+    Returns:
+        dx, like ``x``; dgamma and dbeta, (C,).
+
+    Raises:
+        TypeError, ValueError: an argument does not fit; nothing has been written.
+
+    Source:
+        Ioffe & Szegedy (2015), section 3, with the sums taken once.
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> x = np.array([[1.0], [3], [5], [7]])
+        >>> gamma, beta = np.array([2.0]), np.array([-1.0])
+        >>> y, mean, inv = ss.batchnorm_forward(x, gamma, beta)
+        >>> dy = np.array([[1.0], [2], [-1], [0.5]])
+        >>> dx, dgamma, dbeta = ss.batchnorm_backward(dy, x, gamma, beta, mean, inv)
+        >>> dgamma.round(6), dbeta
+        (array([-1.565246]), array([2.5]))
+    """
+    run = _backend(backend)
+    walk = _check_values(x, axis, at_least=2)
+    _check_like("dy", dy, x)
+    for name, a in (("gamma", gamma), ("beta", beta), ("mean", mean), ("inv", inv)):
+        _check_channels(name, a, walk, x)
+    dx = _result(out, x, {"x": x, "gamma": gamma, "beta": beta, "mean": mean, "inv": inv}, ("dy", dy))
+    dgamma, dbeta = np.empty_like(gamma, subok=False), np.empty_like(gamma, subok=False)
+    see = walk.arrange
+    run.batchnorm_backward(
+        see(dy),
+        see(x),
+        gamma,
+        beta,
+        mean,
+        inv,
+        see(dx),
+        dgamma,
+        dbeta,
+        walk.sizes,
+        walk.channels_last,
+        bool(relu),
+    )
+    return dx, dgamma, dbeta
+
+
+def batchnorm_inference(
+    x: Array,
+    gamma: Array,
+    beta: Array,
+    running_mean: Array,
+    running_var: Array,
+    *,
+    eps: float = 1e-5,
+    relu: bool = False,
+    axis: int = 1,
+    out: Array | None = None,
+    backend: str = "auto",
+) -> Array:
+    """Normalises every channel by given statistics: no channel's result depends on the batch.
+
+    ``s = gamma/sqrt(running_var + eps)``, ``y = (x - running_mean)*s + beta``, then the ReLU if asked.
+
+    Args:
+        x, gamma, beta, relu, axis: as in ``batchnorm_forward``; any number of values.
+        running_mean, running_var: (C,), of the dtype of ``x``.
+        eps: added to the variance, >= 0.
+        out: array for the result, like ``x``; may be ``x`` itself, may not overlap otherwise.
+        backend: see the module.
+
+    Returns:
+        y, like ``x``.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit; nothing has been written.
+
+    Source:
+        Ioffe & Szegedy (2015), alg. 2.
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> one = np.ones(2)
+        >>> ss.batchnorm_inference(np.array([[3.0, 5.0]]), one, one, 1 + one, 3 + one, eps=0.0)
+        array([[1.5, 2.5]])
+    """
+    run = _backend(backend)
+    eps = _number("eps", eps, math.inf)
+    walk = _check_values(x, axis, at_least=0)
+    channels = {"gamma": gamma, "beta": beta, "running_mean": running_mean, "running_var": running_var}
+    for name, a in channels.items():
+        _check_channels(name, a, walk, x)
+    y = _result(out, x, channels, ("x", x))
+    see = walk.arrange
+    run.batchnorm_inference(
+        see(x),
+        gamma,
+        beta,
+        running_mean,
+        running_var,
+        see(y),
+        walk.sizes,
+        walk.channels_last,
+        bool(relu),
+        eps,
+    )
+    return y
+
+
+class BatchNorm:
+    """A batch-norm layer: weight, bias, running statistics, and the two passes.
+
+    In training, ``forward`` normalises by the batch and updates the running statistics with
+    p = momentum, or, for momentum None, p = 1/(batches so far), which is their plain average:
+    ``running_mean = (1 - p)*running_mean + p*mean``, ``running_var`` likewise from the unbiased variance
+    ``var*M/(M - 1)``. After ``eval()``, ``forward`` normalises by the running statistics.
+
+    Args:
+        num_channels: C, at least 1.
+        eps: added to the variance, >= 0.
+        momentum: share of the new batch in the running statistics, 0 to 1; or None.
+        relu: whether a ReLU follows, fused into both passes.
+        axis: where the channels are: 1 or -1.
+        dtype: float32 or float64, of all arrays.
+        backend: see the module.
+
+    Attributes:
+        weight, bias: gamma and beta, (C,); hand them to an optimizer. Ones and zeros at first.
+        running_mean, running_var: (C,); zeros and ones at first.
+        num_batches_tracked: how many batches they have seen.
+        training: whether the layer is in training mode, as it is at first.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range.
+
+    Source:
+        Ioffe & Szegedy (2015); the running statistics as in PyTorch's BatchNorm.
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> layer = ss.BatchNorm(2, dtype=np.float64)
+        >>> y = layer.forward(np.array([[1.0, 2], [3, 6], [5, 4], [7, 8]]))
+        >>> layer.running_mean.round(6), layer.running_var.round(6)
+        (array([0.4, 0.5]), array([1.566667, 1.566667]))
+        >>> dx, dweight, dbias = layer.backward(np.ones((4, 2)))
+        >>> dbias
+        array([4., 4.])
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        *,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        relu: bool = False,
+        axis: int = 1,
+        dtype: Any = np.float32,
+        backend: str = "auto",
+    ) -> None:
+        if isinstance(num_channels, bool) or not hasattr(num_channels, "__index__"):
+            raise TypeError(f"num_channels: got {type(num_channels).__name__}, expected a whole number")
+        if num_channels < 1:
+            raise ValueError(f"num_channels: got {num_channels}, expected at least 1")
+        if np.dtype(dtype) not in arrays.DTYPES:
+            raise TypeError(f"dtype: got {np.dtype(dtype)}, expected float32 or float64")
+        _backend(backend)
+        self.eps = _number("eps", eps, math.inf)
+        self.momentum = None if momentum is None else _number("momentum", momentum, 1.0)
+        self.relu = bool(relu)
+        self.axis = _check_axis(axis)
+        self.backend = backend
+        self.training = True
+        self.weight: Array = np.ones(num_channels, dtype)
+        self.bias: Array = np.zeros(num_channels, dtype)
+        self.running_mean: Array = np.zeros(num_channels, dtype)
+        self.running_var: Array = np.ones(num_channels, dtype)
+        self.num_batches_tracked = 0
+        self._saved: tuple[Array, Array, Array] | None = None
+
+    def __repr__(self) -> str:
+        momentum = "None" if self.momentum is None else f"{self.momentum:g}"
+        return (
+            f"BatchNorm({len(self.weight)}, eps={self.eps:g}, momentum={momentum}, relu={self.relu}, "
+            f"axis={self.axis}, dtype={self.weight.dtype})"
+        )
+
+    def train(self, mode: bool = True) -> BatchNorm:
+        """Training mode, or, for False, inference; returns the layer."""
+        self.training = bool(mode)
+        return self
+
+    def eval(self) -> BatchNorm:
+        """Inference mode: ``forward`` uses the running statistics; returns the layer."""
+        return self.train(False)
+
+    def forward(self, x: Array, out: Array | None = None) -> Array:
+        """The layer's result for ``x``; in training mode the running statistics take it in.
+
+        Args:
+            x: see the module. In training it is kept, not copied, for ``backward``.
+            out: as in ``batchnorm_forward``, or ``batchnorm_inference`` after ``eval()``.
+
+        Raises:
+            TypeError, ValueError: an argument does not fit; nothing has been changed.
+        """
+        if not self.training:
+            statistics = (self.running_mean, self.running_var)
+            return batchnorm_inference(
+                x, self.weight, self.bias, *statistics, out=out, **self._how(), eps=self.eps
+            )
+        for name in ("running_mean", "running_var"):
+            arrays.check_inplace(name, getattr(self, name))
+            if isinstance(x, np.ndarray) and getattr(self, name).dtype != x.dtype:
+                raise TypeError(f"x: got dtype {x.dtype}, expected the layer's {self.weight.dtype}")
+            if getattr(self, name).shape != self.weight.shape:
+                raise ValueError(
+                    f"{name}: got shape {getattr(self, name).shape}, expected {self.weight.shape}"
+                )
+        y, mean, inv, mean64, var64 = _forward(
+            x, self.weight, self.bias, self.eps, self.relu, self.axis, out, self.backend
+        )
+        self.num_batches_tracked += 1
+        p, batches = (0.0, self.num_batches_tracked) if self.momentum is None else (self.momentum, 0)
+        values = x.size // len(self.weight)
+        _backend(self.backend).update_running(
+            self.running_mean, self.running_var, mean64, var64, values, p, batches
+        )
+        self._saved = x, mean, inv
+        return y
+
+    def backward(self, dy: Array, out: Array | None = None) -> tuple[Array, Array, Array]:
+        """The gradients for the last ``forward`` in training mode: dx, dweight, dbias.
+
+        Args:
+            dy: the loss's gradient with respect to its result, with the layout of ``x``.
+            out: array for dx; may be ``dy`` itself.
+
+        Raises:
+            RuntimeError: there was no ``forward`` in training mode.
+            TypeError, ValueError: an argument does not fit; nothing has been written.
+        """
+        if self._saved is None:
+            raise RuntimeError(
+                "backward: there was no forward in training mode to go back from; call forward first"
+            )
+        x, mean, inv = self._saved
+        return batchnorm_backward(dy, x, self.weight, self.bias, mean, inv, out=out, **self._how())
+
+    def _how(self) -> dict[str, Any]:
+        return {"relu": self.relu, "axis": self.axis, "backend": self.backend}
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of what the layer holds, in the names of PyTorch's state dicts.
+
+        Keys: ``weight``, ``bias``, ``running_mean``, ``running_var``, ``num_batches_tracked`` (an int).
+        """
+        state: dict[str, Any] = {name: getattr(self, name).copy() for name in _STATE}
+        return {**state, "num_batches_tracked": self.num_batches_tracked}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes over what ``state_dict`` returned, into the arrays that the layer has.
+
+        Raises:
+            TypeError, ValueError: it does not fit; nothing has been changed.
+        """
+        expected = {*_STATE, "num_batches_tracked"}
+        if not isinstance(state_dict, Mapping) or set(state_dict) != expected:
+            got = sorted(state_dict) if isinstance(state_dict, Mapping) else type(state_dict).__name__
+            raise ValueError(f"state_dict: got {got}, expected a dict with keys {sorted(expected)}")
+        for name in _STATE:
+            new, old = state_dict[name], getattr(self, name)
+            if not isinstance(new, np.ndarray) or (new.dtype, new.shape) != (old.dtype, old.shape):
+                got = f"{new.dtype} {new.shape}" if isinstance(new, np.ndarray) else type(new).__name__
+                raise ValueError(f"state_dict[{name!r}]: got {got}, expected {old.dtype} {old.shape}")
+            arrays.check_inplace(name, old)
+        count = state_dict["num_batches_tracked"]
+        if isinstance(count, np.ndarray) and count.ndim == 0:
+            count = count[()]
+        if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 0:
+            raise ValueError(
+                f"state_dict['num_batches_tracked']: got {count!r}, expected a whole number >= 0"
+            )
+        for name in _STATE:
+            getattr(self, name)[...] = state_dict[name]
+        self.num_batches_tracked = int(count)
+
+
+_STATE = ("weight", "bias", "running_mean", "running_var")
+
+
+def _forward(
+    x: Array, gamma: Array, beta: Array, eps: float, relu: bool, axis: int, out: Array | None, backend: str
+) -> tuple[Array, Array, Array, Array, Array]:
+    """y, mean, inv, and mean and variance as they were before rounding to the dtype."""
+    run = _backend(backend)
+    eps = _number("eps", eps, math.inf)
+    walk = _check_values(x, axis, at_least=2)
+    _check_channels("gamma", gamma, walk, x)
+    _check_channels("beta", beta, walk, x)
+    y = _result(out, x, {"x": x, "gamma": gamma, "beta": beta})
+    mean, inv = np.empty_like(gamma, subok=False), np.empty_like(gamma, subok=False)
+    mean64, var64 = np.empty(walk.channels), np.empty(walk.channels)
+    see = walk.arrange
+    run.batchnorm_forward(
+        see(x), gamma, beta, see(y), mean, inv, mean64, var64, walk.sizes, walk.channels_last, bool(relu), eps
+    )
+    return y, mean, inv, mean64, var64
+
+
+def _backend(name: str) -> Any:
+    if name not in BACKENDS:
+        raise ValueError(f"backend: got {name!r}, expected one of {', '.join(BACKENDS)}")
+    return BACKENDS[name]
+
+
+def _number(name: str, value: Any, at_most: float) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: got {value!r}, expected a number") from None
+    if not 0.0 <= number <= at_most or math.isinf(number):  # NaN fails as well
+        raise ValueError(f"{name}: got {number}, expected a finite number from 0 to {at_most:g}")
+    return number
+
+
+def _check_axis(axis: Any) -> int:
+    if isinstance(axis, bool) or axis not in (1, -1):
+        raise ValueError(f"axis: got {axis!r}, expected 1 or -1, where the channels are")
+    return int(axis)
+
+
+def _check_values(x: Any, axis: int, at_least: int) -> _Walk:
+    """How to walk ``x``, or an error that says why it cannot be walked."""
+    axis = _check_axis(axis)
+    arrays.check_aligned_array("x", x)
+    if x.ndim < 2:
+        raise ValueError(
+            f"x: got shape {x.shape}, expected samples and channels: (N, C), (N, C, ...) or (N, ..., C)"
+        )
+    N, C = x.shape[0], x.shape[axis]
+    values = (
+        math.prod(x.shape) // C if C else math.prod(n for i, n in enumerate(x.shape) if i != axis % x.ndim)
+    )
+    if values < at_least:
+        raise ValueError(
+            f"x: shape {x.shape} has {values} values a channel, expected at least 2 in training: "
+            "the variance of one value says nothing"
+        )
+    if C == 0:
+        raise ValueError(f"x: shape {x.shape} has no channels, expected at least one")
+
+    def as_is(a: Array) -> Array:
+        return a
+
+    def channels_first(a: Array) -> Array:
+        return np.moveaxis(a, axis, 1)
+
+    def channels_last(a: Array) -> Array:
+        return np.moveaxis(a, axis, -1)
+
+    if C == 1 and x.flags.c_contiguous:
+        return _Walk(as_is, (1, 1, values), False)
+    # One position a channel: both walks are the same, and whole rows are the faster.
+    if channels_last(x).flags.c_contiguous:
+        return _Walk(channels_last, (values, C, 1), True)
+    if channels_first(x).flags.c_contiguous:
+        return _Walk(channels_first, (N, C, values // N), False)
+    raise ValueError(
+        f"x: strides {x.strides} for shape {x.shape} have gaps, or the channels neither first nor last; "
+        "pass np.ascontiguousarray(x)"
+    )
+
+
+def _check_like(name: str, a: Any, x: Array) -> None:
+    arrays.check_aligned_array(name, a)
+    if a.dtype != x.dtype:
+        raise TypeError(
+            f"{name}: got dtype {a.dtype}, expected x's {x.dtype}; use {name}.astype(np.{x.dtype})"
+        )
+    if a.shape != x.shape:
+        raise ValueError(f"{name}: got shape {a.shape}, expected x's {x.shape}")
+    if a.size and not arrays.same_layout(a, x):
+        raise ValueError(
+            f"{name}: strides {a.strides} differ from x's {x.strides}, so the two cannot be walked "
+            f"together; lay it out like x: a = np.empty_like(x); a[...] = {name}"
+        )
+
+
+def _check_channels(name: str, a: Any, walk: _Walk, x: Array) -> None:
+    arrays.check_aligned_array(name, a)
+    if a.dtype != x.dtype:
+        raise TypeError(
+            f"{name}: got dtype {a.dtype}, expected x's {x.dtype}; use {name}.astype(np.{x.dtype})"
+        )
+    if a.shape != (walk.channels,):
+        raise ValueError(f"{name}: got shape {a.shape}, expected ({walk.channels},), one for each channel")
+    if not a.flags.c_contiguous:
+        raise ValueError(f"{name}: strides {a.strides} leave gaps; pass np.ascontiguousarray({name})")
+
+
+def _result(out: Any, x: Array, read: Mapping[str, Array], may_be: tuple[str, Array] | None = None) -> Array:
+    """``out`` if the result can be written to it while ``read`` is read, or a new array."""
+    if out is None:
+        return np.empty_like(x, subok=False)
+    arrays.check_inplace("out", out)
+    _check_like("out", out, x)
+    if may_be is not None:
+        name, a = may_be
+        if out.ctypes.data != a.ctypes.data and np.may_share_memory(out, a):
+            raise ValueError(f"out: overlaps a part of {name}; pass {name} itself, or an array of its own")
+    for name, a in read.items():
+        if np.may_share_memory(out, a):
+            raise ValueError(
+                f"out: overlaps {name} in memory, which is still needed; pass an array of its own"
+            )
+    return np.asarray(out)
