@@ -106,15 +106,15 @@ def descent(rows: int, columns: int, rounds: int) -> dict[str, Any]:
 def show(result: dict[str, Any]) -> None:
     times = ", ".join(f"{name} {t:.3g} ms" for name, t in result["milliseconds"].items())
     rest = ", ".join(
-        f"{name.replace('_', ' ')} {value:.3g}"
-        for name, value in result.items()
-        if isinstance(value, float)
+        f"{name.replace('_', ' ')} {value:.3g}" for name, value in result.items() if isinstance(value, float)
     )
     print(f"{result['case']}: {times}; {rest}")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--scale", type=float, default=1.0, help="shrinks the rows of the gradients' cases")
