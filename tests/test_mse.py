@@ -1,4 +1,4 @@
-"""The mean squared error: golden digests, kernels equal to the NumPy twin in every bit, exact values, errors."""
+"""The mean squared error: kernels equal to the NumPy twin bit for bit, exact values, errors."""
 
 from __future__ import annotations
 
