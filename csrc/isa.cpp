@@ -2,6 +2,7 @@
 // No library header and no linkage but the table's: see rules.h.
 #include "batchnorm.h"
 #include "kernels.h"
+#include "mse.h"
 #include "rules.h"
 #include "sums.h"
 #include "vector.h"
@@ -111,6 +112,7 @@ const Isa TABLE(SAMESTEP_ISA) = {
     root64,
     {DIRECTIONS(float), DIRECTIONS(double)},
     {update_running<float>, update_running<double>},
+    {mse_kernels<float>, mse_kernels<double>},
 };
 
 }  // namespace samestep

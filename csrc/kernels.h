@@ -75,6 +75,38 @@ struct BatchNormKernel {
 };
 enum Direction { forward, backward, inference, kDirections };
 
+// c of L = (c/2)|Phi w - y|^2: a factor, or a factor over the number of rows.
+struct Scale {
+  double factor;
+  bool per_row;
+};
+
+// A run of rows of one block of a batch, and where its sums go.
+struct MseBlock {
+  const void* Phi;  // rows of p elements, one after the other
+  const void* y;
+  const double* w;
+  Index p;
+  const Index* rows;      // of the batch; nullptr: 0, 1, 2, ...
+  Index begin, count;     // the block: rows begin..begin+count-1 of the batch, count <= kSumBlock
+  void* r;                // residuals of the batch; nullptr: not wanted
+  double* lanes;          // room for 32 rows of padded_columns(p); nullptr: no gradient wanted
+  double* gradient_sums;  // p sums over the block
+  double* square_sum;
+};
+
+// Rows of sums are as long as whole vectors of any instruction set.
+constexpr Index padded_columns(Index p) { return (p + 7) / 8 * 8; }
+
+// The mean squared error for one type.
+struct MseKernels {
+  void (*widen)(const void* w, Index p, double* wide);
+  void (*block)(const MseBlock&);
+  void (*gradient)(Scale scale, Index rows, const double* sums, Index p, void* g);
+  double (*loss)(Scale scale, Index rows, double squares);
+  void (*row)(const void* row, const void* y, const void* w, Index p, Scale scale, void* g);  // gradient of one row
+};
+
 // Everything compiled for one instruction set.
 struct Isa {
   const char* name;
@@ -88,6 +120,7 @@ struct Isa {
   BatchNormKernel batchnorm[kTypes][kDirections][2];  // the last: without and with ReLU
   void (*update_running[kTypes])(const double* mean64, const double* var64, Index channels, Index values,
                                  double momentum, Index batches, void* mean, void* var);
+  MseKernels mse[kTypes];
 };
 
 }  // namespace samestep

@@ -17,6 +17,7 @@
 #include "jobs.h"
 #include "plan.h"
 #include "threads.h"
+#include "train.h"
 
 namespace py = pybind11;
 using namespace samestep;
@@ -67,6 +68,90 @@ int find_rule(const std::string& name) {
   throw std::invalid_argument("rule: got '" + name + "', expected one of rules()");
 }
 
+Type type_of(const py::array& array) {
+  if (array.dtype().equal(py::dtype::of<float>())) return float32;
+  if (array.dtype().equal(py::dtype::of<double>())) return float64;
+  throw std::invalid_argument("expected native float32 or float64 arrays");
+}
+
+// Arrays that are read as one block: of one dtype, C order, aligned.
+void check_dense(const py::array& array, const py::dtype& dtype, const std::vector<Index>& shape, const char* name) {
+  bool fits = array.dtype().equal(dtype) && array.ndim() == static_cast<py::ssize_t>(shape.size()) &&
+              has_flags(array, kAligned | py::array::c_style);
+  for (size_t d = 0; fits && d < shape.size(); ++d) fits = array.shape(d) == shape[d];
+  if (!fits)
+    throw std::invalid_argument(std::string(name) + ": expected an aligned C array of the right dtype and shape");
+}
+
+// A mean squared error and its arrays, which come checked from problems.py.
+class BoundMse {
+ public:
+  BoundMse(const py::array& Phi, const py::array& y, double factor, bool per_row)
+      : Phi_(Phi),
+        y_(y),
+        problem_(type_of(Phi), Phi.data(), y.data(), Phi.ndim() == 2 ? Phi.shape(1) : 0, {factor, per_row}) {
+    if (Phi.ndim() != 2 || Phi.size() == 0) throw std::invalid_argument("Phi: expected a matrix that is not empty");
+    dtype_ = problem_.type() == float32 ? py::dtype::of<float>() : py::dtype::of<double>();
+    check_dense(Phi, dtype_, {Phi.shape(0), Phi.shape(1)}, "Phi");
+    check_dense(y, dtype_, {Phi.shape(0)}, "y");
+  }
+
+  // Writes residuals and gradient where they are wanted and returns the loss.
+  double evaluate(const py::array& w, const std::optional<py::array_t<Index>>& rows, const std::optional<py::array>& r,
+                  const std::optional<py::array>& g) const {
+    check_dense(w, dtype_, {problem_.p()}, "w");
+    Batch batch{nullptr, size()};
+    if (rows) {
+      check_dense(*rows, py::dtype::of<Index>(), {rows->ndim() == 1 ? rows->shape(0) : -1}, "rows");
+      batch = {rows->data(), rows->shape(0)};
+      for (Index i = 0; i < batch.count; ++i) {
+        if (batch.rows[i] < 0 || batch.rows[i] >= size()) throw py::index_error("rows: no such row");
+      }
+    }
+    if (r) check_dense(*r, dtype_, {batch.count}, "r");
+    if (g) check_dense(*g, dtype_, {problem_.p()}, "g");
+    void* to_r = r ? py::array(*r).mutable_data() : nullptr;
+    void* to_g = g ? py::array(*g).mutable_data() : nullptr;
+    MseProblem mine = problem_;  // with sums of its own: calls may come from several threads
+    if (batch.count * problem_.p() < kReleaseInterpreter) return mine.evaluate(w.data(), batch, to_r, to_g);
+    py::gil_scoped_release others_may_run;
+    return mine.evaluate(w.data(), batch, to_r, to_g);
+  }
+
+  Index size() const { return Phi_.shape(0); }
+  const MseProblem& problem() const { return problem_; }
+
+ private:
+  py::array Phi_, y_;
+  MseProblem problem_;
+  py::dtype dtype_;
+};
+
+Sampling sampling_of(const std::string& name) {
+  if (name == "full") return Sampling::full;
+  if (name == "shuffle") return Sampling::shuffle;
+  if (name == "with_replacement") return Sampling::with_replacement;
+  throw std::invalid_argument("sampling: got '" + name + "'");
+}
+
+// A Trainer and the problem whose arrays it reads.
+class BoundTrainer {
+ public:
+  BoundTrainer(py::object problem, const std::string& sampling, Index batch_size, std::uint64_t seed)
+      : held_(std::move(problem)), trainer_(make(held_.cast<const BoundMse&>(), sampling, batch_size, seed)) {}
+
+  Trainer& trainer() { return trainer_; }
+
+ private:
+  static Trainer make(const BoundMse& mse, const std::string& sampling, Index batch_size, std::uint64_t seed) {
+    if (batch_size < 1) throw std::invalid_argument("batch_size: expected 1 or more");
+    return Trainer(mse.problem(), Batches(sampling_of(sampling), mse.size(), batch_size, seed));
+  }
+
+  py::object held_;
+  Trainer trainer_;
+};
+
 // A Plan and the arrays it writes to. The arrays come checked from arrays.py; step() sees to it that they are still
 // where they were and that every gradient fits, before the first byte is written.
 class BoundPlan {
@@ -90,14 +175,8 @@ class BoundPlan {
   }
 
   Index step(py::handle grads, const std::vector<double>& hyper) {
-    if (stepping_.exchange(true)) throw std::runtime_error("another thread is inside step() of this optimizer");
-    struct Release {
-      std::atomic<bool>& flag;
-      ~Release() { flag = false; }
-    } release{stepping_};
-    if (static_cast<int>(hyper.size()) != active_isa().rules[plan_->rule()].n_hyper) {
-      throw std::invalid_argument("hyper: wrong number of values");
-    }
+    Stepping alone(*this);
+    check(hyper);
     py::object held = py::reinterpret_steal<py::object>(PySequence_Tuple(grads.ptr()));
     if (!held) throw py::error_already_set();
     Index status = take(held);
@@ -111,7 +190,41 @@ class BoundPlan {
     return kStepped;
   }
 
+  // So many steps along the gradient of the trainer's problem.
+  Index train(BoundTrainer& bound, const std::vector<double>& hyper, Index steps) {
+    Stepping alone(*this);
+    check(hyper);
+    Trainer& trainer = bound.trainer();
+    const std::vector<Tensor>& tensors = plan_->tensors();
+    if (tensors.size() != 1 || tensors[0].type != trainer.problem().type() ||
+        tensors[0].size != trainer.problem().p()) {
+      throw std::invalid_argument("trainer: expected a plan of one array like the problem's weights");
+    }
+    for (size_t a = 0; a < arrays_.size(); ++a) {
+      if (raw(arrays_[a]).data != (a == 0 ? tensors[0].w : tensors[0].states[a - 1])) return kMoved;
+      if (!has_flags(arrays_[a], kInPlace)) return kMoved;
+    }
+    py::gil_scoped_release others_may_run;
+    trainer.run(*plan_, hyper.data(), steps);
+    return kStepped;
+  }
+
  private:
+  // Held while a step is made.
+  struct Stepping {
+    explicit Stepping(BoundPlan& plan) : flag(plan.stepping_) {
+      if (flag.exchange(true)) throw std::runtime_error("another thread is inside step() of this optimizer");
+    }
+    ~Stepping() { flag = false; }
+    std::atomic<bool>& flag;
+  };
+
+  void check(const std::vector<double>& hyper) const {
+    if (static_cast<int>(hyper.size()) != active_isa().rules[plan_->rule()].n_hyper) {
+      throw std::invalid_argument("hyper: wrong number of values");
+    }
+  }
+
   struct Range {
     const char *begin, *end;
     bool operator<(const Range& other) const { return begin < other.begin; }
@@ -185,12 +298,6 @@ class BoundPlan {
   std::optional<Plan> plan_;           // made once the tensors are known
   std::atomic<bool> stepping_{false};
 };
-
-Type type_of(const py::array& array) {
-  if (array.dtype().equal(py::dtype::of<float>())) return float32;
-  if (array.dtype().equal(py::dtype::of<double>())) return float64;
-  throw std::invalid_argument("expected native float32 or float64 arrays");
-}
 
 using Doubles = py::array_t<double, py::array::c_style>;
 
@@ -344,5 +451,31 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def(py::init<const std::string&, const BoundPlan::Arrays&, const std::vector<BoundPlan::Arrays>&,
                     py::array_t<Index>>(),
            py::arg("rule"), py::arg("params"), py::arg("states"), py::arg("steps").noconvert())
-      .def("step", &BoundPlan::step, py::arg("grads"), py::arg("hyper"));
+      .def("step", &BoundPlan::step, py::arg("grads"), py::arg("hyper"))
+      .def("train", &BoundPlan::train, py::arg("trainer"), py::arg("hyper"), py::arg("steps"));
+  py::class_<BoundMse>(m, "Mse")
+      .def(py::init<const py::array&, const py::array&, double, bool>(), py::arg("Phi"), py::arg("y"),
+           py::arg("factor"), py::arg("per_row"))
+      .def("evaluate", &BoundMse::evaluate, py::arg("w"), py::arg("rows").noconvert(), py::arg("r"), py::arg("g"));
+  py::class_<BoundTrainer>(m, "Trainer")
+      .def(py::init<py::object, const std::string&, Index, std::uint64_t>(), py::arg("problem"), py::arg("sampling"),
+           py::arg("batch_size"), py::arg("seed"));
+  py::class_<Sampler>(m, "Sampler")
+      .def(py::init<std::uint64_t>(), py::arg("seed"))
+      .def(
+          "shuffle",
+          [](Sampler& sampler, Index n) {
+            py::array_t<Index> order(n);
+            sampler.shuffle(order.mutable_data(), n);
+            return order;
+          },
+          py::arg("n"))
+      .def(
+          "draws",
+          [](Sampler& sampler, Index m, Index n) {
+            py::array_t<Index> out(m);
+            sampler.draws(out.mutable_data(), m, n);
+            return out;
+          },
+          py::arg("m"), py::arg("n"));
 }

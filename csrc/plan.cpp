@@ -36,7 +36,7 @@ Plan::Plan(int rule, std::vector<Tensor> tensors, Index* steps)
 }
 
 void Plan::form_coefficients(const double* hyper) {
-  FpMode mode;
+  row_ = &active_isa().rules[rule_];
   coefficients_.clear();
   Index formed_for[kTypes], formed_at[kTypes] = {-1, -1};
   for (size_t i = 0; i < tensors_.size(); ++i) {
@@ -63,12 +63,24 @@ void Plan::run_item(Index item) const {
   }
 }
 
+void Plan::count_step() {
+  for (size_t i = 0; i < tensors_.size(); ++i) steps_[i] += tensors_[i].g != nullptr;
+}
+
 void Plan::step(const double* hyper) {
-  row_ = &active_isa().rules[rule_];
-  form_coefficients(hyper);
+  {
+    FpMode mode;
+    form_coefficients(hyper);
+  }
   Task task = [](void* plan, Index item) { static_cast<const Plan*>(plan)->run_item(item); };
   run_items(items_.size() - 1, task, this);
-  for (size_t i = 0; i < tensors_.size(); ++i) steps_[i] += tensors_[i].g != nullptr;
+  count_step();
+}
+
+void Plan::step_here(const double* hyper) {
+  form_coefficients(hyper);
+  for (Index item = 0; item + 1 < static_cast<Index>(items_.size()); ++item) run_item(item);
+  count_step();
 }
 
 }  // namespace samestep

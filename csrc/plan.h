@@ -15,12 +15,18 @@ struct Tensor {
   const void* g;  // set before each step; nullptr: this tensor sits the step out, its counter too
 };
 
+// Up to here a step is better made where one is.
+constexpr Index kSmallStep = 4096;
+
 class Plan {
  public:
   // rule: row of the tables. steps[i]: how many steps tensor i has made; the plan counts on in place.
   Plan(int rule, std::vector<Tensor> tensors, Index* steps);
 
   void step(const double* hyper);
+
+  // The same without the pool, for loops over small steps. The caller has set the floating-point mode.
+  void step_here(const double* hyper);
 
   int rule() const { return rule_; }
   std::vector<Tensor>& tensors() { return tensors_; }
@@ -33,6 +39,7 @@ class Plan {
 
   void run_item(Index item) const;
   void form_coefficients(const double* hyper);
+  void count_step();
 
   int rule_;
   std::vector<Tensor> tensors_;

@@ -8,7 +8,9 @@ from typing import Any
 
 from . import _core
 from ._core import (
+    Mse,
     Plan,
+    Trainer,
     batchnorm_backward,
     batchnorm_forward,
     batchnorm_inference,
@@ -19,7 +21,9 @@ from ._core import (
 )
 
 __all__ = [
+    "Mse",
     "Plan",
+    "Trainer",
     "batchnorm_backward",
     "batchnorm_forward",
     "batchnorm_inference",

@@ -164,6 +164,15 @@ class Optimizer:
         if self._plan.step(plain, self._hyper_values) != STEPPED:
             raise RuntimeError("params, grads: changed by another thread during the step")
 
+    def _train(self, trainer: cpu.Trainer, steps: int) -> None:
+        """So many steps along the gradient of the trainer's problem, in one native call."""
+        if self._plan.train(trainer, self._hyper_values, steps) != STEPPED:
+            self._check_params()
+            self._bind()
+            if self._plan.train(trainer, self._hyper_values, steps) != STEPPED:
+                raise RuntimeError("params: moved by another thread during the steps")
+        self._t += steps
+
     def _by_key(self, grads: Any) -> list[Any]:
         if not isinstance(grads, Mapping):
             raise TypeError(f"grads: got {type(grads).__name__}, expected a dict like params")

@@ -8,29 +8,22 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from . import cpu, reference
+
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.integer[Any]]
 Scale = Literal["half_sum", "half_mean", "mean", "sum"]
 
 
-def _residual(Phi: Floats, w: Floats, y: Floats) -> Floats:
-    """r = Phi w - y."""
-    # A run that diverges reaches infinity: that is a result, which loss() reports, and no warning.
-    with np.errstate(over="ignore", invalid="ignore"):
-        residual: Floats = Phi @ w - y
-    return residual
+_BACKENDS = {"auto": cpu, "cpu": cpu, "reference": reference}
 
-
-def _gradient(Phi: Floats, r: Floats, c: float) -> Floats:
-    """g = c Phi'r, in two passes over Phi.
-
-    H w - Phi'y would need only one small product a step once H is there, but it subtracts two numbers
-    that grow equal: in float32, at the minimum of the diabetes problem, it leaves |g| twenty times as
-    large.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        gradient: Floats = c * (Phi.T @ r)
-    return gradient
+# c of L = (c/2) |Phi w - y|^2: a factor, and whether it is divided by the number of rows.
+_SCALES = {
+    "half_sum": (1.0, False),
+    "half_mean": (1.0, True),
+    "mean": (2.0, True),
+    "sum": (2.0, False),
+}
 
 
 class MSE:
@@ -52,18 +45,21 @@ class MSE:
         Phi: the features, one example a row: shape (N, p), float32 or float64, finite.
         y: the targets: shape (N,), the dtype of Phi, finite.
         scale: which c.
+        backend: what computes the loss and its gradient: "auto", "cpu" or "reference". They return
+            the same bits.
 
-    Both are copied, so that what is known about the problem stays true.
+    Both arrays are copied, so that what is known about the problem stays true.
 
     Attributes:
         Phi: the features, read-only, C order.
         y: the targets, read-only.
         scale: as given.
-        c: the factor of the scale, for all N rows.
+        backend: "cpu" or "reference".
 
     Raises:
         TypeError: an argument is no array of float32 or float64, or the dtypes differ.
-        ValueError: shapes that do not fit, no rows or no columns, NaN or infinity, an unknown scale.
+        ValueError: shapes that do not fit, no rows or no columns, NaN or infinity, an unknown scale or
+            backend.
 
     Source:
         The notes' loss, with its prediction read as Phi w: the printed Phi'w does not fit the printed
@@ -83,10 +79,12 @@ class MSE:
         (3.0, 1.0, 0.166666666667)
     """
 
-    def __init__(self, Phi: Floats, y: Floats, scale: Scale = "half_sum") -> None:
+    def __init__(self, Phi: Floats, y: Floats, scale: Scale = "half_sum", backend: str = "auto") -> None:
         if scale not in get_args(Scale):
             expected = ", ".join(repr(name) for name in get_args(Scale))
             raise ValueError(f"scale: got {scale!r}, expected one of {expected}")
+        if backend not in _BACKENDS:
+            raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(_BACKENDS)}")
         _check_floats("Phi", Phi, 2)
         _check_floats("y", y, 1)
         if y.dtype != Phi.dtype:
@@ -105,7 +103,18 @@ class MSE:
         self.Phi: Floats = _frozen(Phi)
         self.y: Floats = _frozen(y)
         self.scale: Scale = scale
-        self.c: float = self._factor(len(y))
+        self.backend: str = "cpu" if backend == "auto" else backend
+        self._bind()
+
+    def _bind(self) -> None:
+        self._kernels = _BACKENDS[self.backend].Mse(self.Phi, self.y, *_SCALES[self.scale])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_kernels"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._bind()
 
     def __repr__(self) -> str:
         return f"MSE(N={self.size}, p={self.dimension}, {self.dtype}, scale={self.scale!r})"
@@ -125,10 +134,14 @@ class MSE:
         """The working type: float32 or float64."""
         return self.Phi.dtype
 
-    def loss(self, w: Floats) -> float:
-        """L(w) = (c/2) |Phi w - y|^2.
+    @property
+    def c(self) -> float:
+        """The factor of the scale, for all N rows."""
+        factor, per_row = _SCALES[self.scale]
+        return factor / self.size if per_row else factor
 
-        The residual is formed in the problem's dtype, its squares are added in float64.
+    def loss(self, w: Floats) -> float:
+        """L(w) = (c/2) |Phi w - y|^2, added up in float64.
 
         Args:
             w: the weights, shape (p,), the problem's dtype.
@@ -143,12 +156,33 @@ class MSE:
             1.0
         """
         self._check_weights(w)
-        r = _residual(self.Phi, w, self.y).astype(np.float64)
-        with np.errstate(over="ignore", invalid="ignore"):
-            return 0.5 * self.c * float(r @ r)
+        return float(self._kernels.evaluate(np.ascontiguousarray(w), None, None, None))
+
+    def residual(self, w: Floats) -> Floats:
+        """r = Phi w - y, a new array: shape (N,), the problem's dtype.
+
+        Args:
+            w: the weights, shape (p,), the problem's dtype.
+
+        Raises:
+            TypeError, ValueError: another dtype or shape.
+
+        Example:
+            >>> import numpy as np, samestep as ss
+            >>> ss.problems.MSE(np.array([[1.0], [1.0]]), np.array([1.0, 3.0])).residual(np.array([2.0]))
+            array([ 1., -1.])
+        """
+        self._check_weights(w)
+        r: Floats = np.empty(self.size, self.dtype)
+        self._kernels.evaluate(np.ascontiguousarray(w), None, r, None)
+        return r
 
     def gradient(self, w: Floats, rows: Integers | None = None) -> Floats:
-        """g = c Phi'(Phi w - y), over all rows or over a batch of them.
+        """g = c Phi'(Phi w - y), over all rows or over a batch of them, in one pass over Phi.
+
+        H w - Phi'y would need only one small product a step once H is there, but it subtracts two
+        numbers that grow equal: in float32, at the minimum of the diabetes problem, it leaves |g|
+        twenty times as large.
 
         A batch is a small problem of its own: with m rows, ``half_mean`` and ``mean`` divide by m, so
         that the mean of g over all batches is the full gradient; with ``half_sum`` and ``sum`` it is
@@ -174,11 +208,12 @@ class MSE:
             (array([-3.5]), array([-6.]))
         """
         self._check_weights(w)
-        if rows is None:
-            return _gradient(self.Phi, _residual(self.Phi, w, self.y), self.c)
-        self._check_rows(rows)
-        Phi = self.Phi[rows]
-        return _gradient(Phi, _residual(Phi, w, self.y[rows]), self._factor(len(rows)))
+        if rows is not None:
+            self._check_rows(rows)
+            rows = np.ascontiguousarray(rows, np.int64)
+        g: Floats = np.empty(self.dimension, self.dtype)
+        self._kernels.evaluate(np.ascontiguousarray(w), rows, None, g)
+        return g
 
     def hessian(self) -> Floats:
         """H = c Phi'Phi, the same at every w: shape (p, p), the problem's dtype.
@@ -244,9 +279,6 @@ class MSE:
         Phi, y = self.Phi.astype(np.float64), self.y.astype(np.float64)
         solution: Floats = np.linalg.lstsq(Phi, y, rcond=None)[0]
         return solution
-
-    def _factor(self, rows: int) -> float:
-        return {"half_sum": 1.0, "half_mean": 1.0 / rows, "mean": 2.0 / rows, "sum": 2.0}[self.scale]
 
     def _check_weights(self, w: Floats) -> None:
         if not isinstance(w, np.ndarray):

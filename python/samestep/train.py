@@ -1,4 +1,8 @@
-"""minimize(): a problem, a rule and a stopping time make a run. No arithmetic of its own."""
+"""minimize(): a problem, a rule and a stopping time make a run. No arithmetic of its own.
+
+One step after another in Python; or, where nobody has to look at every step, many of them in one call
+of the compiled loop (csrc/train.cpp), with the same bits.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,24 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, TypeGuard, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from . import cpu
 from .optimizer import Optimizer
 from .optional import require
-from .problems import Floats, Integers
+from .problems import MSE, Floats, Integers
 from .reference.sampling import Sampler
 
 Sampling = Literal["full", "shuffle", "with_replacement"]
 Stopped = Literal["steps", "epochs", "deadline", "callback"]
 Callback = Callable[[int, Floats, float], object]
+
+# Elements of Phi that one call of the compiled loop may read: a tenth of a second or so, after which
+# Ctrl-C is heard and the progress bar moves.
+CALL = 2**28
 
 
 class Problem(Protocol):
@@ -152,10 +161,15 @@ def minimize(
     if deadline is not None and not 0.0 <= deadline < float("inf"):
         raise ValueError(f"deadline: got {deadline}, expected seconds, 0 or more and finite")
     _check_count("record_every", record_every, 1)
-    batches = _batches(problem.size, sampling, batch_size, Sampler(seed))
+    sampler = Sampler(seed)
     bar = _bar(limit) if progress else contextlib.nullcontext()
     opt = _start(problem, w0, optimizer)
     w = opt.params[0]
+    stepper: _Steps
+    if deadline is None and _compiled_can(problem, opt):
+        stepper = _CompiledSteps(problem, opt, sampling, batch_size, seed)
+    else:
+        stepper = _PythonSteps(problem, opt, _batches(problem.size, sampling, batch_size, sampler))
 
     losses: list[float] = []
     recorded: list[int] = []
@@ -184,10 +198,11 @@ def minimize(
                 if seconds >= deadline:
                     stopped = "deadline"
                     break
-            opt.step(_like_params(opt, problem.gradient(w, next(batches))))
-            step += 1
+            ahead = record_every - step % record_every
+            made = stepper.make(ahead if limit is None else min(ahead, limit - step))
+            step += made
             if shown is not None:
-                shown.update()
+                shown.update(made)
         if recorded[-1] != step:
             record()
         if stopped != "deadline":
@@ -286,6 +301,58 @@ def _start(problem: Problem, w0: Floats, optimizer: Callable[[Floats], Optimizer
             "that it was given, itself and alone"
         )
     return made
+
+
+class _Steps(Protocol):
+    def make(self, wanted: int) -> int:
+        """Makes at least one step and at most so many; returns how many."""
+
+
+class _PythonSteps:
+    """One step a call: any problem, any optimizer, and a clock to be read before each."""
+
+    def __init__(self, problem: Problem, optimizer: Optimizer, batches: Iterator[Integers | None]) -> None:
+        self._problem = problem
+        self._optimizer = optimizer
+        self._batches = batches
+
+    def make(self, wanted: int) -> int:
+        w = self._optimizer.params[0]
+        g = self._problem.gradient(w, next(self._batches))
+        self._optimizer.step(_like_params(self._optimizer, g))
+        return 1
+
+
+class _CompiledSteps:
+    """Many steps a call, with the bits of as many calls of _PythonSteps."""
+
+    def __init__(
+        self,
+        problem: MSE,
+        optimizer: Optimizer,
+        sampling: Sampling,
+        batch_size: int | None,
+        seed: int,
+    ) -> None:
+        rows = problem.size if batch_size is None else batch_size
+        self._optimizer = optimizer
+        self._trainer = cpu.Trainer(problem._kernels, sampling, rows, seed)
+        self._most = max(1, CALL // (rows * problem.dimension))
+
+    def make(self, wanted: int) -> int:
+        steps = min(wanted, self._most)
+        self._optimizer._train(self._trainer, steps)
+        return steps
+
+
+def _compiled_can(problem: Problem, optimizer: Optimizer) -> TypeGuard[MSE]:
+    """Whether the compiled loop does what the two objects' own methods would."""
+    return (
+        type(problem) is MSE
+        and problem.backend == "cpu"
+        and optimizer.backend == "cpu"
+        and type(optimizer).step is Optimizer.step
+    )
 
 
 def _like_params(optimizer: Optimizer, g: Floats) -> Any:

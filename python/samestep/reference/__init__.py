@@ -5,10 +5,12 @@ a backend: ``backend="reference"`` runs a whole training in it.
 """
 
 from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference, update_running
+from .mse import Mse
 from .rules import Plan, power, rules
 from .sums import canonical_sum, global_norm
 
 __all__ = [
+    "Mse",
     "Plan",
     "batchnorm_backward",
     "batchnorm_forward",

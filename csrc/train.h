@@ -1,0 +1,30 @@
+// The training loop: step after step of a plan along the gradient of a mean squared error, without Python in between.
+#pragma once
+
+#include <vector>
+
+#include "mse_problem.h"
+#include "plan.h"
+#include "sampling.h"
+
+namespace samestep {
+
+// Its bits are those of the loop in train.py, one step after the other: rows, gradient, rule.
+class Trainer {
+ public:
+  Trainer(MseProblem problem, Batches batches);
+
+  const MseProblem& problem() const { return problem_; }
+  // Elements of Phi that a step reads.
+  Index work() const { return batches_.largest() * problem_.p(); }
+
+  // The plan is of one tensor of p elements and the problem's type; its gradient is set here.
+  void run(Plan& plan, const double* hyper, Index steps);
+
+ private:
+  MseProblem problem_;
+  Batches batches_;
+  std::vector<double> gradient_;  // room for either type
+};
+
+}  // namespace samestep

@@ -1,0 +1,279 @@
+"""The compiled training loop: the bits of the Python loop, for every rule, sampling and way to be called."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import samestep as ss
+from samestep import _core, train
+from samestep.optimizers import OPTIMIZERS
+from samestep.problems import MSE
+from samestep.reference.sampling import Sampler
+
+ISAS = ss.info()["isas"]
+DTYPES = (np.float32, np.float64)
+WAYS = (
+    {"sampling": "full"},
+    {"sampling": "shuffle", "batch_size": 1},
+    {"sampling": "shuffle", "batch_size": 8},
+    {"sampling": "shuffle", "batch_size": 53},
+    {"sampling": "with_replacement", "batch_size": 1},
+    {"sampling": "with_replacement", "batch_size": 9},
+    {"sampling": "with_replacement", "batch_size": 1500},
+)
+FORMS = [(kind, form) for kind in OPTIMIZERS for form in kind.forms or (None,)]
+SEEDS = (0, 1, 7, 2**32, 2**64 - 1)
+
+
+def maker(kind, form):
+    options = {} if form is None else {kind.form_argument: form}
+    return lambda w: kind(w, lr=0.01, **options)
+
+
+def problem_of(n, p, dtype, scale="half_mean"):
+    rng = np.random.default_rng([n, p])
+    return MSE(rng.standard_normal((n, p)).astype(dtype), rng.standard_normal(n).astype(dtype), scale)
+
+
+def everything(run):
+    """All that a run leaves, in bits."""
+    state = [a for arrays in run.optimizer.state.values() for a in arrays]
+    return (
+        ss.digest([run.w, *run.optimizer.params, *state]),
+        ss.digest(run.losses),
+        run.recorded.tolist(),
+        run.steps,
+        run.stopped,
+        run.optimizer.t,
+        run.optimizer.steps,
+    )
+
+
+def both(problem, make, monkeypatch, w0=None, **how):
+    """The same run in the compiled loop and in the Python loop."""
+    w0 = np.zeros(problem.dimension, problem.dtype) if w0 is None else w0
+    compiled = ss.minimize(problem, w0, make, **how)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_compiled_can", lambda problem, optimizer: False)
+        patch.setattr(_core.Plan, "train", None)
+        python = ss.minimize(problem, w0, make, **how)
+    return compiled, python
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How many steps each call of the compiled loop was asked for."""
+    calls = []
+    original = ss.optimizers.Optimizer._train
+
+    def count(self, trainer, steps):
+        calls.append(steps)
+        original(self, trainer, steps)
+
+    monkeypatch.setattr(ss.optimizers.Optimizer, "_train", count)
+    return calls
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(map(str, way.values())))
+@pytest.mark.parametrize(("kind", "form"), FORMS, ids=lambda x: getattr(x, "__name__", x))
+def test_equals_the_python_loop(kind, form, way, dtype, monkeypatch, counted):
+    problem = problem_of(53, 10, dtype)
+    compiled, python = both(problem, maker(kind, form), monkeypatch, steps=61, record_every=17, seed=3, **way)
+    assert everything(compiled) == everything(python)
+    assert compiled.recorded.tolist() == [0, 17, 34, 51, 61]
+    assert counted == [17, 17, 17, 10]
+
+
+@pytest.mark.parametrize("scale", ["half_sum", "half_mean", "mean", "sum"])
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_equals_the_reference(isa, dtype, scale):
+    before = ss.info()["isa"], ss.get_num_threads()
+    problem = problem_of(40, 21, dtype, scale)
+    twin = MSE(problem.Phi, problem.y, scale, backend="reference")
+    w0 = np.ones(21, dtype)
+    try:
+        ss.set_isa(isa)
+        for way in WAYS[:3]:
+            how = way | {"epochs": 3, "record_every": 5}
+            got = ss.minimize(problem, w0, lambda w: ss.Adam(w, 0.01), **how)
+            expected = ss.minimize(twin, w0, lambda w: ss.Adam(w, 0.01, backend="reference"), **how)
+            assert everything(got) == everything(expected)
+    finally:
+        ss.set_isa(before[0])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_large_batches_on_any_number_of_threads(threads, monkeypatch):
+    before = ss.get_num_threads()
+    problem = problem_of(5000, 33, np.float32)
+    try:
+        ss.set_num_threads(1)
+        expected = both(problem, lambda w: ss.Adam(w, 0.01), monkeypatch, steps=9, record_every=4)[1]
+        ss.set_num_threads(threads)
+        got = ss.minimize(
+            problem, np.zeros(33, np.float32), lambda w: ss.Adam(w, 0.01), steps=9, record_every=4
+        )
+    finally:
+        ss.set_num_threads(before)
+    assert everything(got) == everything(expected)
+
+
+@pytest.mark.parametrize("columns", [1, 7, 8, 33, 1030, 4096, 4097])
+def test_online_steps_on_any_number_of_columns(columns, monkeypatch):
+    """Up to 4096 weights a step is made where it is, above it goes through the pool."""
+    problem = problem_of(5, columns, np.float64)
+    how = {"steps": 12, "record_every": 50, "sampling": "shuffle", "batch_size": 1}
+    compiled, python = both(problem, lambda w: ss.NAG(w, 1e-4), monkeypatch, **how)
+    assert everything(compiled) == everything(python)
+
+
+def test_a_call_of_any_length(monkeypatch, counted):
+    problem = problem_of(20, 4, np.float64)
+    how = {"steps": 100, "record_every": 1000, "sampling": "shuffle", "batch_size": 3}
+    expected = ss.minimize(problem, np.zeros(4), lambda w: ss.Adam(w, 0.1), **how)
+    assert counted == [100]
+    monkeypatch.setattr(train, "CALL", 7 * 3 * 4)
+    assert everything(ss.minimize(problem, np.zeros(4), lambda w: ss.Adam(w, 0.1), **how)) == everything(
+        expected
+    )
+    assert counted[1:] == [7] * 14 + [2]
+
+
+def test_callback_sees_and_stops_the_same(monkeypatch):
+    problem = problem_of(20, 4, np.float64)
+    seen = []
+
+    def callback(step, w, loss):
+        seen.append((step, w.tobytes(), loss))
+        return step >= 30
+
+    how = {
+        "steps": 100,
+        "record_every": 10,
+        "callback": callback,
+        "sampling": "with_replacement",
+        "batch_size": 1,
+    }
+    compiled, python = both(problem, lambda w: ss.SGD(w, 0.1), monkeypatch, **how)
+    assert everything(compiled) == everything(python)
+    assert compiled.stopped == "callback"
+    assert seen[:4] == seen[4:]
+
+
+def test_a_callback_may_change_the_step_size(monkeypatch):
+    problem = problem_of(20, 4, np.float64)
+
+    w = np.zeros(4)
+    optimizer = ss.Momentum(w, 0.1)
+    plain = ss.minimize(problem, w, optimizer, steps=20, record_every=5)
+    results = []
+    for can in (True, False):
+        optimizer = ss.Momentum(np.zeros(4), 0.1)
+        with monkeypatch.context() as patch:
+            if not can:
+                patch.setattr(train, "_compiled_can", lambda problem, optimizer: False)
+
+            def callback(step, w, loss, optimizer=optimizer):
+                optimizer.lr = 0.1 / (1 + step)
+
+            results.append(
+                everything(
+                    ss.minimize(problem, np.zeros(4), optimizer, steps=20, record_every=5, callback=callback)
+                )
+            )
+    assert results[0] == results[1]
+    assert results[0] != everything(plain)
+
+
+def test_a_second_run_goes_on(monkeypatch):
+    problem = problem_of(20, 4, np.float64)
+    make = lambda w: ss.Adam(w, 0.1)  # noqa: E731
+    once = ss.minimize(problem, np.zeros(4), make, steps=30)
+    first = ss.minimize(problem, np.zeros(4), make, steps=13)
+    second = ss.minimize(problem, first.w, first.optimizer, steps=17)
+    assert ss.digest(second.w) == ss.digest(once.w)
+    assert second.optimizer.t == 30
+    # And the optimizer takes gradients by hand again.
+    once.optimizer.step(np.ones(4))
+    second.optimizer.step(np.ones(4))
+    assert ss.digest(second.optimizer.params) == ss.digest(once.optimizer.params)
+
+
+class Halved(ss.SGD):
+    def step(self, grads):
+        super().step(grads * 0.5)
+
+
+class Shifted(MSE):
+    def gradient(self, w, rows=None):
+        return super().gradient(w, rows) + 1.0
+
+
+def test_what_the_compiled_loop_does_not_know_runs_in_python(counted):
+    problem = problem_of(20, 4, np.float64)
+    w0 = np.zeros(4)
+    plain = ss.minimize(problem, w0, lambda w: ss.SGD(w, 0.1), steps=3, deadline=1e9)
+    halved = ss.minimize(problem, w0, lambda w: Halved(w, 0.2), steps=3)
+    shifted = ss.minimize(Shifted(problem.Phi, problem.y, "half_mean"), w0, lambda w: ss.SGD(w, 0.1), steps=3)
+    twin = ss.minimize(problem, w0, lambda w: ss.SGD(w, 0.1, backend="reference"), steps=3)
+    assert counted == []
+    np.testing.assert_allclose(halved.w, plain.w, rtol=1e-14)
+    assert ss.digest(twin.w) == ss.digest(plain.w)
+    assert abs(shifted.w - plain.w).min() > 0.1
+
+
+def test_a_read_only_parameter_stops_the_run_before_it_is_written():
+    problem = problem_of(20, 4, np.float64)
+    optimizer = ss.SGD(np.zeros(4), 0.1)
+    trainer = _core.Trainer(problem._kernels, "full", 20, 0)
+    optimizer.params[0].flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        optimizer._train(trainer, 3)
+    assert not optimizer.params[0].any()
+    assert (optimizer.t, optimizer.steps) == (0, [0])
+
+
+@pytest.mark.parametrize(
+    "params",
+    [np.zeros(5), np.zeros(4, np.float32), [np.zeros(4), np.zeros(4)]],
+    ids=["shape", "dtype", "two"],
+)
+def test_a_trainer_of_another_problem(params):
+    trainer = _core.Trainer(problem_of(20, 4, np.float64)._kernels, "full", 20, 0)
+    optimizer = ss.SGD(params, 0.1)
+    with pytest.raises(ValueError, match="trainer: expected"):
+        optimizer._train(trainer, 3)
+    assert not any(w.any() for w in optimizer.params)
+    assert optimizer.t == 0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_samplers_agree(seed):
+    kernels, twin = _core.Sampler(seed), Sampler(seed)
+    for n in (0, 1, 2, 3, 5, 32, 442, 1000):
+        np.testing.assert_array_equal(kernels.shuffle(n), twin.shuffle(n))
+        for below in (1, 2, 3, n + 1, 2**31, 2**62 + 1, 2**63 - 1):
+            np.testing.assert_array_equal(kernels.draws(13, below), twin.draws(13, below))
+
+
+def test_words_are_numpys_philox():
+    """Two words in 2^64 are rejected for n = 2^63 - 1, so nearly every word is seen, modulo n."""
+    for seed in SEEDS:
+        words = np.random.Philox(key=seed).random_raw(1000)
+        n = np.uint64(2**63 - 1)
+        accepted = words[words < 2 * int(n)] % n
+        np.testing.assert_array_equal(_core.Sampler(seed).draws(900, int(n)), accepted[:900].astype(np.int64))
+
+
+def test_rejected_words_are_drawn_again():
+    """2^62 + 1 does not divide 2^64: about a quarter of the words must go."""
+    n = 2**62 + 1
+    words = np.random.Philox(key=11).random_raw(4000)
+    kept = words[words < np.uint64(3 * n)]
+    assert 0.2 < 1 - len(kept) / 4000 < 0.3
+    np.testing.assert_array_equal(
+        _core.Sampler(11).draws(2000, n), (kept[:2000] % np.uint64(n)).astype(np.int64)
+    )
