@@ -72,9 +72,11 @@ def descent(rows: int, columns: int, rounds: int) -> dict[str, Any]:
     y = Phi @ rng.standard_normal(columns) + rng.standard_normal(rows)
     w0 = np.zeros(columns)
 
-    def samestep() -> Any:
+    made = ss.problems.MSE(Phi, y)
+
+    def samestep(problem: Any = None) -> Any:
         return ss.minimize(
-            ss.problems.MSE(Phi, y),
+            problem or ss.problems.MSE(Phi, y),  # which copies the arrays, and is timed with the rest
             w0,
             lambda w: ss.SGD(w, LR),
             epochs=EPOCHS,
@@ -94,11 +96,13 @@ def descent(rows: int, columns: int, rounds: int) -> dict[str, Any]:
             random_state=0,
         ).fit(Phi, y)
 
-    best = measure({"samestep": samestep, "scikit-learn": sklearn}, rounds)
+    best = measure(
+        {"samestep": samestep, "problem made": lambda: samestep(made), "scikit-learn": sklearn}, rounds
+    )
     return {
         "case": f"online descent {rows}x{columns} float64, {EPOCHS} epochs",
         "milliseconds": {name: 1e3 * seconds for name, seconds in best.items()},
-        "nanoseconds_per_step": 1e9 * best["samestep"] / (EPOCHS * rows),
+        "nanoseconds_per_step": 1e9 * best["problem made"] / (EPOCHS * rows),
         "times_faster": best["scikit-learn"] / best["samestep"],
     }
 

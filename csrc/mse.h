@@ -123,6 +123,73 @@ inline double dot(const T* x, const U* y, Index n) {
   return blocks.total();
 }
 
+#if defined(__AVX512F__)
+// dot() of four rows of n <= 1024 terms at once: w is loaded once for the four, and their lanes are halved together
+// (two fifths faster on rows of 10; on rows of 64 and more, which come from memory, a tenth slower). Other instruction
+// sets lack the registers.
+template <class T>
+inline void dot_four(const T* const* x, const double* w, Index n, double* out) {
+  Doubles lanes[4][kVectorsOfLanes] = {};
+  Index j = 0;
+  for (; j + kLanes <= n; j += kLanes) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectorsOfLanes; ++v) {
+      Doubles w_v = load<Doubles>(w + j + v * kWidth);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) lanes[i][v] = add_product<T>(lanes[i][v], wide(x[i] + j + v * kWidth), w_v);
+    }
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectorsOfLanes; ++v) {
+    Index at = j + v * kWidth;
+    if (at < n) {
+      Index some = n - at < kWidth ? n - at : kWidth;
+      Doubles w_v = wide_some(w + at, some);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) lanes[i][v] = add_product<T>(lanes[i][v], wide_some(x[i] + at, some), w_v);
+    }
+  }
+  __m512d sum[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) sum[i] = (__m512d)((lanes[i][0] + lanes[i][2]) + (lanes[i][1] + lanes[i][3]));
+  // Lane j with j + 4, of two rows in one vector; with j + 2, of all four; with j + 1.
+  __m512d a = _mm512_shuffle_f64x2(sum[0], sum[1], 0x44) + _mm512_shuffle_f64x2(sum[0], sum[1], 0xee);
+  __m512d b = _mm512_shuffle_f64x2(sum[2], sum[3], 0x44) + _mm512_shuffle_f64x2(sum[2], sum[3], 0xee);
+  __m512d c = _mm512_shuffle_f64x2(a, b, 0x88) + _mm512_shuffle_f64x2(a, b, 0xdd);
+  c = c + _mm512_permute_pd(c, 0x55);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) out[i] = c[2 * i];
+}
+#endif
+
+// Asks for a row of the next group: memory would stand idle while this group's share of the gradient is added up (a
+// quarter faster on rows of 64 floats; the processor's own prefetcher stops where the reading stops). Row by row
+// between the products: asked for in one go, a group costs more than it brings. Always inlined: see
+// MseProblem::prefetch.
+template <class T>
+__attribute__((always_inline)) inline void prefetch_row(const T* row, Index p) {
+  const char* end = reinterpret_cast<const char*>(row + p);
+  for (const char* line = reinterpret_cast<const char*>(row); line < end; line += 64) __builtin_prefetch(line, 0, 2);
+}
+
+[[maybe_unused]] constexpr Index kLongRow = 64;  // from here on rows are taken one by one
+
+// dot() of n rows with w; the rows `ahead` elements further on will be wanted next, unless that is 0.
+template <class T>
+inline void dot_rows(const T* const* rows, Index n, const double* w, Index p, Index ahead, double* out) {
+  Index i = 0;
+#if defined(__AVX512F__)
+  for (; i + 4 <= n && p < kLongRow; i += 4) {
+    for (int k = 0; k < 4 && ahead > 0; ++k) prefetch_row(rows[i + k] + ahead, p);
+    dot_four(rows + i, w, p, out + i);
+  }
+#endif
+  for (; i < n; ++i) {
+    if (ahead > 0) prefetch_row(rows[i] + ahead, p);
+    out[i] = dot(rows[i], w, p);
+  }
+}
+
 // sums_j = sums_j + r_k*row_k,j for k = 0..n-1 in turn; the first time, sums start at +0.
 template <class T, int n>
 inline void add_scaled_rows(double* sums, bool start, const double* r, const T* const* rows, Index p) {
@@ -149,15 +216,6 @@ inline void add_sums(double* __restrict a, const double* __restrict b, Index p) 
   for (Index j = 0; j < p; ++j) a[j] = a[j] + b[j];
 }
 
-// Asks for a row of the next group: memory would stand idle while this group's share of the gradient is added up (a
-// quarter faster on rows of 64 floats; the processor's own prefetcher stops where the reading stops).
-// Always inlined: see MseProblem::prefetch.
-template <class T>
-__attribute__((always_inline)) inline void prefetch_row(const T* row, Index p) {
-  const char* end = reinterpret_cast<const char*>(row + p);
-  for (const char* line = reinterpret_cast<const char*>(row); line < end; line += 64) __builtin_prefetch(line, 0, 2);
-}
-
 // One block of a batch: residuals, the sum of their squares, the sums over its rows for all columns. Every row is
 // fetched from memory once: a group of rows stays in the cache between its residuals and its share of the gradient.
 template <class T>
@@ -177,10 +235,14 @@ void mse_block(const MseBlock& b) {
   for (Index first = 0; first < b.count; first += group) {
     const Index n = b.count - first < group ? b.count - first : group;
     for (Index i = 0; i < n; ++i) {
-      const Index at = b.begin + first + i, row = b.rows != nullptr ? b.rows[at] : at;
-      rows[i] = Phi + row * p;
-      if (b.rows == nullptr && first + i + group < b.count) prefetch_row(rows[i] + group * p, p);
-      T rounded = static_cast<T>(dot(rows[i], b.w, p) - static_cast<double>(y[row]));
+      const Index at = b.begin + first + i;
+      rows[i] = Phi + (b.rows != nullptr ? b.rows[at] : at) * p;
+    }
+    const bool more = b.rows == nullptr && first + 2 * group <= b.count;
+    dot_rows(rows, n, b.w, p, more ? group * p : 0, r);
+    for (Index i = 0; i < n; ++i) {
+      const Index at = b.begin + first + i;
+      T rounded = static_cast<T>(r[i] - static_cast<double>(y[b.rows != nullptr ? b.rows[at] : at]));
       r[i] = rounded;
       if (b.r != nullptr) static_cast<T*>(b.r)[at] = rounded;
     }
