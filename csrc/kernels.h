@@ -96,7 +96,7 @@ struct MseBlock {
 };
 
 // Rows of sums are as long as whole vectors of any instruction set.
-constexpr Index padded_columns(Index p) { return (p + 7) / 8 * 8; }
+static constexpr Index padded_columns(Index p) { return (p + 7) / 8 * 8; }
 
 // The mean squared error for one type.
 struct MseKernels {

