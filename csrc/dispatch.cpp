@@ -12,10 +12,19 @@ extern const Isa isa_avx2;
 extern const Isa isa_avx512;
 #endif
 
+namespace {
+
+std::atomic<const Isa*> active{nullptr};
+std::atomic<const Isa*> withdrawn[2] = {};  // of the tables beyond the baseline
+
+bool is_withdrawn(const Isa& isa) { return withdrawn[0] == &isa || withdrawn[1] == &isa; }
+
+}  // namespace
+
 int available_isas(const Isa** out, int capacity) {
   int n = 0;
   auto add = [&](const Isa& isa) {
-    if (n < capacity) out[n++] = &isa;
+    if (n < capacity && !is_withdrawn(isa)) out[n++] = &isa;
   };
 #ifdef SAMESTEP_X86
   __builtin_cpu_init();
@@ -37,8 +46,6 @@ const Isa* best() {
   return first;
 }
 
-std::atomic<const Isa*> active{nullptr};
-
 }  // namespace
 
 const Isa& active_isa() {
@@ -57,6 +64,15 @@ bool set_isa(const char* name) {
     }
   }
   return false;
+}
+
+void withdraw_isa(const char* name) {
+  const Isa* isas[8];
+  int n = available_isas(isas, 8);
+  for (int i = 0; i + 1 < n; ++i) {  // the last is the baseline: something must remain
+    if (std::strcmp(isas[i]->name, name) == 0) withdrawn[withdrawn[0] != nullptr] = isas[i];
+  }
+  active.store(best());
 }
 
 }  // namespace samestep

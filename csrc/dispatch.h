@@ -7,6 +7,7 @@ namespace samestep {
 
 int available_isas(const Isa** out, int capacity);  // best first; returns how many
 const Isa& active_isa();
-bool set_isa(const char* name);  // false: unknown or not supported here
+bool set_isa(const char* name);       // false: unknown, not supported here, or withdrawn
+void withdraw_isa(const char* name);  // not to be used from now on: its kernels failed the self-check
 
 }  // namespace samestep

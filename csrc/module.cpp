@@ -16,6 +16,7 @@
 #include "dispatch.h"
 #include "jobs.h"
 #include "plan.h"
+#include "self_check.h"
 #include "threads.h"
 #include "train.h"
 
@@ -437,6 +438,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("isas", isas, "instruction sets this machine can run, best first");
   m.def("get_isa", [] { return active_isa().name; });
   m.def("set_isa", [](const std::string& name) { return set_isa(name.c_str()); }, "False: unknown or not supported");
+  m.def("withdraw_isa", [](const std::string& name) { withdraw_isa(name.c_str()); });
+  m.def("self_check", self_check, "(kernel, hash of what it makes of a few numbers), for the table in use");
   m.def("vector_bytes", [] { return active_isa().vector_bytes; }, "what the table in use was compiled for");
   m.def("get_num_threads", get_num_threads);
   m.def("set_num_threads", set_num_threads);

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import samestep as ss
-from samestep import _core
+from samestep import _core, cpu
 
 VECTOR_BYTES = {"baseline": 16, "avx2": 32, "avx512": 64}
 CODE = "import samestep as ss; from samestep import _core; print(ss.info()['isa'], _core.vector_bytes())"
@@ -52,3 +52,40 @@ def test_unknown_names_list_what_there_is():
     failed = run_python("neon9")
     assert failed.returncode
     assert "SAMESTEP_ISA: isa: got 'neon9'" in failed.stderr
+
+
+class TestSelfCheck:
+    def test_every_kernel_is_checked(self, isa):
+        found = dict(_core.self_check())
+        assert found == cpu.SELF_CHECK
+        assert set(found) == {name for name, _, _ in _core.rules()} | {"sum", "batchnorm", "mse"}
+
+    @pytest.mark.skipif("avx2" not in ss.info()["isas"], reason="only the baseline here")
+    @pytest.mark.parametrize("bad", ["avx2", "all"])
+    def test_wrong_kernels_are_switched_off_with_a_warning(self, bad):
+        """As if they had been miscompiled: the hashes of one table, or of all, come out wrong."""
+        code = f"""if True:
+            import warnings, numpy as np, samestep as ss
+            from samestep import _core, cpu
+            class Broken:
+                def __getattr__(self, name):
+                    return getattr(_core, name)
+                def self_check(self):
+                    wrong = {bad!r} in (_core.get_isa(), "all")
+                    return [(n, h + 1 if wrong and n == "sgd" else h) for n, h in _core.self_check()]
+            cpu._core = Broken()
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                cpu._self_check()
+            for warning in caught:
+                print(warning.category.__name__, str(warning.message).split(" kernels of sgd ")[0])
+            print(ss.info()["isas"], ss.info()["isa"])
+            w = np.ones(3); ss.SGD(w, 0.5).step(w.copy()); print(w)
+        """
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        before = ss.info()["isas"]
+        withdrawn = [name for name in before[:-1] if bad in (name, "all")]
+        warned = [*withdrawn, "baseline"] if bad == "all" else withdrawn
+        left = [name for name in before if name not in withdrawn]
+        expected = [f"RuntimeWarning the {name}" for name in warned]
+        assert done.stdout.splitlines() == [*expected, f"{left} {left[0]}", "[0.5 0.5 0.5]"], done.stderr

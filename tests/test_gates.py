@@ -160,8 +160,8 @@ def test_x87_arithmetic_does_not_compile(tmp_path):
 NUMPY_ALLOWED = {
     "sqrt", "where", "isfinite", "errstate", "finfo",  # arithmetic that is exact or rounded once
     "float32", "float64", "int64", "uint64", "intp", "dtype", "integer", "ndarray",  # types and casts
-    "empty", "zeros", "empty_like", "zeros_like", "full", "array", "asarray", "ascontiguousarray",
-    "arange", "stack", "concatenate", "moveaxis", "broadcast_to", "newaxis", "argmax", "random",  # shapes and words
+    "empty", "zeros", "empty_like", "zeros_like", "full", "array", "asarray", "ascontiguousarray",  # arrays
+    "arange", "stack", "concatenate", "moveaxis", "broadcast_to", "newaxis", "argmax", "random",  # shapes
 }  # fmt: skip
 OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)
 BIT_OPERATORS = (ast.BitAnd, ast.BitOr, ast.BitXor, ast.LShift, ast.RShift)

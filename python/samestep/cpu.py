@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from importlib import metadata, util
 from typing import Any
 
@@ -132,6 +133,44 @@ def _version_of(module: str) -> str | None:
         return "unknown"
 
 
+# What _core.self_check finds where the contract is kept. A kernel that is not here is not checked at import.
+SELF_CHECK = {
+    "sgd": 0x8FA9E04DFE25B233,
+    "momentum_heavy_ball": 0xB377F34CE2761BF5,
+    "momentum_torch": 0x33FFE28FB8D2E65C,
+    "nag_look_ahead": 0xA9D11587901C77C7,
+    "nag_torch": 0x263E2E18C86B55E3,
+    "adagrad_outside": 0x4D7C6458A30D4287,
+    "adagrad_inside": 0x129D53A9D5E8FF93,
+    "rmsprop_outside": 0x333F435B65E57282,
+    "rmsprop_inside": 0x41A78E9581876B37,
+    "adam_outside": 0x7A03DE4BBDBDE16E,
+    "adam_inside": 0xAEACEBD154492998,
+    "sum": 0x108D11D2F2C17E51,
+    "batchnorm": 0x52B76EA7E8D54319,
+    "mse": 0xDBE33ADCDB0D720E,
+}
+
+
+def _self_check() -> None:
+    """Tries every table of kernels on a few numbers, in less than a millisecond, and withdraws those that
+    do not keep the contract: a miscompiled build or a broken machine.
+    """
+    for isa in _core.isas():
+        _core.set_isa(isa)
+        wrong = [name for name, found in _core.self_check() if found != SELF_CHECK.get(name, found)]
+        if wrong:
+            _core.withdraw_isa(isa)
+            kept = " It is the last there is and stays in use." if isa in _core.isas() else ""
+            warnings.warn(
+                f"the {isa} kernels of {', '.join(wrong)} do not give the bits of contract {CONTRACT} on "
+                f"this machine and are switched off.{kept} `samestep verify` tells more.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    _core.set_isa(_core.isas()[0])
+
+
 def _apply_environment() -> None:
     isa = os.environ.get("SAMESTEP_ISA")
     if isa:
@@ -146,4 +185,5 @@ def _apply_environment() -> None:
         set_num_threads(int(threads))
 
 
+_self_check()
 _apply_environment()
