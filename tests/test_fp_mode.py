@@ -82,3 +82,32 @@ def test_workers_started_in_another_mode():
         optimizer.step(g)
     ss.set_num_threads(before)
     same_bits([got, *(s[0] for s in optimizer.state.values())], expected)
+
+
+@pytest.mark.parametrize("bits", MODES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sums_and_batch_norm(dtype, bits, threads, isa):
+    x = golden.random_values(60_000, np.dtype(dtype), 1).reshape(20, 30, 100)
+    x[~np.isfinite(x) | (abs(x) > 1e30)] = 1e-40
+    dy = np.flip(x, 0).copy()
+    gamma, beta = (golden.finite_values(30, np.dtype(dtype), s) for s in (3, 5))
+    running = [np.zeros(30, dtype), np.ones(30, dtype)]
+
+    def everything():
+        y, mean, inv = ss.batchnorm_forward(x, gamma, beta, relu=True)
+        layer = ss.BatchNorm(30, dtype=dtype)
+        layer.forward(x)
+        return [
+            np.array([ss.canonical_sum(x), ss.global_norm([x, dy])]),
+            ss.canonical_sum(x, 1),
+            *(y, mean, inv, layer.running_mean, layer.running_var),
+            *ss.batchnorm_backward(dy, x, gamma, beta, mean, inv, relu=True),
+            ss.batchnorm_inference(x, gamma, beta, *running),
+        ]
+
+    expected = everything()
+    with mxcsr(bits):
+        got = everything()
+        after = read_mxcsr()
+    assert after & ~EXCEPTION_FLAGS == (0x1F80 | bits)
+    same_bits(got, expected)

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from . import cpu, verify
+from .digits import train_digits
 from .optional import require
-from .render import FigureError, Style, as_text, check_figure, save_figure
+from .render import FigureError, Style, as_text, check_figure, digits_as_text, save_figure
 from .report import STAGES, run_demo
 from .table import TableError, diabetes, read_csv
 
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="solve a real problem with all six optimizers")
     demo.add_argument("--csv", metavar="FILE", help="a table of your own: numbers, first line column names")
     demo.add_argument("--target", metavar="COLUMN", help="the column of FILE to predict")
+    demo.add_argument("--digits", action="store_true", help="train a network with batch norm instead")
     demo.add_argument("--plot", metavar="FILE", help="draw the loss curves, to a .png, .svg or .pdf file")
     demo.set_defaults(command=_demo, parser=demo)
 
@@ -73,6 +75,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
+    if arguments.digits:
+        return _digits(arguments)
     if (arguments.csv is None) != (arguments.target is None):
         given, missing = ("--csv", "--target") if arguments.target is None else ("--target", "--csv")
         arguments.parser.error(f"{given} needs {missing} as well: demo --csv FILE --target COLUMN")
@@ -96,6 +100,18 @@ def _demo(arguments: argparse.Namespace) -> int:
         if arguments.plot is not None:
             print(f"\n  figure: {Path(arguments.plot)}")
     return OK if demo.passed else FAILED
+
+
+def _digits(arguments: argparse.Namespace) -> int:
+    for option in ("csv", "target", "plot"):
+        if getattr(arguments, option) is not None:
+            arguments.parser.error(f"--digits goes without --{option}: it trains on data of its own")
+    result = train_digits()
+    if arguments.json:
+        _print_json(result.as_dict())
+    else:
+        sys.stdout.write(digits_as_text(result, _style(sys.stdout)))
+    return OK if result.passed else FAILED
 
 
 def _info(arguments: argparse.Namespace) -> int:

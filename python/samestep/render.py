@@ -10,17 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
+from .digits import BATCH, CLASSES, DIGEST_NOTE, HIDDEN, REQUIRED, DigitsResult
 from .optional import require
-from .report import GOAL, LIMIT_SECONDS, LIMIT_STEPS, Demo, Run
+from .report import GOAL, SIGNIFICANT, Demo, Run
 from .theory import max_step
 
 _WIDTH = 96
-_CURVE_COLUMNS = 17
+_CURVE_COLUMNS = 14
+_BARS = "▁▂▃▄▅▆▇█"
 _COLORS = ("#868e96", "#1c7ed6", "#2b8a3e", "#f08c00", "#9c36b5", "#e03131")
 _IN_ASCII = dict(
     zip(
-        "½Φ²βμκ√µ·─∞▁▂▃▄▅▆▇█",
-        ("1/2 ", "Phi ", "^2", "beta", "mu", "kappa", "sqrt ", "u", "-", "-", "infinite", *".:-=+*#@"),
+        "½Φ²βμκ√µ·─∞→▁▂▃▄▅▆▇█",
+        ("1/2 ", "Phi ", "^2", "beta", "mu", "kappa", "sqrt ", "u", "-", "-", "infinite", "->", *".:-=+*#@"),
         strict=True,
     )
 )
@@ -69,6 +71,42 @@ def as_text(demo: Demo, style: Style) -> str:
     return style.letters("\n".join(f"  {line}".rstrip() for line in lines)) + "\n"
 
 
+def digits_as_text(result: DigitsResult, style: Style) -> str:
+    """The training of the digits' network for a terminal of 100 columns."""
+    low, high = min(result.losses), max(result.losses)
+    curve = "".join(_BARS[min(7, int(8 * np.log(loss / low) / np.log(high / low)))] for loss in result.losses)
+    rounds = f"{result.losses[0]:.3f} → {result.losses[-1]:.3f} in {len(result.losses)} rounds"
+    lines = [
+        "",
+        style.bold("samestep · batch norm and ReLU in a network that learns to read digits"),
+        "",
+        f"digits: {result.images:,} images of 8 x 8 pixels to learn from, {result.test_images:,} to test by",
+        style.dim(
+            f"64 pixels, {HIDDEN} hidden units with batch norm and ReLU, {CLASSES} classes; "
+            f"Adam, batches of {BATCH}"
+        ),
+        "",
+        *_grid(
+            [
+                ["loss", rounds, curve],
+                ["training images", f"{result.train_accuracy:.2%} told right"],
+                [
+                    "test images",
+                    f"{result.test_accuracy:.2%} told right",
+                    f"{REQUIRED:.0%} or more: {style.verdict(result.passed)}",
+                ],
+                ["training took", f"{result.seconds:.2f} s for {result.steps:,} steps"],
+                ["digest", result.digest[:16], "sha256 of the final parameters, first 16 digits"],
+            ],
+            "<<<",
+            style,
+        ),
+        "",
+        *map(style.dim, textwrap.wrap(DIGEST_NOTE, _WIDTH)),
+    ]
+    return style.letters("\n".join(f"  {line}".rstrip() for line in lines)) + "\n"
+
+
 def _problem(demo: Demo, style: Style) -> list[str]:
     table, problem = demo.table, demo.problem
     first = problem.loss(np.zeros(problem.dimension, problem.dtype))
@@ -101,21 +139,21 @@ def _problem(demo: Demo, style: Style) -> list[str]:
 
 def _runs(demo: Demo, style: Style) -> list[str]:
     longest = max(run.steps for run in demo.runs)
-    header = ["optimizer", "form", "step size", "steps", "last gap", "µs/step", "the way down", "bits"]
+    header = ["optimizer", "form", "step size", "steps", "last gap", "µs/step", "the way down", "digest of w"]
     rows = [
         [
             run.optimizer,
             f"eps {run.form}" if run.form in ("inside", "outside") else run.form or "",
-            f"{run.hyper['lr']:.4g}",
+            f"{run.hyper['lr']:.6g}",
             f"{run.steps:,}" if run.reached else f"> {run.steps:,}",
             f"{run.gaps[-1]:.1e}",
             f"{run.microseconds:.1f}",
             _curve(run, longest),
-            "all equal" if run.differs_at is None else f"differ at step {run.differs_at:,}",
+            run.digest[:16] if run.differs_at is None else f"differ at step {run.differs_at:,}",
         ]
         for run in demo.runs
     ]
-    head, *body = _grid([header, *rows], "<<>>>><<", style)
+    head, *body = _grid([header, *rows], "<<>>>><<", style, gap=2)
     rule = "─" * max(map(len, (head, *body)))
     fewest = min((run.steps for run in demo.runs if run.reached), default=-1)
     return [
@@ -141,26 +179,27 @@ def _notes(demo: Demo) -> list[str]:
         "gap: L(w) - L*, as a share of the first one · µs/step: the update alone, median",
         "the way down: the gap against the steps, both on logarithmic scales",
         *textwrap.wrap("step sizes: " + " · ".join(sources), _WIDTH),
+        "digest of w: sha256 of the final weights, its first 16 digits. It is the same on every machine:",
+        f"what comes from LAPACK, curvatures and |w*|, sets step sizes rounded to {SIGNIFICANT} digits",
     ]
     if not all(run.reached for run in demo.runs):
-        notes.append(f"> : not there after {LIMIT_STEPS:,} steps or {LIMIT_SECONDS:g} seconds")
+        notes.append(f"> : not there after {demo.limit:,} steps, the most for a table of this size")
     return notes
 
 
 def _with_momentum(run: Run) -> str:
     if "momentum" not in run.hyper:
         return run.optimizer
-    return f"{run.optimizer} (a = {run.hyper['momentum']:.4g})"
+    return f"{run.optimizer} (a = {run.hyper['momentum']:.10g})"
 
 
 def _curve(run: Run, longest: int) -> str:
     """The gap from 1 down to GOAL, at steps 1 to the longest run's last, both logarithmic."""
-    bars = "▁▂▃▄▅▆▇█"
     steps = np.unique(np.geomspace(1, max(longest, 2), _CURVE_COLUMNS).round().astype(int))
     curve = ""
     for step in steps[steps <= run.steps]:
         share = np.log(max(run.gaps[step], GOAL)) / np.log(GOAL)
-        curve += bars[min(7, max(0, int(8 * (1 - share))))]
+        curve += _BARS[min(7, max(0, int(8 * (1 - share))))]
     return curve
 
 
@@ -190,12 +229,13 @@ def _bits(demo: Demo, style: Style) -> list[str]:
     ]
 
 
-def _grid(rows: list[list[str]], align: str, style: Style) -> list[str]:
+def _grid(rows: list[list[str]], align: str, style: Style, gap: int = 3) -> list[str]:
     """The rows as lines with their columns below each other, each to its side: < or >."""
     rows = [[style.letters(cell) for cell in row] for row in rows]
     widths = [max(len(row[j]) if j < len(row) else 0 for row in rows) for j in range(len(align))]
+    between = " " * gap
     return [
-        "   ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, align, widths, strict=False))
+        between.join(f"{cell:{side}{width}}" for cell, side, width in zip(row, align, widths, strict=False))
         for row in rows
     ]
 

@@ -1,4 +1,9 @@
-"""What a demo run measures: six optimizers on one problem, and the edge of the step size."""
+"""What a demo run measures: six optimizers on one problem, and the edge of the step size.
+
+The final weights of a run have the same bits on every machine. Table, gradients and steps are in the bit
+contract; curvatures and w* come from NumPy's LAPACK, whose last bits vary, and so nothing that is made of
+them goes into a step before it is rounded to SIGNIFICANT digits. No clock ends a run.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,13 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from decimal import Context
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from .arrays import digest
 from .golden import difference
 from .optimizer import Optimizer
 from .optimizers import NAG, SGD, AdaGrad, Adam, Momentum, RMSProp
@@ -21,10 +28,14 @@ from .train import minimize
 
 GOAL = 1e-6  # of the first gap
 LIMIT_STEPS = 20_000
-LIMIT_SECONDS = 4.0  # a run; only tables far larger than the diabetes data come near it
+LIMIT_ELEMENTS = 2**30  # of Phi that a run may read for its gradients, in some seconds
 EDGE_STEPS = 2_000
+FEWEST_STEPS = 50  # that the limits leave
+SIGNIFICANT = 6  # digits: far from the last bits, and near enough to 2/(beta + mu) for kappa up to 1e5
 STAGES = 8  # that run_demo announces
 FLAT = 1e-6  # of beta: a curvature that step sizes are not chosen for
+
+Gap = Callable[[Floats], float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +52,7 @@ class Run:
         microseconds: a step of the optimizer alone, without the gradient: the median over the run.
         differs_at: the first step after which a bit of the weights or of the state was not the
             reference's; None: every bit of every step was.
+        digest: of the final weights, the same on every machine.
     """
 
     optimizer: str
@@ -51,6 +63,7 @@ class Run:
     gaps: Float64s
     microseconds: float
     differs_at: int | None
+    digest: str
 
     @property
     def steps(self) -> int:
@@ -90,6 +103,11 @@ class Demo:
     edges: list[Edge]
 
     @property
+    def limit(self) -> int:
+        """How many steps a run may have."""
+        return _affordable(self.problem, LIMIT_STEPS)
+
+    @property
     def passed(self) -> bool:
         """Whether both sides of the edge and all bits are as promised."""
         return all(edge.passed for edge in self.edges) and all(run.differs_at is None for run in self.runs)
@@ -126,6 +144,7 @@ class Demo:
                     "microseconds_per_step": run.microseconds,
                     "bits_equal": run.differs_at is None,
                     "differs_at": run.differs_at,
+                    "digest": run.digest,
                 }
                 for run in self.runs
             ],
@@ -146,73 +165,95 @@ def run_demo(table: Table, announce: Callable[[str], None] = lambda stage: None)
     """
     problem = MSE(table.Phi, table.y)
     w_star = problem.minimizer()
-    _check_solvable(table, problem, w_star)
+    gap = _gap_to(problem, w_star)
+    _check_solvable(table, problem, gap)
     runs = []
-    for name, lr_source, make in _contestants(problem, w_star):
+    for name, lr_source, make in _contestants(problem):
         announce(name)
-        runs.append(_race(problem, w_star, name, lr_source, make))
+        runs.append(_race(problem, gap, name, lr_source, make))
     edges = []
     for times_beta in (1.99, 2.01):
         announce(f"{times_beta}/beta")
-        edges.append(_try_edge(problem, w_star, times_beta))
+        edges.append(_try_edge(problem, w_star, gap, times_beta))
     return Demo(table, problem, runs, edges)
 
 
-def _check_solvable(table: Table, problem: MSE, w_star: Floats) -> None:
+def _check_solvable(table: Table, problem: MSE, gap: Gap) -> None:
     first = problem.loss(np.zeros(problem.dimension))
     if not 1e-250 < first < 1e250:
         raise TableError(
             f"{table.name}: the squares of column {table.target!r} add up to {2 * first:g}, "
             "too far from 1 for float64; give it in another unit"
         )
-    if _gap(problem, w_star, np.zeros(problem.dimension)) <= 1e-24 * first:
+    if gap(np.zeros(problem.dimension)) <= 1e-24 * first:
         raise TableError(
             f"{table.name}: no column tells anything of {table.target!r}: w = 0 is the best there is"
         )
 
 
-def _gap(problem: MSE, w_star: Floats, w: Floats) -> float:
-    """L(w) - L* = (c/2) |Phi (w - w*)|^2, without the cancellation of the difference."""
-    d = problem.Phi @ (w - w_star)
-    return 0.5 * problem.c * float(d @ d)
+def _gap_to(problem: MSE, w_star: Floats) -> Gap:
+    """L(w) - L* = (c/2) |Phi (w - w*)|^2 as a function of w, without the cancellation of the difference.
+
+    That is the loss for the target 0, taken at w - w*. Between machines the gap differs by what w* does,
+    at GOAL by some 1e-11 of itself: enough for another last step only if a gap lies that near to GOAL.
+    """
+    distance = MSE(problem.Phi, np.zeros(problem.size, problem.dtype), problem.scale)
+    return lambda w: distance.loss(w - w_star)
 
 
-def _contestants(problem: MSE, w_star: Floats) -> list[tuple[str, str, Callable[..., Optimizer]]]:
+def _significant(x: float) -> float:
+    return float(Context(prec=SIGNIFICANT).create_decimal_from_float(x))
+
+
+def _significant_below_1(x: float) -> float:
+    """x with SIGNIFICANT digits of 1 - x: a momentum of 0.99... acts by its distance from 1."""
+    return float(1 - Context(prec=SIGNIFICANT).create_decimal_from_float(1.0 - x))
+
+
+def _affordable(problem: MSE, steps: int) -> int:
+    """Steps that do not take long, by the size of the table: a clock would tell each machine another."""
+    return max(FEWEST_STEPS, min(steps, LIMIT_ELEMENTS // problem.Phi.size))
+
+
+def _contestants(problem: MSE) -> list[tuple[str, str, Callable[..., Optimizer]]]:
     """Name, source of the step size, and maker of every optimizer.
 
     The first three have a best setting on a quadratic; it is that for the curvatures from beta down to
     FLAT beta, as no gradient method would get far along the flatter ones within the limit. The other
     three move each weight by about lr a step, whatever the gradient's size, so theirs is a share of
-    s = |w*|/sqrt(p), the size of a weight of w*. RMSProp's is small because it never stops moving: it
-    comes as near to w* as its steps are short.
+    s = |w*|/sqrt(p), the size of a weight of w*, again without the flatter directions. RMSProp's is small
+    because it never stops moving: it comes as near to w* as its steps are short.
     """
     beta, curvatures = problem.beta, problem.eigenvalues
     mu = float(curvatures[curvatures > FLAT * beta][0])
     plain, ball, ahead = (tune(beta, mu) for tune in (tune_sgd, tune_heavy_ball, tune_look_ahead))
     best = "best for these curvatures"
+    # rcond is that of singular values, the roots of the curvatures.
+    w_star = np.linalg.lstsq(problem.Phi, problem.y, rcond=FLAT**0.5)[0]
     s = float(np.linalg.norm(w_star)) / problem.dimension**0.5
     # eps is to be small beside the gradient, whatever the unit of y.
     unit = min(1.0, float(np.abs(problem.gradient(np.zeros(problem.dimension))).max()))
+    lr, a, eps = _significant, _significant_below_1, _significant
     return [
-        ("SGD", "2/(β + μ)", partial(SGD, lr=plain.lr)),
-        ("Momentum", best, partial(Momentum, lr=ball.lr, momentum=ball.momentum)),
-        ("NAG", best, partial(NAG, lr=ahead.lr, momentum=ahead.momentum)),
-        ("AdaGrad", "|w*|/√p", partial(AdaGrad, lr=s, eps=1e-7 * unit)),
-        ("RMSProp", "0.0003 |w*|/√p", partial(RMSProp, lr=3e-4 * s, eps=1e-6 * unit**2)),
-        ("Adam", "0.3 |w*|/√p", partial(Adam, lr=0.3 * s, eps=1e-8 * unit)),
+        ("SGD", "2/(β + μ)", partial(SGD, lr=lr(plain.lr))),
+        ("Momentum", best, partial(Momentum, lr=lr(ball.lr), momentum=a(ball.momentum))),
+        ("NAG", best, partial(NAG, lr=lr(ahead.lr), momentum=a(ahead.momentum))),
+        ("AdaGrad", "|w*|/√p", partial(AdaGrad, lr=lr(s), eps=eps(1e-7 * unit))),
+        ("RMSProp", "0.0003 |w*|/√p", partial(RMSProp, lr=lr(3e-4 * s), eps=eps(1e-6 * unit * unit))),
+        ("Adam", "0.3 |w*|/√p", partial(Adam, lr=lr(0.3 * s), eps=eps(1e-8 * unit))),
     ]
 
 
-def _race(problem: MSE, w_star: Floats, name: str, lr_source: str, make: Callable[..., Optimizer]) -> Run:
+def _race(problem: MSE, gap: Gap, name: str, lr_source: str, make: Callable[..., Optimizer]) -> Run:
     """Steps an optimizer and its reference twin on the same gradients, and compares every bit."""
     w, twin_w = np.zeros(problem.dimension), np.zeros(problem.dimension)
     opt, twin = make(w), make(twin_w, backend="reference")
-    first = _gap(problem, w_star, w)
+    first = gap(w)
     gaps = [1.0]
     ticks = []
     differs_at = None
-    end = time.monotonic() + LIMIT_SECONDS
-    while gaps[-1] > GOAL and len(gaps) <= LIMIT_STEPS and time.monotonic() < end:
+    limit = _affordable(problem, LIMIT_STEPS)
+    while gaps[-1] > GOAL and opt.t < limit:
         g = problem.gradient(w)
         tick = time.perf_counter_ns()
         opt.step(g)
@@ -220,7 +261,7 @@ def _race(problem: MSE, w_star: Floats, name: str, lr_source: str, make: Callabl
         twin.step(g)
         if differs_at is None and not _same_bits(opt, twin):
             differs_at = opt.t
-        gaps.append(_gap(problem, w_star, w) / first)
+        gaps.append(gap(w) / first)
     return Run(
         optimizer=name,
         form=opt.form,
@@ -230,6 +271,7 @@ def _race(problem: MSE, w_star: Floats, name: str, lr_source: str, make: Callabl
         gaps=np.array(gaps),
         microseconds=statistics.median(ticks) / 1000.0,
         differs_at=differs_at,
+        digest=digest(w),
     )
 
 
@@ -245,7 +287,7 @@ def _same_bits(a: Optimizer, b: Optimizer) -> bool:
     )
 
 
-def _try_edge(problem: MSE, w_star: Floats, times_beta: float) -> Edge:
+def _try_edge(problem: MSE, w_star: Floats, gap: Gap, times_beta: float) -> Edge:
     """Gradient descent with lr = times_beta/beta.
 
     Only the steepest direction tells the two sides apart: there a step multiplies the distance from
@@ -256,10 +298,6 @@ def _try_edge(problem: MSE, w_star: Floats, times_beta: float) -> Edge:
     side = -1.0 if float(steepest @ w_star) > 0 else 1.0
     w0 = side * float(np.linalg.norm(w_star)) * steepest
     lr = times_beta / problem.beta
-    tick = time.monotonic()
-    problem.gradient(w0)
-    affordable = int(LIMIT_SECONDS / max(time.monotonic() - tick, 1e-9))
-    steps = min(EDGE_STEPS, max(50, affordable))
+    steps = _affordable(problem, EDGE_STEPS)
     result = minimize(problem, w0, partial(SGD, lr=lr), steps=steps, record_every=steps)
-    gap = _gap(problem, w_star, result.w) / _gap(problem, w_star, w0)
-    return Edge(times_beta, lr, result.steps, gap)
+    return Edge(times_beta, lr, result.steps, gap(result.w) / gap(w0))

@@ -1,0 +1,187 @@
+"""Seeded faults: how many of them does the suite catch? Each is one small change of the kind that breaks
+bits without breaking anything that a person would see.
+
+    python tests/mutate.py [--only TEXT] [--json]
+
+A copy of the tree is built and tested with each fault in turn. The check at import is taken out of the
+copy, so that the score is the tests' own. Prints a line a fault and the score; exit 1 below 95 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+COPY = ROOT / "build" / "mutants"
+GOAL = 0.95
+
+
+class Fault(NamedTuple):
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str = "test_golden.py"  # where it should be caught; the others are tried if it is not
+
+
+RULES, BATCHNORM, SUMS, MSE = "csrc/rules.h", "csrc/batchnorm.h", "csrc/sums.h", "csrc/mse.h"
+FAULTS = (
+    Fault("contraction on", "CMakeLists.txt", "-ffp-contract=off", "-ffp-contract=fast"),
+    Fault("reassociated mean", RULES, "m = (b1 * m) + (o1 * g);", "m = m + (o1 * (g - m));"),
+    Fault("reassociated step", RULES, "w = w - (step * q);", "w = w - ((step * m) / den);"),
+    Fault("reassociated square", RULES, "r = (rho * r) + (o * (g * g));", "r = (rho * r) + ((o * g) * g);"),
+    Fault("reciprocal for division", RULES, "T q = m / den;", "T q = m * (T(1) / den);"),
+    Fault("tail by another operation", "csrc/isa.cpp",
+          "for (Index i = 0; i < n; ++i) rule(w[i], g[i], states[i]...);",
+          "for (Index i = 0; i < n; ++i) rule(w[i], g[i], states[i]...);\n  if (n % 16) w[n - 1] = w[n - 1] + T(0);"),
+    Fault("float32 for float64 in a scalar", RULES, "T(rho), T(1.0 - rho)", "T(rho), T(1) - T(rho)"),
+    Fault("pow for the binary powering", RULES, "double result = 1.0;",
+          "return __builtin_pow(base, static_cast<double>(t));\n  double result = 1.0;"),
+    Fault("powering stops one short", RULES, "for (; t > 0; t >>= 1)", "for (; t > 1; t >>= 1)"),
+    Fault("32-bit step counter", RULES, "inline double power(double base, long long t) {",
+          "inline double power(double base, int t) {", "test_rules.py"),
+    Fault("first step of torch's momentum", RULES, "T(momentum), t == 1}", "T(momentum), t == 0}"),
+    Fault("momentum for the next momentum", RULES, "T u = (a_next * v) - t;", "T u = (a * v) - t;"),
+    Fault("eps on the other side", RULES, "(root(v) * k) + eps", "(root(v) + eps) * k"),
+    Fault("step counted late", "csrc/plan.cpp", "Index t = steps_[i] + 1;", "Index t = steps_[i] + (steps_[i] == 0);"),
+    Fault("an element lost between work items", "csrc/plan.cpp",
+          "segments_.push_back({i, begin, end});", "segments_.push_back({i, begin, end - (end < tensors_[i].size)});"),
+    Fault("guard missing in workers", "csrc/threads.cpp", "    FpMode mode;\n", "", "test_fp_mode.py"),
+    Fault("guard missing around the scalars", "csrc/plan.cpp", "    FpMode mode;\n", "", "test_fp_mode.py"),
+    Fault("guard flushes subnormals", "csrc/fp_mode.h", "0x1f80", "0x9fc0"),
+    Fault("guard does not restore", "csrc/fp_mode.h", "~FpMode() { __builtin_ia32_ldmxcsr(saved_); }",
+          "~FpMode() {}", "test_fp_mode.py"),
+    Fault("< for <= in ReLU", BATCHNORM, "if constexpr (relu) y = y <= X{} ? X{} : y;", "if constexpr (relu) y = y < X{} ? X{} : y;",
+          "test_batchnorm.py"),
+    Fault("max for select in ReLU", BATCHNORM, "if constexpr (relu) y = y <= X{} ? X{} : y;", "if constexpr (relu) y = y > X{} ? y : X{};",
+          "test_batchnorm.py"),
+    Fault("< for <= in ReLU's mask", BATCHNORM, "(xc, j) <= X{} ? X{} : dy", "(xc, j) < X{} ? X{} : dy", "test_batchnorm.py"),
+    Fault("variance not shifted", BATCHNORM, "first - first == T(0) ? first : T(0)", "T(0)"),
+    Fault("variance rounded too early", BATCHNORM, "double inv = 1.0 / root(var + b.eps);",
+          "double inv = 1.0 / root(static_cast<double>(T(var)) + b.eps);"),
+    Fault("swapped lanes", SUMS, "lane[s][j] = lane[s][j] + lane[s][j + half];",
+          "lane[s][j] = lane[s][j] + lane[s][j + (half ^ 1) % half];"),
+    Fault("lanes halved from the other end", SUMS, "lane[j] = lane[j] + lane[j + half * width];",
+          "lane[j] = lane[j] + lane[2 * half * width - 1 - j];", "test_sums.py"),
+    Fault("blocks added in a row, not in pairs", SUMS, "for (Index step = 1; step < n; step *= 2) {\n    for (Index i = 0; i + step < n; i += 2 * step) {",
+          "for (Index step = 1; step < n; step += 1) {\n    for (Index i = 0; i < 1; i += 1) {"),
+    Fault("rows of a gradient out of order", MSE, "for (int k = 0; k < n; ++k) factor[k] = Doubles{} + r[k];",
+          "for (int k = 0; k < n; ++k) factor[k] = Doubles{} + r[k ^ (n > 1)];"),
+    Fault("Fisher-Yates without staying", "csrc/sampling.h", "(i) + 1)]", "(i))]", "test_sampling.py test_loop.py"),
+    Fault("overlap not seen", "csrc/module.cpp", "if (is_written(", "if (false && is_written(", "test_optimizer.py"),
+    Fault("pool not rebuilt in a child", "csrc/threads.cpp", "pool.store(nullptr);", "", "test_threads.py"),
+)  # fmt: skip
+EVERYTHING = (
+    "test_golden.py test_rules.py test_sums.py test_batchnorm.py test_mse.py test_loop.py test_optimizer.py "
+    "test_fp_mode.py test_threads.py test_sampling.py test_dispatch.py"
+)
+
+
+def make_copy() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in listed.splitlines():
+        target, source = COPY / name, ROOT / name
+        if not source.exists():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists() or target.read_bytes() != source.read_bytes():
+            shutil.copyfile(source, target)
+    backend = COPY / "python" / "samestep" / "cpu.py"
+    backend.write_text(backend.read_text().replace("\n_self_check()\n", "\n"))
+
+
+def build() -> subprocess.CompletedProcess[str]:
+    """The extension, beside the copy's Python files; little optimized, which changes no bit."""
+    bin_folder = Path(sys.executable).parent
+    path = f"{bin_folder}{os.pathsep}{os.environ['PATH']}"
+    cmake = shutil.which("cmake", path=path) or "cmake"
+    import pybind11
+
+    configure = [
+        cmake, "-S", str(COPY), "-B", str(COPY / "out"), "-DSKBUILD=ON", "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
+        f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+    ]  # fmt: skip
+    if not (COPY / "out" / "CMakeCache.txt").exists():
+        subprocess.run(configure, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [cmake, "--build", str(COPY / "out"), "-j", "2", "--target", "_core"], capture_output=True, text=True
+    )
+    name = f"_core{sysconfig.get_config_var('EXT_SUFFIX')}"
+    if done.returncode == 0:
+        shutil.copyfile(COPY / "out" / name, COPY / "python" / "samestep" / name)
+    return done
+
+
+def suite(tests: str) -> bool:
+    """Whether the tests pass."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header"]
+    try:
+        done = subprocess.run(
+            [*command, *(f"tests/{name}" for name in tests.split())],
+            cwd=COPY,
+            env={**os.environ, "PYTHONPATH": str(COPY / "python")},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
+
+
+def is_caught(fault: Fault) -> str:
+    """By what it is caught, or an empty text."""
+    file = COPY / fault.file
+    right = file.read_text()
+    if fault.old not in right:
+        raise SystemExit(f"{fault.name}: {fault.file} no longer holds {fault.old!r}")
+    file.write_text(right.replace(fault.old, fault.new))
+    try:
+        if build().returncode:
+            return "the compiler"
+        if not suite(fault.tests):
+            return fault.tests
+        return "" if suite(EVERYTHING) else "the rest of the suite"
+    finally:
+        file.write_text(right)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Score the suite on seeded faults.")
+    parser.add_argument("--only", default="", help="faults with this in their name")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    make_copy()
+    done = build()
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+    if not suite("test_golden.py"):
+        raise SystemExit("the tree without a fault does not pass")
+    caught: dict[str, str] = {}
+    for fault in FAULTS:
+        if options.only not in fault.name:
+            continue
+        start = time.monotonic()
+        caught[fault.name] = is_caught(fault)
+        if not options.json:
+            verdict = f"caught by {caught[fault.name]}" if caught[fault.name] else "SURVIVED"
+            print(f"{fault.name:40} {verdict} ({time.monotonic() - start:.0f} s)", flush=True)
+    score = sum(map(bool, caught.values())) / len(caught)
+    if options.json:
+        print(json.dumps({"score": score, "caught": caught}, indent=2))
+    else:
+        print(f"mutation score: {sum(map(bool, caught.values()))} of {len(caught)}, {score:.0%}")
+    return 0 if score >= GOAL else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

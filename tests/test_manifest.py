@@ -1,0 +1,92 @@
+"""Every kernel that the extension exports has its proofs; one that is added without them fails here."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from samestep import _core
+
+# Exported, but no arithmetic on arrays: settings, and what looks at the tables.
+SETTINGS = {
+    "compile_flags", "rules", "isas", "get_isa", "set_isa", "withdraw_isa", "self_check", "vector_bytes",
+    "get_num_threads", "set_num_threads", "default_num_threads",
+}  # fmt: skip
+
+# Against the reference; however the work is cut; wherever the arrays lie; in whatever floating-point mode.
+KINDS = ("parity", "partition", "alignment", "fp_mode")
+
+SUM_MODES = "test_fp_mode.py::test_sums_and_batch_norm"
+BATCHNORM = {
+    "parity": "test_batchnorm.py::test_kernels_equal_the_twin",
+    "partition": "test_golden.py::test_kernels",
+    "alignment": "test_batchnorm.py::test_alignment_does_not_matter",
+    "fp_mode": SUM_MODES,
+}
+PROOFS = {
+    "Plan": {
+        "parity": "test_rules.py::test_kernels_equal_the_reference_at_every_size",
+        "partition": "test_rules.py::test_any_split_in_any_order",
+        "alignment": "test_rules.py::test_any_offset_into_an_array",
+        "fp_mode": "test_fp_mode.py::test_mode_changes_no_bit_and_is_kept",
+    },
+    "canonical_sum": {
+        "parity": "test_sums.py::test_kernels_equal_the_twin",
+        "partition": "test_golden.py::test_kernels",
+        "alignment": "test_sums.py::test_alignment_and_layout_do_not_matter",
+        "fp_mode": SUM_MODES,
+    },
+    "global_norm": {
+        "parity": "test_sums.py::test_global_norm",
+        "partition": "test_sums.py::test_global_norm_pairs_in_the_order_of_the_list",
+        "alignment": "test_sums.py::test_alignment_and_layout_do_not_matter",
+        "fp_mode": SUM_MODES,
+    },
+    "batchnorm_forward": BATCHNORM,
+    "batchnorm_backward": BATCHNORM,
+    "batchnorm_inference": BATCHNORM,
+    "update_running": {
+        **BATCHNORM,
+        "parity": "test_batchnorm.py::test_running_statistics_have_the_twins_bits",
+    },
+    "Mse": {
+        "parity": "test_mse.py::test_kernels_equal_the_reference_over_shapes",
+        "partition": "test_mse.py::test_work_shared_by_threads",
+        "alignment": "test_mse.py::test_any_offset_and_nothing_outside_is_touched",
+        "fp_mode": "test_mse.py::test_no_floating_point_mode_reaches_the_kernels",
+    },
+    "Trainer": {
+        "parity": "test_loop.py::test_equals_the_python_loop",
+        "partition": "test_loop.py::test_large_batches_on_any_number_of_threads",
+        "alignment": "test_loop.py::test_online_steps_on_any_number_of_columns",
+        "fp_mode": "test_mse.py::test_no_floating_point_mode_reaches_the_loop",
+    },
+    "Sampler": dict.fromkeys(KINDS, "test_loop.py::test_samplers_agree"),  # integers alone
+}
+
+
+def exported() -> set[str]:
+    return {name for name in dir(_core) if not name.startswith("_")}
+
+
+def unproved(names: set[str]) -> set[str]:
+    return names - SETTINGS - set(PROOFS)
+
+
+def test_every_export_is_a_setting_or_proved():
+    assert unproved(exported()) == set()
+    assert set(PROOFS) | SETTINGS <= exported()
+
+
+def test_that_gate_fails_on_a_new_kernel():
+    assert unproved(exported() | {"layernorm_forward"}) == {"layernorm_forward"}
+
+
+@pytest.mark.parametrize("kernel", PROOFS)
+def test_proofs_exist(kernel):
+    assert tuple(PROOFS[kernel]) == KINDS
+    for proof in PROOFS[kernel].values():
+        file, name = proof.split("::")
+        tree = ast.parse((Path(__file__).parent / file).read_text())
+        functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        assert name in functions, proof
