@@ -11,13 +11,13 @@ demo: .venv/demo.installed
 	$(BIN)/samestep demo
 
 test: .venv/test.installed lint
-	$(BIN)/pytest tests samestep
+	$(BIN)/pytest -rs tests samestep
 
 lint: .venv/test.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp tests/native/*
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp tests/native/* bench/*.h bench/*.cpp
 
 clean:
 	rm -rf .venv build

@@ -459,7 +459,7 @@ class TestChecks:
         }
         assert not demo.passed
         text = as_text(demo, Style())
-        assert "differ at step 3" in text
+        assert "not from step 3 on" in text
         assert "FAIL" in text
 
     def test_a_difference_in_the_state_alone_is_noticed(self):

@@ -16,7 +16,7 @@ from .report import GOAL, SIGNIFICANT, Demo, Run
 from .theory import max_step
 
 _WIDTH = 96
-_CURVE_COLUMNS = 14
+_CURVE_COLUMNS = 12
 _BARS = "▁▂▃▄▅▆▇█"
 _COLORS = ("#868e96", "#1c7ed6", "#2b8a3e", "#f08c00", "#9c36b5", "#e03131")
 _IN_ASCII = dict(
@@ -139,7 +139,17 @@ def _problem(demo: Demo, style: Style) -> list[str]:
 
 def _runs(demo: Demo, style: Style) -> list[str]:
     longest = max(run.steps for run in demo.runs)
-    header = ["optimizer", "form", "step size", "steps", "last gap", "µs/step", "the way down", "digest of w"]
+    header = [
+        "optimizer",
+        "form",
+        "step size",
+        "steps",
+        "last gap",
+        "µs/step",
+        "the way down",
+        "digest of w",
+        "bits",
+    ]
     rows = [
         [
             run.optimizer,
@@ -149,11 +159,12 @@ def _runs(demo: Demo, style: Style) -> list[str]:
             f"{run.gaps[-1]:.1e}",
             f"{run.microseconds:.1f}",
             _curve(run, longest),
-            run.digest[:16] if run.differs_at is None else f"differ at step {run.differs_at:,}",
+            run.digest[:16],
+            "equal" if run.differs_at is None else f"not from step {run.differs_at:,} on",
         ]
         for run in demo.runs
     ]
-    head, *body = _grid([header, *rows], "<<>>>><<", style, gap=2)
+    head, *body = _grid([header, *rows], "<<>>>><<<", style, gap=2)
     rule = "─" * max(map(len, (head, *body)))
     fewest = min((run.steps for run in demo.runs if run.reached), default=-1)
     return [
@@ -181,6 +192,7 @@ def _notes(demo: Demo) -> list[str]:
         *textwrap.wrap("step sizes: " + " · ".join(sources), _WIDTH),
         "digest of w: sha256 of the final weights, its first 16 digits. It is the same on every machine:",
         f"what comes from LAPACK, curvatures and |w*|, sets step sizes rounded to {SIGNIFICANT} digits",
+        "bits: whether weights and state equalled the NumPy reference's after every step",
     ]
     if not all(run.reached for run in demo.runs):
         notes.append(f"> : not there after {demo.limit:,} steps, the most for a table of this size")
