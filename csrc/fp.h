@@ -4,6 +4,9 @@
 #ifdef __FAST_MATH__
 #error "samestep: -ffast-math changes the bits that the package promises; build without it"
 #endif
+#if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
+#error "samestep: -ffinite-math-only drops the checks for NaN and infinity; build without it"
+#endif
 #if defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ != 0
 #error "samestep: float expressions must be rounded to float (x86-32: build with -mfpmath=sse)"
 #endif

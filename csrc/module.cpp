@@ -43,11 +43,13 @@ bool same_dtype(py::handle a, py::handle b) {
 bool same_layout(py::handle a, py::handle b) {
   const auto &ra = raw(a), &rb = raw(b);
   if (ra.nd != rb.nd) return false;
+  bool same_strides = true, is_empty = false;
   for (int d = 0; d < ra.nd; ++d) {
     if (ra.dimensions[d] != rb.dimensions[d]) return false;
-    if (ra.strides[d] != rb.strides[d] && ra.dimensions[d] > 1) return false;
+    is_empty = is_empty || ra.dimensions[d] == 0;
+    same_strides = same_strides && (ra.strides[d] == rb.strides[d] || ra.dimensions[d] <= 1);
   }
-  return true;
+  return same_strides || is_empty;
 }
 
 Index size_of(py::handle array) {
@@ -165,9 +167,10 @@ class BoundPlan {
       : steps_(std::move(steps)) {
     int row = find_rule(rule);
     n_states_ = active_isa().rules[row].n_states;
-    bool complete = static_cast<int>(states.size()) == n_states_ && steps_.size() == py::ssize_t(params.size());
+    bool complete = static_cast<int>(states.size()) == n_states_ && steps_.size() == py::ssize_t(params.size() + 1);
     for (const Arrays& state : states) complete = complete && state.size() == params.size();
-    if (!complete) throw std::invalid_argument("states, steps: expected one of each for every parameter");
+    if (!complete)
+      throw std::invalid_argument("states, steps: expected one of each for every parameter, and one more count");
     std::vector<Tensor> tensors;
     for (size_t i = 0; i < params.size(); ++i) tensors.push_back(bind(params[i], i, states));
     std::sort(written_.begin(), written_.end());
@@ -202,8 +205,7 @@ class BoundPlan {
       throw std::invalid_argument("trainer: expected a plan of one array like the problem's weights");
     }
     for (size_t a = 0; a < arrays_.size(); ++a) {
-      if (raw(arrays_[a]).data != (a == 0 ? tensors[0].w : tensors[0].states[a - 1])) return kMoved;
-      if (!has_flags(arrays_[a], kInPlace)) return kMoved;
+      if (!is_there(arrays_[a], a == 0 ? tensors[0].w : tensors[0].states[a - 1], tensors[0].size)) return kMoved;
     }
     py::gil_scoped_release others_may_run;
     trainer.run(*plan_, hyper.data(), steps);
@@ -214,10 +216,17 @@ class BoundPlan {
   // Held while a step is made.
   struct Stepping {
     explicit Stepping(BoundPlan& plan) : flag(plan.stepping_) {
-      if (flag.exchange(true)) throw std::runtime_error("another thread is inside step() of this optimizer");
+      int nobody = kNobody;
+      if (flag.compare_exchange_strong(nobody, fork_generation())) return;
+      if (nobody == fork_generation()) throw std::runtime_error("another thread is inside step() of this optimizer");
+      flag = kNobody;
+      throw std::runtime_error(
+          "this process was forked while another thread was inside step() of this optimizer: here its parameters and "
+          "state are half stepped; restore both (load_state_dict for the state) before the next step");
     }
-    ~Stepping() { flag = false; }
-    std::atomic<bool>& flag;
+    ~Stepping() { flag = kNobody; }
+    static constexpr int kNobody = -1;
+    std::atomic<int>& flag;  // the generation of the process whose thread is at it
   };
 
   void check(const std::vector<double>& hyper) const {
@@ -255,6 +264,10 @@ class BoundPlan {
     if (array.nbytes() > 0) written_.push_back({raw(array).data, raw(array).data + array.nbytes()});
   }
 
+  static bool is_there(const py::array& array, const void* data, Index size) {
+    return raw(array).data == data && size_of(array) == size && has_flags(array, kInPlace);
+  }
+
   // Enters the gradients into the plan, or says what is in the way.
   Index take(py::handle grads) {
     std::vector<Tensor>& tensors = plan_->tensors();
@@ -264,10 +277,9 @@ class BoundPlan {
     for (size_t i = 0, a = 0; i < tensors.size(); ++i) {
       Tensor& tensor = tensors[i];
       py::handle w = arrays_[a];
-      if (raw(w).data != tensor.w || size_of(w) != tensor.size || !has_flags(w, kInPlace)) return kMoved;
-      ++a;
+      if (!is_there(arrays_[a++], tensor.w, tensor.size)) return kMoved;
       for (int s = 0; s < n_states_; ++s) {
-        if (raw(arrays_[a++]).data != tensor.states[s]) return kMoved;
+        if (!is_there(arrays_[a++], tensor.states[s], tensor.size)) return kMoved;
       }
       py::handle g = PyTuple_GET_ITEM(grads.ptr(), i);
       if (g.is_none()) {
@@ -297,7 +309,7 @@ class BoundPlan {
   std::vector<Range> written_;         // what a step writes, in order of address; disjoint
   std::vector<const char*> accepted_;  // where each gradient was when it was last held against them
   std::optional<Plan> plan_;           // made once the tensors are known
-  std::atomic<bool> stepping_{false};
+  std::atomic<int> stepping_{Stepping::kNobody};
 };
 
 using Doubles = py::array_t<double, py::array::c_style>;

@@ -1,5 +1,5 @@
 // The mean squared error of a linear model, L(w) = (c/2)|Phi w - y|^2: residual and gradient in one pass over the rows.
-// No threads and no memory of its own: mse.cpp cuts the rows into blocks. Its NumPy twin is reference/mse.py.
+// No threads and no memory of its own: mse_problem.cpp cuts the rows into blocks. Its NumPy twin is reference/mse.py.
 //
 //   r_i = T(csum_j(Phi_ij*w_j) - y_i)     g_j = T(c*csum_i(r_i*Phi_ij))     L = (c/2)*csum_i(r_i*r_i)
 //

@@ -79,7 +79,10 @@ double MseProblem::evaluate(const void* w, Batch batch, void* r, void* g) {
                  square_sums_.data()};
   Pass pass{kernels, block, batch.count, kLaneRows * padded_columns(p_)};
   Task task = [](void* context, Index seat) { static_cast<Pass*>(context)->take_seat(seat); };
-  run_items(seats_for(batch.count, p_), task, &pass);
+  // No more seats than there are lanes for: another thread may have changed the number of threads by now.
+  Index seats = seats_for(batch.count, p_);
+  if (g != nullptr) seats = std::min<Index>(seats, lanes_.size() / pass.lanes_size);
+  run_items(seats, task, &pass);
   Index blocks = blocks_of(batch.count);
   isa.pair(square_sums_.data(), blocks, 1, 1);
   if (g != nullptr) {

@@ -65,6 +65,7 @@ void Plan::run_item(Index item) const {
 
 void Plan::count_step() {
   for (size_t i = 0; i < tensors_.size(); ++i) steps_[i] += tensors_[i].g != nullptr;
+  ++steps_[tensors_.size()];
 }
 
 void Plan::step(const double* hyper) {

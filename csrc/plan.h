@@ -20,7 +20,8 @@ constexpr Index kSmallStep = 4096;
 
 class Plan {
  public:
-  // rule: row of the tables. steps[i]: how many steps tensor i has made; the plan counts on in place.
+  // rule: row of the tables. steps[i]: how many steps tensor i has made, and behind the last tensor's, how many the
+  // plan has made; it counts on in place.
   Plan(int rule, std::vector<Tensor> tensors, Index* steps);
 
   void step(const double* hyper);

@@ -43,16 +43,6 @@ struct Squares {
   }
 };
 
-// The terms x*y.
-template <class T>
-struct Products {
-  static constexpr int kSums = 1;
-  template <class X, class D>
-  void operator()(const T* const* in, Index i, Index, D* sums) const {
-    sums[0] = add_product<T>(sums[0], widen(load<X>(in[0] + i)), widen(load<X>(in[1] + i)));
-  }
-};
-
 // The lanes of one block, sum by sum.
 template <int kSums>
 struct Lanes {

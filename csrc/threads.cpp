@@ -10,9 +10,10 @@
 
 #include <atomic>
 #include <condition_variable>
-#include <cstdio>
+#include <exception>
+#include <fstream>
 #include <mutex>
-#include <system_error>
+#include <string>
 #include <thread>
 
 #include "fp_mode.h"
@@ -58,7 +59,7 @@ class Pool {
     pthread_sigmask(SIG_SETMASK, &all, &before);
     try {
       for (; started_ < helpers; ++started_) std::thread([this] { work(); }).detach();
-    } catch (const std::system_error&) {
+    } catch (const std::exception&) {
       // No more threads to be had: those that there are do the work, the bits are the same.
     }
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
@@ -90,9 +91,13 @@ class Pool {
 // nobody, so the child leaves the parent's pool where it is and makes its own.
 std::atomic<Pool*> pool{nullptr};
 
+std::atomic<int> generation{0};
+[[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, [] {
+  pool.store(nullptr);
+  ++generation;
+});
+
 Pool& get_pool() {
-  static const int once = pthread_atfork(nullptr, nullptr, [] { pool.store(nullptr); });
-  (void)once;
   Pool* p = pool.load();
   if (p == nullptr) {
     Pool* fresh = new Pool;
@@ -102,23 +107,37 @@ Pool& get_pool() {
   return *p;
 }
 
-// Processors that a cgroup's CPU quota grants, or 0 where there is none.
-int cgroup_quota() {
+// Processors that one cgroup's quota grants, 0 where it sets none. Version 2: "max 100000" or "150000 100000".
+int quota_of(const std::string& folder) {
   long long quota = 0, period = 0;
-  if (std::FILE* f = std::fopen("/sys/fs/cgroup/cpu.max", "r")) {  // version 2: "max 100000" or "150000 100000"
-    if (std::fscanf(f, "%lld %lld", &quota, &period) != 2) quota = 0;
-    std::fclose(f);
+  if (std::ifstream file{folder + "/cpu.max"}) {
+    file >> quota >> period;  // "max" reads as 0
   } else {
-    if (std::FILE* g = std::fopen("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "r")) {
-      if (std::fscanf(g, "%lld", &quota) != 1) quota = 0;
-      std::fclose(g);
-    }
-    if (std::FILE* g = std::fopen("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "r")) {
-      if (std::fscanf(g, "%lld", &period) != 1) period = 0;
-      std::fclose(g);
-    }
+    std::ifstream{folder + "/cpu.cfs_quota_us"} >> quota;
+    std::ifstream{folder + "/cpu.cfs_period_us"} >> period;
   }
   return quota > 0 && period > 0 ? static_cast<int>((quota + period - 1) / period) : 0;
+}
+
+// The least that the quotas of this process's cgroup and of those above it grant, 0 without any.
+int cgroup_quota() {
+  int least = 0;
+  std::ifstream groups{"/proc/self/cgroup"};  // lines "0::/path", or "4:cpu,cpuacct:/path" in version 1
+  for (std::string line; std::getline(groups, line);) {
+    std::size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    std::string kinds = line.substr(first + 1, second - first - 1), path = line.substr(second + 1);
+    if (!kinds.empty() && ("," + kinds + ",").find(",cpu,") == std::string::npos) continue;
+    const std::string root = kinds.empty() ? "/sys/fs/cgroup" : "/sys/fs/cgroup/cpu";
+    for (;;) {
+      int quota = quota_of(root + path);
+      if (quota > 0 && (least == 0 || quota < least)) least = quota;
+      std::size_t slash = path.rfind('/');
+      if (path.empty() || slash == std::string::npos) break;
+      path.resize(slash);
+    }
+  }
+  return least;
 }
 
 std::atomic<int> threads{0};  // 0: not set yet
@@ -135,6 +154,8 @@ int default_num_threads() {
   if (quota > 0 && quota < n) n = quota;
   return n > 0 ? n : 1;
 }
+
+int fork_generation() { return generation.load(std::memory_order_relaxed); }
 
 int get_num_threads() {
   int n = threads.load(std::memory_order_relaxed);

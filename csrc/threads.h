@@ -12,6 +12,10 @@ using Task = void (*)(void* context, Index item);
 // depend on each other. One item, one thread, or a pool that is busy with another caller: everything runs here.
 void run_items(Index items, Task task, void* context);
 
+// How many forks lie between the process that loaded this and the one that runs: what a thread of an earlier one was
+// doing will never be finished here.
+int fork_generation();
+
 int get_num_threads();
 void set_num_threads(int n);  // n >= 1
 int default_num_threads();    // processors of the affinity mask, less where a cgroup grants less

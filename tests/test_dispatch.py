@@ -57,7 +57,8 @@ def test_unknown_names_list_what_there_is():
 class TestSelfCheck:
     def test_every_kernel_is_checked(self, isa):
         found = dict(_core.self_check())
-        assert found == cpu.SELF_CHECK
+        assert len(cpu.SELF_CHECK) >= 14
+        assert {name: found.get(name) for name in cpu.SELF_CHECK} == cpu.SELF_CHECK
         assert set(found) == {name for name, _, _ in _core.rules()} | {"sum", "batchnorm", "mse"}
 
     @pytest.mark.skipif("avx2" not in ss.info()["isas"], reason="only the baseline here")

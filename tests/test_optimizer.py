@@ -43,6 +43,12 @@ class TestStructures:
         optimizer.step([np.array(3.0), np.zeros((0, 3))])
         assert params[0] == 0.5
 
+    def test_empty_arrays_of_any_strides(self):
+        for w in (np.zeros((4, 3))[:0, ::-1], np.zeros((4, 6))[:0, ::2]):
+            optimizer = ss.Adam(w)
+            optimizer.step(np.zeros(w.shape))
+            assert optimizer.t == 1
+
     def test_none_skips_a_parameter_and_its_count(self):
         w, alone = np.ones(3), np.ones(3)
         optimizer, single = ss.Adam([w, np.ones(2)]), ss.Adam(alone)
@@ -326,6 +332,8 @@ class TestStateDict:
             lambda d: d.update(rule="adam_inside"),
             lambda d: d.update(t=-1),
             lambda d: d.update(t=1.5),
+            lambda d: d.update(t=2**70),
+            lambda d: d.update(steps=[1, 2**63]),
             lambda d: d.update(steps=[1]),
             lambda d: d.update(steps=[1, -1]),
             lambda d: d["hyper"].pop("eps"),
@@ -349,6 +357,27 @@ class TestStateDict:
             optimizer.load_state_dict(bad)
         same_bits(snapshot(optimizer), before)
         assert (optimizer.t, optimizer.steps) == (1, [1, 1])
+
+    def test_a_read_only_state_stops_loading_and_stepping_before_anything_is_written(self):
+        optimizer = ss.Adam([np.ones(2), np.ones(3)])
+        saved = optimizer.state_dict()
+        for states in saved["state"].values():
+            states[0] += 1
+        optimizer.state["v"][1].flags.writeable = False
+        before = snapshot(optimizer)
+        with pytest.raises(ValueError, match=r"state\['v'\]\[1\]: the array is read-only"):
+            optimizer.load_state_dict(saved)
+        with pytest.raises(ValueError, match=r"read-only|like the parameters"):
+            optimizer.step([np.ones(2), np.ones(3)])
+        same_bits(snapshot(optimizer), before)
+        assert optimizer.t == 0
+
+    def test_a_state_resized_from_outside_is_refused(self):
+        optimizer = ss.Adam(np.ones(1000))
+        optimizer.state["m"][0].resize(10, refcheck=False)
+        with pytest.raises(ValueError, match="states: expected arrays like the parameters"):
+            optimizer.step(np.ones(1000))
+        assert optimizer.t == 0
 
     def test_pickle_and_deepcopy_of_the_optimizer(self):
         optimizer = ss.Adam([np.ones(2), np.ones(3)])

@@ -26,7 +26,9 @@ def test_certificate_is_the_one_that_verify_prints():
 
 
 def test_every_optimizer_and_link_is_there():
-    for optimizer in ss.optimizers.OPTIMIZERS:
-        assert f"| `{optimizer.__name__}`" in README
+    public = [optimizer.__name__ for optimizer in ss.optimizers.OPTIMIZERS if hasattr(ss, optimizer.__name__)]
+    assert len(public) >= 6
+    for name in public:
+        assert f"| `{name}`" in README
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (Path(__file__).parent.parent / link).exists(), link

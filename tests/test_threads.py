@@ -137,6 +137,84 @@ def test_fork_while_another_thread_steps():
         thread.join()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_child_of_a_fork_in_the_middle_of_a_step_is_told_once():
+    w, g = np.zeros(8_000_000, np.float32), np.ones(8_000_000, np.float32)
+    optimizer = ss.SGD(w, lr=0.1)
+    stop = threading.Event()
+
+    def keep_stepping():
+        while not stop.is_set():
+            optimizer.step(g)
+
+    def step_twice():
+        try:
+            optimizer.step(g)
+        except RuntimeError as error:
+            assert "forked while another thread was inside step()" in str(error)  # noqa: PT017
+            optimizer.step(g)
+            os._exit(7)
+
+    thread = threading.Thread(target=keep_stepping)
+    thread.start()
+    try:
+        told = [os.waitstatus_to_exitcode(in_child(step_twice)) for _ in range(20)]
+    finally:
+        stop.set()
+        thread.join()
+    assert set(told) <= {0, 7}
+    assert 7 in told
+
+
+def test_t_and_steps_agree_whenever_a_signal_strikes():
+    """Python runs a handler right after the native call: nothing of the step may be left to do then."""
+    w, g = np.zeros(64), np.ones(64)
+    optimizer = ss.Adam(w)
+
+    class StruckError(Exception):
+        pass
+
+    def handler(signum, frame):
+        raise StruckError
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    interrupted = 0
+    try:
+        while interrupted < 200:
+            try:
+                while True:
+                    optimizer.step(g)
+            except StruckError:
+                interrupted += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert [optimizer.t] == optimizer.steps
+
+
+def test_number_of_threads_changed_during_a_gradient():
+    """Every seat of a pass has sums of its own: no more seats may be taken than there are."""
+    rng = np.random.default_rng(0)
+    problem = ss.problems.MSE(rng.standard_normal((20_000, 20)), rng.standard_normal(20_000))
+    expected = problem.gradient(np.ones(20))
+    stop = threading.Event()
+
+    def change():
+        while not stop.is_set():
+            ss.set_num_threads(1)
+            ss.set_num_threads(4)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(500):
+            same_bits([problem.gradient(np.ones(20))], [expected])
+    finally:
+        stop.set()
+        thread.join()
+
+
 def test_callers_at_once_on_arrays_of_their_own():
     w, g = work()
     expected = golden.cases()[-2].run(w, [g] * 20)

@@ -45,9 +45,10 @@ def is_dense(a: Array) -> bool:
 
 def same_layout(a: Array, b: Array) -> bool:
     """Whether one flat walk over memory visits the same indices in ``a`` and ``b``."""
-    return a.shape == b.shape and all(
-        sa == sb or length <= 1 for sa, sb, length in zip(a.strides, b.strides, a.shape, strict=True)
-    )
+    if a.shape != b.shape:
+        return False
+    walks = zip(a.strides, b.strides, a.shape, strict=True)
+    return a.size == 0 or all(sa == sb or length <= 1 for sa, sb, length in walks)
 
 
 def _check_array(name: str, a: Any, purpose: str) -> None:
@@ -161,14 +162,12 @@ def digest(arrays: Any) -> str:
         >>> ss.digest([np.float64([1.0, np.nan])]) == ss.digest([np.float64([1.0, -np.nan])])
         True
     """
-    items, names, _ = flatten(arrays)
+    items, names, _ = flatten(arrays, "arrays")
     sha = hashlib.sha256()
     for a, name in zip(items, names, strict=True):
         if not isinstance(a, np.ndarray) or a.dtype.newbyteorder("=") not in DTYPES:
             got = a.dtype if isinstance(a, np.ndarray) else type(a).__name__
-            raise TypeError(
-                f"{name.replace('params', 'arrays')}: got {got}, expected a float32 or float64 array"
-            )
+            raise TypeError(f"{name}: got {got}, expected a float32 or float64 array")
         little = np.array(a, dtype=a.dtype.newbyteorder("<"), order="C")
         quiet = 0x7FC00000 if a.itemsize == 4 else 0x7FF8000000000000
         little.view(f"<u{a.itemsize}")[np.isnan(little)] = quiet

@@ -62,7 +62,9 @@ def set_isa(name: str) -> None:
         >>> ss.set_isa(before)
     """
     if not _core.set_isa(name):
-        raise ValueError(f"isa: got {name!r}, expected one that this machine has: {', '.join(_core.isas())}")
+        why = " (switched off: it failed the check at import)" if name in withdrawn else ""
+        isas = ", ".join(_core.isas())
+        raise ValueError(f"isa: got {name!r}{why}, expected one that this machine has: {isas}")
 
 
 def set_num_threads(n: int) -> None:
@@ -117,6 +119,7 @@ def info() -> dict[str, Any]:
         "contract": CONTRACT,
         "isa": _core.get_isa(),
         "isas": _core.isas(),
+        "withdrawn": list(withdrawn),
         "threads": _core.get_num_threads(),
         "compile_flags": _core.compile_flags,
         "optional": {name: _version_of(name) for name in OPTIONAL},
@@ -152,6 +155,9 @@ SELF_CHECK = {
 }
 
 
+withdrawn: list[str] = []  # tables that failed the check at import
+
+
 def _self_check() -> None:
     """Tries every table of kernels on a few numbers, in less than a millisecond, and withdraws those that
     do not keep the contract: a miscompiled build or a broken machine.
@@ -161,6 +167,7 @@ def _self_check() -> None:
         wrong = [name for name, found in _core.self_check() if found != SELF_CHECK.get(name, found)]
         if wrong:
             _core.withdraw_isa(isa)
+            withdrawn.append(isa)
             kept = " It is the last there is and stays in use." if isa in _core.isas() else ""
             warnings.warn(
                 f"the {isa} kernels of {', '.join(wrong)} do not give the bits of contract {CONTRACT} on "
@@ -182,7 +189,10 @@ def _apply_environment() -> None:
     if threads:
         if not threads.isdecimal():
             raise ValueError(f"SAMESTEP_THREADS: got {threads!r}, expected a whole number of threads")
-        set_num_threads(int(threads))
+        try:
+            set_num_threads(int(threads))
+        except ValueError as error:
+            raise ValueError(f"SAMESTEP_THREADS: {error}") from None
 
 
 _self_check()

@@ -35,6 +35,8 @@ class Hyper:
 
     def check(self, value: Any) -> float:
         try:
+            if isinstance(value, (str, bytes)):
+                raise TypeError
             number = float(value)
         except (TypeError, ValueError):
             raise TypeError(f"{self.name}: got {value!r}, expected a number") from None
@@ -77,8 +79,9 @@ class Optimizer:
         self._shapes = [np.shape(w) for w in self._params]
         self._check_params()
         self._state = {name: [np.zeros_like(w, subok=False) for w in self._params] for name in state_names}
-        self._t = 0
-        self._steps = np.zeros(len(self._params), np.int64)
+        # One count a parameter, then that of the whole. The plan counts all of them in the step itself: an
+        # exception between the step and a count made here, such as Ctrl-C, would tear them apart.
+        self._steps = np.zeros(len(self._params) + 1, np.int64)
         self._bind()
 
     def _check_params(self) -> None:
@@ -95,7 +98,7 @@ class Optimizer:
     def __repr__(self) -> str:
         form = "" if self.form is None else f"{self.form_argument}={self.form!r}, "
         hyper = ", ".join(f"{name}={value:g}" for name, value in self._hyper.items())
-        return f"{type(self).__name__}({form}{hyper}, t={self._t})"
+        return f"{type(self).__name__}({form}{hyper}, t={self.t})"
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_plan"}
@@ -117,12 +120,12 @@ class Optimizer:
     @property
     def t(self) -> int:
         """How many steps have been made."""
-        return self._t
+        return int(self._steps[-1])
 
     @property
     def steps(self) -> list[int]:
         """How many steps each parameter has made: a step whose gradient is None does not count."""
-        return [int(n) for n in self._steps]
+        return [int(n) for n in self._steps[:-1]]
 
     def step(self, grads: Any) -> None:
         """Makes one step in place: all parameters and states, or, on an error, none.
@@ -149,7 +152,6 @@ class Optimizer:
         status = self._plan.step(grads, self._hyper_values)
         if status != STEPPED:
             self._step_with_care(grads)
-        self._t += 1
 
     def _step_with_care(self, grads: Any) -> None:
         """After a refusal: says what is wrong, or binds what has moved and sees subclasses as arrays."""
@@ -171,7 +173,6 @@ class Optimizer:
             self._bind()
             if self._plan.train(trainer, self._hyper_values, steps) != STEPPED:
                 raise RuntimeError("params: moved by another thread during the steps")
-        self._t += steps
 
     def _by_key(self, grads: Any) -> list[Any]:
         if not isinstance(grads, Mapping):
@@ -192,7 +193,7 @@ class Optimizer:
         return {
             "contract": cpu.CONTRACT,
             "rule": self.rule,
-            "t": self._t,
+            "t": self.t,
             "steps": self.steps,
             "hyper": dict(self._hyper),
             "state": {name: [s.copy() for s in states] for name, states in self._state.items()},
@@ -209,11 +210,11 @@ class Optimizer:
             TypeError, ValueError: it does not fit; nothing has been changed.
         """
         hyper = self._check_state_dict(state_dict)
+        steps = np.array([*state_dict["steps"], state_dict["t"]], np.int64)
         for name, states in self._state.items():
             for new, old in zip(state_dict["state"][name], states, strict=True):
                 old[...] = new
-        self._t = int(state_dict["t"])
-        self._steps[:] = state_dict["steps"]
+        self._steps[:] = steps
         self._hyper = hyper
         self._hyper_values = [hyper[name] for name in self._hyper_names]
 
@@ -229,7 +230,8 @@ class Optimizer:
         expect("state_dict['rule']", state_dict["rule"], self.rule)
         expect("length of state_dict['steps']", len(state_dict["steps"]), len(self._params))
         for count in (state_dict["t"], *state_dict["steps"]):
-            if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 0:
+            whole = isinstance(count, (int, np.integer)) and not isinstance(count, bool)
+            if not whole or not 0 <= count < 2**62:
                 raise ValueError(f"state_dict: got step count {count!r}, expected a whole number >= 0")
         expect("keys of state_dict['hyper']", sorted(state_dict["hyper"]), sorted(self._hyper))
         hyper = {name: getattr(type(self), name).check(value) for name, value in state_dict["hyper"].items()}
@@ -238,6 +240,7 @@ class Optimizer:
             what = f"state_dict['state'][{name!r}]"
             expect(f"length of {what}", len(state_dict["state"][name]), len(states))
             for i, (new, old) in enumerate(zip(state_dict["state"][name], states, strict=True)):
+                arrays.check_inplace(f"state[{name!r}][{i}]", old)
                 if not isinstance(new, np.ndarray):
                     raise TypeError(f"{what}[{i}]: got {type(new).__name__}, expected a NumPy array")
                 expect(

@@ -67,8 +67,8 @@ void agree(Type type, int row, Bytes bytes) {
     now.insert(now.end(), states.begin(), states.end());
     Tensor tensor{type, size, now[0].data() + offset, {}, g.data() + offset};
     for (int s = 0; s < rule.n_states; ++s) tensor.states[s] = now[s + 1].data() + offset;
-    Index steps = start;
-    Plan plan(row, {tensor}, &steps);
+    Index steps[2] = {start, start};
+    Plan plan(row, {tensor}, steps);
     plan.step(hyper);
     plan.step(hyper);
     if (i == 0) first = now;

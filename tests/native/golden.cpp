@@ -30,7 +30,7 @@ double hyper_value(const std::string& set, const std::string& rule, const std::s
   static const std::map<std::string, double> other = {{"lr", 0.3},  {"momentum", 0.5}, {"momentum_next", 0.25},
                                                       {"rho", 0.6}, {"beta1", 0.7},    {"beta2", 0.8},
                                                       {"eps", 0.01}};
-  if (set == "other") return other.at(name);
+  if (set == "other") return other.count(name) ? other.at(name) : 0.5;  // of a rule without digests yet
   if (set == "zero") return name == "lr" ? 1.0 : 0.0;
   if (name == "lr") return 0.01;
   if (name == "beta2") return 0.999;
@@ -79,8 +79,8 @@ std::string rule_digest(int row, Type type, const RuleProgram& program) {
     states[s].resize(program.size);
     tensor.states[s] = states[s].data();
   }
-  Index steps = 0;
-  Plan plan(row, {tensor}, &steps);
+  Index steps[2] = {};
+  Plan plan(row, {tensor}, steps);
   const std::vector<double> hyper = hyper_values(rule, program.hyper);
   static const T none{};  // an empty tensor has a gradient too: no step is left out
   for (int t = 0; t < program.steps; ++t) {

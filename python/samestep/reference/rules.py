@@ -9,8 +9,9 @@ once to ``T``.
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -204,22 +205,38 @@ class Plan:
         self._params = params
         self._states = states
         self._steps = steps
+        self._alone = threading.Lock()
 
     def step(self, grads: Sequence[Array | None], hyper: Sequence[float]) -> int:
         written = [*self._params, *(state for states in self._states for state in states)]
         for i, (w, g) in enumerate(zip(self._params, grads, strict=True)):
             if g is not None and gradient_error("grads", g, w, written):
                 return i
-        named = dict(zip(self._rule.hyper, hyper, strict=True))
+        if not self._alone.acquire(blocking=False):
+            raise RuntimeError("another thread is inside step() of this optimizer")
+        try:
+            self._write(self._updates(grads, dict(zip(self._rule.hyper, hyper, strict=True))))
+        finally:
+            self._alone.release()
+        return -1
+
+    def _updates(self, grads: Sequence[Array | None], hyper: dict[str, float]) -> list[Any]:
+        """(index, targets, new values) of every parameter that steps; nothing is written yet."""
+        updates = []
         with np.errstate(all="ignore"):
             for i, (w, g) in enumerate(zip(self._params, grads, strict=True)):
                 if g is None:
                     continue
-                states = [s[i] for s in self._states]
+                targets = (w, *(states[i] for states in self._states))
                 t = int(self._steps[i]) + 1
-                new = self._rule.update(w, g, *states, T=w.dtype.type, t=t, **named)
-                for target, value in zip((w, *states), new, strict=True):
-                    assert value.dtype == w.dtype
-                    target[...] = value
-                self._steps[i] = t
-        return -1
+                new = self._rule.update(w, g, *targets[1:], T=w.dtype.type, t=t, **hyper)
+                assert all(value.dtype == w.dtype for value in new)
+                updates.append((i, targets, new))
+        return updates
+
+    def _write(self, updates: list[Any]) -> None:
+        for i, targets, new in updates:
+            for target, value in zip(targets, new, strict=True):
+                target[...] = value
+            self._steps[i] += 1
+        self._steps[-1] += 1
