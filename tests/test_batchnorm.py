@@ -644,6 +644,7 @@ def test_state_dict_goes_on_with_the_same_bits():
         ({"running_var": [1, 1, 1, 1]}, "running_var.*got list"),
         ({"num_batches_tracked": -1}, "num_batches_tracked"),
         ({"num_batches_tracked": 1.5}, "num_batches_tracked"),
+        ({"num_batches_tracked": 2**63}, "num_batches_tracked"),
         ({"more": 1}, "expected a dict with keys"),
     ],
 )
@@ -679,3 +680,101 @@ def test_layer_errors():
             layer.forward(x)
     for name, value in layer.state_dict().items():
         assert np.array_equal(value, before[name])
+
+
+def test_momentum_is_checked_when_it_is_set():
+    layer = ss.BatchNorm(2)
+    for wrong, error in (("x", TypeError), (7.0, ValueError), (math.nan, ValueError), (10**400, TypeError)):
+        with pytest.raises(error, match=r"^momentum: got"):
+            layer.momentum = wrong
+        assert layer.momentum == 0.1
+    layer.momentum = None
+    assert layer.momentum is None
+    layer.momentum = np.float32(0.5)
+    layer.forward(np.array([[0, 2], [4, 6]], np.float32))
+    assert layer.running_mean.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize(
+    ("arrange", "error", "says"),
+    [
+        (
+            lambda layer, x, out: setattr(layer, "running_var", layer.running_mean),
+            ValueError,
+            "running_var: overlaps running_mean",
+        ),
+        (
+            lambda layer, x, out: setattr(layer, "running_mean", layer.weight),
+            ValueError,
+            "running_mean: overlaps gamma",
+        ),
+        (
+            lambda layer, x, out: setattr(layer, "running_mean", x.reshape(-1)[:2]),
+            ValueError,
+            "running_mean: overlaps x",
+        ),
+        (
+            lambda layer, x, out: setattr(layer, "running_mean", out.reshape(-1)[1:3]),
+            ValueError,
+            "out: overlaps running_mean",
+        ),
+        (
+            lambda layer, x, out: setattr(layer, "running_var", out.reshape(-1)[-2:]),
+            ValueError,
+            "out: overlaps running_var",
+        ),
+        (
+            lambda layer, x, out: setattr(layer, "running_var", np.ones(3, np.float32)),
+            ValueError,
+            "running_var: got shape",
+        ),
+        (
+            lambda layer, x, out: setattr(layer, "running_var", np.ones(2)),
+            TypeError,
+            "running_var: got dtype float64",
+        ),
+        (
+            lambda layer, x, out: setattr(layer, "running_var", read_only(layer.running_var)),
+            ValueError,
+            "running_var: the array is read-only",
+        ),
+        (
+            lambda layer, x, out: setattr(layer, "num_batches_tracked", 2.5),
+            ValueError,
+            "num_batches_tracked: got 2.5",
+        ),
+    ],
+)
+def test_training_that_is_refused_changes_nothing(arrange, error, says, backend):
+    layer = ss.BatchNorm(2, momentum=None, backend=backend)
+    x, out = np.arange(8, dtype=np.float32).reshape(4, 2), np.full((4, 2), 7, np.float32)
+    arrange(layer, x, out)
+    kept = [x, out, layer.weight, layer.bias, layer.running_mean, layer.running_var]
+    before, count = [a.tobytes() for a in kept], layer.num_batches_tracked
+    with pytest.raises(error, match=rf"^{says}"):
+        layer.forward(x, out=out)
+    assert before == [a.tobytes() for a in kept]
+    assert layer.num_batches_tracked == count
+    with pytest.raises(RuntimeError, match="no forward"):
+        layer.backward(x)
+
+
+def test_the_batch_is_counted_last(monkeypatch):
+    def fail(*arguments):
+        raise MemoryError
+
+    layer = ss.BatchNorm(2, backend="reference")
+    monkeypatch.setattr(ss.batchnorm.reference, "update_running", fail)
+    with pytest.raises(MemoryError):
+        layer.forward(np.zeros((4, 2), np.float32))
+    assert layer.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_layer_blames_x_and_not_its_own_weights(training):
+    layer = ss.BatchNorm(2).train(training)
+    with pytest.raises(TypeError, match=r"^x: got dtype float64, expected the layer's float32"):
+        layer.forward(np.zeros((4, 2)))
+    with pytest.raises(ValueError, match=r"^x: got shape \(4, 3\), expected the layer's 2 channels"):
+        layer.forward(np.zeros((4, 3), np.float32))

@@ -150,7 +150,7 @@ class TestDemo:
         done = samestep("demo", "--csv", houses, "--target", "price")
         assert done.returncode == 0, done.stderr
         assert "houses.csv: 5 rows, 3 columns to predict price" in done.stdout
-        assert len(re.findall(r"  [0-9a-f]{16}$", done.stdout, re.M)) == 6
+        assert len(re.findall(r"  [0-9a-f]{16}  equal$", done.stdout, re.M)) == 6
         assert done.stdout.count("PASS") == 3
         for word in ("β", "μ", "κ", "2/β", "eps inside", "heavy_ball", "1.99/β", "2.01/β"):
             assert word in done.stdout
@@ -189,6 +189,11 @@ class TestTables:
         [
             (None, "cannot be read: No such file or directory"),
             ("", "is empty, expected a first line with the names of the columns"),
+            ("\n \n\n", "is empty, expected a first line with the names of the columns"),
+            ("\nsize,price\n1,2\n2,many\n", "row 2 (line 4), column 'price': got 'many'"),
+            ("size;price\n1,5;2\n2,5;3\n", "got one column, 'size;price', whose separator seems to be ';'"),
+            ("size\tprice\n1\t2\n2\t3\n", "whose separator seems to be '\\t'; save it with commas"),
+            ('"size";"price"\n1;2\n2;3\n', "is not CSV: ',' expected after '\"'; are the cells separated by"),
             (b"\xff\xfesize", "is not UTF-8 text"),
             ("size,price\n1,2\n", "got 1 rows below the header, expected at least two"),
             ("size,price\n", "got 0 rows below the header, expected at least two"),
@@ -238,6 +243,13 @@ class TestTables:
         assert got.Phi[:, 0] == pytest.approx(np.array([-2, -1, 3]) / 14**0.5, rel=1e-14)
         assert got.Phi[:, 1] == pytest.approx(np.array([1, -2, 1]) / 6**0.5, rel=1e-14)
 
+    @pytest.mark.parametrize("blank", ["\n", "\r\n\r\n", "\ufeff\n", "  \n\t\n"])
+    def test_blank_lines_before_the_header(self, blank, tmp_path):
+        path = tmp_path / "table.csv"
+        path.write_bytes((blank + "size,price\n1,2\n2,4\n").encode())
+        got = table.read_csv(path, "price")
+        assert (got.columns, got.y.tolist()) == (("size",), [-1, 1])
+
     def test_the_shipped_table(self):
         got = table.diabetes()
         assert got.Phi == pytest.approx(diabetes().Phi, rel=1e-12, abs=1e-15)
@@ -281,6 +293,10 @@ class TestArguments:
         assert done.returncode == 0
         for command in ("demo", "info", "verify"):
             assert command in done.stdout
+
+    def test_version(self):
+        done = samestep("--version")
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"samestep {ss.info()['version']}\n", "")
 
     @pytest.mark.parametrize(
         ("module", "arguments", "purpose"),
@@ -502,6 +518,24 @@ class TestChecks:
         assert "only 1 of 2 directions have a curvature" in text
         assert "∞" in text
         assert cli._jsonable(demo.as_dict())["problem"]["kappa"] is None
+
+    def test_columns_that_nearly_depend_on_each_other(self, small_demo):
+        """kappa is finite, but no step size is chosen for the flattest direction."""
+        assert "left out of them" not in as_text(small_demo, Style())
+        a = np.linspace(-1, 1, 5)
+        b = np.array([1, -1, 0, -1, 1.0])
+        for tilt, shown in ((1e-2, False), (1e-4, True)):
+            problem = ss.problems.MSE(np.stack([a, a + tilt * b], axis=1), a)
+            assert problem.mu > 0
+            text = " ".join(as_text(dataclasses.replace(small_demo, problem=problem), Style()).split())
+            note = "curvatures below 1e-06 β, 1 of 2 here, are left out of them: their μ is 5, the flattest"
+            assert (note in text) == shown
+        assert report.steep_curvatures(problem).tolist() == pytest.approx([5.0])
+        demo = dataclasses.replace(small_demo, problem=problem)
+        assert max(map(len, as_text(demo, Style()).splitlines())) <= 100
+        text = as_text(demo, Style(unicode=False))
+        assert "below 1e-06 beta" in " ".join(text.split())
+        assert text.isascii()
 
     def test_the_bar_is_told_every_stage(self, houses):
         stages = []

@@ -287,6 +287,30 @@ def test_one_problem_from_several_threads():
         assert list(pool.map(lambda w: ss.digest(problem.gradient(w)), ws)) == expected
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint64])
+def test_the_kernels_get_a_copy_of_the_rows(dtype):
+    """Another thread may change the caller's rows while the kernels read theirs unchecked."""
+    problem = MSE(np.ones((4, 3)), np.ones(4))
+    kernels, given = problem._kernels, []
+
+    class Watch:
+        def evaluate(self, w, rows, r, g):
+            given.append(rows)
+            mine[:] = 99  # as another thread might, after the check
+            return kernels.evaluate(w, rows, r, g)
+
+    mine = np.array([0, 3, 3], dtype)
+    problem._kernels = Watch()
+    assert problem.gradient(np.zeros(3), mine).tolist() == [-3, -3, -3]
+    assert not np.shares_memory(given[0], mine)
+    assert (given[0].dtype, given[0].tolist()) == (np.int64, [0, 3, 3])
+
+
+def test_a_row_beyond_63_bits():
+    with pytest.raises(IndexError, match=f"got index {2**64 - 1}, expected 0 to 3"):
+        MSE(np.ones((4, 3)), np.ones(4)).gradient(np.zeros(3), np.array([2**64 - 1], np.uint64))
+
+
 def test_unknown_backend():
     with pytest.raises(ValueError, match="backend: got 'gpu'"):
         MSE(np.ones((2, 1)), np.ones(2), backend="gpu")

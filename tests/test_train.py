@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import samestep as ss
+from samestep import train
 from samestep.problems import MSE
 from samestep.reference.sampling import Sampler
 from samestep.train import Result, minimize
@@ -265,6 +266,10 @@ def never(w):
         (ValueError, r"deadline: got -1, expected seconds", {"deadline": -1}),
         (ValueError, r"deadline: got nan", {"deadline": float("nan")}),
         (ValueError, r"deadline: got inf", {"deadline": float("inf")}),
+        (TypeError, r"deadline: got '5', expected seconds as a number", {"deadline": "5"}),
+        (TypeError, r"deadline: got True", {"deadline": True}),
+        (TypeError, r"callback: got int, expected a callable or None", {"steps": 1, "callback": 3}),
+        (TypeError, r"clock: got float, expected a callable", {"steps": 1, "clock": 0.0}),
         (ValueError, r"record_every: got 0, expected 1 or more", {"steps": 1, "record_every": 0}),
         (ValueError, r"sampling: got 'random', expected one of 'full', ", {"steps": 1, "sampling": "random"}),
         (ValueError, r"batch_size: got 2 with sampling='full'.*add sampling=", {"steps": 1, "batch_size": 2}),
@@ -279,12 +284,45 @@ def never(w):
             r"batch_size: got 0, expected 1 or more",
             {"steps": 1, "sampling": "with_replacement", "batch_size": 0},
         ),
+        *(
+            (
+                ValueError,
+                rf"batch_size: got {rows}, expected at most 2147483647 ",
+                {"steps": 1, "sampling": "with_replacement", "batch_size": rows},
+            )
+            for rows in (2**31, 2**62, 2**63, 2**64)
+        ),
         (ValueError, r"seed: got -1", {"steps": 1, "seed": -1}),
     ],
 )
 def test_arguments_that_do_not_fit(error, message, options):
     with pytest.raises(error, match=message):
         minimize(fixed(), np.zeros(2), never, **options)
+    opt = sgd(np.full(2, 7.0))
+    with pytest.raises(error, match=message):
+        minimize(fixed(), np.zeros(2), opt, **options)
+    assert opt.params[0].tolist() == [7, 7]
+
+
+def test_a_given_optimizers_weights_are_written_last(monkeypatch):
+    def fail(*arguments):
+        raise MemoryError
+
+    opt = sgd(np.full(2, 7.0))
+    monkeypatch.setattr(train.cpu, "Trainer", fail)
+    with pytest.raises(MemoryError):
+        minimize(fixed(), np.zeros(2), opt, steps=1)
+    assert opt.params[0].tolist() == [7, 7]
+
+
+def test_counts_may_be_narrow_integers():
+    """Of NumPy's: no sum or product with them may overflow."""
+    counts = {"steps": np.int16(300), "record_every": np.uint8(200), "batch_size": np.uint8(2)}
+    for deadline in (None, np.float32(1e9)):  # in the compiled loop and in Python
+        result = minimize(fixed(), np.zeros(2), sgd, sampling="shuffle", deadline=deadline, **counts)
+        assert (result.steps, result.recorded.tolist()) == (300, [0, 200, 300])
+    result = minimize(fixed(), np.zeros(2), sgd, sampling="shuffle", batch_size=2, epochs=np.uint8(200))
+    assert result.steps == 400
 
 
 @pytest.mark.parametrize(

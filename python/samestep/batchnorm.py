@@ -235,7 +235,7 @@ class BatchNorm:
     Args:
         num_channels: C, at least 1.
         eps: added to the variance, >= 0.
-        momentum: share of the new batch in the running statistics, 0 to 1; or None.
+        momentum: share of the new batch in the running statistics, 0 to 1; or None. Can be set later.
         relu: whether a ReLU follows, fused into both passes.
         axis: where the channels are: 1 or -1.
         dtype: float32 or float64, of all arrays.
@@ -283,7 +283,7 @@ class BatchNorm:
             raise TypeError(f"dtype: got {np.dtype(dtype)}, expected float32 or float64")
         _backend(backend)
         self.eps = _number("eps", eps, math.inf)
-        self.momentum = None if momentum is None else _number("momentum", momentum, 1.0)
+        self.momentum = momentum
         self.relu = bool(relu)
         self.axis = _check_axis(axis)
         self.backend = backend
@@ -294,6 +294,15 @@ class BatchNorm:
         self.running_var: Array = np.ones(num_channels, dtype)
         self.num_batches_tracked = 0
         self._saved: tuple[Array, Array, Array] | None = None
+
+    @property
+    def momentum(self) -> float | None:
+        """The share of the new batch in the running statistics, 0 to 1; None: their plain average."""
+        return self._momentum
+
+    @momentum.setter
+    def momentum(self, momentum: float | None) -> None:
+        self._momentum = None if momentum is None else _number("momentum", momentum, 1.0)
 
     def __repr__(self) -> str:
         momentum = "None" if self.momentum is None else f"{self.momentum:g}"
@@ -321,29 +330,24 @@ class BatchNorm:
         Raises:
             TypeError, ValueError: an argument does not fit; nothing has been changed.
         """
+        self._check_input(x)
         if not self.training:
             statistics = (self.running_mean, self.running_var)
             return batchnorm_inference(
                 x, self.weight, self.bias, *statistics, out=out, **self._how(), eps=self.eps
             )
-        for name in ("running_mean", "running_var"):
-            arrays.check_inplace(name, getattr(self, name))
-            if isinstance(x, np.ndarray) and getattr(self, name).dtype != x.dtype:
-                raise TypeError(f"x: got dtype {x.dtype}, expected the layer's {self.weight.dtype}")
-            if getattr(self, name).shape != self.weight.shape:
-                raise ValueError(
-                    f"{name}: got shape {getattr(self, name).shape}, expected {self.weight.shape}"
-                )
+        batches = _check_count("num_batches_tracked", self.num_batches_tracked) + 1
+        running = {"running_mean": self.running_mean, "running_var": self.running_var}
         y, mean, inv, mean64, var64 = _forward(
-            x, self.weight, self.bias, self.eps, self.relu, self.axis, out, self.backend
+            x, self.weight, self.bias, self.eps, self.relu, self.axis, out, self.backend, running
         )
-        self.num_batches_tracked += 1
-        p, batches = (0.0, self.num_batches_tracked) if self.momentum is None else (self.momentum, 0)
+        p = 0.0 if self.momentum is None else self.momentum
         values = x.size // len(self.weight)
         _backend(self.backend).update_running(
-            self.running_mean, self.running_var, mean64, var64, values, p, batches
+            *running.values(), mean64, var64, values, p, batches if self.momentum is None else 0
         )
         self._saved = x, mean, inv
+        self.num_batches_tracked = batches
         return y
 
     def backward(self, dy: Array, out: Array | None = None) -> tuple[Array, Array, Array]:
@@ -363,6 +367,19 @@ class BatchNorm:
             )
         x, mean, inv = self._saved
         return batchnorm_backward(dy, x, self.weight, self.bias, mean, inv, out=out, **self._how())
+
+    def _check_input(self, x: Any) -> None:
+        """Raises where x fits a layer, but not this one; the functions would blame gamma."""
+        if not isinstance(x, np.ndarray) or not isinstance(self.weight, np.ndarray):
+            return
+        if x.dtype != self.weight.dtype:
+            dtype = self.weight.dtype
+            raise TypeError(f"x: got dtype {x.dtype}, expected the layer's {dtype}; use x.astype(np.{dtype})")
+        axis = _check_axis(self.axis)
+        if x.ndim >= 2 and x.shape[axis] != self.weight.size:
+            raise ValueError(
+                f"x: got shape {x.shape}, expected the layer's {self.weight.size} channels on axis {axis}"
+            )
 
     def _how(self) -> dict[str, Any]:
         return {"relu": self.relu, "axis": self.axis, "backend": self.backend}
@@ -391,31 +408,44 @@ class BatchNorm:
                 seen = f"{new.dtype} {new.shape}" if isinstance(new, np.ndarray) else type(new).__name__
                 raise ValueError(f"state_dict[{name!r}]: got {seen}, expected {old.dtype} {old.shape}")
             arrays.check_inplace(name, old)
-        count = state_dict["num_batches_tracked"]
-        if isinstance(count, np.ndarray) and count.ndim == 0:
-            count = count[()]
-        if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 0:
-            raise ValueError(
-                f"state_dict['num_batches_tracked']: got {count!r}, expected a whole number >= 0"
-            )
+        count = _check_count("state_dict['num_batches_tracked']", state_dict["num_batches_tracked"])
         for name in _STATE:
             getattr(self, name)[...] = state_dict[name]
-        self.num_batches_tracked = int(count)
+        self.num_batches_tracked = count
 
 
 _STATE = ("weight", "bias", "running_mean", "running_var")
 
 
 def _forward(
-    x: Array, gamma: Array, beta: Array, eps: float, relu: bool, axis: int, out: Array | None, backend: str
+    x: Array,
+    gamma: Array,
+    beta: Array,
+    eps: float,
+    relu: bool,
+    axis: int,
+    out: Array | None,
+    backend: str,
+    running: Mapping[str, Array] | None = None,
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """y, mean, inv, and mean and variance as they were before rounding to the dtype."""
+    """y, mean, inv, and mean and variance as they were before rounding to the dtype.
+
+    ``running``: what the caller writes to next; checked here, before the first byte of y.
+    """
     run = _backend(backend)
     eps = _number("eps", eps, math.inf)
     walk = _check_values(x, axis, at_least=2)
     _check_channels("gamma", gamma, walk, x)
     _check_channels("beta", beta, walk, x)
-    y = _result(out, x, {"x": x, "gamma": gamma, "beta": beta})
+    others = {"x": x, "gamma": gamma, "beta": beta}
+    for name, a in (running or {}).items():
+        _check_channels(name, a, walk, x)
+        arrays.check_inplace(name, a)
+        for other, b in others.items():
+            if np.may_share_memory(a, b):
+                raise ValueError(f"{name}: overlaps {other} in memory; give it an array of its own")
+        others[name] = a
+    y = _result(out, x, others)
     mean, inv = np.empty_like(gamma, subok=False), np.empty_like(gamma, subok=False)
     mean64, var64 = np.empty(walk.channels), np.empty(walk.channels)
     see = walk.arrange
@@ -431,10 +461,18 @@ def _backend(name: str) -> Any:
     return BACKENDS[name]
 
 
+def _check_count(name: str, count: Any) -> int:
+    if isinstance(count, np.ndarray) and count.ndim == 0:
+        count = count[()]
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or not 0 <= count < 2**53:
+        raise ValueError(f"{name}: got {count!r}, expected a whole number from 0 to 2^53 - 1")
+    return int(count)
+
+
 def _number(name: str, value: Any, at_most: float) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name}: got {value!r}, expected a number") from None
     if not 0.0 <= number <= at_most or math.isinf(number):  # NaN fails as well
         raise ValueError(f"{name}: got {number}, expected a finite number from 0 to {at_most:g}")

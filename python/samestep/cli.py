@@ -12,6 +12,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="samestep", description="Optimizer kernels with the same bits on every machine."
     )
+    parser.add_argument("--version", action="version", version=f"samestep {metadata.version('samestep')}")
     commands = parser.add_subparsers(metavar="command", dest="name", required=True)
 
     demo = commands.add_parser("demo", help="solve a real problem with all six optimizers")

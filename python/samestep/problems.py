@@ -209,8 +209,7 @@ class MSE:
         """
         self._check_weights(w)
         if rows is not None:
-            self._check_rows(rows)
-            rows = np.ascontiguousarray(rows, np.int64)
+            rows = self._own_rows(rows)
         g: Floats = np.empty(self.dimension, self.dtype)
         self._kernels.evaluate(np.ascontiguousarray(w), rows, None, g)
         return g
@@ -293,15 +292,18 @@ class MSE:
                 f"w: got shape {w.shape}, expected {(self.dimension,)}, one weight for each column of Phi"
             )
 
-    def _check_rows(self, rows: Integers) -> None:
+    def _own_rows(self, rows: Integers) -> Integers:
+        """A copy as int64, checked: another thread may change the caller's while the kernels read."""
         if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "iu":
             got = rows.dtype if isinstance(rows, np.ndarray) else type(rows).__name__
             raise TypeError(f"rows: got {got}, expected a numpy array of integers")
         if rows.ndim != 1 or len(rows) == 0:
             raise ValueError(f"rows: got shape {rows.shape}, expected (m,) with m >= 1")
+        rows = np.array(rows, order="C")
         low, high = int(rows.min()), int(rows.max())
         if low < 0 or high >= self.size:
             raise IndexError(f"rows: got index {low if low < 0 else high}, expected 0 to {self.size - 1}")
+        return rows.astype(np.int64, copy=False)
 
 
 def _check_floats(name: str, array: Floats, ndim: int) -> None:

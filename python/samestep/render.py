@@ -12,7 +12,7 @@ import numpy as np
 
 from .digits import BATCH, CLASSES, DIGEST_NOTE, HIDDEN, REQUIRED, DigitsResult
 from .optional import require
-from .report import GOAL, SIGNIFICANT, Demo, Run
+from .report import FLAT, GOAL, SIGNIFICANT, Demo, Run, steep_curvatures
 from .theory import max_step
 
 _WIDTH = 96
@@ -189,7 +189,7 @@ def _notes(demo: Demo) -> list[str]:
     notes = [
         "gap: L(w) - L*, as a share of the first one · µs/step: the update alone, median",
         "the way down: the gap against the steps, both on logarithmic scales",
-        *textwrap.wrap("step sizes: " + " · ".join(sources), _WIDTH),
+        *textwrap.wrap("step sizes: " + " · ".join(sources) + _left_out(demo), _WIDTH),
         "digest of w: sha256 of the final weights, its first 16 digits. It is the same on every machine:",
         f"what comes from LAPACK, curvatures and |w*|, sets step sizes rounded to {SIGNIFICANT} digits",
         "bits: whether weights and state equalled the NumPy reference's after every step",
@@ -197,6 +197,17 @@ def _notes(demo: Demo) -> list[str]:
     if not all(run.reached for run in demo.runs):
         notes.append(f"> : not there after {demo.limit:,} steps, the most for a table of this size")
     return notes
+
+
+def _left_out(demo: Demo) -> str:
+    """Which curvatures no step size is chosen for, and what stands for μ then."""
+    steep, directions = steep_curvatures(demo.problem), demo.problem.dimension
+    if len(steep) == directions:
+        return ""
+    return (
+        f"; curvatures below {FLAT:g} β, {directions - len(steep)} of {directions} here, are left out of "
+        f"them: their μ is {steep[0]:.6g}, the flattest of the others"
+    )
 
 
 def _with_momentum(run: Run) -> str:

@@ -215,6 +215,11 @@ def _affordable(problem: MSE, steps: int) -> int:
     return max(FEWEST_STEPS, min(steps, LIMIT_ELEMENTS // problem.Phi.size))
 
 
+def steep_curvatures(problem: MSE) -> Float64s:
+    """The curvatures that step sizes are chosen for, increasing: those above FLAT beta."""
+    return problem.eigenvalues[problem.eigenvalues > FLAT * problem.beta]
+
+
 def _contestants(problem: MSE) -> list[tuple[str, str, Callable[..., Optimizer]]]:
     """Name, source of the step size, and maker of every optimizer.
 
@@ -224,8 +229,7 @@ def _contestants(problem: MSE) -> list[tuple[str, str, Callable[..., Optimizer]]
     s = |w*|/sqrt(p), the size of a weight of w*, again without the flatter directions. RMSProp's is small
     because it never stops moving: it comes as near to w* as its steps are short.
     """
-    beta, curvatures = problem.beta, problem.eigenvalues
-    mu = float(curvatures[curvatures > FLAT * beta][0])
+    beta, mu = problem.beta, float(steep_curvatures(problem)[0])
     plain, ball, ahead = (tune(beta, mu) for tune in (tune_sgd, tune_heavy_ball, tune_look_ahead))
     best = "best for these curvatures"
     # rcond is that of singular values, the roots of the curvatures.

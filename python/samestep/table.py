@@ -71,6 +71,8 @@ def diabetes() -> Table:
 def read_csv(path: str | PathLike[str], target: str) -> Table:
     """A table from a file of comma-separated numbers, whose first line names the columns.
 
+    Empty lines count for nothing.
+
     Args:
         path: the file, UTF-8.
         target: the column to predict; all others are features. They are centred and scaled as Table
@@ -115,11 +117,13 @@ def _read(path: Path) -> tuple[list[str], list[list[float]]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(lines, [])]
+            # The csv module reads an empty line as no cells, and one of spaces as one.
+            filled = (cells for cells in lines if len(cells) > 1 or "".join(cells).strip())
+            header = [name.strip() for name in next(filled, [])]
             _check_header(path, header)
             rows: list[list[float]] = []
             for cells in lines:
-                if cells:  # the csv module reads an empty line as no cells
+                if cells:
                     place = f"{path}: row {len(rows) + 1} (line {lines.line_num})"
                     rows.append(_numbers(place, header, cells))
     except OSError as error:
@@ -127,13 +131,20 @@ def _read(path: Path) -> tuple[list[str], list[list[float]]]:
     except UnicodeDecodeError as error:
         raise TableError(f"{path}: is not UTF-8 text; save it as CSV in UTF-8") from error
     except csv.Error as error:
-        raise TableError(f"{path}: line {lines.line_num} is not CSV: {error}") from error
+        hint = "; are the cells separated by commas?" if "expected after" in str(error) else ""
+        raise TableError(f"{path}: line {lines.line_num} is not CSV: {error}{hint}") from error
     return header, rows
 
 
 def _check_header(path: Path, header: list[str]) -> None:
     if not header:
         raise TableError(f"{path}: is empty, expected a first line with the names of the columns")
+    for separator in (";", "\t"):
+        if len(header) == 1 and separator in header[0]:
+            raise TableError(
+                f"{path}: got one column, {header[0]!r}, whose separator seems to be {separator!r}; "
+                "save it with commas between the cells and points in the numbers"
+            )
     for name in header:
         if header.count(name) > 1:
             raise TableError(f"{path}: has two columns named {name!r}; rename one")

@@ -7,6 +7,7 @@ of the compiled loop (csrc/train.cpp), with the same bits.
 from __future__ import annotations
 
 import contextlib
+import numbers
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,8 @@ Callback = Callable[[int, Floats, float], object]
 # Elements of Phi that one call of the compiled loop may read: a tenth of a second or so, after which
 # Ctrl-C is heard and the progress bar moves.
 CALL = 2**28
+
+LARGEST_BATCH = 2**31 - 1  # rows; their indices alone take 16 GiB
 
 
 class Problem(Protocol):
@@ -125,7 +128,7 @@ def minimize(
         epochs: stop after so many rounds of ceil(N / batch_size) steps; a full batch is a round.
         deadline: make no step once so many seconds have passed, by ``clock``. It is tested before
             each step, so the run may overstay by one step, and 0 makes none.
-        batch_size: rows a step, for the two sampling ways that draw.
+        batch_size: rows a step, for the two sampling ways that draw; at most 2^31 - 1.
         sampling: see the table.
         seed: of the draws, 0 to 2^64 - 1: same seed, same rows, on every machine.
         callback: called as ``callback(step, w, loss)`` for each recorded loss; something true ends
@@ -155,14 +158,19 @@ def minimize(
         >>> run.steps, run.stopped
         (4, 'callback')
     """
-    limit, limited_by = _limit(steps, epochs, _steps_per_epoch(problem, sampling, batch_size))
+    batch_size = _batch_size(problem, sampling, batch_size)
+    per_epoch = 1 if batch_size is None else -(-problem.size // batch_size)
+    limit, limited_by = _limit(steps, epochs, per_epoch)
     if limit is None and deadline is None:
         raise ValueError("steps, epochs, deadline: got none of them; give at least one, or no end")
-    if deadline is not None and not 0.0 <= deadline < float("inf"):
-        raise ValueError(f"deadline: got {deadline}, expected seconds, 0 or more and finite")
-    _check_count("record_every", record_every, 1)
+    if deadline is not None:
+        _check_deadline(deadline)
+    record_every = _count("record_every", record_every, 1)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback: got {type(callback).__name__}, expected a callable or None")
+    if not callable(clock):
+        raise TypeError(f"clock: got {type(clock).__name__}, expected a callable that returns seconds")
     sampler = Sampler(seed)
-    bar = _bar(limit) if progress else contextlib.nullcontext()
     opt = _start(problem, w0, optimizer)
     w = opt.params[0]
     stepper: _Steps
@@ -170,6 +178,10 @@ def minimize(
         stepper = _CompiledSteps(problem, opt, sampling, batch_size, seed)
     else:
         stepper = _PythonSteps(problem, opt, _batches(problem.size, sampling, batch_size, sampler))
+    bar = _bar(limit) if progress else contextlib.nullcontext()
+    # Last, when nothing can be wrong any more: these are the caller's weights.
+    if opt is optimizer:
+        w[...] = w0
 
     losses: list[float] = []
     recorded: list[int] = []
@@ -210,7 +222,8 @@ def minimize(
     return Result(w.copy(), losses[-1], np.array(losses), np.array(recorded), step, seconds, stopped, opt)
 
 
-def _steps_per_epoch(problem: Problem, sampling: Sampling, batch_size: int | None) -> int:
+def _batch_size(problem: Problem, sampling: Sampling, batch_size: int | None) -> int | None:
+    """Rows a step; None: all, without a draw."""
     if sampling not in get_args(Sampling):
         expected = ", ".join(repr(name) for name in get_args(Sampling))
         raise ValueError(f"sampling: got {sampling!r}, expected one of {expected}")
@@ -220,32 +233,43 @@ def _steps_per_epoch(problem: Problem, sampling: Sampling, batch_size: int | Non
                 f"batch_size: got {batch_size} with sampling='full', which takes every row; "
                 "add sampling='shuffle' or 'with_replacement', or leave batch_size out"
             )
-        return 1
+        return None
     if batch_size is None:
         raise ValueError(f"batch_size: got None, expected the rows a step for sampling={sampling!r}")
-    _check_count("batch_size", batch_size, 1)
+    batch_size = _count("batch_size", batch_size, 1)
     if sampling == "shuffle" and batch_size > problem.size:
         raise ValueError(f"batch_size: got {batch_size}, expected at most the {problem.size} rows there are")
-    return -(-problem.size // batch_size)
+    if batch_size > LARGEST_BATCH:
+        raise ValueError(f"batch_size: got {batch_size}, expected at most {LARGEST_BATCH} (2^31 - 1)")
+    return batch_size
 
 
 def _limit(steps: int | None, epochs: int | None, per_epoch: int) -> tuple[int | None, Stopped]:
     """The step at which the run ends at the latest, and the rule that says so."""
     if steps is not None:
-        _check_count("steps", steps, 0)
+        steps = _count("steps", steps, 0)
     if epochs is None:
         return steps, "steps"
-    _check_count("epochs", epochs, 0)
+    epochs = _count("epochs", epochs, 0)
     if steps is not None and steps <= epochs * per_epoch:
         return steps, "steps"
     return epochs * per_epoch, "epochs"
 
 
-def _check_count(name: str, value: int, least: int) -> None:
+def _check_deadline(deadline: float) -> None:
+    if isinstance(deadline, bool) or not isinstance(deadline, numbers.Real):
+        raise TypeError(f"deadline: got {deadline!r}, expected seconds as a number")
+    if not 0.0 <= deadline < float("inf"):
+        raise ValueError(f"deadline: got {deadline}, expected seconds, 0 or more and finite")
+
+
+def _count(name: str, value: int, least: int) -> int:
+    """The value as Python's int, which never overflows."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name}: got {value!r}, expected a whole number")
     if value < least:
         raise ValueError(f"{name}: got {value}, expected {least} or more")
+    return int(value)
 
 
 def _batches(
@@ -263,7 +287,7 @@ def _batches(
 
 
 def _start(problem: Problem, w0: Floats, optimizer: Callable[[Floats], Optimizer] | Optimizer) -> Optimizer:
-    """An optimizer of one array, which holds w0."""
+    """An optimizer of one array like w0: a made one of a copy, a given one as it is, nothing written."""
     if not isinstance(w0, np.ndarray):
         raise TypeError(f"w0: got {type(w0).__name__}, expected a numpy array of {problem.dtype}")
     if w0.dtype != problem.dtype:
@@ -281,7 +305,6 @@ def _start(problem: Problem, w0: Floats, optimizer: Callable[[Floats], Optimizer
                 f"optimizer: got one of {got}, expected one of a single {w0.dtype} array of shape "
                 f"{w0.shape}, as w0"
             )
-        params[0][...] = w0
         return optimizer
     if not callable(optimizer):
         raise TypeError(
