@@ -39,6 +39,17 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     ss.set_num_threads(before)
 
 
+@pytest.fixture(params=[(isa, threads) for isa in ISAS for threads in (1, 2, 3, 5)], ids=str)
+def machine(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
+    """An instruction set and a number of threads."""
+    before = ss.info()["isa"], ss.get_num_threads()
+    ss.set_isa(request.param[0])
+    ss.set_num_threads(request.param[1])
+    yield request.param
+    ss.set_isa(before[0])
+    ss.set_num_threads(before[1])
+
+
 def same_bits(got: list[np.ndarray], expected: list[np.ndarray]) -> None:
     """Fails at the first array that differs, with index, values and bit patterns."""
     assert len(got) == len(expected)

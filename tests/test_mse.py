@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import pickle
-import platform
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
 import samestep as ss
+from control_register import DAZ, FTZ, MODES, mxcsr, needs_x86
 from samestep import _core, reference
 from samestep.problems import MSE
 
@@ -36,16 +33,6 @@ GOLDEN = {
     np.float32: ("d50a9c038390c2d2", "7974757a2d177006", "0x1.2fad834ae2ad4p+12"),
     np.float64: ("3a92b75a98e16990", "dd75dc7e90b1db89", "0x1.2fad8256dcd07p+12"),
 }
-
-
-@pytest.fixture(params=[(isa, threads) for isa in ISAS for threads in (1, 2, 3)], ids=str)
-def machine(request):
-    isa, threads = ss.info()["isa"], ss.get_num_threads()
-    ss.set_isa(request.param[0])
-    ss.set_num_threads(request.param[1])
-    yield request.param
-    ss.set_isa(isa)
-    ss.set_num_threads(threads)
 
 
 def data(shape, a, b, m, s, d, dtype):
@@ -366,31 +353,10 @@ def test_wrong_results_leave_every_byte(name):
     assert all((a == 7).all() for a in out.values())
 
 
-FTZ, DAZ, MXCSR_AT = 0x8000, 0x0040, 28  # the last: offset in glibc's fenv_t
-
-
-@contextmanager
-def control_register(value) -> Iterator[None]:
-    libm = ctypes.CDLL("libm.so.6")
-    before = (ctypes.c_uint8 * 32)()
-    libm.fegetenv(before)
-    changed = (ctypes.c_uint8 * 32)(*before)
-    ctypes.c_uint32.from_buffer(changed, MXCSR_AT).value = 0x1F80 | value
-    libm.fesetenv(changed)
-    try:
-        yield
-        after = (ctypes.c_uint8 * 32)()
-        libm.fegetenv(after)
-    finally:
-        libm.fesetenv(before)
-    assert ctypes.c_uint32.from_buffer(after, MXCSR_AT).value & ~0x3F == 0x1F80 | value
-
-
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="reads the x86-64 control register")
-@pytest.mark.parametrize("flush", [0, FTZ, DAZ, FTZ | DAZ])
-@pytest.mark.parametrize("rounding", range(4))
+@needs_x86
+@pytest.mark.parametrize("bits", MODES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_no_floating_point_mode_reaches_the_kernels(dtype, rounding, flush):
+def test_no_floating_point_mode_reaches_the_kernels(dtype, bits):
     Phi, y, w = random_inputs(3001, 13, dtype)
     Phi *= dtype(np.finfo(dtype).tiny)  # products and residuals among the subnormals
     y *= dtype(np.finfo(dtype).tiny)
@@ -398,13 +364,13 @@ def test_no_floating_point_mode_reaches_the_kernels(dtype, rounding, flush):
     expected = evaluate(reference, Phi, y, w, 2.0, True), evaluate(reference, Phi, y, w, 2.0, True, rows)
     kernels = _core.Mse(problem.Phi, problem.y, 2.0, True)
     out = [(np.empty(n, dtype), np.empty(13, dtype)) for n in (3001, len(rows))]
-    with control_register(flush | rounding << 13):
+    with mxcsr(bits):
         losses = [kernels.evaluate(w, k, r, g) for k, (r, g) in zip((None, rows), out, strict=True)]
     for (r, g), loss, right in zip(out, losses, expected, strict=True):
         same((r, g, np.float64(loss)), right)
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="reads the x86-64 control register")
+@needs_x86
 @pytest.mark.parametrize("sampling", ["full", "shuffle"])
 def test_no_floating_point_mode_reaches_the_loop(sampling):
     Phi, y, _ = random_inputs(60, 7, np.float32)
@@ -417,7 +383,7 @@ def test_no_floating_point_mode_reaches_the_loop(sampling):
         )
 
     expected = run(deadline=1e9)
-    with control_register(FTZ | DAZ | 0x4000):
+    with mxcsr(FTZ | DAZ | 0x4000):
         got = run()
     assert ss.digest(got.w) == ss.digest(expected.w)
     assert ss.digest(got.losses) == ss.digest(expected.losses)

@@ -10,7 +10,6 @@ import pytest
 
 import samestep as ss
 
-ISAS = ss.info()["isas"]
 SHAPES = [
     (0,),
     (1,),
@@ -32,16 +31,6 @@ SHAPES = [
     (5, 40, 1),
     (9000, 16),
 ]
-
-
-@pytest.fixture(params=[(isa, threads) for isa in ISAS for threads in (1, 2, 5)], ids=str)
-def machine(request):
-    isa, threads = ss.info()["isa"], ss.get_num_threads()
-    ss.set_isa(request.param[0])
-    ss.set_num_threads(request.param[1])
-    yield request.param
-    ss.set_isa(isa)
-    ss.set_num_threads(threads)
 
 
 def special(shape, dtype, seed=0):
