@@ -7,6 +7,7 @@ error that names the argument, what came, what was expected and the fix.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
@@ -104,7 +105,7 @@ def check_readable(name: str, a: Any) -> Array:
 
 def check_disjoint(named: Iterable[tuple[str, Array]]) -> None:
     """Raises if two of the (dense) arrays share memory: a step would update it twice."""
-    ranges = sorted((a.ctypes.data, a.ctypes.data + a.nbytes, name) for name, a in named if a.size)
+    ranges = sorted((*_extent(a), name) for name, a in named if a.size)
     for (_, end, first), (begin, _, second) in pairwise(ranges):
         if begin < end:
             raise ValueError(
@@ -112,8 +113,18 @@ def check_disjoint(named: Iterable[tuple[str, Array]]) -> None:
             )
 
 
-def gradient_error(name: str, g: Any, w: Array, written: Iterable[Array]) -> Exception | None:
-    """Why ``g`` cannot be the gradient of ``w``, or None if it can."""
+def _extent(a: Array) -> tuple[int, int]:
+    """The addresses of a dense array's first byte and of the one after its last."""
+    return a.ctypes.data, a.ctypes.data + a.nbytes
+
+
+def extents(written: Iterable[Array]) -> list[tuple[int, int]]:
+    """Where disjoint arrays lie, in order: what :func:`gradient_error` looks a gradient up in."""
+    return sorted(_extent(a) for a in written if a.size)
+
+
+def gradient_error(name: str, g: Any, w: Array, written: list[tuple[int, int]]) -> Exception | None:
+    """Why ``g`` cannot be the gradient of ``w``, or None if it can; ``written`` from :func:`extents`."""
     if not isinstance(g, np.ndarray) or isinstance(g, np.ma.MaskedArray):
         return TypeError(f"{name}: got {type(g).__name__}, expected a NumPy array or None")
     if g.dtype != w.dtype:
@@ -133,8 +144,9 @@ def gradient_error(name: str, g: Any, w: Array, written: Iterable[Array]) -> Exc
             "be walked together; lay the gradient out like the parameter: "
             f"a = np.empty_like(w); a[...] = {name}"
         )
-    low, high = g.ctypes.data, g.ctypes.data + g.nbytes
-    if any(a.size and a.ctypes.data < high and low < a.ctypes.data + a.nbytes for a in written):
+    low, high = _extent(g)
+    before = bisect_left(written, (high, 0))  # those that begin before g ends; the last of them ends last
+    if g.size and before and written[before - 1][1] > low:
         return ValueError(
             f"{name}: overlaps a parameter or state in memory, which the step writes; pass {name}.copy()"
         )

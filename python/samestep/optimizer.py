@@ -156,7 +156,7 @@ class Optimizer:
     def _step_with_care(self, grads: Any) -> None:
         """After a refusal: says what is wrong, or binds what has moved and sees subclasses as arrays."""
         self._check_params()
-        written = [*self._params, *(s for states in self._state.values() for s in states)]
+        written = arrays.extents([*self._params, *(s for states in self._state.values() for s in states)])
         for name, g, w in zip(self._names, grads, self._params, strict=True):
             error = g is not None and arrays.gradient_error(name.replace("params", "grads", 1), g, w, written)
             if error:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import Array, gradient_error
+from ..arrays import Array, extents, gradient_error
 
 Float = type[np.float32] | type[np.float64]
 
@@ -208,7 +208,7 @@ class Plan:
         self._alone = threading.Lock()
 
     def step(self, grads: Sequence[Array | None], hyper: Sequence[float]) -> int:
-        written = [*self._params, *(state for states in self._states for state in states)]
+        written = extents([*self._params, *(state for states in self._states for state in states)])
         for i, (w, g) in enumerate(zip(self._params, grads, strict=True)):
             if g is not None and gradient_error("grads", g, w, written):
                 return i
