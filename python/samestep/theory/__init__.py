@@ -1,6 +1,6 @@
 """What the texts prove, as functions of a problem: to be held against a run."""
 
-from . import flows
+from . import flows, landscape
 from .basins import DoubleWell, Well, double_well, stationary_variance
 from .bounds import max_step, step_bound
 from .tuning import Tuning, tune_heavy_ball, tune_look_ahead, tune_sgd
@@ -11,6 +11,7 @@ __all__ = [
     "Well",
     "double_well",
     "flows",
+    "landscape",
     "max_step",
     "stationary_variance",
     "step_bound",
