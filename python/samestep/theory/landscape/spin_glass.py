@@ -45,6 +45,9 @@ class SpinGlass:
         n: N, the number of spins, 2 or more.
         seed: of NumPy's RandomState, whose stream is frozen; the couplings come first, then the starts.
 
+    Raises:
+        ValueError: n below 2; of the methods: x of another shape than (rows, N).
+
     Source:
         Auffinger, Ben Arous and Cerny, Random matrices and complexity of spin glasses (2013);
         Choromanska et al., The loss surfaces of multilayer networks (2015).
@@ -103,6 +106,8 @@ class SpinGlass:
 
     def _along(self, x: Float64s) -> Float64s:
         """J x of each row: shape (rows, N, N)."""
+        if x.ndim != 2 or x.shape[1] != self.n:
+            raise ValueError(f"x: got shape {x.shape}, expected (rows, {self.n})")
         return (x @ self.J.reshape(self.n, -1)).reshape(-1, self.n, self.n)
 
 
