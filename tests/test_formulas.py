@@ -86,6 +86,18 @@ class TestHyperbola:
         assert Hyperbola().sharpness(run.w) == pytest.approx(16.03357, abs=5e-6)
 
 
+    @pytest.mark.parametrize(("mode", "loss"), [("newton", 0.5), ("saddle_free", 0.0)])
+    def test_newton_is_drawn_to_the_saddle_between_the_branches(self, mode, loss):
+        """B11: the origin, curvatures 1 and -1. By its absolute value the second one repels."""
+        w = np.array([0.3, 0.1])
+        for _ in range(30):
+            w += ss.theory.newton_step(Hyperbola().gradient(w), Hyperbola().hessian(w), mode=mode)
+        assert np.abs(Hyperbola().gradient(w)).max() < 1e-12
+        assert Hyperbola().loss(w) == pytest.approx(loss, abs=1e-15)
+        descent = ss.minimize(Hyperbola(), np.array([0.3, 0.1]), lambda w: ss.SGD(w, lr=0.1), steps=1000)
+        assert descent.loss < 1e-15
+
+
 class TestHigham:
     """Deep learning: an introduction for applied mathematicians; figures with rtol 1e-9."""
 
