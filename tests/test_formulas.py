@@ -85,7 +85,6 @@ class TestHyperbola:
         assert run.w == pytest.approx([3.99637, 0.25023], abs=5e-6)
         assert Hyperbola().sharpness(run.w) == pytest.approx(16.03357, abs=5e-6)
 
-
     @pytest.mark.parametrize(("mode", "loss"), [("newton", 0.5), ("saddle_free", 0.0)])
     def test_newton_is_drawn_to_the_saddle_between_the_branches(self, mode, loss):
         """B11: the origin, curvatures 1 and -1. By its absolute value the second one repels."""
