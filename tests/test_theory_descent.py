@@ -21,6 +21,31 @@ def descent_of_wells():
     return w, losses, squared
 
 
+class TestUpdate:
+    """A3: w - lr g. The notes print w - lr grad(Phi'Phi w - Phi'y), the gradient of the gradient: lr H."""
+
+    def test_the_printed_update_is_a_matrix(self):
+        problem, w = diabetes(), np.zeros(10)
+        literal = w - 0.1 * problem.hessian()
+        assert literal.shape == (10, 10)  # NumPy broadcasts without a word
+        with pytest.raises(ValueError, match=r"grads: .*\(10, 10\)"):
+            ss.SGD(w, lr=0.1).step(problem.hessian())
+        assert not w.any()
+        # One weight hides it: 1 x 1 broadcasts to a step that does not depend on y at all.
+        for y in (1.0, 7.0):
+            one = ss.problems.MSE(np.array([[2.0]]), np.array([y]))
+            assert (np.zeros(1) - 0.1 * one.hessian()[0])[0] == -0.4
+            assert (np.zeros(1) - 0.1 * one.gradient(np.zeros(1)))[0] == pytest.approx(0.2 * y)
+
+    @pytest.mark.parametrize("t", [1, 2, 17])
+    def test_errors_are_multiplied_by_a_power_of_a_matrix(self, t):
+        """w_t - w* = (I - lr H)^t (w_0 - w*)."""
+        problem, w0 = diabetes(), np.linspace(-1, 1, 10)
+        error = path(problem, lambda w: ss.SGD(w, lr=0.3), t, w0)[-1] - problem.minimizer()
+        M = np.linalg.matrix_power(np.eye(10) - 0.3 * problem.hessian(), t)
+        assert error == pytest.approx(M @ (w0 - problem.minimizer()), rel=1e-10)
+
+
 class TestIterationsBound:
     @pytest.mark.parametrize(("delta", "bound"), [(1e4, 546.1), (1e2, 54609.5), (1.0, 5460947.9)])
     def test_diabetes(self, delta, bound):
