@@ -122,6 +122,36 @@ class TestStepSize:
             problem.beta = beta
             with pytest.raises(ValueError, match=r"problem.beta: got"):
                 theory.check_step_size(problem, ss.SGD(np.zeros(3), lr=0.1))
+        with pytest.raises(ValueError, match="batch_size: got 0"):
+            theory.check_step_size(fixed(), ss.SGD(np.zeros(2), lr=0.1), batch_size=0)
+
+    @SCALES
+    def test_batches_have_the_edge_of_their_mean_step(self, scale):
+        """E w follows the mean step; in the sums' scales that is the m/N-th part of the full one."""
+        problem = diabetes(scale)
+        share = 13 / 442 if "sum" in scale else 1.0
+        check = theory.check_step_size(problem, ss.SGD(np.zeros(10), lr=1e-3), batch_size=13)
+        assert check.edge == pytest.approx(2 / (share * problem.beta), rel=1e-12)
+        assert check.sufficient is None
+        assert theory.check_step_size(problem, ss.RMSProp(np.zeros(10), lr=1.0), 13).sufficient is None
+
+    def test_batches_diverge_in_the_mean_beyond_it(self):
+        problem = diabetes()
+        ends = []
+        for factor in (0.3, 1.2):
+            lr = factor * 2 / (problem.beta * 32 / 442)
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                done = run(
+                    problem,
+                    partial(ss.SGD, lr=lr),
+                    300,
+                    batch_size=32,
+                    sampling="with_replacement",
+                    check=True,
+                )
+            ends.append((len(told), done.diverged))
+        assert ends == [(0, False), (1, True)]
 
     def test_any_problem_that_knows_its_beta(self):
         problem = wells()
@@ -226,6 +256,15 @@ class TestRun:
                 steps=3000,
             )
             assert theory.check_run(problem, done).ok, str(theory.check_run(problem, done))
+
+    @RULES
+    def test_float32_beyond_the_edge(self, rule):
+        """lr is rounded to float32; over thousands of steps that adds up."""
+        make, times_beta = EDGES[rule]
+        problem = diabetes(dtype=np.float32)
+        lr = 1.001 * times_beta / problem.beta
+        done = ss.minimize(problem, np.zeros(10, np.float32), partial(make, lr=lr), steps=500)
+        assert theory.check_run(problem, done)["modes"].holds
 
     def test_more_weights_than_rows(self):
         problem = interpolating()

@@ -1,6 +1,7 @@
 """docs/theory.md, the part on the lecture notes: every row names a function and a test, and both exist."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def rows():
     return found
 
 
+@functools.cache
 def defined(file):
     tree = ast.parse((ROOT / "tests" / file).read_text())
     return {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
