@@ -259,12 +259,16 @@ class TestRun:
 
     @RULES
     def test_float32_beyond_the_edge(self, rule):
-        """lr is rounded to float32; over thousands of steps that adds up."""
+        """lr is rounded to float32; over many steps that adds up."""
         make, times_beta = EDGES[rule]
-        problem = diabetes(dtype=np.float32)
-        lr = 1.001 * times_beta / problem.beta
-        done = ss.minimize(problem, np.zeros(10, np.float32), partial(make, lr=lr), steps=500)
-        assert theory.check_run(problem, done)["modes"].holds
+        one = ss.problems.MSE(np.ones((1, 1), np.float32), np.ones(1, np.float32))
+        for problem, share in ((diabetes(dtype=np.float32), 1.001), (one, 1.1)):
+            w0 = np.zeros(problem.dimension, np.float32)
+            lr = share * times_beta / problem.beta
+            done = ss.minimize(problem, w0, partial(make, lr=lr), steps=200)
+            check = theory.check_run(problem, done)
+            assert check["modes"].holds
+            assert check.ok, str(check)
 
     def test_more_weights_than_rows(self):
         problem = interpolating()

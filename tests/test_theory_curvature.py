@@ -81,6 +81,7 @@ class TestHessian:
         found = [theory.hessian_fd(problem.gradient, w) for w in at]
         for H, w in zip(found, at, strict=True):
             assert np.allclose(H, problem.hessian(w), atol=1e-8)
+            assert (H == H.T).all()
         assert np.abs(found[0] - found[1]).max() > 1
 
     def test_a_mixed_derivative_is_not_its_root(self):

@@ -178,9 +178,9 @@ def step_cap(family: str, hyper: dict[str, float]) -> float | None:
     """The most that a step moves a weight, in units of lr; None: no such number.
 
     Each from what the present gradient alone leaves in the denominator: r >= g^2 for AdaGrad,
-    r >= (1 - rho) g^2 for RMSProp. For Adam m^2 <= v times the sum of the weights' squares over the
-    weights, which after t steps is (1 - beta1)^2/(1 - beta2) sum_k (beta1^2/beta2)^k; corrected for the
-    start it is largest either at t = 1, where it is 1, or in the limit.
+    r >= (1 - rho) g^2 for RMSProp. For Adam, by Cauchy-Schwarz, m^2 <= v (1 - beta1)^2/(1 - beta2)
+    sum_k (beta1^2/beta2)^k; corrected for the start that is 1 after one step, and never more than in the
+    limit (tried over a grid of decays).
     """
     if family == "adagrad":
         return 1.0
