@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from . import cpu, verify
+from .demo import STAGES, run_demo
 from .digits import train_digits
 from .optional import require
 from .render import FigureError, Style, as_text, check_figure, digits_as_text, save_figure
-from .report import STAGES, run_demo
 from .table import TableError, diabetes, read_csv
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
