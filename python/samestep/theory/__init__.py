@@ -1,9 +1,10 @@
 """What the texts prove, as functions of a problem: to be held against a run."""
 
-from . import flows
+from . import flows, landscape
 from .basins import DoubleWell, Well, double_well, stationary_variance
 from .bounds import cauchy_step, max_step, step_bound
 from .curvature import beta, hessian_fd
+from .deadline import DeadlineRun, run_until
 from .descent import backtracking, descent_ok
 from .edges import heavy_ball_edge, look_ahead_edge, sgd_edge
 from .gaps import GapBounds, accelerated_gap_bound, gap_bounds, gradient_bound, iterations_bound
@@ -19,6 +20,7 @@ from .tuning import Tuning, tune_heavy_ball, tune_look_ahead, tune_sgd
 
 __all__ = [
     "BoundCheck",
+    "DeadlineRun",
     "DoubleWell",
     "GapBounds",
     "RunCheck",
@@ -41,6 +43,7 @@ __all__ = [
     "hessian_fd",
     "inverse_time",
     "iterations_bound",
+    "landscape",
     "look_ahead_edge",
     "max_step",
     "mode_factors",
@@ -52,6 +55,7 @@ __all__ = [
     "pl_rate",
     "pl_star_constant",
     "polyak_step",
+    "run_until",
     "sam_step",
     "sgd_edge",
     "sgd_step_interpolation",
