@@ -55,6 +55,11 @@ def test_only_the_ratio_matters(one, other):
     assert share(*one) == pytest.approx(share(*other), abs=0.05)
 
 
+def test_until_the_steps_grow_too_long_for_the_sharp_well():
+    """lr h = 0.64: the steps themselves already add 0.13 to the share."""
+    assert share(0.08, 8) - share(0.01, 1) == pytest.approx(0.13, abs=0.01)
+
+
 @pytest.mark.parametrize(
     ("temperature", "expected"), [(0.16, 0.5247), (0.24, 0.5998), (0.32, 0.6349), (0.48, 0.6677)]
 )
@@ -132,12 +137,17 @@ def test_the_variance_is_that_of_least_squares_under_one_row_at_a_time():
     ("message", "call"),
     [
         (r"sharp, wide: got centers 1.0, -1.0", lambda: DoubleWell(Well(1.0, 1.0), Well(-1.0, 1.0))),
-        (r"expected positive numbers", lambda: DoubleWell(softness=0.0)),
-        (r"temperature: got 0.0", lambda: DoubleWell().boltzmann(0.0)),
-        (r"got -0.1, 1, 2000", lambda: double_well(-0.1, 1)),
-        (r"got 0.1, 0, 2000", lambda: double_well(0.1, 0)),
-        (r"momentum: got 0.1, 1, 1.0, 1.0, 1.0", lambda: stationary_variance(0.1, 1, 1.0, 1.0, 1.0)),
-        (r"curvature", lambda: stationary_variance(0.1, 1, 0.0, 1.0)),
+        (r"softness: got 0\.0", lambda: DoubleWell(softness=0.0)),
+        (r"wide\.curvature: got -1\.0", lambda: DoubleWell(wide=Well(1.0, -1.0))),
+        (r"temperature: got 0\.0", lambda: DoubleWell().boltzmann(0.0)),
+        (r"temperature: got inf", lambda: DoubleWell().boltzmann(math.inf)),
+        (r"lr: got -0\.1", lambda: double_well(-0.1, 1)),
+        (r"lr: got inf", lambda: double_well(math.inf, 1)),
+        (r"batch_size: got 0", lambda: double_well(0.1, 0)),
+        (r"noise: got nan", lambda: double_well(0.1, 1, noise=math.nan)),
+        (r"momentum: got 1\.0", lambda: stationary_variance(0.1, 1, 1.0, 1.0, 1.0)),
+        (r"curvature: got 0\.0", lambda: stationary_variance(0.1, 1, 0.0, 1.0)),
+        (r"noise_variance: got -1\.0", lambda: stationary_variance(0.1, 1, 1.0, -1.0)),
     ],
 )
 def test_bad_arguments(message, call):

@@ -55,6 +55,20 @@ def test_the_modified_equation_is_of_order_2(method, first, last):
 
 
 @METHODS
+def test_the_steps_are_those_of_the_scheme(method):
+    """u+ = u + a (u - u_prev) + h f(u + b (u - u_prev)), line by line."""
+    problem, lr, first_move = Quartic(), 0.1, np.array([0.3, -0.2])
+    run = flows.steps(problem, START, lr, MOMENTUM, 5, method, first_move)
+    u, v = START, first_move
+    b = MOMENTUM if method == "nesterov" else 0.0
+    for n in range(6):
+        assert run.u[n] == pytest.approx(u, rel=1e-14)
+        assert run.v[n] == pytest.approx(v, rel=1e-13)
+        v = MOMENTUM * v - lr * problem.gradient(u + b * v)
+        u = u + v
+
+
+@METHODS
 def test_after_a_start_at_rest_an_offset_of_order_1_remains(method):
     found = errors(
         method, lambda t, lr: flows.modified(Quartic(), START, t, lr, MOMENTUM, method), lambda lr: REST

@@ -190,7 +190,7 @@ def minimize(
     else:
         stepper = _PythonSteps(problem, opt, _batches(problem.size, sampling, batch_size, sampler))
     bar = _bar(limit) if progress else contextlib.nullcontext()
-    if check and (known := check_step_size(problem, opt)).below is False:
+    if check and (known := check_step_size(problem, opt, batch_size)).below is False:
         warnings.warn(str(known), RuntimeWarning, stacklevel=2)
     # Last, when nothing can be wrong any more: these are the caller's weights.
     if opt is optimizer:

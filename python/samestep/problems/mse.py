@@ -214,8 +214,8 @@ class MSE:
         self._kernels.evaluate(np.ascontiguousarray(w), rows, None, g)
         return g
 
-    def hessian(self) -> Floats:
-        """H = c Phi'Phi, the same at every w: shape (p, p), the problem's dtype.
+    def hessian(self, w: Floats | None = None) -> Floats:
+        """H = c Phi'Phi, the same at every w, which need not be given: shape (p, p), the problem's dtype.
 
         Example:
             >>> import numpy as np, samestep as ss

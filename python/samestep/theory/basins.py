@@ -44,7 +44,7 @@ class DoubleWell:
         sharp, wide, softness: as given.
 
     Raises:
-        ValueError: the wells stand in the other order, or a curvature or s is not positive.
+        ValueError: the wells stand in the other order, or a curvature or s is not positive and finite.
 
     Example:
         >>> import samestep as ss
@@ -61,11 +61,9 @@ class DoubleWell:
     ) -> None:
         if not sharp.center < wide.center:
             raise ValueError(f"sharp, wide: got centers {sharp.center}, {wide.center}, expected sharp < wide")
-        if not (sharp.curvature > 0 and wide.curvature > 0 and softness > 0):
-            raise ValueError(
-                f"sharp, wide, softness: got curvatures {sharp.curvature}, {wide.curvature} and softness "
-                f"{softness}, expected positive numbers"
-            )
+        _check_positive(softness=softness)
+        for name, well in (("sharp", sharp), ("wide", wide)):
+            _check_positive(**{f"{name}.curvature": well.curvature})
         self.sharp = sharp
         self.wide = wide
         self.softness = softness
@@ -105,10 +103,9 @@ class DoubleWell:
         For equal floors and low temperatures 1/(1 + sqrt(h_wide/h_sharp)), whatever the temperature.
 
         Raises:
-            ValueError: a temperature that is not positive.
+            ValueError: a temperature that is not positive and finite.
         """
-        if not temperature > 0:
-            raise ValueError(f"temperature: got {temperature}, expected a positive number")
+        _check_positive(temperature=temperature)
         integrate = require("scipy.integrate", "the Boltzmann share of a basin")
         lowest = min(self.sharp.floor, self.wide.floor)
 
@@ -154,7 +151,7 @@ def double_well(
         optimizer: makes the optimizer of the particles; None: SGD with lr.
 
     Raises:
-        ValueError: lr, batch_size, particles or time not positive, or noise negative.
+        ValueError: lr, batch_size, particles or time not positive, noise negative, or one of them infinite.
 
     Source:
         Jastrzebski et al., Three factors influencing minima in SGD (2017).
@@ -164,11 +161,8 @@ def double_well(
         >>> ss.theory.double_well(0.02, 1, time=20.0) > 0.2, ss.theory.double_well(0.02, 16, time=20.0)
         (True, 0.0)
     """
-    if not (lr > 0 and batch_size > 0 and particles > 0 and time > 0 and noise >= 0):
-        raise ValueError(
-            f"lr, batch_size, particles, time, noise: got {lr}, {batch_size}, {particles}, {time}, {noise}, "
-            "expected positive numbers (noise may be 0)"
-        )
+    _check_positive(lr=lr, batch_size=batch_size, particles=particles, time=time)
+    _check_not_negative(noise=noise)
     well = DoubleWell() if well is None else well
     random = np.random.RandomState(seed)
     w = np.full(particles, well.sharp.center)
@@ -203,12 +197,23 @@ def stationary_variance(
         >>> round(ss.theory.stationary_variance(0.05, 1, 2.0, 2.0), 7)
         0.0263158
     """
-    if not (lr > 0 and batch_size > 0 and curvature > 0 and noise_variance >= 0 and 0 <= momentum < 1):
-        raise ValueError(
-            f"lr, batch_size, curvature, noise_variance, momentum: got {lr}, {batch_size}, {curvature}, "
-            f"{noise_variance}, {momentum}, expected positive numbers and 0 <= momentum < 1"
-        )
+    _check_positive(lr=lr, batch_size=batch_size, curvature=curvature)
+    _check_not_negative(noise_variance=noise_variance)
+    if not 0.0 <= momentum < 1.0:
+        raise ValueError(f"momentum: got {momentum}, expected a number in [0, 1)")
     room = 2.0 * (1.0 + momentum) - lr * curvature
     if room <= 0:
         return float("inf")
     return lr * noise_variance * (1.0 + momentum) / (batch_size * curvature * (1.0 - momentum) * room)
+
+
+def _check_positive(**values: float) -> None:
+    for name, value in values.items():
+        if not 0.0 < value < float("inf"):
+            raise ValueError(f"{name}: got {value}, expected a positive finite number")
+
+
+def _check_not_negative(**values: float) -> None:
+    for name, value in values.items():
+        if not 0.0 <= value < float("inf"):
+            raise ValueError(f"{name}: got {value}, expected a finite number, 0 or more")

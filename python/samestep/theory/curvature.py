@@ -79,6 +79,8 @@ def beta(problem_or_H: MSE | Floats, method: Method = "exact", steps: int = 100)
     operator = linalg.LinearOperator((p, p), matvec=product, dtype=np.float64)
     # ARPACK draws its start from NumPy's global generator unless it is given one.
     start = np.random.RandomState(0).standard_normal(p)
+    if not product(start).any():  # H = 0, which ARPACK takes for an error
+        return 0.0
     return float(linalg.eigsh(operator, k=1, which="LA", v0=start, return_eigenvectors=False)[0])
 
 

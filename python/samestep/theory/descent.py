@@ -55,7 +55,7 @@ def backtracking(
     g: Floats,
     lr: float = 1.0,
     shrink: float = 0.5,
-    most: int = 100,
+    most: int = 40,
 ) -> float:
     """The first of lr, lr shrink, lr shrink^2, ... with L(w - lr g) <= L(w) - (lr/2) |g|^2.
 
@@ -68,7 +68,7 @@ def backtracking(
         g: the gradient there.
         lr: the first one tried, positive.
         shrink: the factor after a failure, between 0 and 1.
-        most: give up after so many.
+        most: give up after so many: 40 halvings are twelve decades.
 
     Returns:
         A step size; lr where g is 0.

@@ -73,7 +73,7 @@ class BoundCheck:
         sure = self.measured - self.rounding
         with np.errstate(divide="ignore", invalid="ignore"):
             shares: Vector = np.where(sure > 0.0, sure / self.bound, 0.0)
-        return shares
+        return np.nan_to_num(shares, nan=0.0, posinf=inf)
 
     def __str__(self) -> str:
         verdict = "held" if self.holds else f"broken at step {self.first_failure}"
@@ -148,9 +148,9 @@ def check_run(problem: MSE, result: Result) -> RunCheck:
     only allows for the velocity. A change of hyper-parameters is seen if the optimizer's present ones are
     not those of the start.
 
-    Rounding: a gap is a difference of losses, known to p times 8 units in the last place of c |y|^2/2 or
-    L, in the problem's dtype; "modes" allows for the root of the dtype's precision besides. From where a
-    loss or a bound is no longer finite, both being too large for float64, nothing is broken.
+    Rounding: a gap is a difference of losses, known to 8p units in the last place of c |y|^2/2 or L and
+    to 4t of L, in the problem's dtype; "modes" allows for the root of the dtype's precision besides. A
+    bound larger than the dtype holds is never broken.
 
     Args:
         problem: the one that was minimised.
@@ -206,16 +206,21 @@ class _Facts:
     def __init__(self, problem: MSE, result: Result) -> None:
         self.problem, self.result = problem, result
         self.family = result.optimizer.family
-        self.hyper: dict[str, float] = result.start["hyper"]
+        given: dict[str, float] = result.start["hyper"]
+        # The steps are made with the hyper-parameters in the problem's dtype.
+        self.hyper = {name: float(problem.dtype.type(value)) for name, value in given.items()}
         self.lr = self.hyper["lr"]
         self.a = self.hyper.get("momentum", 0.0)
         self.beta, self.mu = problem.beta, pl_constant(problem)
         self.t = result.recorded
+        self.largest = float(np.finfo(problem.dtype).max)
         self.gaps = result.losses - problem.optimum
         # Half c |y|^2 is the loss at 0: what the residuals' rounding is measured by.
         y = problem.y.astype(np.float64)
-        size = np.fmax(problem.c / 2.0 * float(y @ y), result.losses)
-        self.rounding = 8.0 * problem.dimension * float(np.finfo(problem.dtype).eps) * size
+        losses = np.where(np.isfinite(result.losses), result.losses, 0.0)
+        size = np.maximum(problem.c / 2.0 * float(y @ y), losses)
+        eps = float(np.finfo(problem.dtype).eps)
+        self.rounding = eps * (8.0 * problem.dimension * size + 4.0 * self.t * losses)
         self.gap0 = max(float(self.gaps[0]), 0.0)
         # The error and the velocity, split along the eigenvectors. Where the curvature is 0 nothing moves.
         Phi = problem.Phi.astype(np.float64)
@@ -226,7 +231,8 @@ class _Facts:
         self.error, self.velocity = V @ e, V @ self._velocity()
         self.distance = float(np.linalg.norm(self.error[self.curvatures > 0.0]))
         self.at_rest = not self.velocity.any()
-        self.plain = result.batch_size is None and dict(result.optimizer._hyper) == self.hyper
+        self.constant = result.optimizer._hyper == given
+        self.plain = self.constant and result.batch_size is None
 
     def _velocity(self) -> Vector:
         """v before the first step; of the torch forms it is -lr b."""
@@ -244,7 +250,7 @@ class _Facts:
         """That the gap is at most so much at every recorded step; from 1 where it is G_0 at 0."""
         bound = np.broadcast_to(np.asarray(bound, np.float64), self.gaps.shape)[since:]
         t, gaps, rounding = self.t[since:], self.gaps[since:], self.rounding[since:]
-        held = (gaps <= bound + rounding) | ~np.isfinite(bound)
+        held = (gaps <= bound + rounding) | ~(bound <= self.largest)
         return BoundCheck(name, formula, condition, promised, t, gaps, bound, rounding, held)
 
 
@@ -311,7 +317,7 @@ def _adaptive(run: _Facts) -> Iterator[BoundCheck]:
     cap = step_cap(run.family, run.hyper)
     way = inf if cap is None else run.t * cap * run.lr
     seminorm = sqrt(run.gap0) + sqrt(run.problem.dimension * run.beta / 2.0) * way
-    promised = cap is not None and dict(run.result.optimizer._hyper) == run.hyper
+    promised = run.constant and cap is not None
     formula = "sqrt G_t <= sqrt G_0 + sqrt(p beta/2) t cap lr"
     yield run.upper("reach", formula, "a cap on steps, a constant lr", promised, seminorm**2)
 
@@ -322,16 +328,15 @@ def _modes(run: _Facts) -> BoundCheck:
     M = mode_matrices(run.family, run.curvatures, run.lr, **momenta)  # type: ignore[arg-type]
     x = np.stack([run.error, run.velocity], axis=-1)[..., None]
     expected = np.empty(len(run.t))
-    # A run that diverges may leave float64; its loss is then not finite either.
+    # A run that diverges may leave the dtype; what is expected from there on is never broken.
     with np.errstate(over="ignore", invalid="ignore"):
         now = 0
         for i, t in enumerate(run.t):
-            for _ in range(now, t):
-                x = M @ x
-            now = t
+            x = np.linalg.matrix_power(M, int(t) - now) @ x
+            now = int(t)
             expected[i] = 0.5 * float(run.curvatures @ x[:, 0, 0] ** 2)
         allowed = run.rounding + sqrt(np.finfo(run.problem.dtype).eps) * np.abs(expected)
-        held = (np.abs(run.gaps - expected) <= allowed) | ~np.isfinite(expected)
+        held = (np.abs(run.gaps - expected) <= allowed) | ~(expected <= run.largest)
     formula = "G_t = sum lambda_i e_i,t^2/2"
     condition = "full gradients, constant hyper-parameters"
     return BoundCheck("modes", formula, condition, run.plain, run.t, run.gaps, expected, allowed, held)

@@ -24,7 +24,7 @@ class StepSizeCheck:
     Attributes:
         rule: the optimizer's rule, such as ``"nag_look_ahead"``.
         lr: its step size.
-        beta: the largest curvature of the loss, loss scale included.
+        beta: the largest curvature of the loss, loss scale included, as the mean step sees it.
         edge: from this step size on the method diverges on a quadratic, from all but special starts;
             None: there is no such number, or none is known.
         formula: of the edge, or of the sufficient step size of an adaptive rule.
@@ -79,7 +79,7 @@ class StepSizeCheck:
         )
 
 
-def check_step_size(problem: Any, optimizer: Optimizer) -> StepSizeCheck:
+def check_step_size(problem: Any, optimizer: Optimizer, batch_size: int | None = None) -> StepSizeCheck:
     """Holds lr against the edge of the optimizer's rule on a quadratic with the problem's beta.
 
     ====================================  ==========================  =============================
@@ -111,19 +111,21 @@ def check_step_size(problem: Any, optimizer: Optimizer) -> StepSizeCheck:
                  beta1^2 < beta2, else none; and never less than 1
     ===========  ===============================================================================
 
-    The edge is that of full gradients. Steps along batches need smaller ones: see
-    sgd_step_interpolation.
+    Steps along batches have the same edge in the mean: beyond it E w diverges. Their spread needs smaller
+    ones, see sgd_step_interpolation, and nothing suffices. With the scales ``half_sum`` and ``sum`` a
+    batch's gradient is in the mean only the m/N-th part of the full one, and so is its beta.
 
     Args:
         problem: anything with a number ``beta``: the largest curvature, at any w, loss scale included.
         optimizer: any of the six.
+        batch_size: m, the rows a step; None: all of them.
 
     Returns:
         StepSizeCheck; print it for a sentence. A loss without curvature, beta 0, has the edge infinity.
 
     Raises:
         TypeError: no optimizer, or a problem without a beta.
-        ValueError: beta is negative or not finite.
+        ValueError: beta is negative or not finite, a batch_size below 1.
 
     Source:
         The notes' step bound; the edges and caps are derived in the docs of theory. For Adam's cap in
@@ -149,6 +151,11 @@ def check_step_size(problem: Any, optimizer: Optimizer) -> StepSizeCheck:
     beta = float(beta)
     if not 0.0 <= beta < inf:
         raise ValueError(f"problem.beta: got {beta}, expected a finite number, 0 or more")
+    if batch_size is not None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size: got {batch_size}, expected 1 or more, or None")
+        if getattr(problem, "scale", None) in ("half_sum", "sum"):
+            beta *= batch_size / problem.size
     hyper = dict(optimizer._hyper)
     lr = hyper["lr"]
     if optimizer.family in _EDGES:
@@ -156,10 +163,10 @@ def check_step_size(problem: Any, optimizer: Optimizer) -> StepSizeCheck:
         momenta = {name: value for name, value in hyper.items() if name != "lr"}
         unstable = momenta.get("momentum", 0.0) >= 1.0
         edge = 0.0 if unstable else edge_of(beta, **momenta) if beta > 0.0 else inf
-        sufficient = edge if optimizer.family == "sgd" else None
+        sufficient = edge if optimizer.family == "sgd" and batch_size is None else None
         return StepSizeCheck(optimizer.rule, lr, beta, edge, formula, sufficient, None)
     cap = step_cap(optimizer.family, hyper)
-    if optimizer.family not in ("adagrad", "rmsprop"):
+    if optimizer.family not in ("adagrad", "rmsprop") or batch_size is not None:
         return StepSizeCheck(optimizer.rule, lr, beta, None, None, None, cap)
     smallest = hyper["eps"] if optimizer.form == "outside" else sqrt(hyper["eps"])
     formula = "2 eps/beta" if optimizer.form == "outside" else "2 sqrt(eps)/beta"
@@ -171,9 +178,9 @@ def step_cap(family: str, hyper: dict[str, float]) -> float | None:
     """The most that a step moves a weight, in units of lr; None: no such number.
 
     Each from what the present gradient alone leaves in the denominator: r >= g^2 for AdaGrad,
-    r >= (1 - rho) g^2 for RMSProp. For Adam m^2 <= v times the sum of the weights' squares over the
-    weights, which after t steps is (1 - beta1)^2/(1 - beta2) sum_k (beta1^2/beta2)^k; corrected for the
-    start it is largest either at t = 1, where it is 1, or in the limit.
+    r >= (1 - rho) g^2 for RMSProp. For Adam, by Cauchy-Schwarz, m^2 <= v (1 - beta1)^2/(1 - beta2)
+    sum_k (beta1^2/beta2)^k; corrected for the start that is 1 after one step, and never more than in the
+    limit (tried over a grid of decays).
     """
     if family == "adagrad":
         return 1.0

@@ -1,6 +1,5 @@
 """What high-dimensional losses look like: random Hessians, a spin glass, deep linear networks."""
 
-from .deep_linear import DeepLinear, deep_linear, mode_strength
 from .hessians import (
     coin_minimum_probability,
     goe_eigenvalues,
@@ -9,6 +8,7 @@ from .hessians import (
     semicircle_density,
     semicircle_fraction,
 )
+from .linear_networks import DeepLinear, deep_linear, mode_strength
 from .spin_glass import CriticalPoints, SpinGlass, pspin_critical_points, pspin_descent, pspin_index
 
 __all__ = [

@@ -18,6 +18,9 @@ Float64s = npt.NDArray[np.float64]
 def coin_minimum_probability(d: int) -> float:
     """2^-d: that d fair coins all show heads.
 
+    Raises:
+        ValueError: d below 1.
+
     Example:
         >>> import samestep as ss
         >>> ss.theory.landscape.coin_minimum_probability(3)
@@ -61,6 +64,9 @@ def goe_minimum_frequency(d: int, count: int, seed: int = 0) -> float:
         count: how many, 1 or more.
         seed: of NumPy's RandomState, whose stream is frozen.
 
+    Raises:
+        ValueError: d or count below 1.
+
     Example:
         >>> import samestep as ss
         >>> abs(ss.theory.landscape.goe_minimum_frequency(1, 10_000) - 0.5) < 0.02
@@ -83,6 +89,9 @@ def goe_eigenvalues(n: int, seed: int = 0) -> Float64s:
         n: 1 or more.
         seed: of NumPy's RandomState, whose stream is frozen.
 
+    Raises:
+        ValueError: n below 1.
+
     Example:
         >>> import samestep as ss
         >>> float(ss.theory.landscape.goe_eigenvalues(200).var().round(1))
@@ -96,6 +105,9 @@ def goe_eigenvalues(n: int, seed: int = 0) -> Float64s:
 def semicircle_density(x: npt.ArrayLike, radius: float = 2.0) -> Float64s:
     """2 sqrt(R^2 - x^2) / (pi R^2) within [-R, R], 0 outside.
 
+    Raises:
+        ValueError: a radius that is not positive and finite.
+
     Source:
         Wigner (1958).
 
@@ -104,6 +116,8 @@ def semicircle_density(x: npt.ArrayLike, radius: float = 2.0) -> Float64s:
         >>> ss.theory.landscape.semicircle_density([0.0, 3.0]).round(6).tolist()
         [0.31831, 0.0]
     """
+    if not 0.0 < radius < math.inf:
+        raise ValueError(f"radius: got {radius}, expected a positive finite number")
     squares = np.maximum(radius**2 - np.asarray(x, dtype=np.float64) ** 2, 0.0)
     density: Float64s = 2.0 * np.sqrt(squares) / (math.pi * radius**2)
     return density
@@ -116,7 +130,10 @@ def semicircle_fraction(u: float) -> float:
     shifted to the right.
 
     Args:
-        u: shift/radius; 0 below -1 and 1 above 1.
+        u: shift/radius.
+
+    Returns:
+        F(u); 0 where u <= -1, 1 where u >= 1, NaN where u is.
 
     Source:
         Bray and Dean, Statistics of critical points of Gaussian fields on large-dimensional spaces
@@ -127,7 +144,7 @@ def semicircle_fraction(u: float) -> float:
         >>> [round(ss.theory.landscape.semicircle_fraction(u), 4) for u in (-2, -0.5, 0, 0.5)]
         [0.0, 0.1955, 0.5, 0.8045]
     """
-    u = min(1.0, max(-1.0, u))
+    u = min(max(u, -1.0), 1.0)  # in this order NaN stays NaN
     return 0.5 + (u * math.sqrt(1.0 - u * u) + math.asin(u)) / math.pi
 
 

@@ -23,6 +23,7 @@ from .hessians import semicircle_fraction
 Float64s = npt.NDArray[np.float64]
 
 THRESHOLD = 2.0 * math.sqrt(2.0 / 3.0)  # E_inf
+SAME = 1e-7  # energies nearer than this are those of one point
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,9 @@ class SpinGlass:
     Args:
         n: N, the number of spins, 2 or more.
         seed: of NumPy's RandomState, whose stream is frozen; the couplings come first, then the starts.
+
+    Raises:
+        ValueError: n below 2; of the methods: x of another shape than (rows, N).
 
     Source:
         Auffinger, Ben Arous and Cerny, Random matrices and complexity of spin glasses (2013);
@@ -103,6 +107,8 @@ class SpinGlass:
 
     def _along(self, x: Float64s) -> Float64s:
         """J x of each row: shape (rows, N, N)."""
+        if x.ndim != 2 or x.shape[1] != self.n:
+            raise ValueError(f"x: got shape {x.shape}, expected (rows, {self.n})")
         return (x @ self.J.reshape(self.n, -1)).reshape(-1, self.n, self.n)
 
 
@@ -153,8 +159,10 @@ def pspin_critical_points(n: int = 12, seed: int = 0, starts: int = 300, steps: 
         step *= np.minimum(1.0, longest / np.maximum(length, longest))[:, None]
         x, m = x + step[:, :n], m + step[:, n]
     x = x[np.linalg.norm(_residual(glass, x, m), axis=1) < 1e-8]
-    energy, first = np.unique(glass.energy(x).round(8), return_index=True)
-    return CriticalPoints(energy, glass.index(x[first]))
+    energy = glass.energy(x)
+    order = np.argsort(energy)
+    distinct = order[np.diff(energy[order], prepend=-np.inf) > SAME]
+    return CriticalPoints(energy[distinct], glass.index(x[distinct]))
 
 
 def _residual(glass: SpinGlass, x: Float64s, m: Float64s) -> Float64s:

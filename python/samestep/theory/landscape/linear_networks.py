@@ -23,10 +23,10 @@ class DeepLinear:
     ``W`` has shape (..., 2, n, n): leading axes are networks side by side.
 
     Args:
-        strengths: the diagonal of T, positive, each once.
+        strengths: the diagonal of T, positive and finite, each once.
 
     Raises:
-        ValueError: other strengths.
+        ValueError: other strengths; of the methods: W of another shape.
 
     Source:
         Saxe, McClelland and Ganguli, Exact solutions to the nonlinear dynamics of learning in deep linear
@@ -42,21 +42,22 @@ class DeepLinear:
 
     def __init__(self, strengths: Iterable[float]) -> None:
         self.strengths = tuple(float(s) for s in strengths)
-        if not self.strengths or min(self.strengths) <= 0 or len(set(self.strengths)) < len(self.strengths):
-            raise ValueError(f"strengths: got {self.strengths}, expected different positive numbers")
+        good = [0.0 < s < float("inf") for s in self.strengths]
+        if not good or not all(good) or len(set(self.strengths)) < len(self.strengths):
+            raise ValueError(f"strengths: got {self.strengths}, expected different positive finite numbers")
         self.n = len(self.strengths)
         self.target: Float64s = np.diag(self.strengths)
 
     def loss(self, W: Float64s) -> Float64s:
         """L of each network."""
-        residual = self._residual(W)
-        loss: Float64s = np.sum(residual * residual, axis=(-2, -1)) / 2.0
+        W1, W2 = self._layers(W)
+        loss: Float64s = np.sum((W2 @ W1 - self.target) ** 2, axis=(-2, -1)) / 2.0
         return loss
 
     def gradient(self, W: Float64s) -> Float64s:
         """(W2'R, R W1') with R = W2 W1 - T: the shape of W."""
-        W1, W2 = W[..., 0, :, :], W[..., 1, :, :]
-        R = self._residual(W)
+        W1, W2 = self._layers(W)
+        R = W2 @ W1 - self.target
         return np.stack([_transposed(W2) @ R, R @ _transposed(W1)], axis=-3)
 
     def critical_point(self, modes: Iterable[int]) -> Float64s:
@@ -80,21 +81,23 @@ class DeepLinear:
         dR = D2 W1 + W2 D1.
         """
         directions = np.eye(2 * self.n**2).reshape(-1, 2, self.n, self.n)
-        W1, W2 = W
+        W1, W2 = self._layers(W)
         D1, D2 = directions[:, 0], directions[:, 1]
-        R, dR = self._residual(W), D2 @ W1 + W2 @ D1
+        R, dR = W2 @ W1 - self.target, D2 @ W1 + W2 @ D1
         rows = np.stack([_transposed(D2) @ R + W2.T @ dR, R @ _transposed(D1) + dR @ W1.T], axis=1)
-        return np.linalg.eigvalsh(rows.reshape(len(directions), -1))
+        eigenvalues: Float64s = np.linalg.eigvalsh(rows.reshape(len(directions), -1).astype(np.float64))
+        return eigenvalues
 
     def imbalance(self, W: Float64s) -> Float64s:
         """W2'W2 - W1 W1', which gradient flow conserves and steps change by O(lr): shape (..., n, n)."""
-        W1, W2 = W[..., 0, :, :], W[..., 1, :, :]
+        W1, W2 = self._layers(W)
         difference: Float64s = _transposed(W2) @ W2 - W1 @ _transposed(W1)
         return difference
 
-    def _residual(self, W: Float64s) -> Float64s:
-        residual: Float64s = W[..., 1, :, :] @ W[..., 0, :, :] - self.target
-        return residual
+    def _layers(self, W: Float64s) -> tuple[Float64s, Float64s]:
+        if W.shape[-3:] != (2, self.n, self.n):
+            raise ValueError(f"W: got shape {W.shape}, expected (..., 2, {self.n}, {self.n})")
+        return W[..., 0, :, :], W[..., 1, :, :]
 
 
 def deep_linear(
@@ -112,6 +115,9 @@ def deep_linear(
         lr: step size.
         steps: how many.
         optimizer: makes the optimizer of the copy of W; None: SGD with lr.
+
+    Raises:
+        ValueError: W of another shape.
 
     Example:
         >>> import numpy as np, samestep as ss
@@ -136,6 +142,9 @@ def mode_strength(t: npt.ArrayLike, strength: float, start: float) -> Float64s:
         t: times, 0 or more.
         strength: s, what there is to learn.
         start: a0, positive.
+
+    Raises:
+        ValueError: a strength or start that is not positive.
 
     Source:
         Saxe, McClelland and Ganguli (2014).
