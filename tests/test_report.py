@@ -11,7 +11,7 @@ import pytest
 
 from browser import CHROMIUM, Browser
 from samestep import cli, report
-from samestep.report import items, landscapes, notes, paths, slides
+from samestep.report import descent, items, landscapes, methods, paths, slides, surfaces
 from samestep.report.page import page
 from samestep.report.pictures import drawn
 
@@ -114,13 +114,13 @@ class TestVerdicts:
     @pytest.mark.parametrize(
         ("key", "module", "name", "wrong"),
         [
-            ("A6-A7", notes, "step_bound", lambda g, H: 0.6703),
-            ("A8", notes, "newton_step", lambda g, H, **how: -np.asarray(g)),
-            ("A9", notes, "max_step", lambda problem: 0.4969918),
-            ("A13", notes, "sam_step", lambda opt, gradient, rho: opt.step(gradient(opt.params[0]))),
-            ("A31", notes, "pl_rate", lambda beta, mu: 0.1),
+            ("A6-A7", descent, "step_bound", lambda g, H: 0.6703),
+            ("A8", descent, "newton_step", lambda g, H, **how: -np.asarray(g)),
+            ("A9", descent, "max_step", lambda problem: 0.4969918),
+            ("A13", surfaces, "sam_step", lambda opt, gradient, rho: opt.step(gradient(opt.params[0]))),
+            ("A31", surfaces, "pl_rate", lambda beta, mu: 0.1),
             ("B9", slides, "mode_strength", lambda t, strength, start: 0 * t),
-            ("B20", slides, "AdaGrad", lambda w, lr: slides.SGD(w, lr=lr)),
+            ("B20", methods, "AdaGrad", lambda w, lr: methods.SGD(w, lr=lr)),
             ("B22", slides, "batchnorm_backward", lambda *a, **how: (a[0], a[2], a[3])),
         ],
     )

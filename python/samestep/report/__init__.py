@@ -8,7 +8,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from . import landscapes, networks, notes, paths, rates, slides
+# Four of them are imported for the items that they add to the list.
+from . import descent, items, landscapes, methods, networks, paths, rates, slides, surfaces  # noqa: F401
 from .items import Row, measured
 from .page import page
 from .pictures import Drawn, drawn
@@ -28,7 +29,7 @@ PICTURES = (
     networks.deep_linear_modes,
     networks.higham_cost,
 )
-ITEMS = (*notes.ITEMS, *slides.ITEMS)
+ITEMS = sorted(items.ITEMS, key=lambda item: item.place)
 STAGES = len(PICTURES) + len(ITEMS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -70,7 +71,8 @@ def _numbers(values: Any) -> Numbers:
     return tuple(map(float, np.ravel(values)))
 
 
-Measure = Callable[[bool], Sequence[Check]]
+Checks = Sequence[Check]
+Measure = Callable[[bool], Checks]
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,11 @@ class Item:
     formula: str
     remark: str
     measure: Measure
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """In the order of the texts."""
+        return self.key[0], int(re.findall(r"\d+", self.key)[0])
 
 
 @dataclass(frozen=True)
@@ -115,11 +122,14 @@ class Row:
         }
 
 
-def register(items: list[Item], key: str, title: str, formula: str = "") -> Callable[[Measure], Measure]:
-    """Adds a row to the list: the decorated function measures, its docstring is the remark."""
+ITEMS: list[Item] = []  # as the modules that measure are imported
+
+
+def item(key: str, title: str, formula: str = "") -> Callable[[Measure], Measure]:
+    """Adds a row: the decorated function measures, its docstring is the remark."""
 
     def add(measure: Measure) -> Measure:
-        items.append(Item(key, title, formula, inspect.getdoc(measure) or "", measure))
+        ITEMS.append(Item(key, title, formula, inspect.getdoc(measure) or "", measure))
         return measure
 
     return add

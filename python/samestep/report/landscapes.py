@@ -95,7 +95,7 @@ def sam(quick: bool) -> Any:
     steps = 4000 if quick else 20_000
     made, axes = figure()
     gd, flattened = sharpness(steps)
-    for values, color, name, at in ((gd, "sgd", "GD", 16.6), (flattened, "adam", "SAM, ρ = 0.1", 11.2)):
+    for values, color, name, at in ((gd, "sgd", "GD", 16.6), (flattened, "adam", "SAM, ρ = 0.1", 8.2)):
         seen = np.unique(np.geomspace(1, steps, 300).round().astype(int))
         axes.plot(seen, values[seen], color=COLORS[color])
         axes.annotate(f"{name}: {values[-1]:.2f} at the end", (1.3, at), color=COLORS[color])
@@ -184,7 +184,7 @@ def spin_glass(quick: bool) -> Any:
     e = np.linspace(-1.64, 1.64, 200)
     axes.plot(e, [pspin_index(x) for x in e], color=INK)
     axes.plot(ends, np.full(len(ends), -0.04), "|", color=COLORS["adam"], markersize=8)
-    axes.annotate("gradient descent\nends here", (-1.83, 0.16), color=COLORS["adam"])
+    axes.annotate("gradient descent\nends here", (-1.83, 0.42), color=COLORS["adam"])
     axes.set(
         xlabel="energy a spin", ylabel="share of downward directions", xlim=(-1.9, 1.9), ylim=(-0.08, 1.03)
     )

@@ -1,16 +1,16 @@
-"""The slides' items, B1 to B22: what is measured for each. The docstrings are the page's remarks."""
+"""Items on data, networks and random landscapes."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..batchnorm import BatchNorm, batchnorm_backward, batchnorm_forward
-from ..optimizers import SGD, AdaGrad, Momentum
+from ..optimizers import SGD, Momentum
 from ..problems import MSE, Quartic, Rosenbrock, empirical_risk, test_risk
 from ..reference.sampling import Sampler
 from ..theory import backtracking, flows, inverse_time, run_until
@@ -24,15 +24,11 @@ from ..theory.landscape import (
     semicircle_fraction,
 )
 from ..train import minimize
-from .items import Check, Item, at_least, at_most, near, never, register
+from .items import Checks, at_least, at_most, item, near, never
 from .landscapes import critical_points, minima, spectrum
 from .networks import higham, modes
 from .rates import FLOW_MOMENTUM, METHODS, START, flow_errors, order
 from .runs import norms, patients, small, walk
-
-ITEMS: list[Item] = []
-item = partial(register, ITEMS)
-Checks = Sequence[Check]
 
 
 @item("B1-B3", "Training and test risk", "ŵ = argmin (1/N) Σ l(G(x_i), g(x_i, w))")
@@ -289,22 +285,6 @@ def momentum_flows(quick: bool) -> Checks:
             near(f"{name}: of the invariant manifold", order(sizes, np.array(residuals)), 3, abs=0.1)
         )
     return checks
-
-
-@item("B20", "AdaGrad", "r ← r + g^2, w ← w − ηg/(√r + ε)")
-def adagrad(quick: bool) -> Checks:
-    """Right, ε outside the root."""
-    path = walk(small(), lambda w: AdaGrad(w, lr=0.5), 3)
-    w, at = np.zeros(1), [0.0]
-    opt = AdaGrad(w, lr=0.1)
-    for _ in range(100):
-        opt.step(np.ones(1))
-        at.append(float(w[0]))
-    steps = -np.diff(at)
-    return [
-        near("w_3 of three rows", path[3], [0.9843801826789637, 1.0170129947483408], rel=1e-13),
-        near("constant g: steps 1, 4, 100", steps[[0, 3, 99]], [0.1, 0.05, 0.01], rel=1e-6),
-    ]
 
 
 @item("B22", "Batch norm and ReLU", "h = max(0, γ(z − μ)/√(σ^2 + ε) + β)")
