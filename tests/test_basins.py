@@ -139,6 +139,8 @@ def test_the_variance_is_that_of_least_squares_under_one_row_at_a_time():
         (r"sharp, wide: got centers 1.0, -1.0", lambda: DoubleWell(Well(1.0, 1.0), Well(-1.0, 1.0))),
         (r"softness: got 0\.0", lambda: DoubleWell(softness=0.0)),
         (r"wide\.curvature: got -1\.0", lambda: DoubleWell(wide=Well(1.0, -1.0))),
+        (r"wide: got Well\(.*no second well", lambda: DoubleWell(wide=Well(1.0, 1.0, 9.5))),
+        (r"sharp: got Well\(.*no second well", lambda: DoubleWell(sharp=Well(-0.5, 8.0, math.nan))),
         (r"temperature: got 0\.0", lambda: DoubleWell().boltzmann(0.0)),
         (r"temperature: got inf", lambda: DoubleWell().boltzmann(math.inf)),
         (r"lr: got -0\.1", lambda: double_well(-0.1, 1)),

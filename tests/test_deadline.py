@@ -121,6 +121,7 @@ def test_the_start_is_left_alone():
         (r"momentum: got None for algorithm 'nesterov'", "nesterov", {}),
         (r"momentum: got 0.9 for algorithm 'sgd'", "sgd", {"momentum": 0.9}),
         (r"v0: got a velocity", "sgd", {"v0": V0}),
+        (r"v0: got shape \(2,\), expected \(10,\)", "momentum", {"momentum": 0.9, "v0": np.zeros(2)}),
         (r"lr: got -1.0", "sgd", {"lr": -1.0}),
     ],
 )

@@ -134,6 +134,15 @@ def test_the_manifold_attracts(method, lr, momentum, count, expected):
         (r"momentum: got 1.0", lambda: flows.rescaled(Quartic(), START, np.array([1.0]), 1.0)),
         (r"times: got \[1. 1.\]", lambda: flows.rescaled(Quartic(), START, np.array([1.0, 1.0]), 0.5)),
         (r"times: got \[\]", lambda: flows.rescaled(Quartic(), START, np.array([]), 0.5)),
+        (
+            r"v0: got shape \(1,\), expected \(2,\)",
+            lambda: flows.steps(Quartic(), START, 0.1, 0.5, 1, "nesterov", np.zeros(1)),
+        ),
+        (r"finite", lambda: flows.rescaled(Quartic(), np.array([np.nan, 0.0]), np.array([1.0]), 0.5)),
+        (
+            r"lr: got 0\.0",
+            lambda: flows.modified(Quartic(), START, np.array([1.0]), 0.0, 0.5, "nesterov"),
+        ),
         (r"method: got 'nag'", lambda: flows.steps(Quartic(), START, 0.1, 0.5, 1, "nag", REST)),
     ],
 )

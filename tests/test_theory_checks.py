@@ -253,7 +253,7 @@ class TestRun:
                 problem,
                 np.zeros(problem.dimension, dtype),
                 partial(make, lr=0.05 * times_beta / problem.beta),
-                steps=3000,
+                steps=1500,
             )
             assert theory.check_run(problem, done).ok, str(theory.check_run(problem, done))
 

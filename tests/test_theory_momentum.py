@@ -83,15 +83,17 @@ class TestForms:
 class TestRates:
     def test_diabetes(self):
         problem = diabetes()
-        curvatures, root = problem.eigenvalues, np.sqrt(problem.kappa)
+        curvatures = problem.eigenvalues
+        plain = theory.tune_nesterov(problem.beta, problem.mu)
         ball = theory.tune_heavy_ball(problem.beta, problem.mu)
         ahead = theory.tune_look_ahead(problem.beta, problem.mu)
         assert theory.spectral_radius("momentum", curvatures, ball.lr, ball.momentum) == pytest.approx(
             0.911821563734, abs=1e-6
         )
-        standard = theory.spectral_radius("nag", curvatures, 1 / problem.beta, (root - 1) / (root + 1))
-        assert standard == pytest.approx(0.953877266614, abs=1e-6)
-        assert standard == pytest.approx(1 - 1 / root, abs=1e-6)
+        assert plain.rate == pytest.approx(0.953877266614, abs=1e-9)
+        assert theory.spectral_radius("nag", curvatures, plain.lr, plain.momentum) == pytest.approx(
+            plain.rate, abs=1e-6
+        )
         assert theory.spectral_radius("nag", curvatures, ahead.lr, ahead.momentum) == pytest.approx(
             0.946760927554, abs=1e-6
         )
@@ -122,6 +124,7 @@ class TestRates:
         ("message", "call"),
         [
             ("beta: got 0", lambda: theory.sgd_edge(0)),
+            (r"beta, mu: got 1.0, 0.0, expected finite", lambda: theory.tune_nesterov(1.0, 0.0)),
             ("momentum: got 1.0, expected 0 <= momentum < 1", lambda: theory.heavy_ball_edge(1.0, 1.0)),
             ("momentum: got -0.1", lambda: theory.look_ahead_edge(1.0, -0.1)),
             ("momentum_next: got nan", lambda: theory.look_ahead_edge(1.0, 0.1, np.nan)),

@@ -16,7 +16,7 @@ from .run_check import BoundCheck, RunCheck, check_run
 from .sam import sam_step
 from .schedules import inverse_time, nesterov_momenta
 from .step_size import StepSizeCheck, check_step_size
-from .tuning import Tuning, tune_heavy_ball, tune_look_ahead, tune_sgd
+from .tuning import Tuning, tune_heavy_ball, tune_look_ahead, tune_nesterov, tune_sgd
 
 __all__ = [
     "BoundCheck",
@@ -66,5 +66,6 @@ __all__ = [
     "terminal_step",
     "tune_heavy_ball",
     "tune_look_ahead",
+    "tune_nesterov",
     "tune_sgd",
 ]

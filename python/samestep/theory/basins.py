@@ -44,7 +44,8 @@ class DoubleWell:
         sharp, wide, softness: as given.
 
     Raises:
-        ValueError: the wells stand in the other order, or a curvature or s is not positive and finite.
+        ValueError: the wells stand in the other order, a curvature or s is not positive and finite, or one
+            well lies inside the other.
 
     Example:
         >>> import samestep as ss
@@ -67,6 +68,9 @@ class DoubleWell:
         self.sharp = sharp
         self.wide = wide
         self.softness = softness
+        for name, well in (("sharp", sharp), ("wide", wide)):
+            if not well.floor <= min(self._heights(well.center)):
+                raise ValueError(f"{name}: got {well}, which lies inside the other: there is no second well")
 
     def _heights(self, w: Any) -> tuple[Any, Any]:
         return tuple(q.floor + q.curvature / 2 * (w - q.center) ** 2 for q in (self.sharp, self.wide))

@@ -100,6 +100,8 @@ def run_until(
     x0 = np.array(x0, order="C")
     v = np.zeros_like(x0)
     if v0 is not None:
+        if np.shape(v0) != x0.shape:
+            raise ValueError(f"v0: got shape {np.shape(v0)}, expected {x0.shape} as x0")
         v[...] = v0
 
     sampler = Sampler(seed)

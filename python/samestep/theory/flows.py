@@ -59,6 +59,9 @@ def steps(
         v0: u_0 - u_{-1}, the move that led to the start: zeros for a start at rest, or
             ``manifold_move`` to be on the invariant manifold at once.
 
+    Raises:
+        ValueError: an unknown method, shapes that do not fit, hyper-parameters that NAG or Momentum refuses.
+
     Example:
         >>> import numpy as np, samestep as ss
         >>> from samestep.theory import flows
@@ -68,6 +71,8 @@ def steps(
         ([[1.0, -1.0], [0.85, -0.85]], [[0.0, 0.0], [-0.15, 0.15]])
     """
     b = _ahead(method, momentum)
+    if np.shape(v0) != np.shape(u0):
+        raise ValueError(f"v0: got shape {np.shape(v0)}, expected {np.shape(u0)} as u0")
     w = np.array(u0, dtype=np.float64) + b * np.asarray(v0)
     opt: Optimizer = (NAG if method == "nesterov" else Momentum)(w, lr=lr, momentum=momentum)
     v = opt.state["v"][0]
@@ -84,8 +89,8 @@ def rescaled(problem: TwiceSmooth, u0: Floats, times: Floats, momentum: float) -
     """u' = -l grad L(u): the gradient flow, l = 1/(1 - momentum) times as fast. |u_n - u(nh)| = O(h).
 
     Args:
-        problem: L.
-        u0: the start, shape (p,).
+        problem: L, with its ``gradient``.
+        u0: the start, shape (p,), float64.
         times: where to look, increasing, from 0 on; t = n h after n steps.
         momentum: a; with 0 the steps are Euler's method for the gradient flow, as those of a residual
             network are for its own.
@@ -94,10 +99,20 @@ def rescaled(problem: TwiceSmooth, u0: Floats, times: Floats, momentum: float) -
         u at these times, one a row.
 
     Raises:
+        ValueError: momentum outside [0, 1), times that do not increase from 0 on, numbers that are not
+            finite.
+        ArithmeticError: the solution cannot be followed so far.
         ImportError: without SciPy.
 
     Source:
         Kovachki and Stuart, Continuous time analysis of momentum methods (2021).
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> from samestep.theory import flows
+        >>> parabola = ss.problems.MSE(np.ones((1, 1)), np.zeros(1))  # u^2/2: u(t) = e^(-l t)
+        >>> flows.rescaled(parabola, np.ones(1), np.array([0.0, 1.0]), momentum=0.5).round(6).tolist()
+        [[1.0], [0.135335]]
     """
     speed = _speed(momentum)
     return _solve(lambda u: -speed * problem.gradient(u), u0, times)
@@ -111,9 +126,26 @@ def modified(
     Consistent is u'(0) = -l grad L(u0) and a first move of h u'(0). After a start at rest, the O(h)
     offset of the first steps remains.
 
-    Args, returns, source: as ``rescaled``, with ``steps``' lr and method; the constant is derived by
-        Taylor expansion.
+    Args:
+        problem, u0, times, momentum: as for ``rescaled``.
+        lr: h, positive.
+        method: "heavy_ball" or "nesterov".
+
+    Returns, raises:
+        As ``rescaled``; ValueError also for another lr or method.
+
+    Source:
+        Kovachki and Stuart (2021); the constant is derived by Taylor expansion.
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> from samestep.theory import flows
+        >>> parabola = ss.problems.MSE(np.ones((1, 1)), np.zeros(1))
+        >>> flows.modified(parabola, np.ones(1), np.array([1.0]), 0.1, 0.0, "heavy_ball").round(6)
+        array([[0.349023]])
     """
+    if not lr > 0.0:
+        raise ValueError(f"lr: got {lr}, expected a positive number")
     speed, b = _speed(momentum), _ahead(method, momentum)
     mass = lr * (1.0 + momentum - 2.0 * b * (1.0 - momentum)) / (2.0 * (1.0 - momentum))
     p = len(u0)
@@ -133,7 +165,15 @@ def manifold(
 
     As second-order as ``modified``, but of first order in time: gradient flow for a modified loss.
 
-    Args, returns, source: as ``modified``.
+    Args, returns, raises, source:
+        As ``modified``; the problem with its ``hessian(u)`` too.
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> from samestep.theory import flows
+        >>> parabola = ss.problems.MSE(np.ones((1, 1)), np.zeros(1))  # u(t) = e^(-(1 + h/2) t)
+        >>> flows.manifold(parabola, np.ones(1), np.array([1.0]), 0.1, 0.0, "heavy_ball").round(6)
+        array([[0.349938]])
     """
     coefficient = (1.0 + momentum) * _speed(momentum) / 2.0 - _ahead(method, momentum)
     return _solve(lambda u: _modified_descent(problem, u, lr, momentum, coefficient), u0, times)

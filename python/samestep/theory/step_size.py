@@ -73,9 +73,10 @@ class StepSizeCheck:
             return text
         if self.lr < self.sufficient:
             return f"{text}; below {self.formula} = {self.sufficient:.4g}, so every step lowers the loss"
+        later = "grow shorter for good" if self.rule.startswith("adagrad") else "may go on at that length"
         return (
             f"{text}; every step is sure to lower the loss only below {self.formula} = "
-            f"{self.sufficient:.4g}: near the minimum the run may go on jumping at the scale of lr"
+            f"{self.sufficient:.4g}: above, the first ones can raise it, and they {later}"
         )
 
 
