@@ -1,8 +1,10 @@
 """The report: what its page says, what it refuses, and how it looks in a browser. Half a minute in all."""
 
 import dataclasses
+import io
 import json
 import re
+import sys
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -191,6 +193,23 @@ class TestCommand:
         assert code == 1
         assert printed.out.splitlines()[0] == "FAIL A1-A2 Loss and gradient"
         assert "FAIL</span>" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+    def test_a_bar_on_a_terminal(self, made, monkeypatch, tmp_path):
+        class Terminal(io.StringIO):
+            def isatty(self):
+                return True
+
+        def run_report(quick, announce):
+            for stage in made[2]:
+                announce(stage)
+            return made[0]
+
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stderr", terminal)
+        monkeypatch.setattr(cli, "run_report", run_report)
+        assert cli.main(["report", "--out", str(tmp_path / "page.html")]) == 0
+        assert made[2][0] in terminal.getvalue()
+        assert re.search("[#█]{30}", terminal.getvalue())
 
     @pytest.mark.parametrize(
         ("out", "message"),

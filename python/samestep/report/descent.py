@@ -27,7 +27,7 @@ from ..theory import (
 )
 from ..train import minimize
 from .items import Checks, at_least, at_most, item, near, never
-from .rates import edge_scan
+from .rates import curves, edge_scan
 from .runs import Bent, Wells, gaps, gradients, norms, patients, small, walk, wide
 
 
@@ -253,6 +253,10 @@ def gap(quick: bool) -> Checks:
     worst = [float((found / bound).max()) for bound in bounds]
     run = minimize(problem, np.zeros(10), lambda w: SGD(w, lr=1 / problem.beta), steps=1000)
     checked = check_run(problem, run)
+    rounding = 1e-20 * found[0]  # of w, squared
+    above = [
+        np.any(c.bounded > bound * (1 + 1e-9) + rounding) for c in curves().values() for bound in c.bounds
+    ]
     return [
         near(
             "largest gap over 2βD^2/(t + 1), 2βD^2/(t + 4), βD^2/(4t + 2)",
@@ -261,6 +265,7 @@ def gap(quick: bool) -> Checks:
             abs=1e-4,
         ),
         never("steps at which |w_t − w*| grows", np.diff(away) > 1e-12 * away[0]),
+        never("six optimizers: bounds of the first picture that broke", above),
         at_least("gap_0 over the notes' 2βD", found[0] / (2 * problem.beta * away[0]), 1),
         never(
             "the check of a run: promised bounds that broke",

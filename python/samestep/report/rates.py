@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from ..problems import MSE, Quartic
 from ..table import Float64s
 from ..theory import (
     accelerated_gap_bound,
+    check_step_size,
     flows,
     gap_bounds,
     heavy_ball_edge,
@@ -26,7 +27,7 @@ from ..theory import (
 )
 from ..train import minimize
 from .pictures import picture
-from .runs import gaps, gradients, patients, walk
+from .runs import gaps, gradients, norms, patients, walk
 from .svg import ACCENT, COLORS, FAINT, INK, decades, figure
 
 FIGURE_STEPS = 1500
@@ -76,6 +77,69 @@ def adagrad_bound(problem: MSE, path: Float64s, opt: Optimizer) -> Float64s:
     return bound
 
 
+def capped_bound(problem: MSE, opt: Optimizer, first: float, t: Any) -> Float64s:
+    """(sqrt G_0 + sqrt(p beta/2) t cap lr)^2: as far up as steps of at most cap lr a weight can climb."""
+    check = check_step_size(problem, opt)
+    cap = np.inf if check.cap is None else check.cap
+    climbed = np.sqrt(problem.dimension * problem.beta / 2) * t * cap * check.lr
+    bound: Float64s = (np.sqrt(first) + climbed) ** 2
+    return bound
+
+
+class Curve(NamedTuple):
+    """One optimizer's run on the diabetes data.
+
+    Attributes:
+        title: its name.
+        gap: L(w_t) - L*.
+        bounds: at each step.
+        bounded: what they bound: the gap, or the best one so far.
+    """
+
+    title: str
+    gap: Float64s
+    bounds: list[Float64s]
+    bounded: Float64s
+
+
+@cache
+def curves() -> dict[str, Curve]:
+    """Of the six optimizers, from w = 0."""
+    problem, steps, t = patients(), FIGURE_STEPS, np.arange(FIGURE_STEPS + 1)
+    beta, mu, w0 = problem.beta, problem.mu, np.zeros(problem.dimension)
+    D, first = float(norms(problem.minimizer())), float(gaps(problem, w0[None])[0])
+    size = D / problem.dimension**0.5
+    sgd = partial(SGD, lr=1 / beta)
+    ball = tune_heavy_ball(beta, mu)
+    momentum = partial(Momentum, lr=ball.lr, momentum=ball.momentum)
+    adagrad, rmsprop, adam = (
+        partial(AdaGrad, lr=size),
+        partial(RMSProp, lr=0.03 * size),
+        partial(Adam, lr=0.3 * size),
+    )
+    w_adagrad = walk(problem, adagrad, steps)
+
+    best = np.minimum.accumulate(gaps(problem, w_adagrad))
+
+    def of(title: str, path: Any, *bounds: Any, bounded: Any = None) -> Curve:
+        gap = gaps(problem, path)
+        return Curve(title, gap, list(bounds), gap if bounded is None else bounded)
+
+    sharp, linear = gap_bounds(t, beta, D).sharp, first * pl_rate(beta, mu) ** t
+    slowest = first * heavy_ball_bound(problem, ball.lr, ball.momentum, steps)
+    regret = np.append(np.inf, adagrad_bound(problem, w_adagrad, adagrad(w0.copy())))
+    return {
+        "sgd": of("SGD, η = 1/β", walk(problem, sgd, steps), sharp, linear),
+        "momentum": of("Momentum, tuned", walk(problem, momentum, steps), slowest),
+        "nag": of("NAG, η = 1/β", accelerated(problem, steps), accelerated_gap_bound(t, beta, D)),
+        "adagrad": of("AdaGrad", w_adagrad, regret, bounded=best),
+        "rmsprop": of(
+            "RMSProp", walk(problem, rmsprop, steps), capped_bound(problem, rmsprop(w0.copy()), first, t)
+        ),
+        "adam": of("Adam", walk(problem, adam, steps), capped_bound(problem, adam(w0.copy()), first, t)),
+    }
+
+
 @picture(
     "bounds",
     "Loss against its bounds: the diabetes data, six optimizers",
@@ -84,39 +148,17 @@ def adagrad_bound(problem: MSE, path: Float64s, opt: Optimizer) -> Float64s:
 )
 def bounds(quick: bool) -> Any:
     """Every gap stays under the bounds that are proved for its method (dashed): for GD βD^2/(4t+2) and
-    (1 − μ/β)^t, for the heavy ball the slowest mode, for NAG 2βD^2/(t+1)^2, for AdaGrad its regret. For
-    RMSProp and Adam the texts prove none; RMSProp ends by jumping about at the scale of its step."""
-    problem, steps = patients(), FIGURE_STEPS
-    beta, mu, w_star = problem.beta, problem.mu, problem.minimizer()
-    D, first = float(np.linalg.norm(w_star)), float(gaps(problem, np.zeros((1, problem.dimension)))[0])
-    t = np.arange(steps + 1)
-    size = D / problem.dimension**0.5
-    ball = tune_heavy_ball(beta, mu)
-    adagrad = AdaGrad(np.zeros(problem.dimension), lr=size)
-    walks = {
-        "sgd": ("SGD, η = 1/β", walk(problem, lambda w: SGD(w, lr=1 / beta), steps)),
-        "momentum": (
-            "Momentum, tuned",
-            walk(problem, lambda w: Momentum(w, lr=ball.lr, momentum=ball.momentum), steps),
-        ),
-        "nag": ("NAG, η = 1/β", accelerated(problem, steps)),
-        "adagrad": ("AdaGrad", walk(problem, lambda w: AdaGrad(w, lr=size), steps)),
-        "rmsprop": ("RMSProp", walk(problem, lambda w: RMSProp(w, lr=0.03 * size), steps)),
-        "adam": ("Adam", walk(problem, lambda w: Adam(w, lr=0.3 * size), steps)),
-    }
-    proved = {
-        "sgd": [gap_bounds(t, beta, D).sharp, first * pl_rate(beta, mu) ** t],
-        "momentum": [first * heavy_ball_bound(problem, ball.lr, ball.momentum, steps)],
-        "nag": [accelerated_gap_bound(t, beta, D)],
-        "adagrad": [np.append(first, adagrad_bound(problem, walks["adagrad"][1], adagrad))],
-    }
+    (1 − μ/β)^t, for the heavy ball the slowest mode, for NAG 2βD^2/(t+1)^2, for AdaGrad its regret, which
+    bounds the best gap so far. Of RMSProp and Adam only that steps of limited length cannot climb fast."""
     made, grid = figure(3, 2, height=6.6, sharex=True, sharey=True)
-    for axes, (color, (title, path)) in zip(grid.flat, walks.items(), strict=True):
-        for bound in proved.get(color, []):
-            axes.plot(t[1:], bound[1:] / first, color=ACCENT, linewidth=1.2, linestyle=(0, (4, 2)))
-        axes.plot(t[1:], gaps(problem, path)[1:] / first, color=COLORS[color])
-        axes.set_title(title, color=COLORS[color])
-        axes.set(xscale="log", yscale="log", xlim=(1, steps), ylim=(1e-9, 300))
+    t = np.arange(1, FIGURE_STEPS + 1)
+    for axes, (color, curve) in zip(grid.flat, curves().items(), strict=True):
+        first = curve.gap[0]
+        for bound in curve.bounds:
+            axes.plot(t, bound[1:] / first, color=ACCENT, linewidth=1.2, linestyle=(0, (4, 2)))
+        axes.plot(t, curve.gap[1:] / first, color=COLORS[color])
+        axes.set_title(curve.title, color=COLORS[color])
+        axes.set(xscale="log", yscale="log", xlim=(1, FIGURE_STEPS), ylim=(1e-9, 300))
         decades(axes.xaxis)
         decades(axes.yaxis, every=2)
     for axes in grid[-1]:
