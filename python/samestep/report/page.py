@@ -100,7 +100,7 @@ def formula(text: str) -> str:
         '<i>g</i><sub><i>t</i>+1</sub> &lt; 2/β'
     """
     text = html.escape(text, quote=False)
-    text = re.sub(r"(?<![A-Za-z&])(?!tr\b)([A-Za-z]{1,2})(?![A-Za-z;])", r"<i>\1</i>", text)
+    text = re.sub(r"(?<![A-Za-z&])(?!tr\b)([A-Za-z]{1,2})(?![A-Za-z])", r"<i>\1</i>", text)
     return _raised(text)
 
 
@@ -116,7 +116,7 @@ def prose(text: str) -> str:
     if len(rest) == 2:
         return prose(words) + formula(rest[0]) + prose(rest[1])
     text = html.escape(text, quote=False)
-    text = re.sub(r"(?<![A-Za-z&.'’-])([B-HJ-Zb-z])(?![A-Za-z;'’-])", r"<i>\1</i>", text)
+    text = re.sub(r"(?<![A-Za-z&.'’-])([B-HJ-Zb-z])(?![A-Za-z'’-])", r"<i>\1</i>", text)
     text = re.sub(r"\ba(?= = )|(?<=[+(])a\b|(?<=\d)a(?=\))", "<i>a</i>", text)
     return _raised(text)
 
