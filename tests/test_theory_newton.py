@@ -6,7 +6,7 @@ import pytest
 import samestep as ss
 from samestep.problems import MSE
 from samestep.theory import newton_step
-from text_functions import Function
+from text_functions import Function, interpolating
 from text_problems import diabetes, fixed
 
 
@@ -29,6 +29,14 @@ def test_a_singular_hessian_has_a_shortest_step():
     assert newton_step(g, H) == pytest.approx([17 / 28, 17 / 28], rel=1e-12)
     assert newton_step(g, H) == pytest.approx(problem.minimizer(), rel=1e-12)
     assert newton_step(g, H, damping=1e-3) == pytest.approx([0.60712117] * 2, abs=5e-9)
+
+
+def test_singular_but_for_rounding():
+    """Rank 3 of 5: the two eigenvalues that should be 0 are not quite."""
+    problem = interpolating()
+    g, H = problem.gradient(np.zeros(5)) / 3.0, problem.hessian() / 3.0
+    assert 0 < np.abs(np.linalg.eigvalsh(H)[:2]).max() < 1e-14
+    assert newton_step(g, H) == pytest.approx(problem.minimizer(), rel=1e-10)
 
 
 def test_a_direction_without_curvature_is_left_alone():
