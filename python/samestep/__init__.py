@@ -1,10 +1,10 @@
 """Optimizer and batch-norm kernels at memory speed, with the same bits on every machine."""
 
-from . import optimizers, problems, theory
+from . import optimizers, options, problems, theory
 from .arrays import digest
 from .batchnorm import BatchNorm, batchnorm_backward, batchnorm_forward, batchnorm_inference
 from .cpu import get_num_threads, info, set_isa, set_num_threads
-from .optimizers import NAG, SGD, AdaGrad, Adam, Momentum, RMSProp
+from .optimizers import NAG, SGD, AdaGrad, Adam, AdamW, Momentum, RMSProp
 from .sums import canonical_sum, global_norm
 from .train import Result, minimize
 
@@ -13,6 +13,7 @@ __all__ = [
     "SGD",
     "AdaGrad",
     "Adam",
+    "AdamW",
     "BatchNorm",
     "Momentum",
     "RMSProp",
@@ -27,6 +28,7 @@ __all__ = [
     "info",
     "minimize",
     "optimizers",
+    "options",
     "problems",
     "set_isa",
     "set_num_threads",
