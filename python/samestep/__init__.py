@@ -1,6 +1,6 @@
 """Optimizer and batch-norm kernels at memory speed, with the same bits on every machine."""
 
-from . import optimizers, options, problems, theory
+from . import optimizers, options, problems, schedules, theory
 from .arrays import digest
 from .batchnorm import BatchNorm, batchnorm_backward, batchnorm_forward, batchnorm_inference
 from .cpu import get_num_threads, info, set_isa, set_num_threads
@@ -30,6 +30,7 @@ __all__ = [
     "optimizers",
     "options",
     "problems",
+    "schedules",
     "set_isa",
     "set_num_threads",
     "theory",
