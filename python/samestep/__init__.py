@@ -4,6 +4,7 @@ from . import optimizers, options, problems, schedules, theory
 from .arrays import digest
 from .batchnorm import BatchNorm, batchnorm_backward, batchnorm_forward, batchnorm_inference
 from .cpu import get_num_threads, info, set_isa, set_num_threads
+from .optimizer import Optimizer
 from .optimizers import NAG, SGD, AdaGrad, Adam, AdamW, Momentum, RMSProp
 from .sums import canonical_sum, global_norm
 from .train import Result, minimize
@@ -16,6 +17,7 @@ __all__ = [
     "AdamW",
     "BatchNorm",
     "Momentum",
+    "Optimizer",
     "RMSProp",
     "Result",
     "batchnorm_backward",

@@ -51,6 +51,15 @@ def same_layout(a: Array, b: Array) -> bool:
     return a.size == 0 or all(sa == sb or length <= 1 for sa, sb, length in walks)
 
 
+def mapped_like(path: str, a: Array) -> Array:
+    """Zeros with the dtype, shape and layout of a dense ``a``, in a new file of that name."""
+    if a.size == 0:
+        return np.zeros_like(a, subok=False)
+    order = sorted(range(a.ndim), key=lambda d: -a.strides[d])
+    mapped: Array = np.memmap(path, a.dtype, "w+", shape=tuple(a.shape[d] for d in order) or (1,))
+    return mapped.transpose(np.argsort(order)) if a.ndim else mapped.reshape(())
+
+
 def _check_array(name: str, a: Any, purpose: str) -> None:
     """Raises unless ``a`` is an aligned NumPy array of a working type."""
     if not isinstance(a, np.ndarray) or isinstance(a, np.ma.MaskedArray):

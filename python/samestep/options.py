@@ -10,6 +10,14 @@ maximize             ``g = -g``
 weight_decay         ``g = g + weight_decay*w``: coupled, the gradient of an L2 penalty
 ==================== ==========================================================================
 
+``ema`` keeps a running average of the parameters, ``e = ema*e + (1 - ema)*w``; ``zero_grads`` sets the
+gradients to +0 once they are read; ``flush_subnormals`` sets state below 2^-126 to +0, the same on every
+machine: a multiplication by a subnormal number takes about a hundred times as long as any other, and the
+state of a weight whose gradient stays 0 decays into them. ``nonfinite`` says what an infinity or NaN in a
+gradient does: "propagate", "skip" (the step is left out, with every byte and count as it was; ``skipped``
+tells) or "raise". ``state_dir`` is a folder for the state as memory-mapped files: it may be larger than
+the memory.
+
 Then comes the rule. With ``decoupled_weight_decay=True`` the weight decay takes no part in the gradient and
 the state; instead the step also takes away ``lr*weight_decay*w`` (Loshchilov & Hutter 2019).
 """
@@ -17,6 +25,7 @@ the state; instead the step also takes away ``lr*weight_decay*w`` (Loshchilov & 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
@@ -40,6 +49,7 @@ class OptionArguments(TypedDict, total=False):
     zero_grads: bool
     ema: float | None
     flush_subnormals: bool
+    state_dir: str | os.PathLike[str] | None
 
 
 class Options(NamedTuple):
@@ -93,6 +103,20 @@ def check_options(
         clip_value=_within("clip_value", clip_value, math.inf, lambda x: x > 0, "a number > 0 or None"),
         ema=_within("ema", ema, 0.0, lambda x: 0 < x < 1, "a number in (0, 1) or None"),
     )
+
+
+def arguments_of(options: Options) -> dict[str, Any]:
+    """The arguments that ``check_options`` makes these options from: bools, strings, numbers and None."""
+    return {
+        "decoupled_weight_decay": options.decoupled,
+        "maximize": options.maximize,
+        "clip_norm": options.clip_norm if options.clip_norm < math.inf else None,
+        "clip_value": options.clip_value if options.clip_value < math.inf else None,
+        "nonfinite": options.nonfinite,
+        "zero_grads": options.zero_grads,
+        "ema": options.ema or None,
+        "flush_subnormals": options.flush_subnormals,
+    }
 
 
 def number(name: str, value: Any) -> float:
