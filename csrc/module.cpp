@@ -39,15 +39,16 @@ bool same_dtype(py::handle a, py::handle b) {
   return da.equal(db);
 }
 
-// Same shape, and the same place in memory for the same index: one flat loop walks both.
-bool same_layout(py::handle a, py::handle b) {
+// Same shape, and the same place in memory for the same index, counted in elements of a_bytes and b_bytes: one flat
+// loop walks both.
+bool same_layout(py::handle a, py::handle b, Index a_bytes = 1, Index b_bytes = 1) {
   const auto &ra = raw(a), &rb = raw(b);
   if (ra.nd != rb.nd) return false;
   bool same_strides = true, is_empty = false;
   for (int d = 0; d < ra.nd; ++d) {
     if (ra.dimensions[d] != rb.dimensions[d]) return false;
     is_empty = is_empty || ra.dimensions[d] == 0;
-    same_strides = same_strides && (ra.strides[d] == rb.strides[d] || ra.dimensions[d] <= 1);
+    same_strides = same_strides && (ra.strides[d] * b_bytes == rb.strides[d] * a_bytes || ra.dimensions[d] <= 1);
   }
   return same_strides || is_empty;
 }
@@ -75,6 +76,13 @@ Type type_of(const py::array& array) {
   if (array.dtype().equal(py::dtype::of<float>())) return float32;
   if (array.dtype().equal(py::dtype::of<double>())) return float64;
   throw std::invalid_argument("expected native float32 or float64 arrays");
+}
+
+// bfloat16 is known by its name alone: NumPy has none of its own.
+Storage storage_of(const py::array& array) {
+  if (array.itemsize() != 2) return as_is;
+  const auto name = array.dtype().attr("name").cast<std::string>();
+  return name == "bfloat16" ? bfloat16 : name == "float16" ? float16 : as_is;
 }
 
 // Arrays that are read as one block: of one dtype, C order, aligned.
@@ -177,21 +185,39 @@ class BoundPlan {
     std::vector<Tensor> tensors;
     std::vector<int> groups(params.size(), 0);
     Options asked;
-    Arrays averages;
+    Arrays averages, masters, lows, copies;
     if (!options.is_none()) {
       asked = options_of(options);
       groups = options.attr("groups").cast<std::vector<int>>();
       averages = options.attr("averages").cast<Arrays>();
+      masters = options.attr("masters").cast<Arrays>();
+      lows = options.attr("lows").cast<Arrays>();
+      copies = options.attr("copies").cast<Arrays>();
     }
-    if (groups.size() != params.size() || (!averages.empty() && averages.size() != params.size()))
-      throw std::invalid_argument("groups, averages: expected one of each for every parameter");
+    bool complete_options = groups.size() == params.size();
+    for (const Arrays* arrays : {&averages, &masters, &lows, &copies}) {
+      complete_options = complete_options && (arrays->empty() || arrays->size() == params.size());
+    }
+    if (!complete_options) {
+      throw std::invalid_argument("groups, averages, masters, lows, copies: expected one for every parameter");
+    }
     for (size_t i = 0; i < params.size(); ++i) {
       tensors.push_back(bind(params[i], i, states));
+      Tensor& tensor = tensors.back();
+      const py::array& w = params[i];
       if (groups[i] < 0) throw std::invalid_argument("groups: expected numbers from 0 on");
-      tensors.back().group = groups[i];
-      if (averages.empty()) continue;
-      tensors.back().ema = like(params[i], averages[i], "averages");
-      add_written(averages[i]);
+      tensor.group = groups[i];
+      const bool is_half = tensor.storage != as_is;
+      if (!averages.empty()) tensor.ema = bind_beside(w, averages[i], working_dtype(tensor), "averages");
+      if (!masters.empty() && is_half) tensor.master = bind_beside(w, masters[i], working_dtype(tensor), "masters");
+      if (!lows.empty() && tensor.storage == bfloat16) {
+        tensor.low = bind_beside(w, lows[i], py::dtype::of<std::uint16_t>(), "lows");
+      }
+      if (!copies.empty() && tensor.type == float32) {
+        tensor.copy_storage = storage_of(copies[i]);
+        if (tensor.copy_storage == as_is) throw std::invalid_argument("copies: expected 16-bit arrays");
+        tensor.copy = bind_beside(w, copies[i], copies[i].dtype(), "copies");
+      }
     }
     std::sort(written_.begin(), written_.end());
     accepted_.resize(tensors.size());
@@ -227,14 +253,16 @@ class BoundPlan {
     check(hyper);
     Trainer& trainer = bound.trainer();
     const std::vector<Tensor>& tensors = plan_->tensors();
-    if (tensors.size() != 1 || tensors[0].type != trainer.problem().type() ||
+    if (tensors.size() != 1 || tensors[0].storage != as_is || tensors[0].type != trainer.problem().type() ||
         tensors[0].size != trainer.problem().p()) {
       throw std::invalid_argument("trainer: expected a plan of one array like the problem's weights");
     }
     const Tensor& tensor = tensors[0];
     std::vector<const void*> expected = {tensor.w};
     expected.insert(expected.end(), tensor.states, tensor.states + n_states_);
-    expected.push_back(tensor.ema);
+    for (void* beside : {tensor.ema, tensor.master, tensor.low, tensor.copy}) {
+      if (beside != nullptr) expected.push_back(beside);
+    }
     for (size_t a = 0; a < arrays_.size(); ++a) {
       if (!is_there(arrays_[a], expected[a], tensor.size)) return kMoved;
     }
@@ -271,25 +299,35 @@ class BoundPlan {
     bool operator<(const Range& other) const { return begin < other.begin; }
   };
 
+  static py::dtype working_dtype(const Tensor& tensor) {
+    return tensor.type == float32 ? py::dtype::of<float>() : py::dtype::of<double>();
+  }
+
   Tensor bind(const py::array& w, size_t i, const std::vector<Arrays>& states) {
-    bool is_float = w.dtype().equal(py::dtype::of<float>());
+    const Storage storage = storage_of(w);
+    const bool is_float = storage != as_is || w.dtype().equal(py::dtype::of<float>());
     if ((!is_float && !w.dtype().equal(py::dtype::of<double>())) || !has_flags(w, kInPlace)) {
-      throw std::invalid_argument("params: expected writeable, aligned float32 or float64 arrays");
+      throw std::invalid_argument("params: expected writeable, aligned float32, float64 or 16-bit arrays");
     }
     Tensor tensor{is_float ? float32 : float64, static_cast<Index>(w.size()), raw(w).data, {}, nullptr};
+    tensor.storage = storage;
+    tensor.stores_states = storage != as_is && n_states_ > 0 && same_dtype(states[0][i], w);
     size_ += tensor.size;
     add_written(w);
     for (int s = 0; s < n_states_; ++s) {
-      tensor.states[s] = like(w, states[s][i], "states");
-      add_written(states[s][i]);
+      const py::dtype dtype = tensor.stores_states ? w.dtype() : working_dtype(tensor);
+      tensor.states[s] = bind_beside(w, states[s][i], dtype, "states");
     }
     return tensor;
   }
 
-  static void* like(const py::array& w, const py::array& array, const char* name) {
-    if (!same_dtype(array, w) || !same_layout(array, w) || !has_flags(array, kInPlace)) {
+  // An array that lies like w and is written with it.
+  void* bind_beside(const py::array& w, const py::array& array, const py::dtype& dtype, const char* name) {
+    if (!array.dtype().equal(dtype) || !same_layout(array, w, array.itemsize(), w.itemsize()) ||
+        !has_flags(array, kInPlace)) {
       throw std::invalid_argument(std::string(name) + ": expected arrays like the parameters");
     }
+    add_written(array);
     return raw(array).data;
   }
 
@@ -309,12 +347,16 @@ class BoundPlan {
     out.clip_norm = options.attr("clip_norm").cast<double>();
     out.clip_value = options.attr("clip_value").cast<double>();
     out.ema = options.attr("ema").cast<double>();
+    out.rounds_at_random = !options.attr("stochastic_rounding").is_none();
+    if (out.rounds_at_random) out.seed = options.attr("stochastic_rounding").cast<std::uint64_t>();
     return out;
   }
 
   static bool is_there(const py::array& array, const void* data, Index size) {
     return raw(array).data == data && size_of(array) == size && has_flags(array, kInPlace);
   }
+
+  static Index gradient_bytes(const Tensor& t) { return t.size * (t.storage != as_is ? 2 : t.type == float32 ? 4 : 8); }
 
   // Enters the gradients into the plan, or says what is in the way.
   Index take(py::handle grads) {
@@ -332,7 +374,9 @@ class BoundPlan {
       for (int s = 0; s < n_states_; ++s) {
         if (!is_there(arrays_[a++], tensor.states[s], tensor.size)) return kMoved;
       }
-      if (tensor.ema != nullptr && !is_there(arrays_[a++], tensor.ema, tensor.size)) return kMoved;
+      for (void* beside : {tensor.ema, tensor.master, tensor.low, tensor.copy}) {
+        if (beside != nullptr && !is_there(arrays_[a++], beside, tensor.size)) return kMoved;
+      }
       py::handle g = PyTuple_GET_ITEM(grads.ptr(), i);
       if (g.is_none()) {
         tensor.g = nullptr;
@@ -340,7 +384,7 @@ class BoundPlan {
       }
       if (!is_plain_array(g) || !same_dtype(g, w) || !same_layout(g, w) || !has_flags(g, gradient_flags)) return i;
       if (raw(g).data != accepted_[i]) {
-        if (is_written(raw(g).data, tensor.size * (tensor.type == float32 ? 4 : 8))) return i;
+        if (is_written(raw(g).data, gradient_bytes(tensor))) return i;
         accepted_[i] = raw(g).data;
       }
       tensor.g = raw(g).data;
@@ -359,7 +403,7 @@ class BoundPlan {
     const std::vector<Tensor>& tensors = plan_->tensors();
     for (Index i = 0; i < static_cast<Index>(tensors.size()); ++i) {
       const char* begin = static_cast<const char*>(tensors[i].g);
-      const Index bytes = tensors[i].size * (tensors[i].type == float32 ? 4 : 8);
+      const Index bytes = gradient_bytes(tensors[i]);
       if (begin != nullptr && bytes > 0) grads.push_back({{begin, begin + bytes}, i});
     }
     std::sort(grads.begin(), grads.end());

@@ -12,6 +12,7 @@ import numpy as np
 from . import arrays, checkpoint, cpu, reference
 from .arrays import Array
 from .groups import Group, GroupParams, is_grouped
+from .optional import require
 from .options import Options, arguments_of, check_options, number
 
 if TYPE_CHECKING:
@@ -109,8 +110,14 @@ class Optimizer:
         self.groups: list[Group] = []
         self._skipped = False
         self._state: dict[str, list[Array]] = {name: [] for name in self._state_names}
-        if self.options.ema:
-            self._state["ema"] = []
+        for name, asked in (
+            ("ema", self.options.ema),
+            ("master", self.options.master == "float32"),
+            ("low", self.options.master == "split"),
+            ("copy", self.options.copy_dtype),
+        ):
+            if asked:
+                self._state[name] = []
         # One count a parameter, then that of the whole. The plan counts all of them in the step itself: an
         # exception between the step and a count made here, such as Ctrl-C, would tear them apart.
         self._steps = np.zeros(1, np.int64)
@@ -163,7 +170,8 @@ class Optimizer:
             f"grads[{i}]" if named else "grads",
         )
         for name, w in zip(params.names, params.arrays, strict=True):
-            arrays.check_inplace(name, w)
+            arrays.check_inplace(name, w, halves=True)
+            self._check_storage(name, w)
         self.groups.append(Group(self, params, {**self._default_hyper, **known}))
         for name, states in self._state.items():
             states += [self._first_state(name, len(states) + k, w) for k, w in enumerate(params.arrays)]
@@ -188,17 +196,42 @@ class Optimizer:
                 )
         return known
 
+    def _check_storage(self, name: str, w: Array) -> None:
+        options = self.options
+        if options.master == "split" and w.dtype.name != "bfloat16":
+            raise TypeError(f"{name}: got {w.dtype}, expected bfloat16 for master='split'")
+        if options.master == "float32" and not arrays.is_half(w):
+            raise TypeError(f"{name}: got {w.dtype}, expected 16 bits for master='float32'")
+        if options.copy_dtype is not None and w.dtype != np.float32:
+            raise TypeError(f"{name}: got {w.dtype}, expected float32 for a copy in {options.copy_dtype}")
+        if options.stochastic_rounding is not None:
+            if w.dtype.name != "bfloat16":
+                raise TypeError(f"{name}: got {w.dtype}, expected bfloat16 for stochastic_rounding")
+            if not w.flags.c_contiguous:
+                raise ValueError(f"{name}: its elements are not in C order, in which they are rounded")
+
     def _first_state(self, name: str, i: int, w: Array) -> Array:
+        dtype = self._state_dtype(name, w)
         state: Array
         if self._state_dir is None:
-            state = np.zeros_like(w, subok=False)
+            state = np.zeros_like(w, dtype, subok=False)
         else:
-            state = arrays.mapped_like(os.path.join(self._state_dir, f"{name}.{i}"), w)
-        if name == "ema":
-            state[...] = w
+            state = arrays.mapped_like(os.path.join(self._state_dir, f"{name}.{i}"), w, dtype)
+        if name in ("ema", "master", "copy"):
+            with np.errstate(all="ignore"):
+                state[...] = w
         elif name in self._initial:
             state[...] = self._initial[name]
         return state
+
+    def _state_dtype(self, name: str, w: Array) -> Any:
+        if name == "low":
+            return np.dtype(np.uint16)
+        if name == "copy":
+            return np.dtype(_half_type(self.options.copy_dtype))
+        if arrays.is_half(w) and (self.options.state_dtype == "float32" or name in ("ema", "master")):
+            return np.dtype(np.float32)
+        return w.dtype
 
     def _hyper_of(self, name: str) -> Hyper:
         found: Hyper = getattr(type(self), name)
@@ -206,7 +239,7 @@ class Optimizer:
 
     def _check_params(self) -> None:
         for name, w, shape in zip(self._names, self._params, self._shapes, strict=True):
-            arrays.check_inplace(name, w)
+            arrays.check_inplace(name, w, halves=True)
             if w.shape != shape:
                 raise ValueError(f"{name}: its shape is now {w.shape}, expected {shape} as at the start")
         arrays.check_disjoint(zip(self._names, self._params, strict=True))
@@ -216,8 +249,12 @@ class Optimizer:
         options = None
         if len(self.groups) > 1 or self.options != Options():
             groups = (i for i, group in enumerate(self.groups) for _ in group.params.arrays)
-            averages = tuple(self._state.get("ema", ()))
-            options = self.options._replace(groups=tuple(groups), averages=averages)
+            averages, masters, lows, copies = (
+                tuple(self._state.get(name, ())) for name in ("ema", "master", "low", "copy")
+            )
+            options = self.options._replace(
+                groups=tuple(groups), averages=averages, masters=masters, lows=lows, copies=copies
+            )
         self._plan = BACKENDS[self.backend].Plan(self.rule, self._params, states, self._steps, options)
         self._weight_decay = [0.0] * len(self.groups)
         self._refresh_hyper()
@@ -260,6 +297,11 @@ class Optimizer:
     def ema(self) -> list[Array]:
         """The running averages of the parameters; empty unless asked for with ``ema``."""
         return list(self._state.get("ema", ()))
+
+    @property
+    def copies(self) -> list[Array]:
+        """The parameters in 16 bits; empty unless asked for with ``copy_dtype``."""
+        return list(self._state.get("copy", ()))
 
     @property
     def skipped(self) -> bool:
@@ -322,7 +364,7 @@ class Optimizer:
     def _first_nonfinite(self, grads: Any) -> str:
         names = (name for group in self.groups for name in group.params.grads_names)
         for name, g in zip(names, grads, strict=True):
-            if g is not None and not np.isfinite(g).all():
+            if g is not None and not np.isfinite(np.asarray(g, float)).all():
                 return name
         return "grads"
 
@@ -339,7 +381,7 @@ class Optimizer:
         if self.options.zero_grads:
             given = [(name, g) for name, g in zip(names, plain, strict=True) if g is not None]
             for name, g in given:
-                arrays.check_inplace(name, g)
+                arrays.check_inplace(name, g, halves=True)
             arrays.check_disjoint(given)
         self._bind()
         status: int = self._plan.step(plain, self._hyper_values, scale)
@@ -499,7 +541,7 @@ class Optimizer:
             what = f"state_dict['state'][{name!r}]"
             expect(f"length of {what}", len(state_dict["state"][name]), len(states))
             for i, (new, old) in enumerate(zip(state_dict["state"][name], states, strict=True)):
-                arrays.check_inplace(f"state[{name!r}][{i}]", old)
+                arrays.check_writeable(f"state[{name!r}][{i}]", old)
                 if not isinstance(new, np.ndarray):
                     raise TypeError(f"{what}[{i}]: got {type(new).__name__}, expected a NumPy array")
                 expect(
@@ -508,6 +550,12 @@ class Optimizer:
                     (str(old.dtype), old.shape),
                 )
         return hypers
+
+
+def _half_type(name: str | None) -> Any:
+    if name == "bfloat16":
+        return require("ml_dtypes", "bfloat16", "bfloat16").bfloat16
+    return np.float16
 
 
 def pair(betas: Any) -> tuple[Any, Any]:
