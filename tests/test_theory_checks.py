@@ -125,6 +125,30 @@ class TestStepSize:
         with pytest.raises(ValueError, match="batch_size: got 0"):
             theory.check_step_size(fixed(), ss.SGD(np.zeros(2), lr=0.1), batch_size=0)
 
+    @pytest.mark.parametrize(
+        ("make", "named"),
+        [
+            (partial(ss.SGD, weight_decay=0.1), "weight_decay"),
+            (partial(ss.SGD, clip_norm=1.0), "clip_norm"),
+            (partial(ss.SGD, clip_value=1.0), "clip_value"),
+            (partial(ss.SGD, maximize=True), "maximize"),
+            (partial(ss.Adam, amsgrad=True), "amsgrad"),
+        ],
+    )
+    def test_options_that_change_the_step_are_refused(self, make, named):
+        problem = fixed()
+        with pytest.raises(ValueError, match=f"optimizer: has {named}; the bounds hold for the rule alone"):
+            theory.check_step_size(problem, make(np.zeros(2), lr=0.1))
+        with pytest.raises(ValueError, match=f"optimizer: has {named}"):
+            theory.check_run(problem, run(problem, partial(make, lr=0.1), 3))
+
+    def test_schedules_and_groups_are_refused(self):
+        w = np.zeros(2)
+        with pytest.raises(ValueError, match="optimizer: has a schedule"):
+            theory.check_step_size(fixed(), ss.SGD(w, lr=lambda t: 0.1 / t))
+        with pytest.raises(ValueError, match="optimizer: has several groups"):
+            theory.check_step_size(fixed(), ss.SGD([{"params": w}, {"params": w.copy()}], lr=0.1))
+
     @SCALES
     def test_batches_have_the_edge_of_their_mean_step(self, scale):
         """E w follows the mean step; in the sums' scales that is the m/N-th part of the full one."""

@@ -80,7 +80,7 @@ def test_bad_arguments():
             sam_step(ss.SGD(w, lr=0.1), lambda w: w, rho)
     with pytest.raises(TypeError, match="optimizer: got float, expected an optimizer"):
         sam_step(0.1, lambda w: w, 0.1)
-    with pytest.raises(ValueError, match="optimizer: got one of a list or dict"):
+    with pytest.raises(ValueError, match="optimizer: got one of 2 arrays"):
         sam_step(ss.SGD([w, w.copy()], lr=0.1), lambda w: w, 0.1)
     calls = []
 

@@ -14,6 +14,7 @@ from ..problems import MSE
 from .gaps import gap_bounds, gradient_bound
 from .modes import mode_factors, mode_matrices
 from .pl import pl_constant
+from .plain import plain_hyper
 from .step_size import step_cap
 
 if TYPE_CHECKING:  # train imports theory, for the check before a run
@@ -161,7 +162,7 @@ def check_run(problem: MSE, result: Result) -> RunCheck:
 
     Raises:
         TypeError: another kind of problem, whose minimum and curvatures are not known; or no Result.
-        ValueError: a result of another problem.
+        ValueError: a result of another problem, or of an optimizer with options that change its steps.
 
     Source:
         The notes' bounds, corrected; see the functions named. "gap, any lr" and "PL" put the descent lemma
@@ -206,7 +207,8 @@ class _Facts:
     def __init__(self, problem: MSE, result: Result) -> None:
         self.problem, self.result = problem, result
         self.family = result.optimizer.family
-        given: dict[str, float] = result.start["hyper"]
+        now = plain_hyper(result.optimizer)
+        given = {name: result.start["hyper"][name] for name in now}
         # The steps are made with the hyper-parameters in the problem's dtype.
         self.hyper = {name: float(problem.dtype.type(value)) for name, value in given.items()}
         self.lr = self.hyper["lr"]
@@ -231,7 +233,7 @@ class _Facts:
         self.error, self.velocity = V @ e, V @ self._velocity()
         self.distance = float(np.linalg.norm(self.error[self.curvatures > 0.0]))
         self.at_rest = not self.velocity.any()
-        self.constant = result.optimizer._hyper == given
+        self.constant = now == given
         self.plain = self.constant and result.batch_size is None
 
     def _velocity(self) -> Vector:

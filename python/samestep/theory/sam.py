@@ -43,8 +43,10 @@ def sam_step(optimizer: Optimizer, gradient: Callable[[Floats], Floats], rho: fl
     """
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer: got {type(optimizer).__name__}, expected an optimizer such as ss.SGD")
-    if not optimizer._single:
-        raise ValueError("optimizer: got one of a list or dict, expected one of an array alone")
+    if len(optimizer.params) != 1:
+        raise ValueError(
+            f"optimizer: got one of {len(optimizer.params)} arrays, expected one of an array alone"
+        )
     if not 0.0 <= rho < float("inf"):
         raise ValueError(f"rho: got {rho}, expected a finite number, 0 or more")
     w = optimizer.params[0]
@@ -61,4 +63,4 @@ def sam_step(optimizer: Optimizer, gradient: Callable[[Floats], Floats], rho: fl
         g = np.array(gradient(w), copy=True)
     finally:
         w[...] = saved  # w - e would round
-    optimizer.step(g)
+    optimizer.step(optimizer.groups[0].params.unflatten([g]))

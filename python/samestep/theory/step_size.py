@@ -9,6 +9,7 @@ from typing import Any
 
 from ..optimizer import Optimizer
 from .edges import heavy_ball_edge, look_ahead_edge, sgd_edge
+from .plain import plain_hyper
 
 _EDGES: dict[str, tuple[str, Callable[..., float]]] = {
     "sgd": ("2/beta", sgd_edge),
@@ -126,7 +127,8 @@ def check_step_size(problem: Any, optimizer: Optimizer, batch_size: int | None =
 
     Raises:
         TypeError: no optimizer, or a problem without a beta.
-        ValueError: beta is negative or not finite, a batch_size below 1.
+        ValueError: beta is negative or not finite, a batch_size below 1, an optimizer with options that
+            change its steps, such as weight decay.
 
     Source:
         The notes' step bound; the edges and caps are derived in the docs of theory. For Adam's cap in
@@ -157,7 +159,7 @@ def check_step_size(problem: Any, optimizer: Optimizer, batch_size: int | None =
             raise ValueError(f"batch_size: got {batch_size}, expected 1 or more, or None")
         if getattr(problem, "scale", None) in ("half_sum", "sum"):
             beta *= batch_size / problem.size
-    hyper = dict(optimizer._hyper)
+    hyper = plain_hyper(optimizer)
     lr = hyper["lr"]
     if optimizer.family in _EDGES:
         formula, edge_of = _EDGES[optimizer.family]
