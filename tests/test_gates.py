@@ -158,8 +158,9 @@ def test_x87_arithmetic_does_not_compile(tmp_path):
 
 # The reference may use what NumPy rounds the same everywhere, whatever vectors it runs on.
 NUMPY_ALLOWED = {
-    "sqrt", "where", "isfinite", "errstate", "finfo",  # arithmetic that is exact or rounded once
-    "float32", "float64", "int64", "uint64", "intp", "dtype", "integer", "ndarray",  # types and casts
+    "sqrt", "where", "isfinite", "isnan", "errstate", "finfo",  # arithmetic that is exact or rounded once
+    "float16", "float32", "float64", "int64", "intp", "dtype", "integer", "ndarray",  # types and casts
+    "uint16", "uint32", "uint64",  # bits
     "empty", "zeros", "empty_like", "zeros_like", "full", "array", "asarray", "ascontiguousarray",  # arrays
     "arange", "stack", "concatenate", "moveaxis", "broadcast_to", "newaxis", "argmax", "random",  # shapes
 }  # fmt: skip

@@ -9,7 +9,6 @@ once to ``T``.
 from __future__ import annotations
 
 import inspect
-import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -406,7 +405,7 @@ class Plan:
         self._groups = self._options.groups or (0,) * len(params)
         self._weight_decay = [0.0] * (max(self._groups) + 1)
         self._alone = threading.Lock()
-        self.norm = math.nan
+        self.norm = float("nan")
 
     def set_weight_decay(self, weight_decay: list[float]) -> None:
         self._weight_decay = weight_decay
@@ -429,7 +428,7 @@ class Plan:
 
     def _step(self, grads: Sequence[Array | None], hyper: Sequence[float], scale: float) -> int:
         given = [widen(g) for g in grads if g is not None]
-        if self._options.clip_norm < math.inf:
+        if self._options.clip_norm < float("inf"):
             self.norm = abs(scale) * global_norm(given)
             scale = clip_scale(scale, self.norm, self._options.clip_norm)
         with np.errstate(all="ignore"):
