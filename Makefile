@@ -11,7 +11,7 @@ demo: .venv/demo.installed
 	$(BIN)/samestep demo
 
 test: .venv/test.installed lint
-	$(BIN)/pytest -rs tests samestep
+	$(BIN)/pytest -rs -n auto --dist worksteal tests samestep
 
 lint: .venv/test.installed
 	$(BIN)/ruff check .

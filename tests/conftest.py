@@ -2,6 +2,7 @@
 sets, threads. A rule added to the registries is tested without touching a test.
 """
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -72,10 +73,13 @@ def build_native(name: str, *options: str) -> Path:
     cmake = shutil.which("cmake", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert cmake, "cmake comes with the test extra"
     build = root / "build" / name
+    build.mkdir(parents=True, exist_ok=True)
     configure = [cmake, "-S", root, "-B", build, "-DSAMESTEP_NATIVE=ON", "-DSAMESTEP_WERROR=ON", *options]
-    for command in (configure, [cmake, "--build", build, "-j", "2"]):
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+    with (build / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the tests run in several processes
+        for command in (configure, [cmake, "--build", build, "-j", "2"]):
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
     return build
 
 
