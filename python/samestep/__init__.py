@@ -2,7 +2,13 @@
 
 from . import optimizers, problems, theory
 from .arrays import digest
-from .batchnorm import BatchNorm, batchnorm_backward, batchnorm_forward, batchnorm_inference
+from .batchnorm import (
+    BatchNorm,
+    batchnorm_backward,
+    batchnorm_forward,
+    batchnorm_inference,
+    batchnorm_inference_backward,
+)
 from .cpu import get_num_threads, info, set_isa, set_num_threads
 from .optimizers import NAG, SGD, AdaGrad, Adam, Momentum, RMSProp
 from .sums import canonical_sum, global_norm
@@ -20,6 +26,7 @@ __all__ = [
     "batchnorm_backward",
     "batchnorm_forward",
     "batchnorm_inference",
+    "batchnorm_inference_backward",
     "canonical_sum",
     "digest",
     "get_num_threads",
