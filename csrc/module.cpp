@@ -159,11 +159,14 @@ class BoundTrainer {
 // where they were and that every gradient fits, before the first byte is written.
 class BoundPlan {
  public:
-  static constexpr Index kStepped = -1, kMoved = -2;  // else: the first gradient to be looked at more closely
+  // Else: the first gradient to be looked at more closely.
+  static constexpr Index kStepped = -1, kMoved = -2, kNonfinite = -3;
 
   using Arrays = std::vector<py::array>;
 
-  BoundPlan(const std::string& rule, const Arrays& params, const std::vector<Arrays>& states, py::array_t<Index> steps)
+  // options: a samestep.options.Options, or None.
+  BoundPlan(const std::string& rule, const Arrays& params, const std::vector<Arrays>& states, py::array_t<Index> steps,
+            const py::object& options)
       : steps_(std::move(steps)) {
     int row = find_rule(rule);
     n_states_ = active_isa().rules[row].n_states;
@@ -172,26 +175,50 @@ class BoundPlan {
     if (!complete)
       throw std::invalid_argument("states, steps: expected one of each for every parameter, and one more count");
     std::vector<Tensor> tensors;
-    for (size_t i = 0; i < params.size(); ++i) tensors.push_back(bind(params[i], i, states));
+    std::vector<int> groups(params.size(), 0);
+    Options asked;
+    Arrays averages;
+    if (!options.is_none()) {
+      asked = options_of(options);
+      groups = options.attr("groups").cast<std::vector<int>>();
+      averages = options.attr("averages").cast<Arrays>();
+    }
+    if (groups.size() != params.size() || (!averages.empty() && averages.size() != params.size()))
+      throw std::invalid_argument("groups, averages: expected one of each for every parameter");
+    for (size_t i = 0; i < params.size(); ++i) {
+      tensors.push_back(bind(params[i], i, states));
+      if (groups[i] < 0) throw std::invalid_argument("groups: expected numbers from 0 on");
+      tensors.back().group = groups[i];
+      if (averages.empty()) continue;
+      tensors.back().ema = like(params[i], averages[i], "averages");
+      add_written(averages[i]);
+    }
     std::sort(written_.begin(), written_.end());
     accepted_.resize(tensors.size());
     plan_.emplace(row, std::move(tensors), steps_.mutable_data());
+    plan_->options() = asked;
   }
 
-  Index step(py::handle grads, const std::vector<double>& hyper) {
+  void set_weight_decay(std::vector<double> weight_decay) {
+    Stepping alone(*this);
+    if (static_cast<int>(weight_decay.size()) != plan_->n_groups()) {
+      throw std::invalid_argument("weight_decay: expected one for every group");
+    }
+    plan_->options().weight_decay = std::move(weight_decay);
+  }
+
+  double norm() const { return plan_->norm(); }
+
+  Index step(py::handle grads, const std::vector<double>& hyper, double scale) {
     Stepping alone(*this);
     check(hyper);
     py::object held = py::reinterpret_steal<py::object>(PySequence_Tuple(grads.ptr()));
     if (!held) throw py::error_already_set();
     Index status = take(held);
     if (status != kStepped) return status;
-    if (size_ < kReleaseInterpreter) {
-      plan_->step(hyper.data());
-    } else {
-      py::gil_scoped_release others_may_run;
-      plan_->step(hyper.data());
-    }
-    return kStepped;
+    if (size_ < kReleaseInterpreter) return plan_->step(hyper.data(), scale) ? kStepped : kNonfinite;
+    py::gil_scoped_release others_may_run;
+    return plan_->step(hyper.data(), scale) ? kStepped : kNonfinite;
   }
 
   // So many steps along the gradient of the trainer's problem.
@@ -204,8 +231,12 @@ class BoundPlan {
         tensors[0].size != trainer.problem().p()) {
       throw std::invalid_argument("trainer: expected a plan of one array like the problem's weights");
     }
+    const Tensor& tensor = tensors[0];
+    std::vector<const void*> expected = {tensor.w};
+    expected.insert(expected.end(), tensor.states, tensor.states + n_states_);
+    expected.push_back(tensor.ema);
     for (size_t a = 0; a < arrays_.size(); ++a) {
-      if (!is_there(arrays_[a], a == 0 ? tensors[0].w : tensors[0].states[a - 1], tensors[0].size)) return kMoved;
+      if (!is_there(arrays_[a], expected[a], tensor.size)) return kMoved;
     }
     py::gil_scoped_release others_may_run;
     trainer.run(*plan_, hyper.data(), steps);
@@ -230,7 +261,7 @@ class BoundPlan {
   };
 
   void check(const std::vector<double>& hyper) const {
-    if (static_cast<int>(hyper.size()) != active_isa().rules[plan_->rule()].n_hyper) {
+    if (static_cast<int>(hyper.size()) != plan_->n_groups() * active_isa().rules[plan_->rule()].n_hyper) {
       throw std::invalid_argument("hyper: wrong number of values");
     }
   }
@@ -249,19 +280,36 @@ class BoundPlan {
     size_ += tensor.size;
     add_written(w);
     for (int s = 0; s < n_states_; ++s) {
-      const py::array& state = states[s][i];
-      if (!same_dtype(state, w) || !same_layout(state, w) || !has_flags(state, kInPlace)) {
-        throw std::invalid_argument("states: expected arrays like the parameters");
-      }
-      tensor.states[s] = raw(state).data;
-      add_written(state);
+      tensor.states[s] = like(w, states[s][i], "states");
+      add_written(states[s][i]);
     }
     return tensor;
+  }
+
+  static void* like(const py::array& w, const py::array& array, const char* name) {
+    if (!same_dtype(array, w) || !same_layout(array, w) || !has_flags(array, kInPlace)) {
+      throw std::invalid_argument(std::string(name) + ": expected arrays like the parameters");
+    }
+    return raw(array).data;
   }
 
   void add_written(const py::array& array) {
     arrays_.push_back(array);
     if (array.nbytes() > 0) written_.push_back({raw(array).data, raw(array).data + array.nbytes()});
+  }
+
+  static Options options_of(const py::object& options) {
+    Options out;
+    out.decoupled = options.attr("decoupled").cast<bool>();
+    out.maximize = options.attr("maximize").cast<bool>();
+    out.zero_grads = options.attr("zero_grads").cast<bool>();
+    out.flush_subnormals = options.attr("flush_subnormals").cast<bool>();
+    out.nonfinite =
+        options.attr("nonfinite").cast<std::string>() == "propagate" ? Nonfinite::propagate : Nonfinite::refuse;
+    out.clip_norm = options.attr("clip_norm").cast<double>();
+    out.clip_value = options.attr("clip_value").cast<double>();
+    out.ema = options.attr("ema").cast<double>();
+    return out;
   }
 
   static bool is_there(const py::array& array, const void* data, Index size) {
@@ -274,6 +322,9 @@ class BoundPlan {
     if (PyTuple_GET_SIZE(grads.ptr()) != static_cast<py::ssize_t>(tensors.size())) {
       throw std::invalid_argument("grads: expected one for every parameter");
     }
+    const Options& options = plan_->options();
+    const int gradient_flags = options.zero_grads ? kInPlace : kAligned;
+    in_order_.clear();
     for (size_t i = 0, a = 0; i < tensors.size(); ++i) {
       Tensor& tensor = tensors[i];
       py::handle w = arrays_[a];
@@ -281,17 +332,39 @@ class BoundPlan {
       for (int s = 0; s < n_states_; ++s) {
         if (!is_there(arrays_[a++], tensor.states[s], tensor.size)) return kMoved;
       }
+      if (tensor.ema != nullptr && !is_there(arrays_[a++], tensor.ema, tensor.size)) return kMoved;
       py::handle g = PyTuple_GET_ITEM(grads.ptr(), i);
       if (g.is_none()) {
         tensor.g = nullptr;
         continue;
       }
-      if (!is_plain_array(g) || !same_dtype(g, w) || !same_layout(g, w) || !has_flags(g, kAligned)) return i;
+      if (!is_plain_array(g) || !same_dtype(g, w) || !same_layout(g, w) || !has_flags(g, gradient_flags)) return i;
       if (raw(g).data != accepted_[i]) {
         if (is_written(raw(g).data, tensor.size * (tensor.type == float32 ? 4 : 8))) return i;
         accepted_[i] = raw(g).data;
       }
       tensor.g = raw(g).data;
+      tensor.g_in_order = nullptr;
+      if (options.clip_norm < Options::kNone && !has_flags(g, py::array::c_style)) {
+        in_order_.push_back(py::array::ensure(g, py::array::c_style));
+        tensor.g_in_order = in_order_.back().data();
+      }
+    }
+    return options.zero_grads ? find_gradient_given_twice() : kStepped;
+  }
+
+  // Where gradients are set to zero one must not be read again, in whole or in part, for another parameter.
+  Index find_gradient_given_twice() {
+    std::vector<std::pair<Range, Index>> grads;
+    const std::vector<Tensor>& tensors = plan_->tensors();
+    for (Index i = 0; i < static_cast<Index>(tensors.size()); ++i) {
+      const char* begin = static_cast<const char*>(tensors[i].g);
+      const Index bytes = tensors[i].size * (tensors[i].type == float32 ? 4 : 8);
+      if (begin != nullptr && bytes > 0) grads.push_back({{begin, begin + bytes}, i});
+    }
+    std::sort(grads.begin(), grads.end());
+    for (size_t k = 1; k < grads.size(); ++k) {
+      if (grads[k].first.begin < grads[k - 1].first.end) return grads[k].second;
     }
     return kStepped;
   }
@@ -305,7 +378,8 @@ class BoundPlan {
   py::array_t<Index> steps_;
   int n_states_ = 0;
   Index size_ = 0;
-  Arrays arrays_;                      // parameter, its states, next parameter ...
+  Arrays arrays_;                      // parameter, its states, its running average, next parameter ...
+  Arrays in_order_;                    // copies of gradients that lie in another order than C's
   std::vector<Range> written_;         // what a step writes, in order of address; disjoint
   std::vector<const char*> accepted_;  // where each gradient was when it was last held against them
   std::optional<Plan> plan_;           // made once the tensors are known
@@ -464,9 +538,12 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("update_running", update_running_of);
   py::class_<BoundPlan>(m, "Plan")
       .def(py::init<const std::string&, const BoundPlan::Arrays&, const std::vector<BoundPlan::Arrays>&,
-                    py::array_t<Index>>(),
-           py::arg("rule"), py::arg("params"), py::arg("states"), py::arg("steps").noconvert())
-      .def("step", &BoundPlan::step, py::arg("grads"), py::arg("hyper"))
+                    py::array_t<Index>, const py::object&>(),
+           py::arg("rule"), py::arg("params"), py::arg("states"), py::arg("steps").noconvert(),
+           py::arg("options") = py::none())
+      .def("step", &BoundPlan::step, py::arg("grads"), py::arg("hyper"), py::arg("scale") = 1.0)
+      .def("set_weight_decay", &BoundPlan::set_weight_decay, py::arg("weight_decay"))
+      .def_property_readonly("norm", &BoundPlan::norm)
       .def("train", &BoundPlan::train, py::arg("trainer"), py::arg("hyper"), py::arg("steps"));
   py::class_<BoundMse>(m, "Mse")
       .def(py::init<const py::array&, const py::array&, double, bool>(), py::arg("Phi"), py::arg("y"),

@@ -1,6 +1,6 @@
 """Optimizer and batch-norm kernels at memory speed, with the same bits on every machine."""
 
-from . import optimizers, problems, theory
+from . import optimizers, options, problems, theory
 from .arrays import digest
 from .batchnorm import (
     BatchNorm,
@@ -10,7 +10,7 @@ from .batchnorm import (
     batchnorm_inference_backward,
 )
 from .cpu import get_num_threads, info, set_isa, set_num_threads
-from .optimizers import NAG, SGD, AdaGrad, Adam, Momentum, RMSProp
+from .optimizers import NAG, SGD, AdaGrad, Adam, AdamW, Momentum, RMSProp
 from .sums import canonical_sum, global_norm
 from .train import Result, minimize
 
@@ -19,6 +19,7 @@ __all__ = [
     "SGD",
     "AdaGrad",
     "Adam",
+    "AdamW",
     "BatchNorm",
     "Momentum",
     "RMSProp",
@@ -34,6 +35,7 @@ __all__ = [
     "info",
     "minimize",
     "optimizers",
+    "options",
     "problems",
     "set_isa",
     "set_num_threads",

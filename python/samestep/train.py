@@ -375,14 +375,15 @@ def _compiled_can(problem: Problem, optimizer: Optimizer) -> TypeGuard[MSE]:
         and problem.backend == "cpu"
         and optimizer.backend == "cpu"
         and type(optimizer).step is Optimizer.step
+        and not optimizer._has_schedules
+        and optimizer.options.nonfinite == "propagate"
     )
 
 
 def _like_params(optimizer: Optimizer, g: Floats) -> Any:
     """The gradient of the one parameter in the structure in which the optimizer was given it."""
-    if optimizer._keys is not None:
-        return dict.fromkeys(optimizer._keys, g)
-    return g if optimizer._single else (g,)
+    structured = optimizer.groups[0].params.unflatten([g])
+    return [structured] if optimizer._grouped else structured
 
 
 def _bar(total: int | None) -> Any:
