@@ -4,5 +4,18 @@
 """
 
 from .batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d, batch_norm
+from .clip import clip_grad_norm_
+from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "batch_norm"]
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "RMSprop",
+    "batch_norm",
+    "clip_grad_norm_",
+]
