@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from .. import batchnorm as kernels
 from .. import cpu
+from .tensors import as_array
 
 STORED = (torch.float16, torch.bfloat16)  # read and written in 16 bits, computed in float32
 
@@ -122,9 +123,9 @@ class _Training(torch.autograd.Function):
         y = torch.empty_like(x)
         stored = [] if running_mean is None or running_var is None else [running_mean, running_var]
         running = [_per_channel(s, x, 0.0) for s in stored]
-        arrays = dict(zip(("running_mean", "running_var"), (r.numpy() for r in running), strict=False))
+        arrays = dict(zip(("running_mean", "running_var"), (as_array(r) for r in running), strict=False))
         _, mean, inv, mean64, var64 = kernels.forward_and_statistics(
-            x.numpy(), gamma.numpy(), beta.numpy(), eps, relu, 1, y.numpy(), "cpu", arrays
+            as_array(x), as_array(gamma), as_array(beta), eps, relu, 1, as_array(y), "cpu", arrays
         )
         if stored:
             values = x.numel() // x.shape[1]
@@ -147,8 +148,8 @@ class _Training(torch.autograd.Function):
         x = _walkable(input)
         gamma, beta = _per_channel(weight, x, 1.0), _per_channel(bias, x, 0.0)
         dx = torch.empty_like(x)
-        arrays = (t.numpy() for t in (_like(grad, x), x, gamma, beta, mean, inv))
-        _, dgamma, dbeta = kernels.batchnorm_backward(*arrays, relu=ctx.relu, out=dx.numpy())
+        arrays = (as_array(t) for t in (_like(grad, x), x, gamma, beta, mean, inv))
+        _, dgamma, dbeta = kernels.batchnorm_backward(*arrays, relu=ctx.relu, out=as_array(dx))
         return (*_gradients(ctx, (input, weight, bias), dx, dgamma, dbeta), None, None, None, None, None)
 
 
@@ -167,7 +168,7 @@ class _Inference(torch.autograd.Function):
         x = _walkable(input)
         channels = _channels_of_inference(x, weight, bias, running_mean, running_var)
         y = torch.empty_like(x)
-        kernels.batchnorm_inference(x.numpy(), *channels, eps=eps, relu=relu, out=y.numpy())
+        kernels.batchnorm_inference(as_array(x), *channels, eps=eps, relu=relu, out=as_array(y))
         ctx.save_for_backward(input, weight, bias, running_mean, running_var)
         ctx.eps, ctx.relu = eps, relu
         return y.to(input.dtype)
@@ -180,7 +181,7 @@ class _Inference(torch.autograd.Function):
         channels = _channels_of_inference(x, weight, bias, running_mean, running_var)
         dx = torch.empty_like(x)
         _, dgamma, dbeta = kernels.batchnorm_inference_backward(
-            _like(grad, x).numpy(), x.numpy(), *channels, eps=ctx.eps, relu=ctx.relu, out=dx.numpy()
+            as_array(_like(grad, x)), as_array(x), *channels, eps=ctx.eps, relu=ctx.relu, out=as_array(dx)
         )
         return (*_gradients(ctx, (input, weight, bias), dx, dgamma, dbeta), None, None, None, None)
 
@@ -189,7 +190,7 @@ def _channels_of_inference(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor
 ) -> list[np.ndarray[Any, Any]]:
     pairs = ((weight, 1.0), (bias, 0.0), (mean, 0.0), (var, 1.0))
-    return [_per_channel(values, x, default).numpy() for values, default in pairs]
+    return [as_array(_per_channel(values, x, default)) for values, default in pairs]
 
 
 def _gradients(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import cpu
-from .tensors import full_tensor
+from .tensors import as_array, full_tensor
 
 
 def clip_grad_norm_(
@@ -83,4 +83,4 @@ def _in_order(grad: Tensor) -> Any:
         whole = torch.view_as_real(whole)
     if whole.dtype in (torch.float16, torch.bfloat16):
         whole = whole.float()
-    return whole.contiguous().numpy()
+    return as_array(whole.contiguous())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,3 +42,25 @@ def local_tensor(tensor: Tensor) -> Tensor:
 def full_tensor(tensor: Tensor) -> Tensor:
     """All shards of a DTensor, gathered; any other tensor itself."""
     return tensor.full_tensor() if is_dtensor(tensor) else tensor
+
+
+class _Memory:
+    """A tensor by NumPy's array interface."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        size = tensor.element_size()
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": tuple(tensor.shape),
+            "typestr": np.dtype(str(tensor.dtype).removeprefix("torch.")).str,
+            "data": (tensor.data_ptr(), False),
+            "strides": tuple(size * stride for stride in tensor.stride()),
+        }
+
+
+def as_array(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """The tensor's memory as an array. ``Tensor.numpy`` would take from its storage that it can be resized,
+    which FSDP does with parameters.
+    """
+    return np.asarray(_Memory(tensor))
