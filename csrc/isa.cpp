@@ -5,6 +5,7 @@
 #include "mse.h"
 #include "options.h"
 #include "rules.h"
+#include "storage.h"
 #include "sums.h"
 #include "vector.h"
 
@@ -134,6 +135,10 @@ const Isa TABLE(SAMESTEP_ISA) = {
     kRules,
     sizeof(kRules) / sizeof(kRules[0]),
     {option_kernels<float>, option_kernels<double>},
+    {{nullptr, nullptr}, {widen<BFloat16>, narrow<BFloat16>}, {widen<Float16>, narrow<Float16>}},
+    narrow_at_random,
+    join,
+    split,
     decoupled_decay,
     clip_scale,
     {{sum_of<float, Values<float>>(), sum_of<float, Squares<float>>()},

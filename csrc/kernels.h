@@ -6,6 +6,8 @@ namespace samestep {
 using Index = long long;  // sizes and step counters: 64 bits everywhere
 
 enum Type { float32, float64, kTypes };
+// How a float32 is kept in memory: as itself or in 16 bits.
+enum Storage { as_is, bfloat16, float16, kStorages };
 constexpr int kMaxStates = 4;
 constexpr int kMaxHyper = 8;
 
@@ -47,6 +49,12 @@ struct OptionKernels {
   void (*average)(double decay, const void* w, Index n, void* ema);
   void (*flush_subnormals)(Index n, void* state);
   bool (*all_finite)(const void* g, Index n);
+};
+
+// To and from 16 bits; the first row of the table is empty.
+struct StorageKernels {
+  void (*widen)(const void* stored, Index n, float* out);
+  void (*narrow)(const float* x, Index n, void* stored);
 };
 
 // The terms of a sum.
@@ -133,6 +141,10 @@ struct Isa {
   const Rule* rules;
   int n_rules;
   OptionKernels options[kTypes];
+  StorageKernels storage[kStorages];
+  void (*narrow_at_random)(const float* x, const unsigned short* random, Index n, void* bfloat16s);
+  void (*join)(const void* upper, const void* lower, Index n, float* out);
+  void (*split)(const float* x, Index n, void* upper, void* lower);
   double (*decoupled_decay)(double lr, double weight_decay);
   double (*clip_scale)(double scale, double norm, double clip_norm);  // norm: of the gradients, `scale` times
   Sum sum[kTypes][kTermsKinds];

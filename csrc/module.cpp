@@ -40,15 +40,16 @@ bool same_dtype(py::handle a, py::handle b) {
   return da.equal(db);
 }
 
-// Same shape, and the same place in memory for the same index: one flat loop walks both.
-bool same_layout(py::handle a, py::handle b) {
+// Same shape, and the same place in memory for the same index, counted in elements of a_bytes and b_bytes: one flat
+// loop walks both.
+bool same_layout(py::handle a, py::handle b, Index a_bytes = 1, Index b_bytes = 1) {
   const auto &ra = raw(a), &rb = raw(b);
   if (ra.nd != rb.nd) return false;
   bool same_strides = true, is_empty = false;
   for (int d = 0; d < ra.nd; ++d) {
     if (ra.dimensions[d] != rb.dimensions[d]) return false;
     is_empty = is_empty || ra.dimensions[d] == 0;
-    same_strides = same_strides && (ra.strides[d] == rb.strides[d] || ra.dimensions[d] <= 1);
+    same_strides = same_strides && (ra.strides[d] * b_bytes == rb.strides[d] * a_bytes || ra.dimensions[d] <= 1);
   }
   return same_strides || is_empty;
 }
@@ -76,6 +77,13 @@ Type type_of(const py::array& array) {
   if (array.dtype().equal(py::dtype::of<float>())) return float32;
   if (array.dtype().equal(py::dtype::of<double>())) return float64;
   throw std::invalid_argument("expected native float32 or float64 arrays");
+}
+
+// bfloat16 is known by its name alone: NumPy has none of its own.
+Storage storage_of(const py::array& array) {
+  if (array.itemsize() != 2) return as_is;
+  const auto name = array.dtype().attr("name").cast<std::string>();
+  return name == "bfloat16" ? bfloat16 : name == "float16" ? float16 : as_is;
 }
 
 // Arrays that are read as one block: of one dtype, C order, aligned.
@@ -219,8 +227,12 @@ Options options_of(const py::object& options) {
   out.clip_norm = options.attr("clip_norm").cast<double>();
   out.clip_value = options.attr("clip_value").cast<double>();
   out.ema = options.attr("ema").cast<double>();
+  out.rounds_at_random = !options.attr("stochastic_rounding").is_none();
+  if (out.rounds_at_random) out.seed = options.attr("stochastic_rounding").cast<std::uint64_t>();
   return out;
 }
+
+Index gradient_bytes(const Tensor& t) { return t.size * (t.storage != as_is ? 2 : t.type == float32 ? 4 : 8); }
 
 void check_hyper(const Plan& plan, const std::vector<double>& hyper) {
   if (static_cast<int>(hyper.size()) != plan.n_groups() * active_isa().rules[plan.rule()].n_hyper) {
@@ -250,21 +262,39 @@ class BoundPlan {
     std::vector<Tensor> tensors;
     std::vector<int> groups(params.size(), 0);
     Options asked;
-    Arrays averages;
+    Arrays averages, masters, lows, copies;
     if (!options.is_none()) {
       asked = options_of(options);
       groups = options.attr("groups").cast<std::vector<int>>();
       averages = options.attr("averages").cast<Arrays>();
+      masters = options.attr("masters").cast<Arrays>();
+      lows = options.attr("lows").cast<Arrays>();
+      copies = options.attr("copies").cast<Arrays>();
     }
-    if (groups.size() != params.size() || (!averages.empty() && averages.size() != params.size()))
-      throw std::invalid_argument("groups, averages: expected one of each for every parameter");
+    bool complete_options = groups.size() == params.size();
+    for (const Arrays* arrays : {&averages, &masters, &lows, &copies}) {
+      complete_options = complete_options && (arrays->empty() || arrays->size() == params.size());
+    }
+    if (!complete_options) {
+      throw std::invalid_argument("groups, averages, masters, lows, copies: expected one for every parameter");
+    }
     for (size_t i = 0; i < params.size(); ++i) {
       tensors.push_back(bind(params[i], i, states));
+      Tensor& tensor = tensors.back();
+      const py::array& w = params[i];
       if (groups[i] < 0) throw std::invalid_argument("groups: expected numbers from 0 on");
-      tensors.back().group = groups[i];
-      if (averages.empty()) continue;
-      tensors.back().ema = like(params[i], averages[i], "averages");
-      add_written(averages[i]);
+      tensor.group = groups[i];
+      const bool is_half = tensor.storage != as_is;
+      if (!averages.empty()) tensor.ema = bind_beside(w, averages[i], working_dtype(tensor), "averages");
+      if (!masters.empty() && is_half) tensor.master = bind_beside(w, masters[i], working_dtype(tensor), "masters");
+      if (!lows.empty() && tensor.storage == bfloat16) {
+        tensor.low = bind_beside(w, lows[i], py::dtype::of<std::uint16_t>(), "lows");
+      }
+      if (!copies.empty() && tensor.type == float32) {
+        tensor.copy_storage = storage_of(copies[i]);
+        if (tensor.copy_storage == as_is) throw std::invalid_argument("copies: expected 16-bit arrays");
+        tensor.copy = bind_beside(w, copies[i], copies[i].dtype(), "copies");
+      }
     }
     written_.sort();
     accepted_.resize(tensors.size());
@@ -300,14 +330,16 @@ class BoundPlan {
     check_hyper(*plan_, hyper);
     Trainer& trainer = bound.trainer();
     const std::vector<Tensor>& tensors = plan_->tensors();
-    if (tensors.size() != 1 || tensors[0].type != trainer.problem().type() ||
+    if (tensors.size() != 1 || tensors[0].storage != as_is || tensors[0].type != trainer.problem().type() ||
         tensors[0].size != trainer.problem().p()) {
       throw std::invalid_argument("trainer: expected a plan of one array like the problem's weights");
     }
     const Tensor& tensor = tensors[0];
     std::vector<const void*> expected = {tensor.w};
     expected.insert(expected.end(), tensor.states, tensor.states + n_states_);
-    expected.push_back(tensor.ema);
+    for (void* beside : {tensor.ema, tensor.master, tensor.low, tensor.copy}) {
+      if (beside != nullptr) expected.push_back(beside);
+    }
     for (size_t a = 0; a < arrays_.size(); ++a) {
       if (!is_there(arrays_[a], expected[a], tensor.size)) return kMoved;
     }
@@ -317,25 +349,35 @@ class BoundPlan {
   }
 
  private:
+  static py::dtype working_dtype(const Tensor& tensor) {
+    return tensor.type == float32 ? py::dtype::of<float>() : py::dtype::of<double>();
+  }
+
   Tensor bind(const py::array& w, size_t i, const std::vector<Arrays>& states) {
-    bool is_float = w.dtype().equal(py::dtype::of<float>());
+    const Storage storage = storage_of(w);
+    const bool is_float = storage != as_is || w.dtype().equal(py::dtype::of<float>());
     if ((!is_float && !w.dtype().equal(py::dtype::of<double>())) || !has_flags(w, kInPlace)) {
-      throw std::invalid_argument("params: expected writeable, aligned float32 or float64 arrays");
+      throw std::invalid_argument("params: expected writeable, aligned float32, float64 or 16-bit arrays");
     }
     Tensor tensor{is_float ? float32 : float64, static_cast<Index>(w.size()), raw(w).data, {}, nullptr};
+    tensor.storage = storage;
+    tensor.stores_states = storage != as_is && n_states_ > 0 && same_dtype(states[0][i], w);
     size_ += tensor.size;
     add_written(w);
     for (int s = 0; s < n_states_; ++s) {
-      tensor.states[s] = like(w, states[s][i], "states");
-      add_written(states[s][i]);
+      const py::dtype dtype = tensor.stores_states ? w.dtype() : working_dtype(tensor);
+      tensor.states[s] = bind_beside(w, states[s][i], dtype, "states");
     }
     return tensor;
   }
 
-  static void* like(const py::array& w, const py::array& array, const char* name) {
-    if (!same_dtype(array, w) || !same_layout(array, w) || !has_flags(array, kInPlace)) {
+  // An array that lies like w and is written with it.
+  void* bind_beside(const py::array& w, const py::array& array, const py::dtype& dtype, const char* name) {
+    if (!array.dtype().equal(dtype) || !same_layout(array, w, array.itemsize(), w.itemsize()) ||
+        !has_flags(array, kInPlace)) {
       throw std::invalid_argument(std::string(name) + ": expected arrays like the parameters");
     }
+    add_written(array);
     return raw(array).data;
   }
 
@@ -364,7 +406,9 @@ class BoundPlan {
       for (int s = 0; s < n_states_; ++s) {
         if (!is_there(arrays_[a++], tensor.states[s], tensor.size)) return kMoved;
       }
-      if (tensor.ema != nullptr && !is_there(arrays_[a++], tensor.ema, tensor.size)) return kMoved;
+      for (void* beside : {tensor.ema, tensor.master, tensor.low, tensor.copy}) {
+        if (beside != nullptr && !is_there(arrays_[a++], beside, tensor.size)) return kMoved;
+      }
       py::handle g = PyTuple_GET_ITEM(grads.ptr(), i);
       if (g.is_none()) {
         tensor.g = nullptr;
@@ -372,7 +416,7 @@ class BoundPlan {
       }
       if (!is_plain_array(g) || !same_dtype(g, w) || !same_layout(g, w) || !has_flags(g, gradient_flags)) return i;
       if (raw(g).data != accepted_[i]) {
-        if (written_.overlaps(raw(g).data, tensor.size * (tensor.type == float32 ? 4 : 8))) return i;
+        if (written_.overlaps(raw(g).data, gradient_bytes(tensor))) return i;
         accepted_[i] = raw(g).data;
       }
       tensor.g = raw(g).data;
@@ -391,7 +435,7 @@ class BoundPlan {
     const std::vector<Tensor>& tensors = plan_->tensors();
     for (Index i = 0; i < static_cast<Index>(tensors.size()); ++i) {
       const char* begin = static_cast<const char*>(tensors[i].g);
-      const Index bytes = tensors[i].size * (tensors[i].type == float32 ? 4 : 8);
+      const Index bytes = gradient_bytes(tensors[i]);
       if (begin != nullptr && bytes > 0) grads.push_back({{begin, begin + bytes}, i});
     }
     std::sort(grads.begin(), grads.end());
@@ -416,7 +460,8 @@ class BoundPlan {
 class AddressedPlan {
  public:
   using Address = std::uintptr_t;
-  using Memory = std::tuple<bool, Index, Address, std::vector<Address>>;  // is float64; elements; parameter; states
+  // dtype of parameter and gradient, elements, parameter, states; of 16 bits the states are in float32
+  using Memory = std::tuple<std::string, Index, Address, std::vector<Address>>;
 
   AddressedPlan(const std::string& rule, const std::vector<Memory>& memory, py::array_t<Index> steps,
                 const py::object& options)
@@ -426,14 +471,15 @@ class AddressedPlan {
     if (steps_.size() != py::ssize_t(memory.size() + 1))
       throw std::invalid_argument("steps: expected one for every parameter, and one more");
     std::vector<Tensor> tensors;
-    for (const auto& [is_double, size, w, states] : memory) {
+    for (const auto& [dtype, size, w, states] : memory) {
       if (states.size() != n_states) throw std::invalid_argument("memory: wrong number of states");
-      tensors.push_back({is_double ? float64 : float32, size, at(w), {}, nullptr});
-      Index bytes = bytes_of(tensors.back());
-      written_.add(at(w), bytes);
+      tensors.push_back({dtype == "float64" ? float64 : float32, size, at(w), {}, nullptr});
+      Tensor& tensor = tensors.back();
+      tensor.storage = dtype == "bfloat16" ? bfloat16 : dtype == "float16" ? float16 : as_is;
+      written_.add(at(w), gradient_bytes(tensor));
       for (size_t s = 0; s < n_states; ++s) {
-        tensors.back().states[s] = at(states[s]);
-        written_.add(at(states[s]), bytes);
+        tensor.states[s] = at(states[s]);
+        written_.add(at(states[s]), size * (tensor.type == float32 ? 4 : 8));
       }
       size_ += size;
     }
@@ -457,7 +503,7 @@ class AddressedPlan {
       if (address.is_none()) continue;
       const char* g = static_cast<const char*>(at(PyLong_AsUnsignedLongLong(address.ptr())));
       if (g == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
-      if (g != accepted_[i] && written_.overlaps(g, bytes_of(tensor))) return i;
+      if (g != accepted_[i] && written_.overlaps(g, gradient_bytes(tensor))) return i;
       accepted_[i] = g;
       tensor.g = tensor.size == 0 ? kNothing : g;  // an empty tensor has no address, but it counts its steps
     }
@@ -481,7 +527,6 @@ class AddressedPlan {
   static constexpr const char* kNothing = "";
 
   static void* at(Address address) { return reinterpret_cast<void*>(address); }
-  static Index bytes_of(const Tensor& tensor) { return tensor.size * (tensor.type == float32 ? 4 : 8); }
 
   py::array_t<Index> steps_;
   Index size_ = 0;

@@ -257,6 +257,31 @@ def test_closure(name):
     assert w.square().sum() < 10.0
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@by_name
+def test_16_bit_parameters_have_float32_state_that_survives(name, dtype):
+    """Each step is that of float32, rounded once; a checkpoint half way changes no bit."""
+    for _, kwargs in configurations(name):
+        optimizer = OURS[name]([Parameter(torch.randn(40, 30).to(dtype))], **copy.deepcopy(kwargs))
+        (p,) = optimizer.param_groups[0]["params"]
+        wide = OURS[name]([Parameter(p.detach().float())], **copy.deepcopy(kwargs))
+        (q,) = wide.param_groups[0]["params"]
+        for t in range(4):
+            p.grad = torch.randn(40, 30, generator=torch.Generator().manual_seed(t)).to(dtype)
+            q.data = p.detach().float()
+            q.grad = p.grad.float()
+            optimizer.step()
+            wide.step()
+            assert p.equal(q.to(dtype))
+            for key, values in optimizer.state[p].items():
+                assert values.equal(wide.state[q][key]), key
+            file = io.BytesIO()
+            torch.save(optimizer.state_dict(), file)
+            file.seek(0)
+            optimizer = OURS[name]([p], fused=True) if name != "RMSprop" else OURS[name]([p])
+            optimizer.load_state_dict(torch.load(file))
+
+
 @by_name
 def test_complex_parameters_are_stepped_as_real_ones(name):
     for _, kwargs in configurations(name):

@@ -1,6 +1,6 @@
 """Optimizer and batch-norm kernels at memory speed, with the same bits on every machine."""
 
-from . import optimizers, options, problems, theory
+from . import optimizers, options, problems, schedules, theory
 from .arrays import digest
 from .batchnorm import (
     BatchNorm,
@@ -10,6 +10,7 @@ from .batchnorm import (
     batchnorm_inference_backward,
 )
 from .cpu import get_num_threads, info, set_isa, set_num_threads
+from .optimizer import Optimizer
 from .optimizers import NAG, SGD, AdaGrad, Adam, AdamW, Momentum, RMSProp
 from .sums import canonical_sum, global_norm
 from .train import Result, minimize
@@ -22,6 +23,7 @@ __all__ = [
     "AdamW",
     "BatchNorm",
     "Momentum",
+    "Optimizer",
     "RMSProp",
     "Result",
     "batchnorm_backward",
@@ -37,6 +39,7 @@ __all__ = [
     "optimizers",
     "options",
     "problems",
+    "schedules",
     "set_isa",
     "set_num_threads",
     "theory",

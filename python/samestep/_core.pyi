@@ -89,7 +89,7 @@ class AddressedPlan:
     def __init__(
         self,
         rule: str,
-        memory: list[tuple[bool, int, int, list[int]]],
+        memory: list[tuple[str, int, int, list[int]]],
         steps: NDArray[np.int64],
         options: Options,
     ) -> None: ...

@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 CONTRACT = 1  # version of the bit contract
-OPTIONAL = ("sklearn", "matplotlib", "tqdm")
+OPTIONAL = ("sklearn", "matplotlib", "tqdm", "safetensors", "ml_dtypes")
 
 
 def set_isa(name: str) -> None:

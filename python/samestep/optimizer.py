@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from . import arrays, cpu, reference
+from . import arrays, checkpoint, cpu, reference
 from .arrays import Array
 from .groups import Group, GroupParams, is_grouped
-from .options import Options, check_options, number
+from .optional import require
+from .options import Options, arguments_of, check_options, number
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 BACKENDS = {"cpu": cpu, "reference": reference}
 
@@ -81,6 +86,8 @@ class Optimizer:
         backend: str,
         hyper: Mapping[str, Any],
         variant: str | None = None,
+        initial: Mapping[str, float] | None = None,
+        state_dir: str | os.PathLike[str] | None = None,
         weight_decay: Any = 0.0,
         **options: Any,
     ) -> None:
@@ -89,19 +96,28 @@ class Optimizer:
         if form not in (self.forms or (None,)):
             raise ValueError(f"{self.form_argument}: got {form!r}, expected one of {', '.join(self.forms)}")
         self.form = form
+        self.variant = variant or None
         self.rule = "_".join(part for part in (self.family, form, variant) if part)
         self.backend = "cpu" if backend == "auto" else backend
         rows = {name: (hypers, states) for name, hypers, states in BACKENDS[self.backend].rules()}
         self._hyper_names, self._state_names = rows[self.rule]
         self.options = check_options(**options)
         self._default_hyper = {**hyper, "weight_decay": weight_decay}
+        self._initial = dict(initial or {})
+        self._state_dir = None if state_dir is None else os.fspath(state_dir)
         self._grouped = is_grouped(params)
 
         self.groups: list[Group] = []
         self._skipped = False
         self._state: dict[str, list[Array]] = {name: [] for name in self._state_names}
-        if self.options.ema:
-            self._state["ema"] = []
+        for name, asked in (
+            ("ema", self.options.ema),
+            ("master", self.options.master == "float32"),
+            ("low", self.options.master == "split"),
+            ("copy", self.options.copy_dtype),
+        ):
+            if asked:
+                self._state[name] = []
         # One count a parameter, then that of the whole. The plan counts all of them in the step itself: an
         # exception between the step and a count made here, such as Ctrl-C, would tear them apart.
         self._steps = np.zeros(1, np.int64)
@@ -154,10 +170,11 @@ class Optimizer:
             f"grads[{i}]" if named else "grads",
         )
         for name, w in zip(params.names, params.arrays, strict=True):
-            arrays.check_inplace(name, w)
+            arrays.check_inplace(name, w, halves=True)
+            self._check_storage(name, w)
         self.groups.append(Group(self, params, {**self._default_hyper, **known}))
         for name, states in self._state.items():
-            states += [self._first_state(name, w) for w in params.arrays]
+            states += [self._first_state(name, len(states) + k, w) for k, w in enumerate(params.arrays)]
         counts = np.zeros(len(params.arrays), np.int64)
         self._steps = np.concatenate([self._steps[:-1], counts, self._steps[-1:]])
         self._gather()
@@ -179,11 +196,42 @@ class Optimizer:
                 )
         return known
 
-    def _first_state(self, name: str, w: Any) -> Array:
-        state: Array = np.zeros_like(w, subok=False)
-        if name == "ema":
-            state[...] = w
+    def _check_storage(self, name: str, w: Array) -> None:
+        options = self.options
+        if options.master == "split" and w.dtype.name != "bfloat16":
+            raise TypeError(f"{name}: got {w.dtype}, expected bfloat16 for master='split'")
+        if options.master == "float32" and not arrays.is_half(w):
+            raise TypeError(f"{name}: got {w.dtype}, expected 16 bits for master='float32'")
+        if options.copy_dtype is not None and w.dtype != np.float32:
+            raise TypeError(f"{name}: got {w.dtype}, expected float32 for a copy in {options.copy_dtype}")
+        if options.stochastic_rounding is not None:
+            if w.dtype.name != "bfloat16":
+                raise TypeError(f"{name}: got {w.dtype}, expected bfloat16 for stochastic_rounding")
+            if not w.flags.c_contiguous:
+                raise ValueError(f"{name}: its elements are not in C order, in which they are rounded")
+
+    def _first_state(self, name: str, i: int, w: Array) -> Array:
+        dtype = self._state_dtype(name, w)
+        state: Array
+        if self._state_dir is None:
+            state = np.zeros_like(w, dtype, subok=False)
+        else:
+            state = arrays.mapped_like(os.path.join(self._state_dir, f"{name}.{i}"), w, dtype)
+        if name in ("ema", "master", "copy"):
+            with np.errstate(all="ignore"):
+                state[...] = w
+        elif name in self._initial:
+            state[...] = self._initial[name]
         return state
+
+    def _state_dtype(self, name: str, w: Array) -> Any:
+        if name == "low":
+            return np.dtype(np.uint16)
+        if name == "copy":
+            return np.dtype(_half_type(self.options.copy_dtype))
+        if arrays.is_half(w) and (self.options.state_dtype == "float32" or name in ("ema", "master")):
+            return np.dtype(np.float32)
+        return w.dtype
 
     def _hyper_of(self, name: str) -> Hyper:
         found: Hyper = getattr(type(self), name)
@@ -191,7 +239,7 @@ class Optimizer:
 
     def _check_params(self) -> None:
         for name, w, shape in zip(self._names, self._params, self._shapes, strict=True):
-            arrays.check_inplace(name, w)
+            arrays.check_inplace(name, w, halves=True)
             if w.shape != shape:
                 raise ValueError(f"{name}: its shape is now {w.shape}, expected {shape} as at the start")
         arrays.check_disjoint(zip(self._names, self._params, strict=True))
@@ -201,8 +249,12 @@ class Optimizer:
         options = None
         if len(self.groups) > 1 or self.options != Options():
             groups = (i for i, group in enumerate(self.groups) for _ in group.params.arrays)
-            averages = tuple(self._state.get("ema", ()))
-            options = self.options._replace(groups=tuple(groups), averages=averages)
+            averages, masters, lows, copies = (
+                tuple(self._state.get(name, ())) for name in ("ema", "master", "low", "copy")
+            )
+            options = self.options._replace(
+                groups=tuple(groups), averages=averages, masters=masters, lows=lows, copies=copies
+            )
         self._plan = BACKENDS[self.backend].Plan(self.rule, self._params, states, self._steps, options)
         self._weight_decay = [0.0] * len(self.groups)
         self._refresh_hyper()
@@ -245,6 +297,11 @@ class Optimizer:
     def ema(self) -> list[Array]:
         """The running averages of the parameters; empty unless asked for with ``ema``."""
         return list(self._state.get("ema", ()))
+
+    @property
+    def copies(self) -> list[Array]:
+        """The parameters in 16 bits; empty unless asked for with ``copy_dtype``."""
+        return list(self._state.get("copy", ()))
 
     @property
     def skipped(self) -> bool:
@@ -307,7 +364,7 @@ class Optimizer:
     def _first_nonfinite(self, grads: Any) -> str:
         names = (name for group in self.groups for name in group.params.grads_names)
         for name, g in zip(names, grads, strict=True):
-            if g is not None and not np.isfinite(g).all():
+            if g is not None and not np.isfinite(np.asarray(g, float)).all():
                 return name
         return "grads"
 
@@ -324,7 +381,7 @@ class Optimizer:
         if self.options.zero_grads:
             given = [(name, g) for name, g in zip(names, plain, strict=True) if g is not None]
             for name, g in given:
-                arrays.check_inplace(name, g)
+                arrays.check_inplace(name, g, halves=True)
             arrays.check_disjoint(given)
         self._bind()
         status: int = self._plan.step(plain, self._hyper_values, scale)
@@ -347,16 +404,19 @@ class Optimizer:
         ``steps`` (one count a parameter), ``hyper`` (name: value; with several groups a list of these)
         and ``state`` (name: list of arrays). Schedules are not in it.
         """
+        state = {name: [s.copy() for s in states] for name, states in self._state.items()}
+        return {**self._facts(), "state": state}
+
+    def _facts(self) -> dict[str, Any]:
         return {
             "contract": cpu.CONTRACT,
             "rule": self.rule,
-            "options": _plain(self.options),
+            "options": arguments_of(self.options),
             "t": self.t,
             "steps": self.steps,
             "hyper": dict(self.groups[0])
             if len(self.groups) == 1
             else [dict(group) for group in self.groups],
-            "state": {name: [s.copy() for s in states] for name, states in self._state.items()},
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -379,6 +439,79 @@ class Optimizer:
             group._hyper.update(hyper)
         self._refresh_hyper()
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes everything but the parameters to one safetensors file, whole or not at all.
+
+        A temporary file in the same folder is written, synced and moved into place: whatever stops
+        the process, ``path`` is what it was before or the whole new checkpoint. Schedules are not in
+        it. Needs the extra ``checkpoint``.
+
+        Args:
+            path: of the file, by custom ``*.safetensors``.
+
+        Example:
+            >>> import numpy as np, samestep as ss, tempfile, os
+            >>> w = np.ones(2)
+            >>> opt = ss.Adam(w, lr=0.5)
+            >>> opt.step(np.ones(2))
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     opt.save(os.path.join(folder, "a.safetensors"))
+            ...     ss.Adam.load(os.path.join(folder, "a.safetensors"), w)
+            Adam(eps_placement='outside', lr=0.5, beta1=0.9, beta2=0.999, eps=1e-08, t=1)
+        """
+        made_with = {
+            "form": self.form,
+            "variant": self.variant,
+            "initial": self._initial,
+            "hyper": {n: self.groups[0][n] if callable(v) else v for n, v in self._default_hyper.items()},
+        }
+        checkpoint.write(
+            path, {**self._facts(), "class": type(self).__name__, "made_with": made_with}, self._state
+        )
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        params: Any,
+        backend: str = "auto",
+        state_dir: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """The optimizer that ``save`` wrote, over these parameters; training goes on with the same bits.
+
+        Args:
+            path: of the file.
+            params: arrays as at the time of saving, in any structure of as many groups.
+            backend: "auto", "cpu" or "reference".
+            state_dir: as for the constructor.
+
+        Raises:
+            ValueError: the file is cut off or altered, of another rule or contract, or the
+                parameters do not fit it.
+        """
+        facts, tensors = checkpoint.read(path)
+        kind = cls._kind_saved_as(facts["class"])
+        if kind is None:
+            raise ValueError(f"{os.fspath(path)}: of {facts['class']}, expected {cls.__name__}")
+        made: Self = kind.__new__(kind)
+        Optimizer.__init__(
+            made, params, backend=backend, state_dir=state_dir, **facts["made_with"], **facts["options"]
+        )
+        state = {
+            name: [checkpoint.restore(tensors.get(f"{name}.{i}"), s) for i, s in enumerate(states)]
+            for name, states in made._state.items()
+        }
+        made.load_state_dict({**{key: facts.get(key) for key in cls.state_dict_keys}, "state": state})
+        return made
+
+    @classmethod
+    def _kind_saved_as(cls, name: str) -> type[Self] | None:
+        """This class or the one derived from it that has the name."""
+        if cls.__name__ == name:
+            return cls
+        found = (kind._kind_saved_as(name) for kind in cls.__subclasses__())
+        return next((kind for kind in found if kind is not None), None)
+
     def _check_state_dict(self, state_dict: Mapping[str, Any]) -> list[dict[str, float]]:
         def expect(what: str, got: Any, expected: Any) -> None:
             if got != expected:
@@ -389,7 +522,7 @@ class Optimizer:
         expect("state_dict's keys", sorted(state_dict), sorted(self.state_dict_keys))
         expect("state_dict['contract']", state_dict["contract"], cpu.CONTRACT)
         expect("state_dict['rule']", state_dict["rule"], self.rule)
-        expect("state_dict['options']", state_dict["options"], _plain(self.options))
+        expect("state_dict['options']", state_dict["options"], arguments_of(self.options))
         expect("length of state_dict['steps']", len(state_dict["steps"]), len(self._params))
         for count in (state_dict["t"], *state_dict["steps"]):
             whole = isinstance(count, (int, np.integer)) and not isinstance(count, bool)
@@ -408,7 +541,7 @@ class Optimizer:
             what = f"state_dict['state'][{name!r}]"
             expect(f"length of {what}", len(state_dict["state"][name]), len(states))
             for i, (new, old) in enumerate(zip(state_dict["state"][name], states, strict=True)):
-                arrays.check_inplace(f"state[{name!r}][{i}]", old)
+                arrays.check_writeable(f"state[{name!r}][{i}]", old)
                 if not isinstance(new, np.ndarray):
                     raise TypeError(f"{what}[{i}]: got {type(new).__name__}, expected a NumPy array")
                 expect(
@@ -419,9 +552,10 @@ class Optimizer:
         return hypers
 
 
-def _plain(options: Options) -> dict[str, Any]:
-    """The options as bools, floats and strings, without what belongs to the arrays at hand."""
-    return {name: value for name, value in options._asdict().items() if name not in ("groups", "averages")}
+def _half_type(name: str | None) -> Any:
+    if name == "bfloat16":
+        return require("ml_dtypes", "bfloat16", "bfloat16").bfloat16
+    return np.float16
 
 
 def pair(betas: Any) -> tuple[Any, Any]:

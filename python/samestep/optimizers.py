@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .arrays import Array
 from .optimizer import Hyper, Optimizer, pair
 from .options import OptionArguments, number
 
@@ -232,15 +231,9 @@ class AdaGrad(Optimizer):
         backend: str = "auto",
         **options: Unpack[OptionArguments],
     ) -> None:
-        self._initial_accumulator = _not_negative("initial_accumulator", initial_accumulator)
+        initial = {"r": _not_negative("initial_accumulator", initial_accumulator)}
         hyper = {"lr": lr, "eps": eps, "lr_decay": lr_decay}
-        super().__init__(params, form=eps_placement, backend=backend, hyper=hyper, **options)
-
-    def _first_state(self, name: str, w: Array) -> Array:
-        state = super()._first_state(name, w)
-        if name == "r":
-            state[...] = self._initial_accumulator
-        return state
+        super().__init__(params, form=eps_placement, initial=initial, backend=backend, hyper=hyper, **options)
 
 
 class RMSProp(Optimizer):

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ..arrays import Array, check_disjoint, gradient_error
 from ..options import Options
 from .options import Decayed, all_finite, average, clip_scale, flush_subnormals, prepare_gradient
+from .storage import is_bfloat16, join, narrow, narrow_at_random, split, widen
 from .sums import global_norm
 
 Float = type[np.float32] | type[np.float64]
@@ -411,9 +412,11 @@ class Plan:
         self._weight_decay = weight_decay
 
     def step(self, grads: Sequence[Array | None], hyper: Sequence[float], scale: float = 1.0) -> int:
-        written = [*self._params, *(state for states in self._states for state in states)]
+        o = self._options
+        states = (state for states in self._states for state in states)
+        written = [*self._params, *states, *o.averages, *o.masters, *o.lows, *o.copies]
         for i, (w, g) in enumerate(zip(self._params, grads, strict=True)):
-            if g is not None and gradient_error("grads", g, w, [*written, *self._options.averages]):
+            if g is not None and gradient_error("grads", g, w, written):
                 return i
         if self._options.zero_grads and not _each_its_own(grads):
             return 0
@@ -425,7 +428,7 @@ class Plan:
             self._alone.release()
 
     def _step(self, grads: Sequence[Array | None], hyper: Sequence[float], scale: float) -> int:
-        given = [g for g in grads if g is not None]
+        given = [widen(g) for g in grads if g is not None]
         if self._options.clip_norm < math.inf:
             self.norm = abs(scale) * global_norm(given)
             scale = clip_scale(scale, self.norm, self._options.clip_norm)
@@ -434,27 +437,61 @@ class Plan:
                 return -3
             self._write(self._updates(grads, hyper, scale))
         if self._options.zero_grads:
-            for g in given:
-                g[...] = 0
+            for g in grads:
+                if g is not None:
+                    g[...] = 0
         return -1
 
     def _updates(self, grads: Sequence[Array | None], hyper: Sequence[float], scale: float) -> list[Any]:
-        """(index, targets, new values) of every parameter that steps; nothing is written yet."""
+        """(index, (target, new values) pairs) of every parameter that steps; nothing is written yet."""
         updates = []
-        for i, (w, g) in enumerate(zip(self._params, grads, strict=True)):
+        for i, g in enumerate(grads):
             if g is None:
                 continue
-            targets = [w, *(states[i] for states in self._states)]
-            group = self._groups[i]
-            n = len(self._rule.hyper)
+            group, n = self._groups[i], len(self._rule.hyper)
             values = dict(zip(self._rule.hyper, hyper[group * n : (group + 1) * n], strict=True))
-            new = self._update(targets, g, int(self._steps[i]) + 1, values, self._weight_decay[group], scale)
+            states = [states[i] for states in self._states]
+            new = self._update(
+                [self._working(i), *map(widen, states)],
+                widen(g),
+                int(self._steps[i]) + 1,
+                values,
+                self._weight_decay[group],
+                scale,
+            )
+            targets = self._stored(i, new[0])
+            targets += [(s, narrow(value, s)) for s, value in zip(states, new[1:], strict=True)]
             if self._options.averages:
-                targets.append(self._options.averages[i])
-                new.append(average(targets[-1], new[0], w.dtype.type, self._options.ema))
-            assert all(value.dtype == w.dtype for value in new)
-            updates.append((i, targets, new))
+                ema = self._options.averages[i]
+                targets.append((ema, average(ema, new[0], ema.dtype.type, self._options.ema)))
+            assert all(value.dtype == target.dtype for target, value in targets)
+            updates.append((i, targets))
         return updates
+
+    def _working(self, i: int) -> Array:
+        """The parameter in the type of the arithmetic."""
+        w, options = self._params[i], self._options
+        if options.masters and w.itemsize == 2:
+            return options.masters[i]
+        if options.lows and is_bfloat16(w):
+            return join(w, options.lows[i])
+        return widen(w)
+
+    def _stored(self, i: int, new: Array) -> list[tuple[Array, Array]]:
+        """Where the new parameter goes, and in which form."""
+        w, options = self._params[i], self._options
+        stored = []
+        if options.copies and new.dtype == np.float32:
+            stored.append((options.copies[i], narrow(new, options.copies[i])))
+        if options.masters and w.itemsize == 2:
+            stored.append((options.masters[i], new))
+        if options.lows and is_bfloat16(w):
+            upper, lower = split(new, w)
+            return [*stored, (w, upper), (options.lows[i], lower)]
+        if options.stochastic_rounding is not None and is_bfloat16(w):
+            step = int(self._steps[i]) + 1
+            return [*stored, (w, narrow_at_random(new, w, options.stochastic_rounding, step, i))]
+        return [*stored, (w, narrow(new, w))]
 
     def _update(
         self, old: list[Any], g: Array, t: int, hyper: dict[str, float], weight_decay: float, scale: float
@@ -467,13 +504,14 @@ class Plan:
         if options.decoupled and weight_decay != 0.0:
             w = Decayed(w, T(hyper["lr"] * weight_decay))
         new = list(self._rule.update(w, g, *states, T=T, t=t, **hyper))
+        assert all(value.dtype == T for value in new)
         if options.flush_subnormals:
             new[1:] = [flush_subnormals(state, T) for state in new[1:]]
         return new
 
     def _write(self, updates: list[Any]) -> None:
-        for i, targets, new in updates:
-            for target, value in zip(targets, new, strict=True):
+        for i, targets in updates:
+            for target, value in targets:
                 target[...] = value
             self._steps[i] += 1
         self._steps[-1] += 1

@@ -21,7 +21,9 @@ from ..options import Options
 from .tensors import is_aligned, is_dense, is_dtensor, local_tensor
 
 TAKEN = -1  # what a plan's take() returns, else a gradient that lies where the step writes
-WORKING = (torch.float32, torch.float64)
+# What parameters are kept in, and what their state is kept in.
+STATE_DTYPES = {dtype: dtype for dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128)}
+STATE_DTYPES[torch.bfloat16] = STATE_DTYPES[torch.float16] = torch.float32
 
 dtype_of = attrgetter("dtype")
 
@@ -108,7 +110,7 @@ class NativeOptimizer(torch.optim.Optimizer):
         return {**state_dict, "state": states}
 
     def load_state_dict(self, state_dict: Any) -> None:
-        """torch's, but that no step count is rounded on the way."""
+        """torch's, but that neither step counts nor the float32 state of 16-bit parameters are rounded."""
         given: list[Any] = []
         last = self.register_load_state_dict_pre_hook(lambda _, state_dict: given.append(state_dict))
         try:
@@ -117,9 +119,12 @@ class NativeOptimizer(torch.optim.Optimizer):
             last.remove()
         for saved, group in zip(given[0]["param_groups"], self.param_groups, strict=True):
             for key, param in zip(saved["params"], group["params"], strict=True):
-                count = given[0]["state"].get(key, {}).get("step")
-                if count is not None:
-                    self.state[param]["step"] = torch.tensor(int(count))
+                saved_state = given[0]["state"].get(key, {})
+                if saved_state.get("step") is not None:
+                    self.state[param]["step"] = torch.tensor(int(saved_state["step"]))
+                for name, values in saved_state.items():
+                    if name != "step" and isinstance(values, Tensor) and values.dtype != param.dtype:
+                        self.state[param][name] = values.to(STATE_DTYPES.get(param.dtype, param.dtype))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -168,7 +173,7 @@ class _Binding:
         bound = [p for p in distinct if p.grad is not None or optimizer.state.get(p) or not has_state]
         steps = np.zeros(len(bound) + 1, np.int64)
         counts = torch.from_numpy(steps)
-        memory: list[tuple[bool, int, int, list[int]]] = []
+        memory: list[tuple[str, int, int, list[int]]] = []
         self.state_dicts: list[dict[str, Any]] = []
         self.state_keys: list[str] = []
         self.state_tensors: list[Tensor] = []
@@ -194,7 +199,7 @@ class _Binding:
             self.state_tensors += new.values()
             self.state_memory += stepped
             places = [s.data_ptr() for s in stepped]
-            memory.append((work.dtype == torch.float64, work.numel(), work.data_ptr(), places))
+            memory.append((str(work.dtype).removeprefix("torch."), work.numel(), work.data_ptr(), places))
             self.entries.append(_Entry(param, own.data_ptr(), work, True))
         self.state_addresses = [s.data_ptr() for s in self.state_memory]
         self.is_simple = len(distinct) == len(params) and all(entry.is_simple for entry in self.entries)
@@ -306,27 +311,27 @@ class _Binding:
                 f"{name}: got a tensor on {local.device}, expected one on the CPU; "
                 f"use torch.optim.{self.optimizer_name} there"
             )
-        if local.is_complex():
-            local = torch.view_as_real(local)
-        if local.dtype not in WORKING:
+        if local.dtype not in STATE_DTYPES:
             raise NotImplementedError(
-                f"{name}: got {local.dtype}, expected float32, float64, complex64 or complex128; "
+                f"{name}: got {local.dtype}, expected one of "
+                f"{', '.join(str(dtype) for dtype in STATE_DTYPES)}; "
                 f"use torch.optim.{self.optimizer_name} for it"
             )
-        return local
+        return torch.view_as_real(local) if local.is_complex() else local
 
     def _state(self, name: str, given: Any, param: Tensor, work: Tensor) -> Tensor:
         """A state as the plan steps it: the given one, laid out anew where it must be, or zeros."""
+        dtype = STATE_DTYPES[param.dtype]
         if given is None:
-            return torch.zeros_like(param, memory_format=torch.preserve_format)
+            return torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
         if not isinstance(given, Tensor) or given.shape != param.shape:
             got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
             raise ValueError(f"state[{name!r}]: got {got}, expected a tensor of shape {tuple(param.shape)}")
-        if given.dtype == param.dtype and type(given) in (Tensor, Parameter, type(param)):
+        if given.dtype == dtype and type(given) in (Tensor, Parameter, type(param)):
             local = self._memory(f"state[{name!r}]", given)
             if local.stride() == work.stride() and not local.is_neg() and is_aligned(local):
                 return given
-        return torch.empty_like(param, memory_format=torch.preserve_format).copy_(given)
+        return torch.empty_like(param, dtype=dtype, memory_format=torch.preserve_format).copy_(given)
 
     def _is_there(self, entry: _Entry) -> bool:
         """Whether the parameter still lies where it was bound."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .optimizer import NativeOptimizer
+from .optimizer import STATE_DTYPES, NativeOptimizer
 
 State = tuple[str, ...]
 
@@ -73,6 +73,14 @@ class Adagrad(NativeOptimizer, torch.optim.Adagrad):
     """
 
     sparse_advice = "; use torch.optim.Adagrad for them"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if STATE_DTYPES.get(p.dtype, p.dtype) != p.dtype:  # torch has rounded it to 16 bits
+                    initial = group["initial_accumulator_value"]
+                    self.state[p]["sum"] = torch.full_like(p, initial, dtype=STATE_DTYPES[p.dtype])
 
     def rule(self, group: dict[str, Any]) -> tuple[str, State]:
         return "adagrad_outside", ("sum",)
