@@ -1,17 +1,21 @@
-# make demo · make test · make lint · make clean
+# make demo · make test · make test-torch · make lint · make clean
 # Each sets up what it needs in .venv. PYTHON chooses the interpreter that .venv is made with.
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
 	$(wildcard csrc/*) $(shell find python -name '*.py' -o -name '*.pyi' -o -name '*.json' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-torch lint clean
 
 demo: .venv/demo.installed
 	$(BIN)/samestep demo
 
 test: .venv/test.installed lint
 	$(BIN)/pytest -rs -n auto --dist worksteal tests samestep
+
+# PyTorch's drop-ins, against torch itself and its own database of cases.
+test-torch: .venv/torch-test.installed
+	$(BIN)/pytest -rs tests/test_torch_*.py --pyargs samestep.torch
 
 lint: .venv/test.installed
 	$(BIN)/ruff check .

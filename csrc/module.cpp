@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdint>
 #include <cstring>
 #include <optional>
 #include <stdexcept>
@@ -163,6 +164,82 @@ class BoundTrainer {
   Trainer trainer_;
 };
 
+// Held while a step is made.
+class Stepping {
+ public:
+  using Flag = std::atomic<int>;  // the generation of the process whose thread is at it
+  static constexpr int kNobody = -1;
+
+  explicit Stepping(Flag& flag) : flag_(flag) {
+    int nobody = kNobody;
+    if (flag_.compare_exchange_strong(nobody, fork_generation())) return;
+    if (nobody == fork_generation()) throw std::runtime_error("another thread is inside step() of this optimizer");
+    flag_ = kNobody;
+    throw std::runtime_error(
+        "this process was forked while another thread was inside step() of this optimizer: here its parameters and "
+        "state are half stepped; restore both (load_state_dict for the state) before the next step");
+  }
+  ~Stepping() { flag_ = kNobody; }
+
+ private:
+  Flag& flag_;
+};
+
+struct Range {
+  const char *begin, *end;
+  bool operator<(const Range& other) const { return begin < other.begin; }
+};
+
+// What a step writes.
+class Written {
+ public:
+  void add(const void* data, Index bytes) {
+    const char* begin = static_cast<const char*>(data);
+    if (bytes > 0) ranges_.push_back({begin, begin + bytes});
+  }
+  void sort() { std::sort(ranges_.begin(), ranges_.end()); }
+
+  // Whether no two of them overlap. Sorted, as below.
+  bool is_disjoint() const {
+    for (size_t k = 1; k < ranges_.size(); ++k) {
+      if (ranges_[k].begin < ranges_[k - 1].end) return false;
+    }
+    return true;
+  }
+  bool overlaps(const char* begin, Index bytes) const {
+    auto after = std::upper_bound(ranges_.begin(), ranges_.end(), Range{begin, nullptr});
+    if (after != ranges_.end() && after->begin < begin + bytes) return true;
+    return after != ranges_.begin() && bytes > 0 && std::prev(after)->end > begin;
+  }
+
+ private:
+  std::vector<Range> ranges_;
+};
+
+Options options_of(const py::object& options) {
+  Options out;
+  out.decoupled = options.attr("decoupled").cast<bool>();
+  out.maximize = options.attr("maximize").cast<bool>();
+  out.zero_grads = options.attr("zero_grads").cast<bool>();
+  out.flush_subnormals = options.attr("flush_subnormals").cast<bool>();
+  out.nonfinite =
+      options.attr("nonfinite").cast<std::string>() == "propagate" ? Nonfinite::propagate : Nonfinite::refuse;
+  out.clip_norm = options.attr("clip_norm").cast<double>();
+  out.clip_value = options.attr("clip_value").cast<double>();
+  out.ema = options.attr("ema").cast<double>();
+  out.rounds_at_random = !options.attr("stochastic_rounding").is_none();
+  if (out.rounds_at_random) out.seed = options.attr("stochastic_rounding").cast<std::uint64_t>();
+  return out;
+}
+
+Index gradient_bytes(const Tensor& t) { return t.size * (t.storage != as_is ? 2 : t.type == float32 ? 4 : 8); }
+
+void check_hyper(const Plan& plan, const std::vector<double>& hyper) {
+  if (static_cast<int>(hyper.size()) != plan.n_groups() * active_isa().rules[plan.rule()].n_hyper) {
+    throw std::invalid_argument("hyper: wrong number of values");
+  }
+}
+
 // A Plan and the arrays it writes to. The arrays come checked from arrays.py; step() sees to it that they are still
 // where they were and that every gradient fits, before the first byte is written.
 class BoundPlan {
@@ -219,14 +296,14 @@ class BoundPlan {
         tensor.copy = bind_beside(w, copies[i], copies[i].dtype(), "copies");
       }
     }
-    std::sort(written_.begin(), written_.end());
+    written_.sort();
     accepted_.resize(tensors.size());
     plan_.emplace(row, std::move(tensors), steps_.mutable_data());
     plan_->options() = asked;
   }
 
   void set_weight_decay(std::vector<double> weight_decay) {
-    Stepping alone(*this);
+    Stepping alone(stepping_);
     if (static_cast<int>(weight_decay.size()) != plan_->n_groups()) {
       throw std::invalid_argument("weight_decay: expected one for every group");
     }
@@ -236,8 +313,8 @@ class BoundPlan {
   double norm() const { return plan_->norm(); }
 
   Index step(py::handle grads, const std::vector<double>& hyper, double scale) {
-    Stepping alone(*this);
-    check(hyper);
+    Stepping alone(stepping_);
+    check_hyper(*plan_, hyper);
     py::object held = py::reinterpret_steal<py::object>(PySequence_Tuple(grads.ptr()));
     if (!held) throw py::error_already_set();
     Index status = take(held);
@@ -249,8 +326,8 @@ class BoundPlan {
 
   // So many steps along the gradient of the trainer's problem.
   Index train(BoundTrainer& bound, const std::vector<double>& hyper, Index steps) {
-    Stepping alone(*this);
-    check(hyper);
+    Stepping alone(stepping_);
+    check_hyper(*plan_, hyper);
     Trainer& trainer = bound.trainer();
     const std::vector<Tensor>& tensors = plan_->tensors();
     if (tensors.size() != 1 || tensors[0].storage != as_is || tensors[0].type != trainer.problem().type() ||
@@ -272,33 +349,6 @@ class BoundPlan {
   }
 
  private:
-  // Held while a step is made.
-  struct Stepping {
-    explicit Stepping(BoundPlan& plan) : flag(plan.stepping_) {
-      int nobody = kNobody;
-      if (flag.compare_exchange_strong(nobody, fork_generation())) return;
-      if (nobody == fork_generation()) throw std::runtime_error("another thread is inside step() of this optimizer");
-      flag = kNobody;
-      throw std::runtime_error(
-          "this process was forked while another thread was inside step() of this optimizer: here its parameters and "
-          "state are half stepped; restore both (load_state_dict for the state) before the next step");
-    }
-    ~Stepping() { flag = kNobody; }
-    static constexpr int kNobody = -1;
-    std::atomic<int>& flag;  // the generation of the process whose thread is at it
-  };
-
-  void check(const std::vector<double>& hyper) const {
-    if (static_cast<int>(hyper.size()) != plan_->n_groups() * active_isa().rules[plan_->rule()].n_hyper) {
-      throw std::invalid_argument("hyper: wrong number of values");
-    }
-  }
-
-  struct Range {
-    const char *begin, *end;
-    bool operator<(const Range& other) const { return begin < other.begin; }
-  };
-
   static py::dtype working_dtype(const Tensor& tensor) {
     return tensor.type == float32 ? py::dtype::of<float>() : py::dtype::of<double>();
   }
@@ -333,30 +383,12 @@ class BoundPlan {
 
   void add_written(const py::array& array) {
     arrays_.push_back(array);
-    if (array.nbytes() > 0) written_.push_back({raw(array).data, raw(array).data + array.nbytes()});
-  }
-
-  static Options options_of(const py::object& options) {
-    Options out;
-    out.decoupled = options.attr("decoupled").cast<bool>();
-    out.maximize = options.attr("maximize").cast<bool>();
-    out.zero_grads = options.attr("zero_grads").cast<bool>();
-    out.flush_subnormals = options.attr("flush_subnormals").cast<bool>();
-    out.nonfinite =
-        options.attr("nonfinite").cast<std::string>() == "propagate" ? Nonfinite::propagate : Nonfinite::refuse;
-    out.clip_norm = options.attr("clip_norm").cast<double>();
-    out.clip_value = options.attr("clip_value").cast<double>();
-    out.ema = options.attr("ema").cast<double>();
-    out.rounds_at_random = !options.attr("stochastic_rounding").is_none();
-    if (out.rounds_at_random) out.seed = options.attr("stochastic_rounding").cast<std::uint64_t>();
-    return out;
+    written_.add(raw(array).data, array.nbytes());
   }
 
   static bool is_there(const py::array& array, const void* data, Index size) {
     return raw(array).data == data && size_of(array) == size && has_flags(array, kInPlace);
   }
-
-  static Index gradient_bytes(const Tensor& t) { return t.size * (t.storage != as_is ? 2 : t.type == float32 ? 4 : 8); }
 
   // Enters the gradients into the plan, or says what is in the way.
   Index take(py::handle grads) {
@@ -384,7 +416,7 @@ class BoundPlan {
       }
       if (!is_plain_array(g) || !same_dtype(g, w) || !same_layout(g, w) || !has_flags(g, gradient_flags)) return i;
       if (raw(g).data != accepted_[i]) {
-        if (is_written(raw(g).data, gradient_bytes(tensor))) return i;
+        if (written_.overlaps(raw(g).data, gradient_bytes(tensor))) return i;
         accepted_[i] = raw(g).data;
       }
       tensor.g = raw(g).data;
@@ -413,21 +445,95 @@ class BoundPlan {
     return kStepped;
   }
 
-  bool is_written(const char* begin, Index bytes) const {
-    auto after = std::upper_bound(written_.begin(), written_.end(), Range{begin, nullptr});
-    if (after != written_.end() && after->begin < begin + bytes) return true;
-    return after != written_.begin() && bytes > 0 && std::prev(after)->end > begin;
-  }
-
   py::array_t<Index> steps_;
   int n_states_ = 0;
   Index size_ = 0;
   Arrays arrays_;                      // parameter, its states, its running average, next parameter ...
   Arrays in_order_;                    // copies of gradients that lie in another order than C's
-  std::vector<Range> written_;         // what a step writes, in order of address; disjoint
+  Written written_;                    // all of them, disjoint
   std::vector<const char*> accepted_;  // where each gradient was when it was last held against them
   std::optional<Plan> plan_;           // made once the tensors are known
-  std::atomic<int> stepping_{Stepping::kNobody};
+  Stepping::Flag stepping_{Stepping::kNobody};
+};
+
+// A Plan over memory that its caller holds and vouches for at every step: tensors by address, as torch/ hands them.
+class AddressedPlan {
+ public:
+  using Address = std::uintptr_t;
+  // dtype of parameter and gradient, elements, parameter, states; of 16 bits the states are in float32
+  using Memory = std::tuple<std::string, Index, Address, std::vector<Address>>;
+
+  AddressedPlan(const std::string& rule, const std::vector<Memory>& memory, py::array_t<Index> steps,
+                const py::object& options)
+      : steps_(std::move(steps)) {
+    int row = find_rule(rule);
+    size_t n_states = active_isa().rules[row].n_states;
+    if (steps_.size() != py::ssize_t(memory.size() + 1))
+      throw std::invalid_argument("steps: expected one for every parameter, and one more");
+    std::vector<Tensor> tensors;
+    for (const auto& [dtype, size, w, states] : memory) {
+      if (states.size() != n_states) throw std::invalid_argument("memory: wrong number of states");
+      tensors.push_back({dtype == "float64" ? float64 : float32, size, at(w), {}, nullptr});
+      Tensor& tensor = tensors.back();
+      tensor.storage = dtype == "bfloat16" ? bfloat16 : dtype == "float16" ? float16 : as_is;
+      written_.add(at(w), gradient_bytes(tensor));
+      for (size_t s = 0; s < n_states; ++s) {
+        tensor.states[s] = at(states[s]);
+        written_.add(at(states[s]), size * (tensor.type == float32 ? 4 : 8));
+      }
+      size_ += size;
+    }
+    written_.sort();
+    accepted_.resize(tensors.size());
+    plan_.emplace(row, std::move(tensors), steps_.mutable_data());
+    plan_->options() = options_of(options);
+  }
+
+  // Whether no two of the parameters and states share memory.
+  bool is_disjoint() const { return written_.is_disjoint(); }
+
+  // Enters the gradients, each an address or None: kStepped, or the first that lies where a step writes.
+  Index take(const py::list& grads) {
+    std::vector<Tensor>& tensors = plan_->tensors();
+    if (grads.size() != tensors.size()) throw std::invalid_argument("grads: expected one for every parameter");
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      Tensor& tensor = tensors[i];
+      py::handle address = PyList_GET_ITEM(grads.ptr(), i);
+      tensor.g = nullptr;
+      if (address.is_none()) continue;
+      const char* g = static_cast<const char*>(at(PyLong_AsUnsignedLongLong(address.ptr())));
+      if (g == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
+      if (g != accepted_[i] && written_.overlaps(g, gradient_bytes(tensor))) return i;
+      accepted_[i] = g;
+      tensor.g = tensor.size == 0 ? kNothing : g;  // an empty tensor has no address, but it counts its steps
+    }
+    return BoundPlan::kStepped;
+  }
+
+  // A step with the gradients that were taken.
+  void step(const std::vector<double>& hyper, double weight_decay) {
+    Stepping alone(stepping_);
+    check_hyper(*plan_, hyper);
+    plan_->options().weight_decay = {weight_decay};
+    if (size_ < kReleaseInterpreter) {
+      plan_->step(hyper.data());
+    } else {
+      py::gil_scoped_release others_may_run;
+      plan_->step(hyper.data());
+    }
+  }
+
+ private:
+  static constexpr const char* kNothing = "";
+
+  static void* at(Address address) { return reinterpret_cast<void*>(address); }
+
+  py::array_t<Index> steps_;
+  Index size_ = 0;
+  Written written_;
+  std::vector<const char*> accepted_;  // where each gradient was when it was last held against them
+  std::optional<Plan> plan_;           // made once the tensors are known
+  Stepping::Flag stepping_{Stepping::kNobody};
 };
 
 using Doubles = py::array_t<double, py::array::c_style>;
@@ -589,6 +695,13 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def("set_weight_decay", &BoundPlan::set_weight_decay, py::arg("weight_decay"))
       .def_property_readonly("norm", &BoundPlan::norm)
       .def("train", &BoundPlan::train, py::arg("trainer"), py::arg("hyper"), py::arg("steps"));
+  py::class_<AddressedPlan>(m, "AddressedPlan")
+      .def(py::init<const std::string&, const std::vector<AddressedPlan::Memory>&, py::array_t<Index>,
+                    const py::object&>(),
+           py::arg("rule"), py::arg("memory"), py::arg("steps").noconvert(), py::arg("options"))
+      .def_property_readonly("is_disjoint", &AddressedPlan::is_disjoint)
+      .def("take", &AddressedPlan::take, py::arg("grads"))
+      .def("step", &AddressedPlan::step, py::arg("hyper"), py::arg("weight_decay"));
   py::class_<BoundMse>(m, "Mse")
       .def(py::init<const py::array&, const py::array&, double, bool>(), py::arg("Phi"), py::arg("y"),
            py::arg("factor"), py::arg("per_row"))

@@ -424,6 +424,35 @@ def test_backward_is_the_derivative_of_forward(shape, axis, relu):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize(("shape", "axis"), [((7, 3), 1), ((1, 3), 1), ((30, 4, 500), 1), ((3, 5, 4), -1)])
+def test_the_gradients_of_inference(shape, axis, relu, dtype):
+    """Those of the formula in float64; the same bits from the twin; sums over nothing are 0."""
+    rng = np.random.default_rng(8)
+    x, dy = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
+    gamma, beta, mean, var = rng.uniform(0.5, 2, (4, shape[axis])).astype(dtype)
+    how = {"eps": 0.1, "relu": relu, "axis": axis}
+    found = ss.batchnorm_inference_backward(dy, x, gamma, beta, mean, var, **how)
+    twins = ss.batchnorm_inference_backward(dy, x, gamma, beta, mean, var, **how, backend="reference")
+    for a, b in zip(found, twins, strict=True):
+        same(a, b)
+    along = tuple(i for i in range(x.ndim) if i != axis % x.ndim)
+    x64, dy64, gamma64, var64, mean64 = (
+        np.expand_dims(a.astype("f8"), along) if a.ndim == 1 else a.astype("f8")
+        for a in (x, dy, gamma, var, mean)
+    )
+    inv = 1 / np.sqrt(var64 + 0.1)
+    if relu:
+        dy64 = dy64 * (ss.batchnorm_inference(x, gamma, beta, mean, var, **how) > 0)
+    expected = dy64 * gamma64 * inv, (dy64 * (x64 - mean64) * inv).sum(along), dy64.sum(along)
+    tolerance = {"rtol": 1e-5, "atol": 1e-4} if dtype == "float32" else {"rtol": 1e-12, "atol": 1e-12}
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, **tolerance)
+    nothing = ss.batchnorm_inference_backward(dy[:0], x[:0], gamma, beta, mean, var, **how)
+    assert [a.tolist() for a in nothing[1:]] == [[0.0] * shape[axis]] * 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("ratio", [0, 1, 1e3, 1e6])
 def test_the_variance_is_accurate(ratio, dtype):
     """Within 1e-8 of the exact value, though the mean is up to 1e6 standard deviations from 0.
@@ -435,7 +464,7 @@ def test_the_variance_is_accurate(ratio, dtype):
     x = (rng.standard_normal((5000, 2)) + ratio).astype(dtype)
     x64 = x.astype(np.float64)
     one = np.ones(2, dtype)
-    mean64, var64 = ss.batchnorm._forward(x, one, one, 1e-5, False, 1, None, "auto")[3:]
+    mean64, var64 = ss.batchnorm.forward_and_statistics(x, one, one, 1e-5, False, 1, None, "auto")[3:]
     for c in range(2):
         values = [Fraction(v) for v in x64[:, c].tolist()]
         mean = sum(values) / 5000

@@ -2,7 +2,13 @@
 
 from . import optimizers, options, problems, schedules, theory
 from .arrays import digest
-from .batchnorm import BatchNorm, batchnorm_backward, batchnorm_forward, batchnorm_inference
+from .batchnorm import (
+    BatchNorm,
+    batchnorm_backward,
+    batchnorm_forward,
+    batchnorm_inference,
+    batchnorm_inference_backward,
+)
 from .cpu import get_num_threads, info, set_isa, set_num_threads
 from .optimizer import Optimizer
 from .optimizers import NAG, SGD, AdaGrad, Adam, AdamW, Momentum, RMSProp
@@ -23,6 +29,7 @@ __all__ = [
     "batchnorm_backward",
     "batchnorm_forward",
     "batchnorm_inference",
+    "batchnorm_inference_backward",
     "canonical_sum",
     "digest",
     "get_num_threads",

@@ -88,7 +88,7 @@ def batchnorm_forward(
                [0.    , 0.9472],
                [1.6833, 0.    ]])
     """
-    y, mean, inv, _, _ = _forward(x, gamma, beta, eps, relu, axis, out, backend)
+    y, mean, inv, _, _ = forward_and_statistics(x, gamma, beta, eps, relu, axis, out, backend)
     return y, mean, inv
 
 
@@ -224,6 +224,85 @@ def batchnorm_inference(
     return y
 
 
+def batchnorm_inference_backward(
+    dy: Array,
+    x: Array,
+    gamma: Array,
+    beta: Array,
+    running_mean: Array,
+    running_var: Array,
+    *,
+    eps: float = 1e-5,
+    relu: bool = False,
+    axis: int = 1,
+    out: Array | None = None,
+    backend: str = "auto",
+) -> tuple[Array, Array, Array]:
+    """The gradients of a loss with respect to what ``batchnorm_inference`` was given: frozen statistics.
+
+    With ``relu``, ``dy`` first becomes +0 where y was +0 for it (y is recomputed, nothing is saved).
+    ``dbeta = sum(dy)``, ``dgamma = sum(dy*(x - running_mean))/sqrt(running_var + eps)``,
+    ``dx = dy*s`` with ``s = gamma/sqrt(running_var + eps)``.
+
+    Args:
+        dy: the loss's gradient with respect to y; like ``x`` in shape, dtype and layout.
+        x, gamma, beta, running_mean, running_var, eps, relu, axis: as in ``batchnorm_inference``.
+        out: array for dx, like ``x``; it may not overlap what is read.
+        backend: see the module.
+
+    Returns:
+        dx, like ``x``; dgamma and dbeta, (C,).
+
+    Raises:
+        TypeError, ValueError: an argument does not fit; nothing has been written.
+
+    Source:
+        Ioffe & Szegedy (2015), alg. 2, differentiated.
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> one, two = np.ones(1), np.full(1, 2.0)
+        >>> x, dy = np.array([[1.0], [5.0]]), np.array([[1.0], [3.0]])
+        >>> dx, dgamma, dbeta = ss.batchnorm_inference_backward(dy, x, two, one, one, 3 + one, eps=0.0)
+        >>> dx.ravel(), dgamma, dbeta
+        (array([1., 3.]), array([6.]), array([4.]))
+    """
+    run = _backend(backend)
+    eps = _number("eps", eps, math.inf)
+    walk = _check_values(x, axis, at_least=0)
+    _check_like("dy", dy, x)
+    channels = {"gamma": gamma, "beta": beta, "running_mean": running_mean, "running_var": running_var}
+    for name, a in channels.items():
+        _check_channels(name, a, walk, x)
+    dx = _result(out, x, {"dy": dy, "x": x, **channels})
+    how: dict[str, Any] = {"eps": eps, "axis": axis, "backend": backend}
+    if relu:
+        y = batchnorm_inference(x, gamma, beta, running_mean, running_var, relu=True, **how)
+        dy = dy.copy(order="K")
+        dy[y.view(f"u{y.itemsize}") == 0] = 0  # by its bits: no floating-point mode makes more of them zero
+    # Sums and steps by the kernels of the other passes, of which one gives 1/sqrt(running_var + eps).
+    one, zero = np.ones_like(gamma, subok=False), np.zeros_like(gamma, subok=False)
+    inv = batchnorm_inference(one[np.newaxis], one, zero, zero, running_var, eps=eps, backend=backend)[0]
+    dgamma, dbeta = np.zeros_like(gamma, subok=False), np.zeros_like(gamma, subok=False)
+    see = walk.arrange
+    run.batchnorm_backward(
+        see(dy),
+        see(x),
+        gamma,
+        beta,
+        running_mean,
+        inv,
+        see(dx),
+        dgamma,
+        dbeta,
+        walk.sizes,
+        walk.channels_last,
+        False,
+    )
+    batchnorm_inference(dy, gamma, zero, zero, running_var, out=dx, **how)
+    return dx, dgamma, dbeta
+
+
 class BatchNorm:
     """A batch-norm layer: weight, bias, running statistics, and the two passes.
 
@@ -338,7 +417,7 @@ class BatchNorm:
             )
         batches = _check_count("num_batches_tracked", self.num_batches_tracked) + 1
         running = {"running_mean": self.running_mean, "running_var": self.running_var}
-        y, mean, inv, mean64, var64 = _forward(
+        y, mean, inv, mean64, var64 = forward_and_statistics(
             x, self.weight, self.bias, self.eps, self.relu, self.axis, out, self.backend, running
         )
         p = 0.0 if self.momentum is None else self.momentum
@@ -417,7 +496,7 @@ class BatchNorm:
 _STATE = ("weight", "bias", "running_mean", "running_var")
 
 
-def _forward(
+def forward_and_statistics(
     x: Array,
     gamma: Array,
     beta: Array,

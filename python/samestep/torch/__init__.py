@@ -1,0 +1,21 @@
+"""Drop-ins for PyTorch: the same names, arguments and state dicts, on samestep's kernels.
+
+``import samestep`` never imports torch; ``import samestep.torch`` does, and needs it installed.
+"""
+
+from .batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d, batch_norm
+from .clip import clip_grad_norm_
+from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
+
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "RMSprop",
+    "batch_norm",
+    "clip_grad_norm_",
+]

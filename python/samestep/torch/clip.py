@@ -1,0 +1,86 @@
+"""Clipping by the exact global norm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import cpu
+from .tensors import as_array, full_tensor
+
+
+def clip_grad_norm_(
+    parameters: Tensor | Iterable[Tensor],
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    """``torch.nn.utils.clip_grad_norm_`` with the norm of the canonical sum: the same bits everywhere.
+
+    All gradients are scaled by ``max_norm/(norm + 1e-6)`` where that is below 1, as torch does it.
+
+    Args:
+        parameters: tensors whose gradients are clipped together, in this order.
+        max_norm: what the norm shall not exceed.
+        norm_type: 2; for others use torch's.
+        error_if_nonfinite: whether a norm that is infinite or NaN is an error.
+        foreach: without effect.
+
+    Returns:
+        The norm before clipping, float64; 0.0 of nothing.
+
+    Raises:
+        NotImplementedError: another norm, or a gradient that is not dense on the CPU.
+        RuntimeError: the norm is not finite and ``error_if_nonfinite``; nothing has been changed.
+
+    Source:
+        PyTorch's documentation of ``torch.nn.utils.clip_grad_norm_``.
+
+    Example:
+        >>> import torch, samestep.torch
+        >>> w = torch.nn.Parameter(torch.zeros(2))
+        >>> w.grad = torch.tensor([3.0, 4.0])
+        >>> samestep.torch.clip_grad_norm_([w], 1.0)
+        tensor(5., dtype=torch.float64)
+        >>> w.grad
+        tensor([0.6000, 0.8000])
+    """
+    if norm_type != 2:
+        raise NotImplementedError(
+            f"norm_type: got {norm_type}, expected 2; use torch.nn.utils.clip_grad_norm_"
+        )
+    tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    grads = [p.grad for p in tensors if p.grad is not None]
+    with torch.no_grad():
+        norm = cpu.global_norm([_in_order(grad) for grad in grads])
+        if error_if_nonfinite and not math.isfinite(norm):
+            raise RuntimeError(
+                f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it "
+                "cannot be clipped. To disable this error and scale the gradients by the non-finite norm "
+                "anyway, set `error_if_nonfinite=False`"
+            )
+        scale = float(max_norm) / (norm + 1e-6)
+        if not scale >= 1.0:  # NaN as well
+            for grad in grads:
+                grad.mul_(scale)
+    return torch.tensor(norm, dtype=torch.float64)
+
+
+def _in_order(grad: Tensor) -> Any:
+    """The gradient as an array in C order, of a DTensor all shards; 16 bits are exact in 32."""
+    if grad.layout is not torch.strided or grad.device.type != "cpu":
+        raise NotImplementedError(
+            f"grad: got layout {grad.layout} on {grad.device}, expected a dense tensor on the CPU; "
+            "use torch.nn.utils.clip_grad_norm_"
+        )
+    whole = full_tensor(grad).resolve_conj().resolve_neg()
+    if whole.is_complex():
+        whole = torch.view_as_real(whole)
+    if whole.dtype in (torch.float16, torch.bfloat16):
+        whole = whole.float()
+    return as_array(whole.contiguous())

@@ -1,0 +1,66 @@
+"""How torch's tensors lie in memory: dense or with gaps, aligned or not, whole or in shards."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the tensor's elements fill one block of memory, each once, and stand there as they are."""
+    if torch._debug_has_internal_overlap(tensor) == 1:
+        raise RuntimeError(
+            "unsupported operation: more than one element of the written-to tensor refers to a single "
+            "memory location. Please clone() the tensor before performing the operation."
+        )
+    same_strides = torch.empty_like(tensor, device="meta").stride() == tensor.stride()
+    return same_strides and not tensor.is_neg() and is_aligned(tensor)
+
+
+def is_aligned(tensor: Tensor) -> bool:
+    return bool(tensor.data_ptr() % tensor.element_size() == 0)
+
+
+def is_dtensor(tensor: Tensor) -> bool:
+    # Whoever has a DTensor has imported it: the import is slow, and there are builds without it.
+    module = sys.modules.get("torch.distributed.tensor")
+    return bool(module is not None and isinstance(tensor, module.DTensor))
+
+
+def local_tensor(tensor: Tensor) -> Tensor:
+    """This process's shard of a DTensor; any other tensor itself."""
+    if not is_dtensor(tensor):
+        return tensor
+    local = tensor.to_local()
+    return local.wait() if hasattr(local, "wait") else local
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """All shards of a DTensor, gathered; any other tensor itself."""
+    return tensor.full_tensor() if is_dtensor(tensor) else tensor
+
+
+class _Memory:
+    """A tensor by NumPy's array interface."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        size = tensor.element_size()
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": tuple(tensor.shape),
+            "typestr": np.dtype(str(tensor.dtype).removeprefix("torch.")).str,
+            "data": (tensor.data_ptr(), False),
+            "strides": tuple(size * stride for stride in tensor.stride()),
+        }
+
+
+def as_array(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """The tensor's memory as an array. ``Tensor.numpy`` would take from its storage that it can be resized,
+    which FSDP does with parameters.
+    """
+    return np.asarray(_Memory(tensor))
