@@ -115,15 +115,13 @@ def run_until(
         opt.state["v"][0][...] = v
         v = opt.state["v"][0]
 
-    hypers = list(opt.state_dict()["hyper"])
-
+    group = opt.groups[0]
     k = 0
     start = clock()
     while clock() - start < deadline:
         i = sampler.draws(1, problem.size)
         values = {"lr": lr_of(k), "momentum": a_of(k), "momentum_next": a_of(k + 1)}
-        for name in hypers:
-            setattr(opt, name, values[name])
+        group.update((name, value) for name, value in values.items() if name in group)
         opt.step(problem.gradient(w, i))
         k += 1
     # NAG's w is the look-ahead point x + a_k v.
