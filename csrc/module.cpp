@@ -502,7 +502,7 @@ class AddressedPlan {
       tensor.g = nullptr;
       if (address.is_none()) continue;
       const char* g = static_cast<const char*>(at(PyLong_AsUnsignedLongLong(address.ptr())));
-      if (g == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
+      if (PyErr_Occurred() != nullptr) throw py::error_already_set();
       if (g != accepted_[i] && written_.overlaps(g, gradient_bytes(tensor))) return i;
       accepted_[i] = g;
       tensor.g = tensor.size == 0 ? kNothing : g;  // an empty tensor has no address, but it counts its steps

@@ -30,6 +30,12 @@ PROOFS = {
         "alignment": "test_rules.py::test_any_offset_into_an_array",
         "fp_mode": "test_fp_mode.py::test_mode_changes_no_bit_and_is_kept",
     },
+    "AddressedPlan": {  # the same plan, bound by address
+        "parity": "test_addressed_plan.py::test_a_plan_by_address_is_the_plan",
+        "partition": "test_rules.py::test_any_split_in_any_order",
+        "alignment": "test_addressed_plan.py::test_a_plan_by_address_is_the_plan",
+        "fp_mode": "test_fp_mode.py::test_mode_changes_no_bit_and_is_kept",
+    },
     "canonical_sum": {
         "parity": "test_sums.py::test_kernels_equal_the_twin",
         "partition": "test_golden.py::test_kernels",
