@@ -17,10 +17,39 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
+CUDA_DEVICES = (2, 13)  # DLPack's numbers for memory on a GPU, and managed memory
+
+
+def lives_on_gpu(a: Any) -> bool:
+    """Whether ``a`` is an array on an NVIDIA GPU, of whatever library."""
+    kind = type(a)
+    if kind is np.ndarray:
+        return False
+    if hasattr(kind, "__dlpack_device__"):
+        return bool(a.__dlpack_device__()[0] in CUDA_DEVICES)
+    return hasattr(kind, "__cuda_array_interface__")
+
+
+def is_array(a: Any) -> bool:
+    """Whether ``a`` is one array: a NumPy array, or one on a GPU."""
+    return isinstance(a, np.ndarray) or lives_on_gpu(a)
+
+
+def address(a: Any) -> int:
+    """Where the first element lies."""
+    return int(a.ctypes.data if isinstance(a, np.ndarray) else a.data.ptr)
+
+
+def may_overlap(a: Any, b: Any) -> bool:
+    """Whether two arrays could share memory: their extents meet."""
+    if isinstance(a, np.ndarray):
+        return np.may_share_memory(a, b)
+    return bool(address(a) < address(b) + b.nbytes and address(b) < address(a) + a.nbytes)
+
 
 def flatten(params: Any, name: str = "params") -> tuple[list[Any], list[str], list[Any] | None]:
     """The arrays in ``params``, a name for each in messages, and the keys of a dict."""
-    if isinstance(params, np.ndarray):
+    if is_array(params):
         return [params], [name], None
     if isinstance(params, Mapping):
         keys = list(params)
@@ -53,7 +82,7 @@ def same_layout(a: Array, b: Array) -> bool:
 
 def _check_array(name: str, a: Any, purpose: str) -> None:
     """Raises unless ``a`` is an aligned NumPy array of a working type."""
-    if not isinstance(a, np.ndarray) or isinstance(a, np.ma.MaskedArray):
+    if not is_array(a) or isinstance(a, np.ma.MaskedArray):
         raise TypeError(f"{name}: got {type(a).__name__}, expected a NumPy array{purpose}")
     if a.dtype not in DTYPES:
         raise TypeError(
@@ -62,8 +91,12 @@ def _check_array(name: str, a: Any, purpose: str) -> None:
         )
 
 
+def _is_aligned(a: Array) -> bool:
+    return a.flags.aligned if isinstance(a, np.ndarray) else address(a) % a.itemsize == 0
+
+
 def _check_aligned(name: str, a: Array) -> None:
-    if not a.flags.aligned:
+    if not _is_aligned(a):
         raise ValueError(
             f"{name}: its data do not lie on a multiple of {a.itemsize} bytes; pass {name}.copy()"
         )
@@ -78,7 +111,7 @@ def check_aligned_array(name: str, a: Any) -> None:
 def check_inplace(name: str, a: Any) -> Array:
     """Returns ``a`` if kernels can update it where it lies; else raises."""
     _check_array(name, a, " that can be updated in place")
-    if not a.flags.writeable:
+    if not getattr(a.flags, "writeable", True):  # gpu.py has looked at those on a GPU
         raise ValueError(f"{name}: the array is read-only; pass a writeable one, such as {name}.copy()")
     _check_aligned(name, a)
     if a.size and not is_dense(a):
@@ -86,8 +119,8 @@ def check_inplace(name: str, a: Any) -> Array:
             f"{name}: strides {a.strides} for shape {a.shape} leave gaps or repeat elements, so it "
             f"cannot be updated in place as one block; pass {name}.copy() and write the result back"
         )
-    assert isinstance(a, np.ndarray)
-    return a
+    checked: Array = a
+    return checked
 
 
 def check_readable(name: str, a: Any) -> Array:
@@ -98,13 +131,13 @@ def check_readable(name: str, a: Any) -> Array:
             f"{name}: strides {a.strides} for shape {a.shape} are not those of one block in C order; "
             f"pass np.ascontiguousarray({name})"
         )
-    assert isinstance(a, np.ndarray)
-    return a
+    checked: Array = a
+    return checked
 
 
 def check_disjoint(named: Iterable[tuple[str, Array]]) -> None:
     """Raises if two of the (dense) arrays share memory: a step would update it twice."""
-    ranges = sorted((a.ctypes.data, a.ctypes.data + a.nbytes, name) for name, a in named if a.size)
+    ranges = sorted((address(a), address(a) + a.nbytes, name) for name, a in named if a.size)
     for (_, end, first), (begin, _, second) in pairwise(ranges):
         if begin < end:
             raise ValueError(
@@ -114,7 +147,7 @@ def check_disjoint(named: Iterable[tuple[str, Array]]) -> None:
 
 def gradient_error(name: str, g: Any, w: Array, written: Iterable[Array]) -> Exception | None:
     """Why ``g`` cannot be the gradient of ``w``, or None if it can."""
-    if not isinstance(g, np.ndarray) or isinstance(g, np.ma.MaskedArray):
+    if not is_array(g) or isinstance(g, np.ma.MaskedArray):
         return TypeError(f"{name}: got {type(g).__name__}, expected a NumPy array or None")
     if g.dtype != w.dtype:
         return TypeError(
@@ -123,7 +156,7 @@ def gradient_error(name: str, g: Any, w: Array, written: Iterable[Array]) -> Exc
         )
     if g.shape != w.shape:
         return ValueError(f"{name}: got shape {g.shape}, expected the parameter's {w.shape}")
-    if not g.flags.aligned:
+    if not _is_aligned(g):
         return ValueError(
             f"{name}: its data do not lie on a multiple of {g.itemsize} bytes; pass {name}.copy()"
         )
@@ -133,8 +166,8 @@ def gradient_error(name: str, g: Any, w: Array, written: Iterable[Array]) -> Exc
             "be walked together; lay the gradient out like the parameter: "
             f"a = np.empty_like(w); a[...] = {name}"
         )
-    low, high = g.ctypes.data, g.ctypes.data + g.nbytes
-    if any(a.size and a.ctypes.data < high and low < a.ctypes.data + a.nbytes for a in written):
+    low, high = address(g), address(g) + g.nbytes
+    if any(a.size and address(a) < high and low < address(a) + a.nbytes for a in written):
         return ValueError(
             f"{name}: overlaps a parameter or state in memory, which the step writes; pass {name}.copy()"
         )
@@ -150,7 +183,7 @@ def digest(arrays: Any) -> str:
     mean equal bits, -0 and subnormals included.
 
     Args:
-        arrays: float32 or float64 arrays of any shape and layout.
+        arrays: float32 or float64 arrays of any shape and layout, NumPy's or CuPy's.
 
     Raises:
         TypeError: something else is among them.
@@ -165,6 +198,8 @@ def digest(arrays: Any) -> str:
     items, names, _ = flatten(arrays, "arrays")
     sha = hashlib.sha256()
     for a, name in zip(items, names, strict=True):
+        if lives_on_gpu(a) and hasattr(a, "get"):
+            a = a.get()
         if not isinstance(a, np.ndarray) or a.dtype.newbyteorder("=") not in DTYPES:
             got = a.dtype if isinstance(a, np.ndarray) else type(a).__name__
             raise TypeError(f"{name}: got {got}, expected a float32 or float64 array")
@@ -173,3 +208,48 @@ def digest(arrays: Any) -> str:
         little.view(f"<u{a.itemsize}")[np.isnan(little)] = quiet
         sha.update(little.tobytes())
     return sha.hexdigest()
+
+
+# What a backend offers beside kernels, for arrays in main memory; gpu.py has its own.
+
+
+def zeros_like(a: Array) -> Array:
+    """Zeros with the layout of ``a``."""
+    return np.zeros_like(a, subok=False)
+
+
+def empty_like(a: Array) -> Array:
+    """Memory with the layout of ``a``."""
+    return np.empty_like(a, subok=False)
+
+
+def empty(n: int, dtype: Any, beside: Array) -> Array:
+    """Memory for n values, where ``beside`` is."""
+    return np.empty(n, dtype)
+
+
+def contiguous(a: Array) -> Array:
+    """``a`` itself, or a copy in C order."""
+    return np.ascontiguousarray(a)
+
+
+def frozen(a: NDArray[Any]) -> NDArray[Any]:
+    """A copy in C order that nobody can write to."""
+    copy = np.array(a, order="C")
+    copy.flags.writeable = False
+    return copy
+
+
+def place(a: Array) -> Array:
+    """A NumPy array where the backend's arrays live."""
+    return a
+
+
+def to_host(a: Array) -> Array:
+    """A copy as a NumPy array."""
+    return a.copy()
+
+
+def assign(to: Array, values: Array) -> None:
+    """Overwrites an array with a NumPy array's values."""
+    to[...] = values

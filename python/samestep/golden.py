@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from importlib import resources
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import backends
 from .arrays import DTYPES, Array, digest
 from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference
 from .optimizer import Optimizer
@@ -77,11 +79,13 @@ class Case(NamedTuple):
 
     def run(self, w: Array, grads: list[Array], hyper: str = "default", **options: Any) -> list[Array]:
         """The parameter and the states after a step with each gradient, from copies."""
-        w = w.copy()
+        run = _backend(options)
+        w = run.place(w.copy())
+        placed = {id(g): run.place(g) for g in grads}
         optimizer = self.make(w, hyper, **options)
         for g in grads:
-            optimizer.step(g)
-        return [w, *(states[0] for states in optimizer.state.values())]
+            optimizer.step(placed[id(g)])
+        return [run.to_host(a) for a in (w, *(states[0] for states in optimizer.state.values()))]
 
 
 def cases() -> list[Case]:
@@ -122,9 +126,9 @@ class SumProgram(NamedTuple):
         return f"sum {self.dtype} {self.size}"
 
     def run(self, **options: Any) -> list[Array]:
-        x = finite_values(self.size, self.dtype, 1)
+        x = _backend(options).place(finite_values(self.size, self.dtype, 1))
         pieces = [x[: self.size // 3], x[self.size // 3 :]]
-        return [np.array([canonical_sum(x, **options), global_norm(pieces, **options)], np.float64)]
+        return [np.array([float(canonical_sum(x, **options)), global_norm(pieces, **options)])]
 
 
 class BatchNormProgram(NamedTuple):
@@ -140,14 +144,20 @@ class BatchNormProgram(NamedTuple):
         return f"{kind} {self.dtype} {self.shape[0]}x{self.shape[1]} {self.what}"
 
     def run(self, **options: Any) -> list[Array]:
+        run = _backend(options)
+        return [run.to_host(a) for a in self._results(run.place, options)]
+
+    def _results(self, place: Callable[[Array], Array], options: dict[str, Any]) -> list[Array]:
         channels = self.shape[0]
         x = integer_values(self.shape, 37, 11, 1009, 400, 128.3, self.dtype)[None]
         dy = integer_values(self.shape, 53, 17, 911, 455, 257.7, self.dtype)[None]
         gamma = integer_values((channels,), 3, 1, 7, 3, 2.5, self.dtype)
         beta = integer_values((channels,), 5, 2, 11, 5, 9.1, self.dtype)
         if self.what == "inference":
-            var = abs(gamma) + self.dtype.type(0.5)
+            var = place(abs(gamma) + self.dtype.type(0.5))
+            x, gamma, beta = place(x), place(gamma), place(beta)
             return [batchnorm_inference(x, gamma, beta, beta, var, relu=self.relu, **options)]
+        x, dy, gamma, beta = place(x), place(dy), place(gamma), place(beta)
         y, mean, inv = batchnorm_forward(x, gamma, beta, relu=self.relu, **options)
         if self.what == "statistics":
             return [mean, inv]
@@ -171,12 +181,19 @@ class MseProgram(NamedTuple):
         Phi = integer_values(self.shape, 29, 13, 907, 450, 331.1, self.dtype)
         y = integer_values((rows,), 31, 3, 401, 200, 77.7, self.dtype)
         w = integer_values((columns,), 7, 1, 19, 9, 6.3, self.dtype)
-        problem = MSE(Phi, y, **options)
+        run = _backend(options)
+        w = run.place(w)
+        problem = MSE(run.place(Phi), run.place(y), **options)
         if self.what == "residual":
-            return [problem.residual(w)]
+            return [run.to_host(problem.residual(w))]
         if self.what == "gradient":
-            return [problem.gradient(w)]
+            return [run.to_host(problem.gradient(w))]
         return [np.array([problem.loss(w)], np.float64)]
+
+
+def _backend(options: dict[str, Any]) -> Any:
+    name = options.get("backend", "auto")
+    return backends.BACKENDS["cpu" if name == "auto" else name]
 
 
 Program = RuleProgram | SumProgram | BatchNormProgram | MseProgram

@@ -8,10 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import arrays, cpu, reference
+from . import arrays, backends, cpu
 from .arrays import Array
-
-BACKENDS = {"cpu": cpu, "reference": reference}
 
 STEPPED = -1  # what a plan's step() returns, else where something does not fit: nothing was written
 
@@ -60,29 +58,32 @@ class Optimizer:
     state_dict_keys: ClassVar = ("contract", "rule", "t", "steps", "hyper", "state")
 
     def __init__(self, params: Any, *, form: str | None, backend: str, hyper: Mapping[str, Any]) -> None:
-        if backend not in ("auto", *BACKENDS):
-            raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(('auto', *BACKENDS))}")
+        backends.check(backend)
         if form not in (self.forms or (None,)):
             raise ValueError(f"{self.form_argument}: got {form!r}, expected one of {', '.join(self.forms)}")
         self.form = form
         self.rule = self.family if form is None else f"{self.family}_{form}"
-        self.backend = "cpu" if backend == "auto" else backend
-        rows = {name: (hypers, states) for name, hypers, states in BACKENDS[self.backend].rules()}
+        self._single = arrays.is_array(params)
+        given, self._names, self._keys = arrays.flatten(params)
+        self.backend, self._params = backends.enter(backend, {}, dict(zip(self._names, given, strict=True)))
+        rows = {name: (hypers, states) for name, hypers, states in self._run.rules()}
         self._hyper_names, state_names = rows[self.rule]
         self._hyper = {name: getattr(type(self), name).check(value) for name, value in hyper.items()}
         self._hyper_values = [self._hyper[name] for name in self._hyper_names]
 
-        self._single = isinstance(params, np.ndarray)
-        self._params, self._names, self._keys = arrays.flatten(params)
         if not self._params:
             raise ValueError("params: got none, expected at least one array")
         self._shapes = [np.shape(w) for w in self._params]
         self._check_params()
-        self._state = {name: [np.zeros_like(w, subok=False) for w in self._params] for name in state_names}
+        self._state = {name: [self._run.zeros_like(w) for w in self._params] for name in state_names}
         # One count a parameter, then that of the whole. The plan counts all of them in the step itself: an
         # exception between the step and a count made here, such as Ctrl-C, would tear them apart.
         self._steps = np.zeros(len(self._params) + 1, np.int64)
         self._bind()
+
+    @property
+    def _run(self) -> Any:
+        return backends.BACKENDS[self.backend]
 
     def _check_params(self) -> None:
         for name, w, shape in zip(self._names, self._params, self._shapes, strict=True):
@@ -93,7 +94,7 @@ class Optimizer:
 
     def _bind(self) -> None:
         states = [list(s) for s in self._state.values()]
-        self._plan = BACKENDS[self.backend].Plan(self.rule, self._params, states, self._steps)
+        self._plan = self._run.Plan(self.rule, self._params, states, self._steps)
 
     def __repr__(self) -> str:
         form = "" if self.form is None else f"{self.form_argument}={self.form!r}, "
@@ -157,12 +158,16 @@ class Optimizer:
         """After a refusal: says what is wrong, or binds what has moved and sees subclasses as arrays."""
         self._check_params()
         written = [*self._params, *(s for states in self._state.values() for s in states)]
-        for name, g, w in zip(self._names, grads, self._params, strict=True):
-            error = g is not None and arrays.gradient_error(name.replace("params", "grads", 1), g, w, written)
+        names = [name.replace("params", "grads", 1) for name in self._names]
+        _, (_, *grads) = backends.enter(
+            self.backend, {"params": self._params[0], **dict(zip(names, grads, strict=True))}
+        )
+        for name, g, w in zip(names, grads, self._params, strict=True):
+            error = g is not None and arrays.gradient_error(name, g, w, written)
             if error:
                 raise error
         self._bind()
-        plain = [None if g is None else np.asarray(g) for g in grads]
+        plain = [np.asarray(g) if isinstance(g, np.ndarray) else g for g in grads]
         if self._plan.step(plain, self._hyper_values) != STEPPED:
             raise RuntimeError("params, grads: changed by another thread during the step")
 
@@ -185,7 +190,7 @@ class Optimizer:
         return [grads[key] for key in self._keys]
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of everything but the parameters: plain ints, floats, strings and arrays.
+        """A copy of everything but the parameters: plain ints, floats, strings and NumPy arrays.
 
         Keys: ``contract`` (version of the bit contract), ``rule``, ``t``, ``steps`` (one count a
         parameter), ``hyper`` (name: value) and ``state`` (name: list of arrays).
@@ -196,7 +201,7 @@ class Optimizer:
             "t": self.t,
             "steps": self.steps,
             "hyper": dict(self._hyper),
-            "state": {name: [s.copy() for s in states] for name, states in self._state.items()},
+            "state": {name: [self._run.to_host(s) for s in states] for name, states in self._state.items()},
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -213,7 +218,7 @@ class Optimizer:
         steps = np.array([*state_dict["steps"], state_dict["t"]], np.int64)
         for name, states in self._state.items():
             for new, old in zip(state_dict["state"][name], states, strict=True):
-                old[...] = new
+                self._run.assign(old, new)
         self._steps[:] = steps
         self._hyper = hyper
         self._hyper_values = [hyper[name] for name in self._hyper_names]
