@@ -446,8 +446,12 @@ void loss(const Mse& a) { *a.loss = mse_loss(a.scale, a.count, *a.squares); }
 FOR_EACH_RULE(RULE)
 // clang-format on
 
+}  // namespace
+}  // namespace samestep
+
 // What can be launched: lists for gpu.py, which compiles one at a time, and for tests, which want them all and may
-// define KERNEL by themselves.
+// define KERNEL by themselves. To be written in namespace samestep, not in the unnamed one: that would mangle the
+// names.
 #ifndef KERNEL
 #define KERNEL(name, Arguments, ...) \
   extern "C" __global__ void name(const __grid_constant__ Arguments a) { __VA_ARGS__(a); }
@@ -500,6 +504,3 @@ FOR_EACH_RULE(RULE)
   SUM_KERNELS()               \
   BATCHNORM_KERNELS()         \
   MSE_KERNELS()
-
-}  // namespace
-}  // namespace samestep

@@ -89,7 +89,7 @@ class ndarray:  # noqa: N801
         return ndarray(self.host.transpose(*axes), self.device.id)
 
 
-def asarray(a: Any) -> ndarray:
+def asarray(a: Any, blocking: bool = False) -> ndarray:
     if isinstance(a, ndarray):
         return a
     if isinstance(a, np.ndarray):

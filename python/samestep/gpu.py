@@ -14,6 +14,7 @@ import os
 import re
 import tempfile
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -66,7 +67,7 @@ STEPPED = -1
 
 @functools.cache
 def _cupy() -> Any:
-    cupy = require("cupy", "backend='cuda'", "cuda12' or 'samestep[cuda13]")
+    cupy = require("cupy", "backend='cuda'", "cuda12", "cuda13")
     try:
         cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
@@ -208,7 +209,7 @@ def source() -> str:
 
 def text_of(group: str) -> str:
     """What is compiled for a list of kernels, such as ``SUM_KERNELS()``."""
-    return f"{source()}\nnamespace samestep {{ namespace {{ {group} }} }}\n"
+    return f"{source()}\nnamespace samestep {{ {group} }}\n"
 
 
 def _cache() -> Path:
@@ -313,22 +314,34 @@ class _Tensors:
         rows = [[w.data.ptr, w.size, *(s.data.ptr for s in states)] for w, *states in tensors]
         items = [(i, begin) for i, (w, *_) in enumerate(tensors) for begin in range(0, w.size, ITEM)]
         self._items = len(items)
-        self._tables = cupy.asarray(np.array(rows, np.int64)), cupy.asarray(np.array(items, np.int64))
+        # Waited for: a step may come on another stream.
+        tables = [np.array(rows, np.int64), np.array(items, np.int64), np.zeros((len(tensors), 2), np.int64)]
+        self._tables = [cupy.asarray(table, blocking=True) for table in tables]
         # Address of the gradient, and group: what the device's table holds, and what it is to hold.
-        self._given = np.zeros((len(tensors), 2), np.int64)
+        self._given = tables[2]
         self._wanted = np.zeros_like(self._given)
-        self._given_there = cupy.zeros(self._given.shape, np.int64)
-        self._argument = _argument(STEP, rows=self._tables[0], items=self._tables[1], given=self._given_there)
-        self._argument["per_item"] = ITEM
+        names = dict(zip(("rows", "items", "given"), self._tables, strict=True))
+        self._argument = _argument(STEP, **names, per_item=ITEM)
+        self._firsts: list[int] = []  # of each group, the number of one parameter
 
-    def step(self, grads: Sequence[Any], steps: NDArray[np.int64], hyper: Sequence[float]) -> None:
-        groups: dict[int, int] = {}  # step number: number of the group that makes this step
+    def take(self, grads: Sequence[Any], steps: NDArray[np.int64]) -> None:
+        """Enters the gradients: those of parameters that have made as many steps form a group."""
+        groups: dict[int, int] = {}
+        self._firsts = []
         for row, i in enumerate(self._numbers):
             g = grads[i]
-            group = -1 if g is None else groups.setdefault(int(steps[i]) + 1, len(groups))
-            self._wanted[row] = (0, -1) if g is None else (g.data.ptr, group)
+            if g is None:
+                self._wanted[row] = 0, -1
+                continue
+            group = groups.setdefault(int(steps[i]), len(groups))
+            if group == len(self._firsts):
+                self._firsts.append(i)
+            self._wanted[row] = g.data.ptr, group
         self._write_given()
-        for t, group in groups.items():
+
+    def step(self, steps: NDArray[np.int64], hyper: Sequence[float]) -> None:
+        for group, first in enumerate(self._firsts):
+            t = int(steps[first]) + 1
             self._argument["coefficients"] = np.void(_core.coefficients(self._rule, self._dtype, t, hyper))
             self._argument["group"] = group
             _launch(
@@ -343,10 +356,18 @@ class _Tensors:
         words = self._wanted.ravel()
         for first in range(int(changed[0]), int(changed[-1]) + 1, WORDS):
             count = min(WORDS, int(changed[-1]) + 1 - first)
-            argument = _argument(WORD, to=self._given_there.data.ptr + 8 * first, count=count)
+            argument = _argument(WORD, to=self._tables[2].data.ptr + 8 * first, count=count)
             argument["words"][0, :count] = words[first : first + count]
             _launch("WORD_KERNELS()", "write_words", 1, argument)
         self._given[...] = self._wanted
+
+
+def _gradient_view(g: Any) -> Any:
+    """CuPy's view of another library's gradient; what has none is left to whoever says what is wrong."""
+    try:
+        return _view("grads", g, False)
+    except TypeError:
+        return g
 
 
 class Plan:
@@ -358,6 +379,7 @@ class Plan:
         self._params = params
         self._steps = steps
         self._device = params[0].device
+        self._kind = type(params[0])
         tensors = [[w, *(s[i] for s in states)] for i, w in enumerate(params)]
         with self._device:
             self._lists = [
@@ -367,7 +389,11 @@ class Plan:
             ]
         spans = sorted((a.data.ptr, a.data.ptr + a.nbytes) for one in tensors for a in one if a.size)
         self._begins, self._ends = [begin for begin, _ in spans], [end for _, end in spans]
-        self._accepted = [-1] * len(params)  # where each gradient was when it was last held against these
+        # Of the last step: weak references to the gradients, None where there was none; what it added to the
+        # counters, and what these were then.
+        self._seen: list[Any] = []
+        self._counts = np.zeros_like(steps)
+        self._after = steps.copy()
         self._stepping = threading.Lock()
 
     def step(self, grads: Sequence[Any], hyper: Sequence[float]) -> int:
@@ -375,16 +401,32 @@ class Plan:
         if not self._stepping.acquire(blocking=False):
             raise RuntimeError("another thread is inside step() of this optimizer")
         try:
-            for i, g in enumerate(grads):
-                if g is not None and not self._fits(i, g):
-                    return i
             with self._device:
+                grads = [g if g is None or isinstance(g, self._kind) else _gradient_view(g) for g in grads]
+                if not self._has_seen(grads):
+                    for i, g in enumerate(grads):
+                        if g is not None and not self._fits(i, g):
+                            return i
+                    self._seen = []
+                    for tensors in self._lists:
+                        tensors.take(grads, self._steps)
+                    self._counts[:] = [*(g is not None for g in grads), True]
+                    self._seen = [None if g is None else weakref.ref(g) for g in grads]
                 for tensors in self._lists:
-                    tensors.step(grads, self._steps, hyper)
-            self._steps += [*(g is not None for g in grads), True]
+                    tensors.step(self._steps, hyper)
+            self._steps += self._counts
+            self._after[:] = self._steps
         finally:
             self._stepping.release()
         return STEPPED
+
+    def _has_seen(self, grads: Sequence[Any]) -> bool:
+        """Whether these are the very arrays of the last step: a CuPy array stays where it is. Counters that
+        others have set may call for other groups.
+        """
+        if len(grads) != len(self._seen) or not np.array_equal(self._steps, self._after):
+            return False
+        return all(g is (seen and seen()) for g, seen in zip(grads, self._seen, strict=True))
 
     def _fits(self, i: int, g: Any) -> bool:
         w = self._params[i]
@@ -392,14 +434,10 @@ class Plan:
             return False
         if (g.strides != w.strides or g.shape != w.shape) and not same_layout(g, w):
             return False
+        # The spans are disjoint: only the last that begins before the gradient's end can meet it.
         begin = g.data.ptr
-        if begin != self._accepted[i]:
-            # The spans are disjoint: only the last that begins before the gradient's end can meet it.
-            last = bisect.bisect_left(self._begins, begin + g.nbytes) - 1
-            if g.size and last >= 0 and self._ends[last] > begin:
-                return False
-            self._accepted[i] = begin
-        return True
+        last = bisect.bisect_left(self._begins, begin + g.nbytes) - 1
+        return g.size == 0 or last < 0 or self._ends[last] <= begin
 
 
 # ---- canonical sums ----

@@ -29,9 +29,7 @@ const Kernel* find(const char* name) {
 #include "kernels.cu"
 
 namespace samestep {
-namespace {
 ALL_KERNELS()
-}
 }  // namespace samestep
 
 extern "C" {
