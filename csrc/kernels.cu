@@ -122,14 +122,17 @@ inline void step_item(const Step& a, Numbers<k...>) {
   for_each<T>(updated, aligned, item.begin, smaller(row.size, item.begin + a.per_item));
 }
 
+// The numbers of a rule's states, read off operator()(w, g, states...), which may be a template over the type of w.
 template <class R, class T, class... States>
-inline typename UpTo<sizeof...(States)>::type states_of(void (R::*)(T&, T, States&...) const) {
-  return {};
-}
+typename UpTo<sizeof...(States)>::type numbers_of(void (R::*)(T&, T, States&...) const);
+template <class R, class T>
+auto states_of(int) -> decltype(numbers_of<R, T>(&R::template operator()<T>));
+template <class R, class T>
+auto states_of(long) -> decltype(numbers_of<R, T>(&R::operator()));
 
 template <class R, class T>
 void step(const Step& a) {
-  step_item<R, T>(a, states_of(&R::operator()));
+  step_item<R, T>(a, decltype(states_of<R, T>(0)){});
 }
 
 // Words that come with the launch itself: no copy of the host's to wait for.
@@ -366,7 +369,8 @@ template <class D, class T>
 void apply(const Norm& a) {
   const BatchNorm b = batchnorm_of(a);
   const bool aligned = is_aligned(b.x) && is_aligned(b.out) && (D::kArrays == 1 || is_aligned(b.dy));
-  const Index all = b.samples * b.channels * b.positions, begin = blockIdx.x * a.per_block;
+  // Backwards: the last that was read for the sums is still in the second cache.
+  const Index all = b.samples * b.channels * b.positions, begin = (gridDim.x - 1ll - blockIdx.x) * a.per_block;
   for_each<T>(Applied<D, T>{b}, aligned, begin, smaller(all, begin + a.per_block));
 }
 

@@ -444,7 +444,7 @@ py::bytes coefficients(const std::string& rule, const py::dtype& dtype, Index t,
     FpMode mode;
     row.update[type].coefficients(t, hyper.data(), &out);
   }
-  return {reinterpret_cast<const char*>(out.bytes), sizeof(out.bytes)};
+  return {reinterpret_cast<const char*>(&out), sizeof(out)};
 }
 
 std::vector<std::string> isas() {
