@@ -70,11 +70,11 @@ def torch_steps(torch: Any, name: str, options: dict[str, Any], shapes: list[int
         for p in parameters:
             p.grad = torch.randn_like(p)
         try:
-            steps[f"torch {kind}"] = getattr(torch.optim, name)(
-                parameters, lr=1e-3, **options, **{kind: True}
-            ).step
+            made = getattr(torch.optim, name)(parameters, lr=1e-3, **options, **{kind: True})
+            made.step()
         except (TypeError, RuntimeError):  # there is no such one
             continue
+        steps[f"torch {kind}"] = made.step
     return steps
 
 

@@ -21,7 +21,7 @@ class SGD(Optimizer):
         params: what to optimize; see the module.
         lr: step size, >= 0. On a loss with curvature at most beta, steps shrink the loss for
             lr < 2/beta.
-        backend: "auto", "cpu" or "reference".
+        backend: "auto", "cpu", "reference" or "cuda".
 
     Raises:
         TypeError, ValueError: an array cannot be updated in place, or a value is out of range.
@@ -59,7 +59,7 @@ class Momentum(Optimizer):
         momentum: share of the last step that is kept, >= 0; below 1 to be stable. On a quadratic
             the steps are stable for lr < 2*(1 + momentum)/beta.
         form: "heavy_ball" or "torch".
-        backend: "auto", "cpu" or "reference".
+        backend: "auto", "cpu", "reference" or "cuda".
 
     Raises:
         TypeError, ValueError: an array cannot be updated in place, or a value is out of range.
@@ -110,7 +110,7 @@ class NAG(Optimizer):
         form: "look_ahead" or "torch".
         momentum_next: the momentum of the next step, for schedules (look_ahead only); None: the
             same as ``momentum``.
-        backend: "auto", "cpu" or "reference".
+        backend: "auto", "cpu", "reference" or "cuda".
 
     Raises:
         TypeError, ValueError: an array cannot be updated in place, or a value is out of range.
@@ -161,7 +161,7 @@ class AdaGrad(Optimizer):
         lr: step size in units of w, >= 0.
         eps: keeps the division finite, >= 0.
         eps_placement: "outside" or "inside" the root.
-        backend: "auto", "cpu" or "reference".
+        backend: "auto", "cpu", "reference" or "cuda".
 
     Raises:
         TypeError, ValueError: an array cannot be updated in place, or a value is out of range.
@@ -208,7 +208,7 @@ class RMSProp(Optimizer):
         rho: decay of the running mean, in [0, 1).
         eps: keeps the division finite, >= 0.
         eps_placement: "inside" or "outside" the root.
-        backend: "auto", "cpu" or "reference".
+        backend: "auto", "cpu", "reference" or "cuda".
 
     Raises:
         TypeError, ValueError: an array cannot be updated in place, or a value is out of range.
@@ -259,7 +259,7 @@ class Adam(Optimizer):
         betas: decay of the two running means, each in [0, 1).
         eps: keeps the division finite, >= 0. Inside the root, 1e-8 acts as 1e-4 does outside.
         eps_placement: "outside" or "inside" the root.
-        backend: "auto", "cpu" or "reference".
+        backend: "auto", "cpu", "reference" or "cuda".
 
     Raises:
         TypeError, ValueError: an array cannot be updated in place, or a value is out of range.
