@@ -1,8 +1,8 @@
 """The optimizers: names, defaults, formulas. The arithmetic is in csrc/rules.h and its NumPy twin.
 
 Every class takes ``params``, an array or a list, tuple or dict of arrays, float32 or float64, and
-updates them in place. ``backend`` is "auto" (by where the arrays live), "cpu" or "reference" (the
-NumPy twin: the same bits, slowly).
+updates them in place. ``backend`` is "auto" (by where the arrays live), "cpu", "reference" (the NumPy
+twin: the same bits, slowly) or "cuda" (arrays on an NVIDIA GPU).
 """
 
 from __future__ import annotations
