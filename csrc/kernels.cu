@@ -5,6 +5,7 @@
 #include "fp.h"
 #include "kernels.h"
 #include "mse.h"
+#include "options.h"
 #include "rules.h"
 #include "sums.h"
 
@@ -66,7 +67,7 @@ struct Row {  // of a tensor; the table's rows are as long as their states are m
 };
 struct Given {
   const void* g;
-  Index group;  // tensors that take the same coefficients; -1: sits the step out
+  Index group;  // tensors that take the same coefficients, in one launch; -1: sits the step out
 };
 struct Item {  // elements begin..begin+per_item-1 of one tensor
   Index tensor, begin;
@@ -74,6 +75,8 @@ struct Item {  // elements begin..begin+per_item-1 of one tensor
 
 struct Step {
   Coefficients coefficients;
+  Preparation preparation;
+  Index flush;  // subnormals of the states, where not 0
   const char* rows;
   const Given* given;
   const Item* items;
@@ -89,12 +92,33 @@ struct UpTo<0, k...> {
   using type = Numbers<k...>;
 };
 
-template <class R, class T, int... k>
+// The rule by itself, or with the options of options.h beside it, decoupled weight decay among them. A kernel each: who
+// asks for nothing reads and computes nothing more.
+enum Way { kPlain, kOptions, kDecoupled };
+
+template <class R, class T, Way way, int... k>
 struct Updated {
   const R rule;
+  const PreparedGradient<T> prepared;
+  const bool decays, flush;
+  const T d;  // of Decayed
   T* w;
   const T* g;
   T* const* states;
+
+  HD void update(T& w_e, T g_e, decltype(T(k))&... states_e) const {
+    if constexpr (way != kPlain) g_e = prepared(w_e, g_e, decays);
+    if constexpr (way == kDecoupled) {
+      Decayed<T> decayed{w_e, d};
+      rule(decayed, g_e, states_e...);
+      w_e = decayed.w;
+    } else {
+      rule(w_e, g_e, states_e...);
+    }
+    if constexpr (way != kPlain) {
+      if (flush) ((states_e = flushed(states_e)), ...);
+    }
+  }
 
   template <class P>
   void run(Index i) const {
@@ -102,13 +126,13 @@ struct Updated {
     const P g_i = load_pack<P>(g + i);
     P states_i[sizeof...(k) + 1] = {load_pack<P>(states[k] + i)...};
 #pragma unroll
-    for (int e = 0; e < P::kSize; ++e) rule(w_i.at[e], g_i.at[e], states_i[k].at[e]...);
+    for (int e = 0; e < P::kSize; ++e) update(w_i.at[e], g_i.at[e], states_i[k].at[e]...);
     store_pack(w + i, w_i);
     (store_pack(states[k] + i, states_i[k]), ...);
   }
 };
 
-template <class R, class T, int... k>
+template <class R, class T, Way way, int... k>
 inline void step_item(const Step& a, Numbers<k...>) {
   const Item item = a.items[blockIdx.x];
   const Given given = a.given[item.tensor];
@@ -116,8 +140,14 @@ inline void step_item(const Step& a, Numbers<k...>) {
   constexpr int kRowBytes = sizeof(void*) + sizeof(Index) + sizeof...(k) * sizeof(void*);
   const Row& row = *reinterpret_cast<const Row*>(a.rows + item.tensor * kRowBytes);
   T* const states[sizeof...(k) + 1] = {static_cast<T*>(row.states[k])...};
-  const Updated<R, T, k...> updated{*reinterpret_cast<const R*>(a.coefficients.bytes), static_cast<T*>(row.w),
-                                    static_cast<const T*>(given.g), states};
+  const Updated<R, T, way, k...> updated{*reinterpret_cast<const R*>(a.coefficients.bytes),
+                                         PreparedGradient<T>(a.preparation),
+                                         a.preparation.weight_decay != 0.0,
+                                         a.flush != 0,
+                                         T(a.coefficients.decay),
+                                         static_cast<T*>(row.w),
+                                         static_cast<const T*>(given.g),
+                                         states};
   const bool aligned = is_aligned(row.w) && is_aligned(given.g) && (is_aligned(row.states[k]) && ... && true);
   for_each<T>(updated, aligned, item.begin, smaller(row.size, item.begin + a.per_item));
 }
@@ -130,9 +160,9 @@ auto states_of(int) -> decltype(numbers_of<R, T>(&R::template operator()<T>));
 template <class R, class T>
 auto states_of(long) -> decltype(numbers_of<R, T>(&R::operator()));
 
-template <class R, class T>
+template <class R, class T, Way way>
 void step(const Step& a) {
-  step_item<R, T>(a, decltype(states_of<R, T>(0)){});
+  step_item<R, T, way>(a, decltype(states_of<R, T>(0)){});
 }
 
 // Words that come with the launch itself: no copy of the host's to wait for.
@@ -461,9 +491,13 @@ FOR_EACH_RULE(RULE)
   extern "C" __global__ void name(const __grid_constant__ Arguments a) { __VA_ARGS__(a); }
 #endif
 
-#define STEP_KERNELS(name, ...)                                        \
-  KERNEL(step_##name##_float32, Step, step<rule_##name<float>, float>) \
-  KERNEL(step_##name##_float64, Step, step<rule_##name<double>, double>)
+#define STEP_KERNELS_OF(name, suffix, way)                                          \
+  KERNEL(step_##name##suffix##_float32, Step, step<rule_##name<float>, float, way>) \
+  KERNEL(step_##name##suffix##_float64, Step, step<rule_##name<double>, double, way>)
+#define STEP_KERNELS(name, ...) STEP_KERNELS_OF(name, , kPlain)
+#define OPTION_KERNELS(name, ...)           \
+  STEP_KERNELS_OF(name, _options, kOptions) \
+  STEP_KERNELS_OF(name, _decoupled, kDecoupled)
 
 #define WORD_KERNELS() KERNEL(write_words, Words, put_words)
 
@@ -502,9 +536,10 @@ FOR_EACH_RULE(RULE)
   MSE_KERNELS_OF(double, float64) \
   KERNEL(mse_loss_float64, Mse, loss)
 
-#define ALL_KERNELS()         \
-  FOR_EACH_RULE(STEP_KERNELS) \
-  WORD_KERNELS()              \
-  SUM_KERNELS()               \
-  BATCHNORM_KERNELS()         \
+#define ALL_KERNELS()           \
+  FOR_EACH_RULE(STEP_KERNELS)   \
+  FOR_EACH_RULE(OPTION_KERNELS) \
+  WORD_KERNELS()                \
+  SUM_KERNELS()                 \
+  BATCHNORM_KERNELS()           \
   MSE_KERNELS()

@@ -94,6 +94,8 @@ def asarray(a: Any, blocking: bool = False) -> ndarray:
         return a
     if isinstance(a, np.ndarray):
         return ndarray(a.copy())
+    if isinstance(a, float):
+        return ndarray(np.asarray(a))
     interface = types.SimpleNamespace(__array_interface__=a.__cuda_array_interface__)
     return ndarray(np.asarray(interface))
 
@@ -112,8 +114,8 @@ def empty(shape: Any, dtype: Any) -> ndarray:
     return ndarray(out)
 
 
-def zeros_like(a: ndarray) -> ndarray:
-    return ndarray(np.zeros_like(a.host))
+def zeros_like(a: ndarray, dtype: Any = None) -> ndarray:
+    return ndarray(np.zeros_like(a.host, dtype))
 
 
 def empty_like(a: ndarray) -> ndarray:

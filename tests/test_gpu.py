@@ -32,11 +32,16 @@ def device(a: Any, number: int = 0) -> ndarray:
 class TestBits:
     @pytest.mark.parametrize("threads", [32, 96, 256, 1024])
     def test_golden_digests(self, kernels, monkeypatch, threads):
-        """Long programs, of 10 000 steps each, with one block size and of one rule."""
+        """Large programs with one block size; long ones, of 10 000 steps, with one and of one rule."""
         monkeypatch.setattr(gpu, "THREADS", threads)
         for program in (p for group in golden.programs().values() for p in group if str(p) in golden.DIGESTS):
             long = isinstance(program, golden.RuleProgram) and program.steps > 100
-            if not long or (threads == 32 and program.case.rule == "adam_outside"):
+            large = isinstance(program, golden.RuleProgram) and program.size > 10_000
+            if (
+                golden.runs_on_gpu(program)
+                and (threads == 256 or not large)
+                and (not long or (threads == 32 and program.case.rule == "adam_outside"))
+            ):
                 found = golden.program_digest(program, backend="cuda")
                 assert found == golden.DIGESTS[str(program)], str(program)
         assert {n for _, _, n in kernels.launches} == {threads}
@@ -168,6 +173,105 @@ class TestBits:
         failures = verify.run(lambda line: None)["failures"]
         assert failures
         assert all("fibers on the host" in line for line in failures)
+
+
+class TestOptions:
+    """Options and groups: those that run here have the bits of the reference, the others are refused."""
+
+    @pytest.mark.parametrize("decoupled", [False, True])
+    def test_with_groups_and_scale(self, kernels, case, decoupled):
+        values, *grads = (golden.random_values(90, case.dtype, k) for k in (1, 3, 5))
+        made = []
+        for to, backend in ((np.array, "reference"), (device, "cuda")):
+            params = [to(values[:40]), to(values[40:])]
+            optimizer = case.make(
+                [{"params": [params[0]]}, {"params": params[1], "weight_decay": 0.25}],
+                weight_decay=0.125,
+                decoupled_weight_decay=decoupled,
+                maximize=True,
+                clip_value=0.5,
+                flush_subnormals=True,
+                backend=backend,
+            )
+            optimizer.groups[1]["lr"] = 0.5
+            for g in grads:
+                optimizer.step([[to(g[:40])], to(g[40:])], scale=0.7)
+            state = optimizer.state_dict()["state"]
+            made.append([*params, *(a for arrays in state.values() for a in arrays)])
+        same_bits([*(a.get() for a in made[1][:2]), *made[1][2:]], made[0])
+        way = "decoupled" if decoupled else "options"
+        stepped = [name for name, _, _ in kernels.launches if name.startswith("step_")]
+        assert stepped == [f"step_{case.rule}_{way}_{case.dtype}"] * 4
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [("maximize", True), ("clip_value", 0.5), ("flush_subnormals", True), ("weight_decay", 0.5)],
+    )
+    def test_one_by_one(self, kernels, option, value):
+        g = golden.random_values(50, np.dtype(np.float32), 1)
+        w = np.linspace(-1, 1, 50, dtype=np.float32)
+        there = device(w)
+        one, other = (ss.Adam(a, lr=0.1, **{option: value}) for a in (w, there))
+        one.step(g)
+        other.step(device(g))
+        same_bits([there.get(), other.state["v"][0].get()], [w, one.state["v"][0]])
+        assert kernels.launches[-1][0] == "step_adam_outside_options_float32"
+
+    def test_a_group_without_decay_takes_the_plain_kernel(self, kernels):
+        groups = [{"params": device(np.ones(3))}, {"params": device(np.ones(3)), "weight_decay": 0.5}]
+        optimizer = ss.SGD(groups, lr=0.5, decoupled_weight_decay=True)
+        optimizer.step([device(np.ones(3))] * 2)
+        names = [name for name, _, _ in kernels.launches]
+        assert names == ["write_words", "step_sgd_float64", "step_sgd_decoupled_float64"]
+        assert [float(w[0]) for w in optimizer.params] == [0.5, 0.25]
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [
+            ("clip_norm", 1.0),
+            ("nonfinite", "skip"),
+            ("zero_grads", True),
+            ("ema", 0.9),
+            ("state_dtype", "param"),
+            ("master", "float32"),
+            ("stochastic_rounding", 1),
+            ("copy_dtype", "float16"),
+            ("state_dir", "/nowhere"),
+        ],
+    )
+    def test_the_others_are_refused(self, kernels, option, value):
+        with pytest.raises(ValueError, match=rf"^{option}: got .* not on the GPU yet; .*backend='cpu'"):
+            ss.Adam(device(np.ones(3, np.float32)), lr=0.1, **{option: value})
+        assert not kernels.launches
+
+    def test_groups_in_different_places(self, kernels):
+        optimizer = ss.SGD([{"params": device(np.ones(2))}], lr=0.5)
+        with pytest.raises(
+            TypeError, match=r"params\[1\]\['params'\]: got numpy.ndarray, which is not on a GPU"
+        ):
+            optimizer.add_group({"params": np.ones(2)})
+        with pytest.raises(ValueError, match=r"lives on GPU 1, expected GPU 0"):
+            optimizer.add_group({"params": device(np.ones(2), 1)})
+        assert len(optimizer.groups) == len(optimizer.params) == 1
+        optimizer = ss.SGD(np.ones(2), lr=0.5)
+        with pytest.raises(TypeError, match="lives on a GPU, where backend='cpu' does not reach"):
+            optimizer.add_group({"params": device(np.ones(2))})
+
+    def test_schedules_initial_state_and_checkpoints(self, kernels, tmp_path):
+        pytest.importorskip("safetensors")
+        values, g = np.linspace(-1, 1, 6), np.arange(6.0)
+        here, there = values.copy(), device(values)
+        arguments = {"lr": lambda t: 1.0 / t, "initial_accumulator": 0.5}
+        one, other = ss.AdaGrad(here, **arguments), ss.AdaGrad(there, **arguments)
+        one.step(g)
+        other.step(device(g))
+        other.save(tmp_path / "gpu.safetensors")
+        again = ss.AdaGrad.load(tmp_path / "gpu.safetensors", there)
+        again.lr = one.lr = 0.5
+        one.step(g)
+        again.step(device(g))
+        assert again.backend == "cuda"
+        same_bits([there.get(), again.state["r"][0].get()], [here, one.state["r"][0]])
 
 
 class TestFrontDoor:

@@ -42,7 +42,7 @@ def cupy() -> Any:
 @pytest.mark.parametrize("group", golden.programs(), ids=str)
 def test_golden_digests(group):
     for program in golden.programs()[group]:
-        if str(program) in golden.DIGESTS:
+        if str(program) in golden.DIGESTS and golden.runs_on_gpu(program):
             found = golden.program_digest(program, backend="cuda")
             assert found == golden.DIGESTS[str(program)], str(program)
 

@@ -27,6 +27,7 @@ from . import _core
 from ._core import rules
 from .arrays import Array, lives_on_gpu, same_layout
 from .optional import require
+from .options import Options, arguments_of
 
 __all__ = [
     "Mse",
@@ -137,10 +138,10 @@ def _view(name: str, a: Any, written: bool) -> Any:
     return view
 
 
-def zeros_like(a: Any) -> Any:
-    """Zeros with the layout of ``a``, where it is."""
+def zeros_like(a: Any, dtype: Any = None) -> Any:
+    """Zeros with the layout of ``a``, where it is, and with its dtype if none is given."""
     with a.device:
-        return _cupy().zeros_like(a)
+        return _cupy().zeros_like(a, dtype)
 
 
 def empty_like(a: Any) -> Any:
@@ -178,8 +179,8 @@ def to_host(a: Any) -> Array:
     return host
 
 
-def assign(to: Any, values: Array) -> None:
-    """Overwrites an array with values in main memory."""
+def assign(to: Any, values: Any) -> None:
+    """Overwrites an array with values in main memory, or with one number."""
     with to.device:
         to[...] = _cupy().asarray(values)
 
@@ -274,7 +275,13 @@ def _fields(names: str, **formats: str) -> np.dtype[Any]:
 
 COEFFICIENTS = len(_core.coefficients("sgd", np.dtype(np.float32), 1, [1.0]))
 # Aligned to 16 bytes: padded at the end.
-STEP = _fields("coefficients rows given items group per_item padding", coefficients=f"V{COEFFICIENTS}")
+STEP = _fields(
+    "coefficients scale clip_value weight_decay flush rows given items group per_item padding",
+    coefficients=f"V{COEFFICIENTS}",
+    scale="<f8",
+    clip_value="<f8",
+    weight_decay="<f8",
+)
 WORD = np.dtype([("to", "<i8"), ("count", "<i8"), ("words", "<i8", WORDS)])
 BLOCK_SUMS = _fields("x outer n inner out")
 PAIRS = _fields("sums sets n width stride set_stride")
@@ -302,51 +309,98 @@ def _ceil_div(a: int, b: int) -> int:
 
 # ---- rules ----
 
+# The arguments of an optimizer that a step here heeds; groups, schedules and the scale of step() beside them.
+SUPPORTED = ("decoupled_weight_decay", "maximize", "clip_value", "flush_subnormals")
+
+
+def check_options(options: Options, state_dir: str | None) -> None:
+    """Raises ValueError, with its name, for an option that has no kernels here yet."""
+    asked = {**arguments_of(options), "state_dir": state_dir}
+    for name, absent in {**arguments_of(Options()), "state_dir": None}.items():
+        if asked[name] != absent and name not in SUPPORTED:
+            raise ValueError(
+                f"{name}: got {asked[name]!r}, which is not on the GPU yet; leave it out, or step copies in "
+                "main memory with backend='cpu', for example of cupy.asnumpy(params)"
+            )
+
+
+class _Coefficients:
+    """What the kernels of one step take, by group of parameters."""
+
+    def __init__(
+        self, options: Options, hyper: Sequence[float], weight_decay: list[float], scale: float
+    ) -> None:
+        self._options = options
+        self._n_hyper = len(hyper) // len(weight_decay)
+        self._hyper = hyper
+        self._weight_decay = weight_decay
+        self._scale = -scale if options.maximize else scale
+
+    def enter(self, argument: NDArray[Any], rule: str, dtype: np.dtype[Any], group: int, t: int) -> str:
+        """Fills them in for step t; returns which of the rule's kernels it takes."""
+        options, decay = self._options, self._weight_decay[group]
+        hyper = self._hyper[group * self._n_hyper : (group + 1) * self._n_hyper]
+        argument["coefficients"] = np.void(_core.coefficients(rule, dtype, t, hyper, decay))
+        argument["scale"], argument["clip_value"] = self._scale, options.clip_value
+        argument["weight_decay"] = 0.0 if options.decoupled else decay
+        argument["flush"] = options.flush_subnormals
+        if options.decoupled and decay != 0.0:
+            return "_decoupled"
+        asks = self._scale != 1.0 or options.clip_value < math.inf or decay != 0.0 or options.flush_subnormals
+        return "_options" if asks else ""
+
 
 class _Tensors:
     """Those parameters of a plan that are of one type, and the tables that their kernel reads."""
 
-    def __init__(self, rule: str, dtype: np.dtype[Any], numbers: list[int], tensors: list[list[Any]]) -> None:
+    def __init__(
+        self,
+        rule: str,
+        dtype: np.dtype[Any],
+        numbers: list[int],
+        tensors: list[list[Any]],
+        groups: Sequence[int],
+    ) -> None:
         cupy = _cupy()
         self._rule = rule
         self._dtype = dtype
         self._numbers = numbers
+        self._groups = groups
         rows = [[w.data.ptr, w.size, *(s.data.ptr for s in states)] for w, *states in tensors]
         items = [(i, begin) for i, (w, *_) in enumerate(tensors) for begin in range(0, w.size, ITEM)]
         self._items = len(items)
         # Waited for: a step may come on another stream.
         tables = [np.array(rows, np.int64), np.array(items, np.int64), np.zeros((len(tensors), 2), np.int64)]
         self._tables = [cupy.asarray(table, blocking=True) for table in tables]
-        # Address of the gradient, and group: what the device's table holds, and what it is to hold.
+        # Address of the gradient, and launch: what the device's table holds, and what it is to hold.
         self._given = tables[2]
         self._wanted = np.zeros_like(self._given)
         names = dict(zip(("rows", "items", "given"), self._tables, strict=True))
         self._argument = _argument(STEP, **names, per_item=ITEM)
-        self._firsts: list[int] = []  # of each group, the number of one parameter
+        self._firsts: list[int] = []  # of each launch, the number of one parameter
 
     def take(self, grads: Sequence[Any], steps: NDArray[np.int64]) -> None:
-        """Enters the gradients: those of parameters that have made as many steps form a group."""
-        groups: dict[int, int] = {}
+        """Enters the gradients: parameters of one group that have made as many steps share a launch."""
+        launches: dict[tuple[int, int], int] = {}
         self._firsts = []
         for row, i in enumerate(self._numbers):
             g = grads[i]
             if g is None:
                 self._wanted[row] = 0, -1
                 continue
-            group = groups.setdefault(int(steps[i]), len(groups))
-            if group == len(self._firsts):
+            launch = launches.setdefault((self._groups[i], int(steps[i])), len(launches))
+            if launch == len(self._firsts):
                 self._firsts.append(i)
-            self._wanted[row] = g.data.ptr, group
+            self._wanted[row] = g.data.ptr, launch
         self._write_given()
 
-    def step(self, steps: NDArray[np.int64], hyper: Sequence[float]) -> None:
-        for group, first in enumerate(self._firsts):
-            t = int(steps[first]) + 1
-            self._argument["coefficients"] = np.void(_core.coefficients(self._rule, self._dtype, t, hyper))
-            self._argument["group"] = group
-            _launch(
-                f"STEP_KERNELS({self._rule})", f"step_{self._rule}_{self._dtype}", self._items, self._argument
-            )
+    def step(self, steps: NDArray[np.int64], coefficients: _Coefficients) -> None:
+        for launch, first in enumerate(self._firsts):
+            t, group = int(steps[first]) + 1, self._groups[first]
+            way = coefficients.enter(self._argument, self._rule, self._dtype, group, t)
+            self._argument["group"] = launch
+            kernels = f"{'OPTION' if way else 'STEP'}_KERNELS({self._rule})"
+            _launch(kernels, f"step_{self._rule}{way}_{self._dtype}", self._items, self._argument)
 
     def _write_given(self) -> None:
         """Brings the device's table up to date, where it is not: gradients tend to lie where they lay."""
@@ -373,9 +427,20 @@ def _gradient_view(g: Any) -> Any:
 class Plan:
     """The same face as ``_core.Plan``: a rule bound to a list of arrays, stepped by one launch a type."""
 
+    norm = math.nan  # of all gradients: clip_norm, which wants it, is not on the GPU yet
+
     def __init__(
-        self, rule: str, params: list[Any], states: list[list[Any]], steps: NDArray[np.int64]
+        self,
+        rule: str,
+        params: list[Any],
+        states: list[list[Any]],
+        steps: NDArray[np.int64],
+        options: Options | None = None,
     ) -> None:
+        self._options = Options() if options is None else options
+        check_options(self._options, None)
+        groups = self._options.groups or (0,) * len(params)
+        self._weight_decay = [0.0] * (max(groups) + 1)
         self._params = params
         self._steps = steps
         self._device = params[0].device
@@ -383,7 +448,7 @@ class Plan:
         tensors = [[w, *(s[i] for s in states)] for i, w in enumerate(params)]
         with self._device:
             self._lists = [
-                _Tensors(rule, dtype, numbers, [tensors[i] for i in numbers])
+                _Tensors(rule, dtype, numbers, [tensors[i] for i in numbers], groups)
                 for dtype in dict.fromkeys(w.dtype for w in params)
                 if (numbers := [i for i, w in enumerate(params) if w.dtype == dtype and w.size])
             ]
@@ -396,7 +461,11 @@ class Plan:
         self._after = steps.copy()
         self._stepping = threading.Lock()
 
-    def step(self, grads: Sequence[Any], hyper: Sequence[float]) -> int:
+    def set_weight_decay(self, weight_decay: list[float]) -> None:
+        """One for each group."""
+        self._weight_decay = weight_decay
+
+    def step(self, grads: Sequence[Any], hyper: Sequence[float], scale: float = 1.0) -> int:
         """Steps, or returns the number of the first gradient to be looked at more closely."""
         if not self._stepping.acquire(blocking=False):
             raise RuntimeError("another thread is inside step() of this optimizer")
@@ -412,8 +481,9 @@ class Plan:
                         tensors.take(grads, self._steps)
                     self._counts[:] = [*(g is not None for g in grads), True]
                     self._seen = [None if g is None else weakref.ref(g) for g in grads]
+                coefficients = _Coefficients(self._options, hyper, self._weight_decay, scale)
                 for tensors in self._lists:
-                    tensors.step(self._steps, hyper)
+                    tensors.step(self._steps, coefficients)
             self._steps += self._counts
             self._after[:] = self._steps
         finally:

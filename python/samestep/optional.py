@@ -12,7 +12,7 @@ def require(module: str, purpose: str, *extras: str) -> Any:
     Args:
         module: its import name, e.g. ``"sklearn.datasets"``.
         purpose: what it is needed for; the error message says it.
-        extras: those of this package that install it, one or the other; "demo" if none is named.
+        extras: those of samestep that install it, one or the other; likewise. "demo" if none is named.
 
     Raises:
         ImportError: it is not installed.
