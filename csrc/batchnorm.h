@@ -116,6 +116,7 @@ struct Inferred {
   }
 };
 
+#ifndef __CUDACC__  // a GPU's loops are in kernels.cu
 // ---- loops ----
 
 // Elements before one whose place in memory is a multiple of a vector.
@@ -190,6 +191,8 @@ inline void plane_block(const Terms& terms, const BatchNorm& b, const T* const* 
   }
   lanes.halve(out, stride);
 }
+
+#endif  // __CUDACC__
 
 // ---- the pieces in the table: templates over the direction ----
 
@@ -341,6 +344,7 @@ struct Inference {
   }
 };
 
+#ifndef __CUDACC__
 template <class Direction>
 void prepare(const BatchNorm& b, Index begin, Index end) {
   for (Index c = begin; c < end; ++c) Direction::prepare(b, c);
@@ -411,6 +415,8 @@ void apply(const BatchNorm& b, Index begin, Index end) {
   }
   if (b.stream) finish_stores();
 }
+
+#endif  // __CUDACC__
 
 // Running statistics: p of the new, 1 - p of the old; the variance unbiased, as PyTorch keeps it.
 // batches > 0: p = 1/batches, the average over all batches so far.

@@ -18,5 +18,10 @@
 #endif
 
 // Kernels use + - * / and root, each rounded once to nearest even, in the order written; compare and select.
+#ifdef __CUDACC__
+static inline HD float root(float x) { return __fsqrt_rn(x); }
+static inline HD double root(double x) { return __dsqrt_rn(x); }
+#else
 static inline HD float root(float x) { return __builtin_sqrtf(x); }
 static inline HD double root(double x) { return __builtin_sqrt(x); }
+#endif

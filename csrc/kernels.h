@@ -35,11 +35,10 @@ struct Rule {
   Update update[kTypes];
 };
 
-// What a gradient goes through before the rule. The defaults change no bit.
+// What a gradient goes through before the rule. Scale 1, clip_value infinity and weight_decay 0 change no bit.
 struct Preparation {
-  double scale = 1.0;
-  double clip_value = __builtin_inf();
-  double weight_decay = 0.0;  // coupled
+  double scale, clip_value;
+  double weight_decay;  // coupled
 };
 
 // The options of options.h for one type, over n elements.

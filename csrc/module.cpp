@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "dispatch.h"
+#include "fp_mode.h"
 #include "jobs.h"
 #include "plan.h"
 #include "self_check.h"
@@ -657,6 +658,21 @@ py::list rules() {
   return out;
 }
 
+// A rule's coefficients at step t as its kernels take them, for kernels that run elsewhere.
+py::bytes coefficients(const std::string& rule, const py::dtype& dtype, Index t, const std::vector<double>& hyper,
+                       double weight_decay) {
+  const Rule& row = active_isa().rules[find_rule(rule)];
+  if (static_cast<int>(hyper.size()) != row.n_hyper) throw std::invalid_argument("hyper: wrong number of values");
+  Type type = dtype.equal(py::dtype::of<float>()) ? float32 : float64;
+  Coefficients out{};
+  {
+    FpMode mode;
+    row.update[type].coefficients(t, hyper.data(), &out);
+    out.decay = active_isa().decoupled_decay(hyper[0], weight_decay);
+  }
+  return {reinterpret_cast<const char*>(&out), sizeof(out)};
+}
+
 std::vector<std::string> isas() {
   const Isa* tables[8];
   int n = available_isas(tables, 8);
@@ -671,6 +687,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.doc() = "The compiled kernels; use them through the package.";
   m.attr("compile_flags") = SAMESTEP_FLAGS;
   m.def("rules", rules, "(name, hyper-parameters, states) of every rule");
+  m.def("coefficients", coefficients, py::arg("rule"), py::arg("dtype"), py::arg("t"), py::arg("hyper"),
+        py::arg("weight_decay") = 0.0);
   m.def("isas", isas, "instruction sets this machine can run, best first");
   m.def("get_isa", [] { return active_isa().name; });
   m.def("set_isa", [](const std::string& name) { return set_isa(name.c_str()); }, "False: unknown or not supported");

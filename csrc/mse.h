@@ -13,6 +13,51 @@
 namespace samestep {
 namespace {  // internal linkage: see rules.h
 
+// ---- formulas ----
+
+// One residual, from the sum over its row.
+template <class T>
+inline T mse_residual(double sum, T y) {
+  return static_cast<T>(sum - static_cast<double>(y));
+}
+
+inline double factor_of(Scale scale, Index rows) {
+  return scale.per_row ? scale.factor / static_cast<double>(rows) : scale.factor;
+}
+
+// One element of the gradient, from the sum over the rows; c as factor_of() has it.
+template <class T>
+inline T mse_gradient_element(double c, double sum) {
+  return static_cast<T>(c * sum);
+}
+
+inline double mse_loss(Scale scale, Index rows, double squares) { return (factor_of(scale, rows) / 2.0) * squares; }
+
+// Pairs sums[0], sums[1], ... as the canonical sum pairs its blocks, while they arrive one by one: there are sums of
+// 1, 2, 4 ... blocks waiting, the bits of count say which.
+class Pairing {
+ public:
+  void add(double sum) {
+    Index i = count_++;
+    for (; i & 1; i >>= 1) sum = waiting_[--top_] + sum;
+    waiting_[top_++] = sum;
+  }
+  double total() const {
+    if (top_ == 0) return 0.0;
+    double sum = waiting_[top_ - 1];
+    for (int i = top_ - 2; i >= 0; --i) sum = waiting_[i] + sum;
+    return sum;
+  }
+
+ private:
+  Index count_ = 0;
+  int top_ = 0;
+  double waiting_[64];
+};
+
+#ifndef __CUDACC__  // a GPU's loops are in kernels.cu
+// ---- loops ----
+
 constexpr int kVectorsOfLanes = kLanes / kWidth;
 constexpr Index kRounds = 4;  // rows that a lane takes at a time: its sums are loaded and stored once for the four
 
@@ -57,28 +102,6 @@ inline double across(Doubles a) {
 #endif
   return a[0];
 }
-
-// Pairs sums[0], sums[1], ... as the canonical sum pairs its blocks, while they arrive one by one: there are sums of
-// 1, 2, 4 ... blocks waiting, the bits of count say which.
-class Pairing {
- public:
-  void add(double sum) {
-    Index i = count_++;
-    for (; i & 1; i >>= 1) sum = waiting_[--top_] + sum;
-    waiting_[top_++] = sum;
-  }
-  double total() const {
-    if (top_ == 0) return 0.0;
-    double sum = waiting_[top_ - 1];
-    for (int i = top_ - 2; i >= 0; --i) sum = waiting_[i] + sum;
-    return sum;
-  }
-
- private:
-  Index count_ = 0;
-  int top_ = 0;
-  double waiting_[64];
-};
 
 // Halves n vectors of lanes until one sum is left.
 template <int n>
@@ -242,7 +265,7 @@ void mse_block(const MseBlock& b) {
     dot_rows(rows, n, b.w, p, more ? group * p : 0, r);
     for (Index i = 0; i < n; ++i) {
       const Index at = b.begin + first + i;
-      T rounded = static_cast<T>(r[i] - static_cast<double>(y[b.rows != nullptr ? b.rows[at] : at]));
+      T rounded = mse_residual(r[i], y[b.rows != nullptr ? b.rows[at] : at]);
       r[i] = rounded;
       if (b.r != nullptr) static_cast<T*>(b.r)[at] = rounded;
     }
@@ -278,17 +301,11 @@ void mse_block(const MseBlock& b) {
   for (Index j = 0; j < p; ++j) b.gradient_sums[j] = b.lanes[j];
 }
 
-inline double factor_of(Scale scale, Index rows) {
-  return scale.per_row ? scale.factor / static_cast<double>(rows) : scale.factor;
-}
-
-double mse_loss(Scale scale, Index rows, double squares) { return (factor_of(scale, rows) / 2.0) * squares; }
-
 template <class T>
 void mse_gradient(Scale scale, Index rows, const double* sums, Index p, void* g) {
   const double c = factor_of(scale, rows);
   T* out = static_cast<T*>(g);
-  for (Index j = 0; j < p; ++j) out[j] = static_cast<T>(c * sums[j]);
+  for (Index j = 0; j < p; ++j) out[j] = mse_gradient_element<T>(c, sums[j]);
 }
 
 template <class T>
@@ -302,13 +319,15 @@ void mse_row(const void* row, const void* y, const void* w, Index p, Scale scale
   const double c = factor_of(scale, 1);
   const T* x = static_cast<const T*>(row);
   T* __restrict out = static_cast<T*>(g);
-  double r = static_cast<T>(dot(x, static_cast<const T*>(w), p) - static_cast<double>(*static_cast<const T*>(y)));
+  double r = mse_residual(dot(x, static_cast<const T*>(w), p), *static_cast<const T*>(y));
   // 0.0 +: a lane starts at +0, which turns a product of -0 into +0.
-  for (Index j = 0; j < p; ++j) out[j] = static_cast<T>(c * (0.0 + (r * static_cast<double>(x[j]))));
+  for (Index j = 0; j < p; ++j) out[j] = mse_gradient_element<T>(c, 0.0 + (r * static_cast<double>(x[j])));
 }
 
 template <class T>
 constexpr MseKernels mse_kernels = {mse_widen<T>, mse_block<T>, mse_gradient<T>, mse_loss, mse_row<T>};
+
+#endif  // __CUDACC__
 
 }  // namespace
 }  // namespace samestep

@@ -9,18 +9,34 @@ namespace samestep {
 namespace {
 
 // g = scale*g;  g = clip(g);  g = g + wd*w.   Scale -1 maximizes; scale 1 and clip infinity change no bit.
+template <class T>
+struct PreparedGradient {
+  T scale, clip, wd;
+  explicit HD PreparedGradient(const Preparation& p)
+      : scale(T(p.scale)), clip(T(p.clip_value)), wd(T(p.weight_decay)) {}
+  HD T operator()(T w, T g, bool decays) const {
+    T x = scale * g;
+    x = x > clip ? clip : x;
+    x = x < -clip ? -clip : x;
+    return decays ? x + (wd * w) : x;
+  }
+};
+
+// Subnormals of float32, whatever the type, become +0: below 2^-126 a product costs some hundred times as much.
+template <class T>
+inline HD T flushed(T s) {
+  const T least = T(1.17549435082228750796873653722224568e-38);  // 2^-126
+  return s < least && s > -least ? T(0) : s;
+}
+
+#ifndef __CUDACC__  // a GPU's loops are in kernels.cu
 template <class T, bool decays>
 void prepare_gradient(const Preparation& p, const void* weights, const void* gradient, Index n, void* out) {
-  const T scale = T(p.scale), clip = T(p.clip_value), wd = T(p.weight_decay);
+  const PreparedGradient<T> prepared(p);
   const T* __restrict w = static_cast<const T*>(weights);
   const T* __restrict g = static_cast<const T*>(gradient);
   T* __restrict to = static_cast<T*>(out);
-  for (Index i = 0; i < n; ++i) {
-    T x = scale * g[i];
-    x = x > clip ? clip : x;
-    x = x < -clip ? -clip : x;
-    to[i] = decays ? x + (wd * w[i]) : x;
-  }
+  for (Index i = 0; i < n; ++i) to[i] = prepared(w[i], g[i], decays);
 }
 
 // The running average of the parameters.  e = d*e + (1 - d)*w
@@ -32,12 +48,10 @@ void average(double decay, const void* weights, Index n, void* ema) {
   for (Index i = 0; i < n; ++i) e[i] = (d * e[i]) + (o * w[i]);
 }
 
-// Subnormals of float32, whatever the type, become +0: below 2^-126 a product costs some hundred times as much.
 template <class T>
 void flush_subnormals(Index n, void* state) {
-  const T least = T(1.17549435082228750796873653722224568e-38);  // 2^-126
   T* s = static_cast<T*>(state);
-  for (Index i = 0; i < n; ++i) s[i] = s[i] < least && s[i] > -least ? T(0) : s[i];
+  for (Index i = 0; i < n; ++i) s[i] = flushed(s[i]);
 }
 
 // x - x is 0 of a finite x, else NaN.
@@ -59,6 +73,8 @@ double clip_scale(double scale, double norm, double clip_norm) {
 template <class T>
 constexpr OptionKernels option_kernels = {prepare_gradient<T, false>, prepare_gradient<T, true>, average<T>,
                                           flush_subnormals<T>, all_finite<T>};
+
+#endif  // __CUDACC__
 
 }  // namespace
 }  // namespace samestep

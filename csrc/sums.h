@@ -43,6 +43,8 @@ struct Squares {
   }
 };
 
+#ifndef __CUDACC__  // a GPU's loops are in kernels.cu
+
 // The lanes of one block, sum by sum.
 template <int kSums>
 struct Lanes {
@@ -199,6 +201,8 @@ void column_blocks(const void* x, Index rows, Index width, Index stride, double*
   const T* in[] = {static_cast<const T*>(x)};
   column_block(Terms{}, in, 0, rows, width, stride, out, width);
 }
+
+#endif  // __CUDACC__
 
 }  // namespace
 }  // namespace samestep

@@ -10,6 +10,29 @@
 namespace samestep {
 namespace {
 
+#ifdef __CUDACC__
+
+// A thread of a GPU takes one value at a time.
+template <class X, class T>
+inline X load(const T* from) {
+  return *from;
+}
+
+inline double widen(float x) { return x; }
+inline double widen(double x) { return x; }
+
+// As below.
+template <class T>
+inline double add_product(double sum, double a, double b) {
+  return sum + (a * b);
+}
+template <>
+inline double add_product<float>(double sum, double a, double b) {
+  return __fma_rn(a, b, sum);
+}
+
+#else
+
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64;
 #elif defined(__AVX2__)
@@ -100,6 +123,8 @@ inline Doubles add_product<float>(Doubles sum, Doubles a, Doubles b) {
   return (Doubles)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)sum);
 }
 #endif
+
+#endif  // __CUDACC__
 
 }  // namespace
 }  // namespace samestep

@@ -67,7 +67,7 @@ def same_bits(got: list[np.ndarray], expected: list[np.ndarray]) -> None:
         assert golden.difference(a, b) is None, f"array {i} (0 is w): {golden.difference(a, b)}"
 
 
-def build_native(name: str, *options: str) -> Path:
+def build_native(name: str, *options: str, target: str = "all") -> Path:
     """Builds the core and its Python-free programs in build/<name>; returns that folder."""
     root = Path(__file__).parent.parent
     cmake = shutil.which("cmake", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -77,7 +77,7 @@ def build_native(name: str, *options: str) -> Path:
     configure = [cmake, "-S", root, "-B", build, "-DSAMESTEP_NATIVE=ON", "-DSAMESTEP_WERROR=ON", *options]
     with (build / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the tests run in several processes
-        for command in (configure, [cmake, "--build", build, "-j", "2"]):
+        for command in (configure, [cmake, "--build", build, "-j", "2", "--target", target]):
             done = subprocess.run(command, capture_output=True, text=True)
             assert done.returncode == 0, done.stdout + done.stderr
     return build
@@ -86,3 +86,9 @@ def build_native(name: str, *options: str) -> Path:
 @pytest.fixture(scope="session")
 def native() -> Path:
     return build_native("native")
+
+
+@pytest.fixture(scope="session")
+def cuda_on_host() -> Path:
+    """csrc/kernels.cu as a library of the host; see tests/native/cuda_shim.h."""
+    return build_native("native", target="cuda_on_host") / "libcuda_on_host.so"

@@ -9,8 +9,8 @@ from samestep import _core
 
 # Exported, but no arithmetic on arrays: settings, and what looks at the tables.
 SETTINGS = {
-    "compile_flags", "rules", "isas", "get_isa", "set_isa", "withdraw_isa", "self_check", "vector_bytes",
-    "get_num_threads", "set_num_threads", "default_num_threads",
+    "compile_flags", "rules", "coefficients", "isas", "get_isa", "set_isa", "withdraw_isa", "self_check",
+    "vector_bytes", "get_num_threads", "set_num_threads", "default_num_threads",
 }  # fmt: skip
 
 # Against the reference; however the work is cut; wherever the arrays lie; in whatever floating-point mode.

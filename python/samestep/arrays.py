@@ -19,10 +19,39 @@ Array = NDArray[Any]
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 HALVES = ("float16", "bfloat16")  # by name: NumPy has no bfloat16 of its own
 
+CUDA_DEVICES = (2, 13)  # DLPack's numbers for memory on a GPU, and managed memory
+
+
+def lives_on_gpu(a: Any) -> bool:
+    """Whether ``a`` is an array on an NVIDIA GPU, of whatever library."""
+    kind = type(a)
+    if kind is np.ndarray:
+        return False
+    if hasattr(kind, "__dlpack_device__"):
+        return bool(a.__dlpack_device__()[0] in CUDA_DEVICES)
+    return hasattr(kind, "__cuda_array_interface__")
+
+
+def is_array(a: Any) -> bool:
+    """Whether ``a`` is one array: a NumPy array, or one on a GPU."""
+    return isinstance(a, np.ndarray) or lives_on_gpu(a)
+
+
+def address(a: Any) -> int:
+    """Where the first element lies."""
+    return int(a.ctypes.data if isinstance(a, np.ndarray) else a.data.ptr)
+
+
+def may_overlap(a: Any, b: Any) -> bool:
+    """Whether two arrays could share memory: their extents meet."""
+    if isinstance(a, np.ndarray):
+        return np.may_share_memory(a, b)
+    return bool(address(a) < address(b) + b.nbytes and address(b) < address(a) + a.nbytes)
+
 
 def flatten(params: Any, name: str = "params") -> tuple[list[Any], list[str], list[Any] | None]:
     """The arrays in ``params``, a name for each in messages, and the keys of a dict."""
-    if isinstance(params, np.ndarray):
+    if is_array(params):
         return [params], [name], None
     if isinstance(params, Mapping):
         keys = list(params)
@@ -68,8 +97,8 @@ def is_half(a: Array) -> bool:
 
 
 def _check_array(name: str, a: Any, purpose: str, halves: bool = False) -> None:
-    """Raises unless ``a`` is a NumPy array of a working type, or of 16 bits where ``halves`` are taken."""
-    if not isinstance(a, np.ndarray) or isinstance(a, np.ma.MaskedArray):
+    """Raises unless ``a`` is an array of a working type, or of 16 bits where ``halves`` are taken."""
+    if not is_array(a) or isinstance(a, np.ma.MaskedArray):
         raise TypeError(f"{name}: got {type(a).__name__}, expected a NumPy array{purpose}")
     if a.dtype not in DTYPES and not (halves and is_half(a)):
         expected = "float32, float64, float16 or bfloat16" if halves else "float32 or float64"
@@ -79,8 +108,12 @@ def _check_array(name: str, a: Any, purpose: str, halves: bool = False) -> None:
         )
 
 
+def _is_aligned(a: Array) -> bool:
+    return a.flags.aligned if isinstance(a, np.ndarray) else address(a) % a.itemsize == 0
+
+
 def _check_aligned(name: str, a: Array) -> None:
-    if not a.flags.aligned:
+    if not _is_aligned(a):
         raise ValueError(
             f"{name}: its data do not lie on a multiple of {a.itemsize} bytes; pass {name}.copy()"
         )
@@ -94,7 +127,7 @@ def check_aligned_array(name: str, a: Any) -> None:
 
 def check_writeable(name: str, a: Array) -> None:
     """Raises if ``a`` is read-only."""
-    if not a.flags.writeable:
+    if not getattr(a.flags, "writeable", True):  # gpu.py has looked at those on a GPU
         raise ValueError(f"{name}: the array is read-only; pass a writeable one, such as {name}.copy()")
 
 
@@ -108,8 +141,8 @@ def check_inplace(name: str, a: Any, halves: bool = False) -> Array:
             f"{name}: strides {a.strides} for shape {a.shape} leave gaps or repeat elements, so it "
             f"cannot be updated in place as one block; pass {name}.copy() and write the result back"
         )
-    assert isinstance(a, np.ndarray)
-    return a
+    checked: Array = a
+    return checked
 
 
 def check_readable(name: str, a: Any) -> Array:
@@ -120,8 +153,8 @@ def check_readable(name: str, a: Any) -> Array:
             f"{name}: strides {a.strides} for shape {a.shape} are not those of one block in C order; "
             f"pass np.ascontiguousarray({name})"
         )
-    assert isinstance(a, np.ndarray)
-    return a
+    checked: Array = a
+    return checked
 
 
 def check_disjoint(named: Iterable[tuple[str, Array]]) -> None:
@@ -136,7 +169,7 @@ def check_disjoint(named: Iterable[tuple[str, Array]]) -> None:
 
 def _extent(a: Array) -> tuple[int, int]:
     """The addresses of a dense array's first byte and of the one after its last."""
-    return a.ctypes.data, a.ctypes.data + a.nbytes
+    return address(a), address(a) + a.nbytes
 
 
 def extents(written: Iterable[Array]) -> list[tuple[int, int]]:
@@ -146,7 +179,7 @@ def extents(written: Iterable[Array]) -> list[tuple[int, int]]:
 
 def gradient_error(name: str, g: Any, w: Array, written: list[tuple[int, int]]) -> Exception | None:
     """Why ``g`` cannot be the gradient of ``w``, or None if it can; ``written`` from :func:`extents`."""
-    if not isinstance(g, np.ndarray) or isinstance(g, np.ma.MaskedArray):
+    if not is_array(g) or isinstance(g, np.ma.MaskedArray):
         return TypeError(f"{name}: got {type(g).__name__}, expected a NumPy array or None")
     if g.dtype != w.dtype:
         return TypeError(
@@ -155,7 +188,7 @@ def gradient_error(name: str, g: Any, w: Array, written: list[tuple[int, int]]) 
         )
     if g.shape != w.shape:
         return ValueError(f"{name}: got shape {g.shape}, expected the parameter's {w.shape}")
-    if not g.flags.aligned:
+    if not _is_aligned(g):
         return ValueError(
             f"{name}: its data do not lie on a multiple of {g.itemsize} bytes; pass {name}.copy()"
         )
@@ -189,7 +222,7 @@ def digest(arrays: Any) -> str:
     mean equal bits, -0 and subnormals included.
 
     Args:
-        arrays: float32, float64, float16 or bfloat16 arrays of any shape and layout.
+        arrays: float32, float64, float16 or bfloat16 arrays of any shape and layout, NumPy's or CuPy's.
 
     Raises:
         TypeError: something else is among them.
@@ -204,6 +237,8 @@ def digest(arrays: Any) -> str:
     items, names, _ = flatten(arrays, "arrays")
     sha = hashlib.sha256()
     for a, name in zip(items, names, strict=True):
+        if lives_on_gpu(a) and hasattr(a, "get"):
+            a = a.get()
         if isinstance(a, np.ndarray) and is_half(a):
             sha.update(_half_bytes(a))
             continue
@@ -215,3 +250,49 @@ def digest(arrays: Any) -> str:
         little.view(f"<u{a.itemsize}")[np.isnan(little)] = quiet
         sha.update(little.tobytes())
     return sha.hexdigest()
+
+
+# What a backend offers beside kernels, for arrays in main memory; gpu.py has its own.
+
+
+def zeros_like(a: Array, dtype: Any = None) -> Array:
+    """Zeros with the layout of ``a``, and with its dtype if none is given."""
+    zeros: Array = np.zeros_like(a, dtype, subok=False)
+    return zeros
+
+
+def empty_like(a: Array) -> Array:
+    """Memory with the layout of ``a``."""
+    return np.empty_like(a, subok=False)
+
+
+def empty(n: int, dtype: Any, beside: Array) -> Array:
+    """Memory for n values, where ``beside`` is."""
+    return np.empty(n, dtype)
+
+
+def contiguous(a: Array) -> Array:
+    """``a`` itself, or a copy in C order."""
+    return np.ascontiguousarray(a)
+
+
+def frozen(a: NDArray[Any]) -> NDArray[Any]:
+    """A copy in C order that nobody can write to."""
+    copy = np.array(a, order="C")
+    copy.flags.writeable = False
+    return copy
+
+
+def place(a: Array) -> Array:
+    """A NumPy array where the backend's arrays live."""
+    return a
+
+
+def to_host(a: Array) -> Array:
+    """A copy as a NumPy array."""
+    return a.copy()
+
+
+def assign(to: Array, values: Any) -> None:
+    """Overwrites an array with a NumPy array's values, or with one number."""
+    to[...] = values

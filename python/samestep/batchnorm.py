@@ -5,8 +5,8 @@ float64. A channel has M values, one for each sample and position. In memory, th
 first or last and everything else in order, as in C order or as PyTorch's channels_last; the result has
 the layout of ``x``. Neither that nor the instruction set nor the number of threads changes a bit.
 
-``backend`` is "auto" (by where the arrays live), "cpu" or "reference" (the NumPy twin: the same bits,
-slowly).
+``backend`` is "auto" (by where the arrays live), "cpu", "reference" (the NumPy twin: the same bits,
+slowly) or "cuda" (arrays on a GPU; so are the results, as CuPy arrays).
 """
 
 from __future__ import annotations
@@ -17,10 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import arrays, cpu, reference
+from . import arrays, backends
 from .arrays import Array
-
-BACKENDS = {"auto": cpu, "cpu": cpu, "reference": reference}
 
 
 class _Walk(NamedTuple):
@@ -137,13 +135,15 @@ def batchnorm_backward(
         >>> dgamma.round(6), dbeta
         (array([-2.012459]), array([2.5]))
     """
-    run = _backend(backend)
+    read = {"dy": dy, "x": x, "gamma": gamma, "beta": beta, "mean": mean, "inv": inv}
+    backend, (dy, x, gamma, beta, mean, inv, out) = backends.enter(backend, read, {"out": out})
+    run = backends.BACKENDS[backend]
     walk = _check_values(x, axis, at_least=2)
     _check_like("dy", dy, x)
     for name, a in (("gamma", gamma), ("beta", beta), ("mean", mean), ("inv", inv)):
         _check_channels(name, a, walk, x)
-    dx = _result(out, x, {"x": x, "gamma": gamma, "beta": beta, "mean": mean, "inv": inv}, ("dy", dy))
-    dgamma, dbeta = np.empty_like(gamma, subok=False), np.empty_like(gamma, subok=False)
+    dx = _result(run, out, x, {"x": x, "gamma": gamma, "beta": beta, "mean": mean, "inv": inv}, ("dy", dy))
+    dgamma, dbeta = run.empty_like(gamma), run.empty_like(gamma)
     see = walk.arrange
     run.batchnorm_backward(
         see(dy),
@@ -201,13 +201,16 @@ def batchnorm_inference(
         >>> ss.batchnorm_inference(np.array([[3.0, 5.0]]), one, one, 1 + one, 3 + one, eps=0.0)
         array([[1.5, 2.5]])
     """
-    run = _backend(backend)
+    channels = {"gamma": gamma, "beta": beta, "running_mean": running_mean, "running_var": running_var}
+    backend, (x, *given, out) = backends.enter(backend, {"x": x, **channels}, {"out": out})
+    run = backends.BACKENDS[backend]
+    channels = dict(zip(channels, given, strict=True))
+    gamma, beta, running_mean, running_var = given
     eps = _number("eps", eps, math.inf)
     walk = _check_values(x, axis, at_least=0)
-    channels = {"gamma": gamma, "beta": beta, "running_mean": running_mean, "running_var": running_var}
     for name, a in channels.items():
         _check_channels(name, a, walk, x)
-    y = _result(out, x, channels, ("x", x))
+    y = _result(run, out, x, channels, ("x", x))
     see = walk.arrange
     run.batchnorm_inference(
         see(x),
@@ -267,23 +270,26 @@ def batchnorm_inference_backward(
         >>> dx.ravel(), dgamma, dbeta
         (array([1., 3.]), array([6.]), array([4.]))
     """
-    run = _backend(backend)
+    channels = {"gamma": gamma, "beta": beta, "running_mean": running_mean, "running_var": running_var}
+    backend, (dy, x, *given, out) = backends.enter(backend, {"dy": dy, "x": x, **channels}, {"out": out})
+    run = backends.BACKENDS[backend]
+    channels = dict(zip(channels, given, strict=True))
+    gamma, beta, running_mean, running_var = given
     eps = _number("eps", eps, math.inf)
     walk = _check_values(x, axis, at_least=0)
     _check_like("dy", dy, x)
-    channels = {"gamma": gamma, "beta": beta, "running_mean": running_mean, "running_var": running_var}
     for name, a in channels.items():
         _check_channels(name, a, walk, x)
-    dx = _result(out, x, {"dy": dy, "x": x, **channels})
+    dx = _result(run, out, x, {"dy": dy, "x": x, **channels})
     how: dict[str, Any] = {"eps": eps, "axis": axis, "backend": backend}
     if relu:
         y = batchnorm_inference(x, gamma, beta, running_mean, running_var, relu=True, **how)
         dy = dy.copy(order="K")
         dy[y.view(f"u{y.itemsize}") == 0] = 0  # by its bits: no floating-point mode makes more of them zero
     # Sums and steps by the kernels of the other passes, of which one gives 1/sqrt(running_var + eps).
-    one, zero = np.ones_like(gamma, subok=False), np.zeros_like(gamma, subok=False)
+    one, zero, dgamma, dbeta = (run.empty_like(gamma) for _ in range(4))
+    one[...], zero[...], dgamma[...], dbeta[...] = 1, 0, 0, 0
     inv = batchnorm_inference(one[np.newaxis], one, zero, zero, running_var, eps=eps, backend=backend)[0]
-    dgamma, dbeta = np.zeros_like(gamma, subok=False), np.zeros_like(gamma, subok=False)
     see = walk.arrange
     run.batchnorm_backward(
         see(dy),
@@ -360,19 +366,25 @@ class BatchNorm:
             raise ValueError(f"num_channels: got {num_channels}, expected at least 1")
         if np.dtype(dtype) not in arrays.DTYPES:
             raise TypeError(f"dtype: got {np.dtype(dtype)}, expected float32 or float64")
-        _backend(backend)
+        backends.check(backend)
         self.eps = _number("eps", eps, math.inf)
         self.momentum = momentum
         self.relu = bool(relu)
         self.axis = _check_axis(axis)
         self.backend = backend
         self.training = True
-        self.weight: Array = np.ones(num_channels, dtype)
-        self.bias: Array = np.zeros(num_channels, dtype)
-        self.running_mean: Array = np.zeros(num_channels, dtype)
-        self.running_var: Array = np.ones(num_channels, dtype)
+        place = self._run.place
+        self.weight: Array = place(np.ones(num_channels, dtype))
+        self.bias: Array = place(np.zeros(num_channels, dtype))
+        self.running_mean: Array = place(np.zeros(num_channels, dtype))
+        self.running_var: Array = place(np.ones(num_channels, dtype))
         self.num_batches_tracked = 0
         self._saved: tuple[Array, Array, Array] | None = None
+
+    @property
+    def _run(self) -> Any:
+        """The backend of the layer's own arrays, which are in main memory unless asked to a GPU."""
+        return backends.BACKENDS["cpu" if self.backend == "auto" else self.backend]
 
     @property
     def momentum(self) -> float | None:
@@ -422,7 +434,7 @@ class BatchNorm:
         )
         p = 0.0 if self.momentum is None else self.momentum
         values = x.size // len(self.weight)
-        _backend(self.backend).update_running(
+        self._run.update_running(
             *running.values(), mean64, var64, values, p, batches if self.momentum is None else 0
         )
         self._saved = x, mean, inv
@@ -449,7 +461,7 @@ class BatchNorm:
 
     def _check_input(self, x: Any) -> None:
         """Raises where x fits a layer, but not this one; the functions would blame gamma."""
-        if not isinstance(x, np.ndarray) or not isinstance(self.weight, np.ndarray):
+        if not arrays.is_array(x) or not arrays.is_array(self.weight):
             return
         if x.dtype != self.weight.dtype:
             dtype = self.weight.dtype
@@ -468,7 +480,7 @@ class BatchNorm:
 
         Keys: ``weight``, ``bias``, ``running_mean``, ``running_var``, ``num_batches_tracked`` (an int).
         """
-        state: dict[str, Any] = {name: getattr(self, name).copy() for name in _STATE}
+        state: dict[str, Any] = {name: self._run.to_host(getattr(self, name)) for name in _STATE}
         return {**state, "num_batches_tracked": self.num_batches_tracked}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -489,7 +501,7 @@ class BatchNorm:
             arrays.check_inplace(name, old)
         count = _check_count("state_dict['num_batches_tracked']", state_dict["num_batches_tracked"])
         for name in _STATE:
-            getattr(self, name)[...] = state_dict[name]
+            self._run.assign(getattr(self, name), state_dict[name])
         self.num_batches_tracked = count
 
 
@@ -511,7 +523,9 @@ def forward_and_statistics(
 
     ``running``: what the caller writes to next; checked here, before the first byte of y.
     """
-    run = _backend(backend)
+    read = {"x": x, "gamma": gamma, "beta": beta}
+    backend, (x, gamma, beta, *_, out) = backends.enter(backend, read, {**(running or {}), "out": out})
+    run = backends.BACKENDS[backend]
     eps = _number("eps", eps, math.inf)
     walk = _check_values(x, axis, at_least=2)
     _check_channels("gamma", gamma, walk, x)
@@ -521,23 +535,17 @@ def forward_and_statistics(
         _check_channels(name, a, walk, x)
         arrays.check_inplace(name, a)
         for other, b in others.items():
-            if np.may_share_memory(a, b):
+            if arrays.may_overlap(a, b):
                 raise ValueError(f"{name}: overlaps {other} in memory; give it an array of its own")
         others[name] = a
-    y = _result(out, x, others)
-    mean, inv = np.empty_like(gamma, subok=False), np.empty_like(gamma, subok=False)
-    mean64, var64 = np.empty(walk.channels), np.empty(walk.channels)
+    y = _result(run, out, x, others)
+    mean, inv = run.empty_like(gamma), run.empty_like(gamma)
+    mean64, var64 = (run.empty(walk.channels, np.float64, gamma) for _ in range(2))
     see = walk.arrange
     run.batchnorm_forward(
         see(x), gamma, beta, see(y), mean, inv, mean64, var64, walk.sizes, walk.channels_last, bool(relu), eps
     )
     return y, mean, inv, mean64, var64
-
-
-def _backend(name: str) -> Any:
-    if name not in BACKENDS:
-        raise ValueError(f"backend: got {name!r}, expected one of {', '.join(BACKENDS)}")
-    return BACKENDS[name]
 
 
 def _check_count(name: str, count: Any) -> int:
@@ -588,10 +596,10 @@ def _check_values(x: Any, axis: int, at_least: int) -> _Walk:
         return a
 
     def channels_first(a: Array) -> Array:
-        return np.moveaxis(a, axis, 1)
+        return _move_axis(a, axis, 1)
 
     def channels_last(a: Array) -> Array:
-        return np.moveaxis(a, axis, -1)
+        return _move_axis(a, axis, a.ndim - 1)
 
     if C == 1 and x.flags.c_contiguous:
         return _Walk(as_is, (1, 1, values), False)
@@ -604,6 +612,12 @@ def _check_values(x: Any, axis: int, at_least: int) -> _Walk:
         f"x: strides {x.strides} for shape {x.shape} have gaps, or the channels neither first nor last; "
         "pass np.ascontiguousarray(x)"
     )
+
+
+def _move_axis(a: Array, axis: int, to: int) -> Array:
+    axes = [i for i in range(a.ndim) if i != axis % a.ndim]
+    axes.insert(to, axis % a.ndim)
+    return a.transpose(axes)
 
 
 def _check_like(name: str, a: Any, x: Array) -> None:
@@ -633,19 +647,23 @@ def _check_channels(name: str, a: Any, walk: _Walk, x: Array) -> None:
         raise ValueError(f"{name}: strides {a.strides} leave gaps; pass np.ascontiguousarray({name})")
 
 
-def _result(out: Any, x: Array, read: Mapping[str, Array], may_be: tuple[str, Array] | None = None) -> Array:
+def _result(
+    run: Any, out: Any, x: Array, read: Mapping[str, Array], may_be: tuple[str, Array] | None = None
+) -> Array:
     """``out`` if the result can be written to it while ``read`` is read, or a new array."""
     if out is None:
-        return np.empty_like(x, subok=False)
+        new: Array = run.empty_like(x)
+        return new
     arrays.check_inplace("out", out)
     _check_like("out", out, x)
     if may_be is not None:
         name, a = may_be
-        if out.ctypes.data != a.ctypes.data and np.may_share_memory(out, a):
+        if arrays.address(out) != arrays.address(a) and arrays.may_overlap(out, a):
             raise ValueError(f"out: overlaps a part of {name}; pass {name} itself, or an array of its own")
     for name, a in read.items():
-        if np.may_share_memory(out, a):
+        if arrays.may_overlap(out, a):
             raise ValueError(
                 f"out: overlaps {name} in memory, which is still needed; pass an array of its own"
             )
-    return np.asarray(out)
+    result: Array = np.asarray(out) if isinstance(out, np.ndarray) else out
+    return result

@@ -147,9 +147,10 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _certificate(result: dict[str, Any]) -> str:
     verdict = f"{len(result['failures'])} FAILED" if result["failures"] else "all bits as promised"
+    device = f", {result['gpu']} among them" if result.get("gpu") else ""
     return (
         f"certificate: contract {result['contract']}, sha256 {result['certificate']}, "
-        f"{result['configurations']:,} configurations, {verdict}"
+        f"{result['configurations']:,} configurations{device}, {verdict}"
     )
 
 

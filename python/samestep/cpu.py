@@ -20,22 +20,31 @@ from ._core import (
     rules,
     update_running,
 )
+from .arrays import assign, contiguous, empty, empty_like, frozen, place, to_host, zeros_like
 
 __all__ = [
     "Mse",
     "Plan",
     "Trainer",
+    "assign",
     "batchnorm_backward",
     "batchnorm_forward",
     "batchnorm_inference",
     "canonical_sum",
+    "contiguous",
+    "empty",
+    "empty_like",
+    "frozen",
     "get_num_threads",
     "global_norm",
     "info",
+    "place",
     "rules",
     "set_isa",
     "set_num_threads",
+    "to_host",
     "update_running",
+    "zeros_like",
 ]
 
 CONTRACT = 1  # version of the bit contract

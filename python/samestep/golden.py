@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from importlib import resources
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import backends
 from .arrays import DTYPES, Array, digest
 from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference
 from .optimizer import Optimizer
@@ -93,18 +95,20 @@ class Case(NamedTuple):
         elif self.form is not None:
             options[self.optimizer.form_argument] = self.form
         made = self.optimizer(params, lr=HYPER[hyper]["lr"], **options)
-        for name in made.state_dict()["hyper"]:
+        for name in made.groups[0]:
             if name in HYPER[hyper]:
                 setattr(made, name, HYPER[hyper][name])
         return made
 
     def run(self, w: Array, grads: list[Array], hyper: str = "default", **options: Any) -> list[Array]:
         """The parameter and the states after a step with each gradient, from copies."""
-        w = w.copy()
+        run = _backend(options)
+        w = run.place(w.copy())
+        placed = {id(g): run.place(g) for g in grads}
         optimizer = self.make(w, hyper, **options)
         for g in grads:
-            optimizer.step(g)
-        return [w, *(states[0] for states in optimizer.state.values())]
+            optimizer.step(placed[id(g)])
+        return [run.to_host(a) for a in (w, *(states[0] for states in optimizer.state.values()))]
 
 
 def cases() -> list[Case]:
@@ -150,13 +154,14 @@ class OptionProgram(NamedTuple):
         """The parameter, the states and the running average."""
         given, grads = _inputs(self.inputs, self.size, 3, self.case.dtype)
         asked, scale = OPTIONS[self.options]
-        w = given.copy()
+        run = _backend(options)
+        w = run.place(given.copy())
         optimizer = self.case.make(w, **asked, **options)
         if "lr_decay" in optimizer.groups[0] and self.options == "all":
             optimizer.groups[0]["lr_decay"] = 0.5
         for g in grads:
-            optimizer.step(g.copy(), scale=scale)
-        return [w, *(states[0] for states in optimizer.state.values())]
+            optimizer.step(run.place(g.copy()), scale=scale)
+        return [run.to_host(a) for a in (w, *(states[0] for states in optimizer.state.values()))]
 
 
 class SumProgram(NamedTuple):
@@ -169,9 +174,9 @@ class SumProgram(NamedTuple):
         return f"sum {self.dtype} {self.size}"
 
     def run(self, **options: Any) -> list[Array]:
-        x = finite_values(self.size, self.dtype, 1)
+        x = _backend(options).place(finite_values(self.size, self.dtype, 1))
         pieces = [x[: self.size // 3], x[self.size // 3 :]]
-        return [np.array([canonical_sum(x, **options), global_norm(pieces, **options)], np.float64)]
+        return [np.array([float(canonical_sum(x, **options)), global_norm(pieces, **options)])]
 
 
 class BatchNormProgram(NamedTuple):
@@ -187,14 +192,20 @@ class BatchNormProgram(NamedTuple):
         return f"{kind} {self.dtype} {self.shape[0]}x{self.shape[1]} {self.what}"
 
     def run(self, **options: Any) -> list[Array]:
+        run = _backend(options)
+        return [run.to_host(a) for a in self._results(run.place, options)]
+
+    def _results(self, place: Callable[[Array], Array], options: dict[str, Any]) -> list[Array]:
         channels = self.shape[0]
         x = integer_values(self.shape, 37, 11, 1009, 400, 128.3, self.dtype)[None]
         dy = integer_values(self.shape, 53, 17, 911, 455, 257.7, self.dtype)[None]
         gamma = integer_values((channels,), 3, 1, 7, 3, 2.5, self.dtype)
         beta = integer_values((channels,), 5, 2, 11, 5, 9.1, self.dtype)
         if self.what == "inference":
-            var = abs(gamma) + self.dtype.type(0.5)
+            var = place(abs(gamma) + self.dtype.type(0.5))
+            x, gamma, beta = place(x), place(gamma), place(beta)
             return [batchnorm_inference(x, gamma, beta, beta, var, relu=self.relu, **options)]
+        x, dy, gamma, beta = place(x), place(dy), place(gamma), place(beta)
         y, mean, inv = batchnorm_forward(x, gamma, beta, relu=self.relu, **options)
         if self.what == "statistics":
             return [mean, inv]
@@ -218,12 +229,19 @@ class MseProgram(NamedTuple):
         Phi = integer_values(self.shape, 29, 13, 907, 450, 331.1, self.dtype)
         y = integer_values((rows,), 31, 3, 401, 200, 77.7, self.dtype)
         w = integer_values((columns,), 7, 1, 19, 9, 6.3, self.dtype)
-        problem = MSE(Phi, y, **options)
+        run = _backend(options)
+        w = run.place(w)
+        problem = MSE(run.place(Phi), run.place(y), **options)
         if self.what == "residual":
-            return [problem.residual(w)]
+            return [run.to_host(problem.residual(w))]
         if self.what == "gradient":
-            return [problem.gradient(w)]
+            return [run.to_host(problem.gradient(w))]
         return [np.array([problem.loss(w)], np.float64)]
+
+
+def _backend(options: dict[str, Any]) -> Any:
+    name = options.get("backend", "auto")
+    return backends.BACKENDS["cpu" if name == "auto" else name]
 
 
 Program = RuleProgram | OptionProgram | SumProgram | BatchNormProgram | MseProgram
@@ -254,6 +272,11 @@ def programs() -> dict[str, list[Program]]:
             for what in ("residual", "gradient", "loss")
         ]
     return found
+
+
+def runs_on_gpu(program: Program) -> bool:
+    """Whether ``backend="cuda"`` takes the program's options; it does not take all of them yet."""
+    return not (isinstance(program, OptionProgram) and program.options == "all")
 
 
 def program_digest(program: Program, **options: Any) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from . import arrays
 from .arrays import Array
 
@@ -81,7 +79,7 @@ class GroupParams:
     """An array, or a list, tuple or dict of arrays, and how gradients for it are taken apart."""
 
     def __init__(self, params: Any, name: str, grads_name: str) -> None:
-        self._single = isinstance(params, np.ndarray)
+        self._single = arrays.is_array(params)
         self.arrays: list[Array]
         self.arrays, self.names, self._keys = arrays.flatten(params, name)
         self._grads_name = grads_name

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from . import arrays, checkpoint, cpu, reference
+from . import arrays, backends, checkpoint, cpu, gpu
 from .arrays import Array
 from .groups import Group, GroupParams, is_grouped
 from .optional import require
@@ -17,8 +17,6 @@ from .options import Options, arguments_of, check_options, number
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-BACKENDS = {"cpu": cpu, "reference": reference}
 
 STEPPED, NONFINITE = -1, -3  # what a plan's step() returns, else where something does not fit
 
@@ -91,15 +89,14 @@ class Optimizer:
         weight_decay: Any = 0.0,
         **options: Any,
     ) -> None:
-        if backend not in ("auto", *BACKENDS):
-            raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(('auto', *BACKENDS))}")
+        backends.check(backend)
         if form not in (self.forms or (None,)):
             raise ValueError(f"{self.form_argument}: got {form!r}, expected one of {', '.join(self.forms)}")
         self.form = form
         self.variant = variant or None
         self.rule = "_".join(part for part in (self.family, form, variant) if part)
-        self.backend = "cpu" if backend == "auto" else backend
-        rows = {name: (hypers, states) for name, hypers, states in BACKENDS[self.backend].rules()}
+        self.backend = backend  # "auto" until the first parameter tells
+        rows = {name: (hypers, states) for name, hypers, states in cpu.rules()}
         self._hyper_names, self._state_names = rows[self.rule]
         self.options = check_options(**options)
         self._default_hyper = {**hyper, "weight_decay": weight_decay}
@@ -169,8 +166,14 @@ class Optimizer:
             f"params[{i}]['params']" if named else "params",
             f"grads[{i}]" if named else "grads",
         )
+        beside = dict(zip(self._names[:1], self._params[:1], strict=True)) if self.groups else {}
+        given = dict(zip(params.names, params.arrays, strict=True))
+        self.backend, seen = backends.enter(self.backend, beside, given)
+        params.arrays = seen[len(beside) :]
+        if self.backend == "cuda":
+            gpu.check_options(self.options, self._state_dir)
         for name, w in zip(params.names, params.arrays, strict=True):
-            arrays.check_inplace(name, w, halves=True)
+            arrays.check_inplace(name, w, halves=self._takes_halves)
             self._check_storage(name, w)
         self.groups.append(Group(self, params, {**self._default_hyper, **known}))
         for name, states in self._state.items():
@@ -214,14 +217,14 @@ class Optimizer:
         dtype = self._state_dtype(name, w)
         state: Array
         if self._state_dir is None:
-            state = np.zeros_like(w, dtype, subok=False)
+            state = self._run.zeros_like(w, dtype)
         else:
             state = arrays.mapped_like(os.path.join(self._state_dir, f"{name}.{i}"), w, dtype)
         if name in ("ema", "master", "copy"):
             with np.errstate(all="ignore"):
                 state[...] = w
         elif name in self._initial:
-            state[...] = self._initial[name]
+            self._run.assign(state, self._initial[name])
         return state
 
     def _state_dtype(self, name: str, w: Array) -> Any:
@@ -237,9 +240,17 @@ class Optimizer:
         found: Hyper = getattr(type(self), name)
         return found
 
+    @property
+    def _run(self) -> Any:
+        return backends.BACKENDS[self.backend]
+
+    @property
+    def _takes_halves(self) -> bool:
+        return self.backend != "cuda"
+
     def _check_params(self) -> None:
         for name, w, shape in zip(self._names, self._params, self._shapes, strict=True):
-            arrays.check_inplace(name, w, halves=True)
+            arrays.check_inplace(name, w, halves=self._takes_halves)
             if w.shape != shape:
                 raise ValueError(f"{name}: its shape is now {w.shape}, expected {shape} as at the start")
         arrays.check_disjoint(zip(self._names, self._params, strict=True))
@@ -255,7 +266,7 @@ class Optimizer:
             options = self.options._replace(
                 groups=tuple(groups), averages=averages, masters=masters, lows=lows, copies=copies
             )
-        self._plan = BACKENDS[self.backend].Plan(self.rule, self._params, states, self._steps, options)
+        self._plan = self._run.Plan(self.rule, self._params, states, self._steps, options)
         self._weight_decay = [0.0] * len(self.groups)
         self._refresh_hyper()
 
@@ -371,18 +382,20 @@ class Optimizer:
     def _step_with_care(self, grads: Any, scale: float) -> int:
         """After a refusal: says what is wrong, or binds what has moved and sees subclasses as arrays."""
         self._check_params()
-        written = arrays.extents([*self._params, *(s for states in self._state.values() for s in states)])
         names = [name for group in self.groups for name in group.params.grads_names]
+        given = dict(zip(names, grads, strict=True))
+        _, (_, *grads) = backends.enter(self.backend, {self._names[0]: self._params[0], **given})
+        written = arrays.extents([*self._params, *(s for states in self._state.values() for s in states)])
         for name, g, w in zip(names, grads, self._params, strict=True):
             error = g is not None and arrays.gradient_error(name, g, w, written)
             if error:
                 raise error
-        plain = [None if g is None else np.asarray(g) for g in grads]
+        plain = [np.asarray(g) if isinstance(g, np.ndarray) else g for g in grads]
         if self.options.zero_grads:
-            given = [(name, g) for name, g in zip(names, plain, strict=True) if g is not None]
-            for name, g in given:
+            zeroed = [(name, g) for name, g in zip(names, plain, strict=True) if g is not None]
+            for name, g in zeroed:
                 arrays.check_inplace(name, g, halves=True)
-            arrays.check_disjoint(given)
+            arrays.check_disjoint(zeroed)
         self._bind()
         status: int = self._plan.step(plain, self._hyper_values, scale)
         if status not in (STEPPED, NONFINITE):
@@ -398,13 +411,13 @@ class Optimizer:
                 raise RuntimeError("params: moved by another thread during the steps")
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of everything but the parameters: plain ints, floats, strings and arrays.
+        """A copy of everything but the parameters: plain ints, floats, strings and NumPy arrays.
 
         Keys: ``contract`` (version of the bit contract), ``rule``, ``options`` (name: value), ``t``,
         ``steps`` (one count a parameter), ``hyper`` (name: value; with several groups a list of these)
         and ``state`` (name: list of arrays). Schedules are not in it.
         """
-        state = {name: [s.copy() for s in states] for name, states in self._state.items()}
+        state = {name: [self._run.to_host(s) for s in states] for name, states in self._state.items()}
         return {**self._facts(), "state": state}
 
     def _facts(self) -> dict[str, Any]:
@@ -433,7 +446,7 @@ class Optimizer:
         steps = np.array([*state_dict["steps"], state_dict["t"]], np.int64)
         for name, states in self._state.items():
             for new, old in zip(state_dict["state"][name], states, strict=True):
-                old[...] = new
+                self._run.assign(old, new)
         self._steps[:] = steps
         for group, hyper in zip(self.groups, hypers, strict=True):
             group._hyper.update(hyper)
@@ -465,9 +478,9 @@ class Optimizer:
             "initial": self._initial,
             "hyper": {n: self.groups[0][n] if callable(v) else v for n, v in self._default_hyper.items()},
         }
-        checkpoint.write(
-            path, {**self._facts(), "class": type(self).__name__, "made_with": made_with}, self._state
-        )
+        facts = {**self._facts(), "class": type(self).__name__, "made_with": made_with}
+        # In main memory no copy is made: state_dir may hold more than fits.
+        checkpoint.write(path, facts, self.state_dict()["state"] if self.backend == "cuda" else self._state)
 
     @classmethod
     def load(
@@ -482,7 +495,7 @@ class Optimizer:
         Args:
             path: of the file.
             params: arrays as at the time of saving, in any structure of as many groups.
-            backend: "auto", "cpu" or "reference".
+            backend: "auto", "cpu", "reference" or "cuda".
             state_dir: as for the constructor.
 
         Raises:

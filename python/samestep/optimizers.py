@@ -2,10 +2,10 @@
 
 Every class takes ``params``, an array or a list, tuple or dict of arrays, float32 or float64, and
 updates them in place; or a list of groups, ``{"params": arrays, "lr": ..., ...}``, each with
-hyper-parameters of its own. ``backend`` is "auto" (by where the arrays live), "cpu" or "reference"
-(the NumPy twin: the same bits, slowly). ``lr`` may be a callable of the step number, see
-``samestep.schedules``. The ``options`` are those of ``samestep.options``: weight decay, clipping,
-maximizing, a running average of the parameters and others, in the same pass.
+hyper-parameters of its own. ``backend`` is "auto" (by where the arrays live), "cpu", "reference" (the
+NumPy twin: the same bits, slowly) or "cuda" (arrays on an NVIDIA GPU). ``lr`` may be a callable of the
+step number, see ``samestep.schedules``. The ``options`` are those of ``samestep.options``: weight decay,
+clipping, maximizing, a running average of the parameters and others, in the same pass.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class SGD(Optimizer):
         params: what to optimize; see the module.
         lr: step size, >= 0. On a loss with curvature at most beta, steps shrink the loss for
             lr < 2/beta.
-        backend: "auto", "cpu" or "reference".
+        backend: "auto", "cpu", "reference" or "cuda".
         options: see ``samestep.options``.
 
     Raises:
@@ -75,7 +75,7 @@ class Momentum(Optimizer):
         form: "heavy_ball" or "torch".
         dampening: torch only, in [0, 1]: gradients after the first enter the buffer times
             1 - dampening.
-        backend: "auto", "cpu" or "reference".
+        backend: "auto", "cpu", "reference" or "cuda".
         options: see ``samestep.options``.
 
     Raises:
@@ -138,7 +138,7 @@ class NAG(Optimizer):
         form: "look_ahead" or "torch".
         momentum_next: the momentum of the next step, for schedules (look_ahead only); None: the
             same as ``momentum``.
-        backend: "auto", "cpu" or "reference".
+        backend: "auto", "cpu", "reference" or "cuda".
         options: see ``samestep.options``.
 
     Raises:
@@ -194,7 +194,7 @@ class AdaGrad(Optimizer):
         eps_placement: "outside" or "inside" the root.
         lr_decay: >= 0.
         initial_accumulator: what r starts at, >= 0.
-        backend: "auto", "cpu" or "reference".
+        backend: "auto", "cpu", "reference" or "cuda".
         options: see ``samestep.options``.
 
     Raises:
@@ -253,7 +253,7 @@ class RMSProp(Optimizer):
         centered: divide by the deviation about the mean gradient. Rounding may leave r - c^2 below 0,
             and then w becomes NaN: with eps inside, keep it well above the rounding of r.
         momentum: share of the last step that is kept, >= 0; 0 keeps none and no buffer.
-        backend: "auto", "cpu" or "reference".
+        backend: "auto", "cpu", "reference" or "cuda".
         options: see ``samestep.options``.
 
     Raises:
@@ -323,7 +323,7 @@ class Adam(Optimizer):
         eps: keeps the division finite, >= 0. Inside the root, 1e-8 acts as 1e-4 does outside.
         eps_placement: "outside" or "inside" the root.
         amsgrad: never let the denominator shrink.
-        backend: "auto", "cpu" or "reference".
+        backend: "auto", "cpu", "reference" or "cuda".
         options: see ``samestep.options``.
 
     Raises:

@@ -6,13 +6,13 @@ import importlib
 from typing import Any
 
 
-def require(module: str, purpose: str, extra: str = "demo") -> Any:
+def require(module: str, purpose: str, *extras: str) -> Any:
     """The module of that name, imported now.
 
     Args:
         module: its import name, e.g. ``"sklearn.datasets"``.
         purpose: what it is needed for; the error message says it.
-        extra: the extra of samestep that installs it; likewise.
+        extras: those of samestep that install it, one or the other; likewise. "demo" if none is named.
 
     Raises:
         ImportError: it is not installed.
@@ -26,7 +26,8 @@ def require(module: str, purpose: str, extra: str = "demo") -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
+        choices = " or ".join(f"'samestep[{extra}]'" for extra in extras or ("demo",))
         raise ImportError(
             f"{purpose} needs {package}, which cannot be imported here ({error}); "
-            f"install it with: pip install 'samestep[{extra}]'"
+            f"install it with: pip install {choices}"
         ) from error

@@ -10,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arrays as front_door
-from . import cpu, reference
+from . import backends
 from .arrays import Array
-
-BACKENDS = {"auto": cpu, "cpu": cpu, "reference": reference}
 
 
 def canonical_sum(x: Array, axis: int | None = None, *, backend: str = "auto") -> NDArray[np.float64]:
@@ -23,9 +21,10 @@ def canonical_sum(x: Array, axis: int | None = None, *, backend: str = "auto") -
     threads or the NumPy version. Its error is that of a pairwise sum.
 
     Args:
-        x: float32 or float64, contiguous (C order).
+        x: float32 or float64, contiguous (C order); on a GPU, the result is there, too.
         axis: the axis to sum over; None sums over all elements in C order.
-        backend: "auto", "cpu" or "reference" (the NumPy twin: the same bits, slowly).
+        backend: "auto" (by where the array lives), "cpu", "reference" (the NumPy twin: the same bits,
+            slowly) or "cuda".
 
     Returns:
         float64 array with the shape of ``x`` without ``axis``; 0-d for None. No terms give +0.0.
@@ -43,7 +42,8 @@ def canonical_sum(x: Array, axis: int | None = None, *, backend: str = "auto") -
         >>> float(ss.canonical_sum(np.full(10, 0.1)))
         1.0
     """
-    run = _backend(backend)
+    backend, (x,) = backends.enter(backend, {"x": x})
+    run = backends.BACKENDS[backend]
     front_door.check_readable("x", x)
     if axis is None:
         total: NDArray[np.float64] = run.canonical_sum(x, 1, x.size, 1)
@@ -65,7 +65,7 @@ def global_norm(arrays: Any, *, backend: str = "auto") -> float:
 
     Args:
         arrays: an array, or a list, tuple or dict of them; float32 or float64, contiguous.
-        backend: "auto", "cpu" or "reference".
+        backend: "auto", "cpu", "reference" or "cuda".
 
     Returns:
         The norm; 0.0 of nothing.
@@ -78,14 +78,8 @@ def global_norm(arrays: Any, *, backend: str = "auto") -> float:
         >>> ss.global_norm([np.float32([3.0]), np.float64([4.0])])
         5.0
     """
-    run = _backend(backend)
-    items, names, _ = front_door.flatten(arrays, "arrays")
+    given, names, _ = front_door.flatten(arrays, "arrays")
+    backend, items = backends.enter(backend, dict(zip(names, given, strict=True)))
     for a, name in zip(items, names, strict=True):
         front_door.check_readable(name, a)
-    return float(run.global_norm(items))
-
-
-def _backend(name: str) -> Any:
-    if name not in BACKENDS:
-        raise ValueError(f"backend: got {name!r}, expected one of {', '.join(BACKENDS)}")
-    return BACKENDS[name]
+    return float(backends.BACKENDS[backend].global_norm(items))

@@ -1,5 +1,6 @@
 """Proof on this machine: every kernel, form and dtype on every instruction set and several thread counts,
-held bit for bit against the NumPy reference and the golden digests of the contract.
+held bit for bit against the NumPy reference and the golden digests of the contract; and those on the GPU,
+where there is one.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import _core, cpu
-from .arrays import digest
-from .golden import DIGESTS, difference, programs
+from . import _core, cpu, gpu
+from .arrays import Array, digest
+from .golden import DIGESTS, difference, programs, runs_on_gpu
 
 
 def configurations() -> Iterator[tuple[str, int]]:
@@ -30,13 +31,15 @@ def run(report: Callable[[str], None]) -> dict[str, Any]:
 
     Returns:
         ``contract`` (version), ``certificate`` (sha256 over all results: the same on every machine
-        that keeps the contract), ``configurations`` (how many were run), ``failures`` (one text each).
+        that keeps the contract), ``configurations`` (how many were run), ``gpu`` (its name, None without
+        one), ``failures`` (one text each).
     """
     failures = [
         f"{isa}: switched off at import, its kernels do not keep the contract" for isa in cpu.withdrawn
     ]
     for line in failures:
         report(f"FAIL {line}")
+    device = None if gpu.why_not() else gpu.device_name()
     results = hashlib.sha256()
     configured = list(configurations())
     before = _core.get_isa(), _core.get_num_threads()
@@ -58,13 +61,13 @@ def run(report: Callable[[str], None]) -> dict[str, Any]:
                     # The others must equal the first; what has no digest yet is no part of the contract.
                     if i == 0 and str(program) in DIGESTS:
                         results.update(f"{program} {digest(got)}\n".encode())
-                    for k, (a, b) in enumerate(zip(got, expected, strict=True)):
-                        where = difference(a, b)
-                        if where:
-                            found.append(f"{program}, {isa}, {threads} threads, result {k}: {where}")
+                    found += _differences(f"{program}, {isa}, {threads} threads", got, expected)
             finally:
                 cpu.set_isa(before[0])
                 cpu.set_num_threads(before[1])
+            if device is not None and runs_on_gpu(program):
+                found += _differences(f"{program}, {device}", program.run(backend="cuda"), expected)
+                count += 1
         report(f"{'FAIL' if found else 'ok  '} {kernel:28} {len(group)} digests")
         for line in found:
             report(f"     {line}")
@@ -73,5 +76,11 @@ def run(report: Callable[[str], None]) -> dict[str, Any]:
         "contract": cpu.CONTRACT,
         "certificate": results.hexdigest(),
         "configurations": count,
+        "gpu": device,
         "failures": failures,
     }
+
+
+def _differences(what: str, got: list[Array], expected: list[Array]) -> list[str]:
+    compared = (difference(a, b) for a, b in zip(got, expected, strict=True))
+    return [f"{what}, result {k}: {where}" for k, where in enumerate(compared) if where]

@@ -8,14 +8,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from .. import cpu, reference
+from .. import arrays, backends
 
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.integer[Any]]
 Scale = Literal["half_sum", "half_mean", "mean", "sum"]
 
-
-_BACKENDS = {"auto": cpu, "cpu": cpu, "reference": reference}
 
 # c of L = (c/2) |Phi w - y|^2: a factor, and whether it is divided by the number of rows.
 _SCALES = {
@@ -45,16 +43,17 @@ class MSE:
         Phi: the features, one example a row: shape (N, p), float32 or float64, finite.
         y: the targets: shape (N,), the dtype of Phi, finite.
         scale: which c.
-        backend: what computes the loss and its gradient: "auto", "cpu" or "reference". They return
-            the same bits.
+        backend: what computes the loss and its gradient: "auto" (by where the arrays live), "cpu",
+            "reference" or "cuda". They return the same bits.
 
-    Both arrays are copied, so that what is known about the problem stays true.
+    Both arrays are copied, so that what is known about the problem stays true. Where they are on a GPU,
+    weights must be and results are, too; what the theory says is worked out in main memory.
 
     Attributes:
         Phi: the features, read-only, C order.
         y: the targets, read-only.
         scale: as given.
-        backend: "cpu" or "reference".
+        backend: "cpu", "reference" or "cuda".
 
     Raises:
         TypeError: an argument is no array of float32 or float64, or the dtypes differ.
@@ -83,8 +82,7 @@ class MSE:
         if scale not in get_args(Scale):
             expected = ", ".join(repr(name) for name in get_args(Scale))
             raise ValueError(f"scale: got {scale!r}, expected one of {expected}")
-        if backend not in _BACKENDS:
-            raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(_BACKENDS)}")
+        self.backend, (Phi, y) = backends.enter(backend, {"Phi": Phi, "y": y})
         _check_floats("Phi", Phi, 2)
         _check_floats("y", y, 1)
         if y.dtype != Phi.dtype:
@@ -98,16 +96,19 @@ class MSE:
             raise ValueError(
                 f"y: got {len(y)} targets for the {len(Phi)} rows of Phi, expected one for each row" + turned
             )
-        _check_finite("Phi", Phi)
-        _check_finite("y", y)
-        self.Phi: Floats = _frozen(Phi)
-        self.y: Floats = _frozen(y)
+        _check_finite("Phi", self._run.to_host(Phi))
+        _check_finite("y", self._run.to_host(y))
+        self.Phi: Floats = self._run.frozen(Phi)
+        self.y: Floats = self._run.frozen(y)
         self.scale: Scale = scale
-        self.backend: str = "cpu" if backend == "auto" else backend
         self._bind()
 
+    @property
+    def _run(self) -> Any:
+        return backends.BACKENDS[self.backend]
+
     def _bind(self) -> None:
-        self._kernels = _BACKENDS[self.backend].Mse(self.Phi, self.y, *_SCALES[self.scale])
+        self._kernels = self._run.Mse(self.Phi, self.y, *_SCALES[self.scale])
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_kernels"}
@@ -155,8 +156,7 @@ class MSE:
             >>> problem.loss(np.array([2.0]))
             1.0
         """
-        self._check_weights(w)
-        return float(self._kernels.evaluate(np.ascontiguousarray(w), None, None, None))
+        return float(self._kernels.evaluate(self._own_weights(w), None, None, None))
 
     def residual(self, w: Floats) -> Floats:
         """r = Phi w - y, a new array: shape (N,), the problem's dtype.
@@ -172,9 +172,9 @@ class MSE:
             >>> ss.problems.MSE(np.array([[1.0], [1.0]]), np.array([1.0, 3.0])).residual(np.array([2.0]))
             array([ 1., -1.])
         """
-        self._check_weights(w)
-        r: Floats = np.empty(self.size, self.dtype)
-        self._kernels.evaluate(np.ascontiguousarray(w), None, r, None)
+        w = self._own_weights(w)
+        r: Floats = self._run.empty(self.size, self.dtype, self.y)
+        self._kernels.evaluate(w, None, r, None)
         return r
 
     def gradient(self, w: Floats, rows: Integers | None = None) -> Floats:
@@ -207,11 +207,11 @@ class MSE:
             >>> problem.gradient(np.zeros(1)), problem.gradient(np.zeros(1), rows=np.array([1]))
             (array([-3.5]), array([-6.]))
         """
-        self._check_weights(w)
+        w = self._own_weights(w)
         if rows is not None:
             rows = self._own_rows(rows)
-        g: Floats = np.empty(self.dimension, self.dtype)
-        self._kernels.evaluate(np.ascontiguousarray(w), rows, None, g)
+        g: Floats = self._run.empty(self.dimension, self.dtype, self.y)
+        self._kernels.evaluate(w, rows, None, g)
         return g
 
     def hessian(self, w: Floats | None = None) -> Floats:
@@ -222,7 +222,8 @@ class MSE:
             >>> ss.problems.MSE(np.array([[1.0], [2.0]]), np.zeros(2)).hessian()
             array([[5.]])
         """
-        hessian: Floats = self.c * (self.Phi.T @ self.Phi)
+        Phi = self._in_memory(self.Phi)
+        hessian: Floats = self._run.place(self.c * (Phi.T @ Phi))
         return hessian
 
     @cached_property
@@ -233,11 +234,11 @@ class MSE:
         with its squared condition, has lost. Those that rounding cannot tell from 0 are 0.
         """
         sigma = np.zeros(self.dimension)
-        found = np.linalg.svd(self.Phi.astype(np.float64), compute_uv=False)
+        found = np.linalg.svd(self._in_memory(self.Phi).astype(np.float64), compute_uv=False)
         # The threshold of numpy.linalg.lstsq, so that mu > 0 exactly where the minimiser is unique.
         found[found <= np.finfo(np.float64).eps * max(self.Phi.shape) * found[0]] = 0.0
         sigma[: len(found)] = found
-        return _frozen(np.sort(self.c * sigma * sigma))
+        return arrays.frozen(np.sort(self.c * sigma * sigma))
 
     @property
     def beta(self) -> float:
@@ -265,23 +266,33 @@ class MSE:
             >>> ss.problems.MSE(np.array([[1.0, 1.0]]), np.array([3.0])).minimizer()
             array([1.5, 1.5])
         """
-        return self._minimizer.astype(self.dtype)
+        minimizer: Floats = self._run.place(self._minimizer.astype(self.dtype))
+        return minimizer
 
     @cached_property
     def optimum(self) -> float:
         """L*, the least value that L takes. In float64 whatever the dtype, at w* before rounding."""
-        r = self.Phi.astype(np.float64) @ self._minimizer - self.y.astype(np.float64)
+        Phi, y = self._in_memory(self.Phi), self._in_memory(self.y)
+        r = Phi.astype(np.float64) @ self._minimizer - y.astype(np.float64)
         return 0.5 * self.c * float(r @ r)
 
     @cached_property
     def _minimizer(self) -> Floats:
-        Phi, y = self.Phi.astype(np.float64), self.y.astype(np.float64)
+        Phi = self._in_memory(self.Phi).astype(np.float64)
+        y = self._in_memory(self.y).astype(np.float64)
         solution: Floats = np.linalg.lstsq(Phi, y, rcond=None)[0]
         return solution
 
-    def _check_weights(self, w: Floats) -> None:
-        if not isinstance(w, np.ndarray):
+    def _in_memory(self, a: Floats) -> Floats:
+        """A NumPy array of the same values, for the theory."""
+        host: Floats = a if isinstance(a, np.ndarray) else self._run.to_host(a)
+        return host
+
+    def _own_weights(self, w: Floats) -> Floats:
+        """The weights as kernels read them, checked."""
+        if not arrays.is_array(w):
             raise TypeError(f"w: got {type(w).__name__}, expected a numpy array of {self.dtype}")
+        _, (_, w) = backends.enter(self.backend, {"Phi": self.Phi, "w": w})
         if w.dtype != self.dtype:
             raise TypeError(
                 f"w: got {w.dtype}, expected {self.dtype} as Phi; "
@@ -291,6 +302,8 @@ class MSE:
             raise ValueError(
                 f"w: got shape {w.shape}, expected {(self.dimension,)}, one weight for each column of Phi"
             )
+        contiguous: Floats = self._run.contiguous(w)
+        return contiguous
 
     def _own_rows(self, rows: Integers) -> Integers:
         """A copy as int64, checked: another thread may change the caller's while the kernels read."""
@@ -307,7 +320,7 @@ class MSE:
 
 
 def _check_floats(name: str, array: Floats, ndim: int) -> None:
-    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+    if not arrays.is_array(array) or isinstance(array, np.ma.MaskedArray):
         raise TypeError(
             f"{name}: got {type(array).__name__}, expected a numpy array; "
             f"make one with numpy.asarray({name}, dtype=numpy.float64)"
@@ -331,9 +344,3 @@ def _check_finite(name: str, array: Floats) -> None:
         f"{name}: got {array[place]} at [{', '.join(map(str, place))}], expected finite numbers; "
         "remove the example or fill the gap"
     )
-
-
-def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    copy = np.array(array, order="C")
-    copy.flags.writeable = False
-    return copy

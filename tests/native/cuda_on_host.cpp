@@ -1,0 +1,58 @@
+// csrc/kernels.cu as a shared library of the host: what tests/test_gpu.py launches in the place of a GPU.
+#include "cuda_shim.h"
+
+namespace {
+
+struct Kernel {
+  const char* name;
+  long long argument_size;
+  void (*run)(const void*);
+};
+std::vector<Kernel> kernels;
+
+struct Listed {
+  explicit Listed(Kernel kernel) { kernels.push_back(kernel); }
+};
+
+const Kernel* find(const char* name) {
+  for (const Kernel& kernel : kernels) {
+    if (std::strcmp(kernel.name, name) == 0) return &kernel;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+#define KERNEL(name, Arguments, ...) \
+  const Listed name##_listed(        \
+      {#name, sizeof(Arguments), [](const void* a) { __VA_ARGS__(*static_cast<const Arguments*>(a)); }});
+#include "kernels.cu"
+
+namespace samestep {
+ALL_KERNELS()
+}  // namespace samestep
+
+extern "C" {
+
+// Of the kernel's one argument; -1: no such kernel.
+__attribute__((visibility("default"))) long long argument_size(const char* name) {
+  const Kernel* kernel = find(name);
+  return kernel == nullptr ? -1 : kernel->argument_size;
+}
+
+__attribute__((visibility("default"))) const char* kernel_name(long long i) {
+  return i < static_cast<long long>(kernels.size()) ? kernels[i].name : nullptr;
+}
+
+__attribute__((visibility("default"))) void launch(const char* name, unsigned grid, unsigned threads,
+                                                   const void* arguments) {
+  const Kernel* kernel = find(name);
+  gridDim = {grid, 1, 1};
+  blockDim = {threads, 1, 1};
+  for (unsigned i = 0; i < grid; ++i) {
+    blockIdx = {i, 0, 0};
+    shim::block.run(kernel->run, arguments);
+  }
+}
+
+}  // extern "C"

@@ -1,0 +1,493 @@
+"""The GPU backend without a GPU: gpu.py launches csrc/kernels.cu, run by fibers on the host (host_cupy).
+Some 20 seconds.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import host_cupy
+import samestep as ss
+from conftest import same_bits
+from host_cupy import ndarray
+from samestep import golden, gpu, verify
+
+
+@pytest.fixture
+def kernels(cuda_on_host: Path, tmp_path: Path) -> Iterator[host_cupy.HostKernels]:
+    with host_cupy.installed(cuda_on_host, tmp_path) as kernels:
+        yield kernels
+
+
+def device(a: Any, number: int = 0) -> ndarray:
+    return ndarray(np.array(a), number)
+
+
+class TestBits:
+    @pytest.mark.parametrize("threads", [32, 96, 256, 1024])
+    def test_golden_digests(self, kernels, monkeypatch, threads):
+        """Large programs with one block size; long ones, of 10 000 steps, with one and of one rule."""
+        monkeypatch.setattr(gpu, "THREADS", threads)
+        for program in (p for group in golden.programs().values() for p in group if str(p) in golden.DIGESTS):
+            long = isinstance(program, golden.RuleProgram) and program.steps > 100
+            large = isinstance(program, golden.RuleProgram) and program.size > 10_000
+            if (
+                golden.runs_on_gpu(program)
+                and (threads == 256 or not large)
+                and (not long or (threads == 32 and program.case.rule == "adam_outside"))
+            ):
+                found = golden.program_digest(program, backend="cuda")
+                assert found == golden.DIGESTS[str(program)], str(program)
+        assert {n for _, _, n in kernels.launches} == {threads}
+
+    def test_one_launch_steps_a_list(self, kernels, case):
+        """Of all sizes and offsets, aligned and not, and beside a tensor that sits out."""
+        sizes = [0, 1, 3, 4, 5, gpu.ITEM - 1, gpu.ITEM, gpu.ITEM + 1, 2 * gpu.ITEM + 7, 100]
+        rng = np.random.default_rng(0)
+        room = rng.standard_normal((3, sum(sizes) + 8 * len(sizes))).astype(case.dtype)
+        places = np.cumsum([0, *(n + 1 + i % 3 for i, n in enumerate(sizes))])
+        cut = [[r[p : p + n] for p, n in zip(places[:-1], sizes, strict=True)] for r in room]
+        expected = [w.copy() for w in cut[0]]
+        there = [ndarray(w) for w in cut[0]]
+        one, other = case.make(expected, backend="reference"), case.make(there)
+        assert other.backend == "cuda"
+        other.step([ndarray(g) for g in cut[1]])
+        one.step(cut[1])
+        kernels.launches.clear()
+        skipped = [None if i == 3 else g for i, g in enumerate(cut[2])]
+        one.step(skipped)
+        other.step([None if g is None else ndarray(g) for g in skipped])
+        assert [name for name, _, _ in kernels.launches] == ["write_words", f"step_{case.rule}_{case.dtype}"]
+        same_bits([w.host for w in there], expected)
+        for name, states in one.state.items():
+            same_bits([s.host for s in other.state[name]], states)
+        assert other.steps == one.steps
+
+    def test_gradients_that_stay_are_not_announced_again(self, kernels):
+        w, g = device(np.zeros(5)), device(np.ones(5))
+        optimizer = ss.Adam(w, lr=0.1)
+        optimizer.step(g)
+        kernels.launches.clear()
+        optimizer.step(g)
+        assert [name for name, _, _ in kernels.launches] == ["step_adam_outside_float64"]
+
+    def test_many_tensors_and_step_counts(self, kernels):
+        """More words than a launch carries, and tensors that have made differing numbers of steps."""
+        rng = np.random.default_rng(1)
+        values = rng.standard_normal((300, 3))
+        expected, there = list(values.copy()), [device(v) for v in values]
+        one, other = ss.Adam(expected, lr=0.1), ss.Adam(there, lr=0.1)
+        for t in range(4):
+            grads = [None if (i + t) % 5 == 0 else values[i - t] for i in range(300)]
+            one.step(grads)
+            other.step([None if g is None else device(g) for g in grads])
+        same_bits([w.host for w in there], expected)
+        assert other.steps == one.steps
+
+    def test_counters_that_were_loaded(self, kernels):
+        """The same gradients as in the last step, but no longer the same numbers of steps."""
+        values = np.ones((2, 3))
+        expected, there = list(values.copy()), [device(v) for v in values]
+        one, other = ss.Adam(expected, lr=0.1), ss.Adam(there, lr=0.1)
+        grads = [device(v) for v in values]
+        for optimizer, g in ((one, list(values)), (other, grads)):
+            optimizer.step(g)
+            optimizer.load_state_dict({**optimizer.state_dict(), "t": 7, "steps": [1, 7]})
+            optimizer.step(g)
+        same_bits([w.host for w in there], expected)
+        assert expected[0][0] != expected[1][0]
+
+    def test_both_types_in_one_list(self, kernels):
+        given = [np.ones(3, np.float32), np.ones(4)]
+        there = [device(a) for a in given]
+        ss.RMSProp(there, lr=0.1).step(there_grads := [device(a) for a in given])
+        ss.RMSProp(given, lr=0.1).step([g.get() for g in there_grads])
+        same_bits([w.host for w in there], given)
+
+    @pytest.mark.parametrize("axis", [None, 0, 1, 2])
+    @pytest.mark.parametrize("shape", [(3, 2500, 7), (2, 1, 70), (0, 3, 2), (1, 1030, 1)])
+    def test_canonical_sum(self, kernels, monkeypatch, shape, axis):
+        monkeypatch.setattr(gpu, "THREADS", 64)
+        x = np.random.default_rng(2).standard_normal(shape)  # float64: every addition rounds
+        found = ss.canonical_sum(device(x), axis)
+        same_bits([found.get()], [ss.canonical_sum(x, axis, backend="reference")])
+
+    def test_long_sums_are_paired_in_several_launches(self, kernels):
+        x = np.random.default_rng(3).standard_normal(gpu.PAIRED_ROWS * gpu.SUM_BLOCK + 5)
+        assert float(ss.canonical_sum(device(x))) == float(ss.canonical_sum(x))
+        assert [name for name, _, _ in kernels.launches] == ["sum_runs_values_float64", *["pair_rows"] * 2]
+
+    @pytest.mark.parametrize("relu", [False, True])
+    @pytest.mark.parametrize("shape", [(3, 5, 7, 5), (40, 33), (2, 3, 1100), (4, 1, 9), (3, 2, 2)])
+    @pytest.mark.parametrize("axis", [1, -1])
+    def test_batch_norm(self, kernels, monkeypatch, shape, axis, relu):
+        monkeypatch.setattr(gpu, "THREADS", 64)
+        rng = np.random.default_rng(4)
+        x, dy = (
+            golden.random_values(int(np.prod(shape)), np.dtype(np.float32), k).reshape(shape) for k in (1, 2)
+        )
+        dy[...] = rng.standard_normal(shape)
+        gamma, beta = rng.standard_normal((2, shape[axis])).astype(np.float32)
+        how = {"relu": relu, "axis": axis}
+        mine = [device(a) for a in (x, gamma, beta)]
+        found = ss.batchnorm_forward(*mine, **how)
+        expected = ss.batchnorm_forward(x, gamma, beta, backend="reference", **how)
+        same_bits([a.get() for a in found], list(expected))
+        back = ss.batchnorm_backward(device(dy), *mine, *found[1:], **how)
+        expected_back = ss.batchnorm_backward(dy, x, gamma, beta, *expected[1:], backend="reference", **how)
+        same_bits([a.get() for a in back], list(expected_back))
+
+    def test_layer(self, kernels):
+        x = np.random.default_rng(5).standard_normal((50, 3)).astype(np.float32)
+        one, other = ss.BatchNorm(3, relu=True), ss.BatchNorm(3, relu=True, backend="cuda")
+        for _ in range(2):
+            same_bits([other.forward(device(x)).get()], [one.forward(x)])
+        same_bits([a.get() for a in other.backward(device(x))], list(one.backward(x)))
+        same_bits([other.eval().forward(device(x)).get()], [one.eval().forward(x)])
+        states = one.state_dict(), other.state_dict()
+        same_bits(*([s[k] for k in ("running_mean", "running_var")] for s in states))
+        other.load_state_dict(states[0])
+
+    def test_mean_squared_error(self, kernels):
+        rng = np.random.default_rng(6)
+        Phi, y, w = rng.standard_normal((1100, 35)), rng.standard_normal(1100), rng.standard_normal(35)
+        rows = rng.integers(0, 1100, 1500)
+        one = ss.problems.MSE(Phi, y, scale="half_mean", backend="reference")
+        other = ss.problems.MSE(device(Phi), device(y), scale="half_mean")
+        same_bits([other.gradient(device(w)).get()], [one.gradient(w)])
+        same_bits([other.gradient(device(w), rows).get()], [one.gradient(w, rows)])
+        assert other.loss(device(w)) == one.loss(w)
+        assert other.minimizer().get().tolist() == one.minimizer().tolist()
+
+    def test_verify_holds_the_gpu_to_the_reference(self, kernels, monkeypatch):
+        some = {"sum float32": golden.programs()["sum float32"]}
+        monkeypatch.setattr(verify, "programs", lambda: some)
+        assert verify.run(lambda line: None)["gpu"] == "fibers on the host"
+        monkeypatch.setattr(gpu, "WARP", 16)  # a fault: half of the blocks are left out
+        failures = verify.run(lambda line: None)["failures"]
+        assert failures
+        assert all("fibers on the host" in line for line in failures)
+
+
+class TestOptions:
+    """Options and groups: those that run here have the bits of the reference, the others are refused."""
+
+    @pytest.mark.parametrize("decoupled", [False, True])
+    def test_with_groups_and_scale(self, kernels, case, decoupled):
+        values, *grads = (golden.random_values(90, case.dtype, k) for k in (1, 3, 5))
+        made = []
+        for to, backend in ((np.array, "reference"), (device, "cuda")):
+            params = [to(values[:40]), to(values[40:])]
+            optimizer = case.make(
+                [{"params": [params[0]]}, {"params": params[1], "weight_decay": 0.25}],
+                weight_decay=0.125,
+                decoupled_weight_decay=decoupled,
+                maximize=True,
+                clip_value=0.5,
+                flush_subnormals=True,
+                backend=backend,
+            )
+            optimizer.groups[1]["lr"] = 0.5
+            for g in grads:
+                optimizer.step([[to(g[:40])], to(g[40:])], scale=0.7)
+            state = optimizer.state_dict()["state"]
+            made.append([*params, *(a for arrays in state.values() for a in arrays)])
+        same_bits([*(a.get() for a in made[1][:2]), *made[1][2:]], made[0])
+        way = "decoupled" if decoupled else "options"
+        stepped = [name for name, _, _ in kernels.launches if name.startswith("step_")]
+        assert stepped == [f"step_{case.rule}_{way}_{case.dtype}"] * 4
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [("maximize", True), ("clip_value", 0.5), ("flush_subnormals", True), ("weight_decay", 0.5)],
+    )
+    def test_one_by_one(self, kernels, option, value):
+        g = golden.random_values(50, np.dtype(np.float32), 1)
+        w = np.linspace(-1, 1, 50, dtype=np.float32)
+        there = device(w)
+        one, other = (ss.Adam(a, lr=0.1, **{option: value}) for a in (w, there))
+        one.step(g)
+        other.step(device(g))
+        same_bits([there.get(), other.state["v"][0].get()], [w, one.state["v"][0]])
+        assert kernels.launches[-1][0] == "step_adam_outside_options_float32"
+
+    def test_a_group_without_decay_takes_the_plain_kernel(self, kernels):
+        groups = [{"params": device(np.ones(3))}, {"params": device(np.ones(3)), "weight_decay": 0.5}]
+        optimizer = ss.SGD(groups, lr=0.5, decoupled_weight_decay=True)
+        optimizer.step([device(np.ones(3))] * 2)
+        names = [name for name, _, _ in kernels.launches]
+        assert names == ["write_words", "step_sgd_float64", "step_sgd_decoupled_float64"]
+        assert [float(w[0]) for w in optimizer.params] == [0.5, 0.25]
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [
+            ("clip_norm", 1.0),
+            ("nonfinite", "skip"),
+            ("zero_grads", True),
+            ("ema", 0.9),
+            ("state_dtype", "param"),
+            ("master", "float32"),
+            ("stochastic_rounding", 1),
+            ("copy_dtype", "float16"),
+            ("state_dir", "/nowhere"),
+        ],
+    )
+    def test_the_others_are_refused(self, kernels, option, value):
+        with pytest.raises(ValueError, match=rf"^{option}: got .* not on the GPU yet; .*backend='cpu'"):
+            ss.Adam(device(np.ones(3, np.float32)), lr=0.1, **{option: value})
+        assert not kernels.launches
+
+    def test_groups_in_different_places(self, kernels):
+        optimizer = ss.SGD([{"params": device(np.ones(2))}], lr=0.5)
+        with pytest.raises(
+            TypeError, match=r"params\[1\]\['params'\]: got numpy.ndarray, which is not on a GPU"
+        ):
+            optimizer.add_group({"params": np.ones(2)})
+        with pytest.raises(ValueError, match=r"lives on GPU 1, expected GPU 0"):
+            optimizer.add_group({"params": device(np.ones(2), 1)})
+        assert len(optimizer.groups) == len(optimizer.params) == 1
+        optimizer = ss.SGD(np.ones(2), lr=0.5)
+        with pytest.raises(TypeError, match="lives on a GPU, where backend='cpu' does not reach"):
+            optimizer.add_group({"params": device(np.ones(2))})
+
+    def test_schedules_initial_state_and_checkpoints(self, kernels, tmp_path):
+        pytest.importorskip("safetensors")
+        values, g = np.linspace(-1, 1, 6), np.arange(6.0)
+        here, there = values.copy(), device(values)
+        arguments = {"lr": lambda t: 1.0 / t, "initial_accumulator": 0.5}
+        one, other = ss.AdaGrad(here, **arguments), ss.AdaGrad(there, **arguments)
+        one.step(g)
+        other.step(device(g))
+        other.save(tmp_path / "gpu.safetensors")
+        again = ss.AdaGrad.load(tmp_path / "gpu.safetensors", there)
+        again.lr = one.lr = 0.5
+        one.step(g)
+        again.step(device(g))
+        assert again.backend == "cuda"
+        same_bits([there.get(), again.state["r"][0].get()], [here, one.state["r"][0]])
+
+
+class TestFrontDoor:
+    """Errors before anything is written, and arrays of other libraries."""
+
+    def test_a_gradient_in_main_memory(self, kernels):
+        w = device(np.zeros(3))
+        optimizer = ss.SGD([w], lr=0.1)
+        with pytest.raises(TypeError, match=r"grads\[0\]: got numpy.ndarray, which is not on a GPU"):
+            optimizer.step([np.ones(3)])
+        assert (w.host == 0).all()
+        assert optimizer.t == 0
+
+    def test_a_gradient_on_a_gpu_for_a_parameter_in_main_memory(self, kernels):
+        w = np.zeros(3)
+        with pytest.raises(TypeError, match="grads: lives on a GPU, where backend='cpu' does not reach"):
+            ss.SGD(w, lr=0.1).step(device(np.ones(3)))
+        assert (w == 0).all()
+
+    @pytest.mark.parametrize("backend", ["auto", "cuda"])
+    def test_parameters_in_both_places(self, kernels, backend):
+        with pytest.raises(TypeError, match=r"params\[1\]: got numpy.ndarray, which is not on a GPU"):
+            ss.SGD([device(np.zeros(3)), np.zeros(3)], lr=0.1, backend=backend)
+
+    def test_two_gpus(self, kernels):
+        with pytest.raises(ValueError, match=r"params\[1\]: lives on GPU 1, expected GPU 0 as params\[0\]"):
+            ss.SGD([device(np.zeros(3)), device(np.zeros(3), 1)], lr=0.1)
+        optimizer = ss.SGD(device(np.zeros(3), 1), lr=0.1)
+        with pytest.raises(ValueError, match="grads: lives on GPU 0, expected GPU 1"):
+            optimizer.step(device(np.ones(3)))
+        optimizer.step(device(np.ones(3), 1))
+
+    @pytest.mark.parametrize(
+        ("params", "message"),
+        [
+            (np.zeros((4, 4))[:, ::2], "leave gaps"),
+            (np.zeros(4, np.float16), "got dtype float16"),
+            (np.broadcast_to(np.zeros(1), 4), "leave gaps or repeat"),
+        ],
+    )
+    def test_parameters_that_cannot_be_stepped(self, kernels, params, message):
+        with pytest.raises((TypeError, ValueError), match=message):
+            ss.SGD(ndarray(params), lr=0.1)
+
+    @pytest.mark.parametrize(
+        ("g", "message"),
+        [
+            (np.zeros((2, 3)).T, "differ from the parameter's"),
+            (np.zeros((2, 3)), "got shape"),
+            (np.zeros((3, 2), np.float32), "got dtype float32"),
+        ],
+    )
+    def test_gradients_that_do_not_fit(self, kernels, g, message):
+        w = device(np.zeros((3, 2)))
+        optimizer = ss.Adam(w, lr=0.1)
+        with pytest.raises((TypeError, ValueError), match=message):
+            optimizer.step(ndarray(g))
+        assert not kernels.launches
+        assert optimizer.t == 0
+
+    def test_a_gradient_over_a_parameter(self, kernels):
+        room = np.zeros(8)
+        optimizer = ss.SGD(ndarray(room[:5]), lr=0.1)
+        with pytest.raises(ValueError, match="overlaps a parameter or state"):
+            optimizer.step(ndarray(room[3:]))
+        assert not kernels.launches
+
+    def test_other_axes_order_is_walked_in_place(self, kernels):
+        w = np.zeros((3, 4)).T
+        ss.SGD(ndarray(w), lr=1.0).step(ndarray(np.arange(12.0).reshape(3, 4).T))
+        assert w.tolist() == (-np.arange(12.0).reshape(3, 4).T).tolist()
+
+    def test_arrays_of_other_libraries(self, kernels):
+        """By the interface that numba, torch and JAX offer, without a copy."""
+
+        class Other:
+            def __init__(self, host: np.ndarray, readonly: bool = False) -> None:
+                self._interface = {**host.__array_interface__, "version": 3}
+                self._interface["data"] = (host.ctypes.data, readonly)
+
+            __cuda_array_interface__ = property(lambda self: self._interface)
+
+        w, g = np.zeros(3), np.ones(3)
+        optimizer = ss.SGD([Other(w)], lr=0.5)
+        optimizer.step([Other(g)])
+        kernels.launches.clear()
+        optimizer.step([Other(g)])
+        assert [name for name, _, _ in kernels.launches] == ["step_sgd_float64"]
+        assert w.tolist() == [-1.0] * 3
+        with pytest.raises(ValueError, match="params: the array is read-only"):
+            ss.SGD(Other(w, readonly=True), lr=0.1)
+        x = np.float32([[1, 2], [3, 5]])
+        y, _, _ = ss.batchnorm_forward(Other(x), device(np.ones(2, "f")), device(np.zeros(2, "f")))
+        same_bits([y.get()], [ss.batchnorm_forward(x, np.ones(2, "f"), np.zeros(2, "f"))[0]])
+
+    def test_arrays_by_dlpack_alone(self, kernels):
+        class Other:
+            def __init__(self, host: np.ndarray, error: str | None = None) -> None:
+                self.host, self.error = host, error
+
+            def __dlpack_device__(self) -> tuple[int, int]:
+                return 2, 0
+
+            def on_host(self) -> np.ndarray:
+                if self.error:
+                    raise BufferError(self.error)
+                return self.host
+
+        w = np.zeros(3)
+        ss.SGD(Other(w), lr=0.5).step(Other(np.ones(3)))
+        assert w.tolist() == [-0.5] * 3
+        with pytest.raises(TypeError, match=r"cannot be shared \(requires gradient\).*detach"):
+            ss.SGD(Other(w, "requires gradient"), lr=0.1)
+
+    @pytest.mark.parametrize("backend", ["cpu", "reference"])
+    def test_backends_of_main_memory_refuse(self, kernels, backend):
+        x, one = device(np.ones((4, 2))), device(np.ones(2))
+        for call in (
+            lambda: ss.SGD(x, lr=0.1, backend=backend),
+            lambda: ss.canonical_sum(x, backend=backend),
+            lambda: ss.batchnorm_forward(x, one, one, backend=backend),
+            lambda: ss.problems.MSE(x, device(np.ones(4)), backend=backend),
+        ):
+            with pytest.raises(TypeError, match="lives on a GPU"):
+                call()
+
+    def test_batch_norm_with_a_layer_in_main_memory(self, kernels):
+        with pytest.raises(TypeError, match=r"gamma: got numpy.ndarray, which is not on a GPU"):
+            ss.BatchNorm(2, dtype=np.float64).forward(device(np.ones((4, 2))))
+
+    def test_results_may_not_lie_over_what_is_read(self, kernels):
+        x, one = device(np.ones((4, 2))), device(np.ones(2))
+        with pytest.raises(ValueError, match="out: overlaps x"):
+            ss.batchnorm_forward(x, one, one, out=x)
+        dy = device(np.ones((4, 2)))
+        _, mean, inv = ss.batchnorm_forward(x, one, one)
+        assert ss.batchnorm_backward(dy, x, one, one, mean, inv, out=dy)[0] is dy
+
+    def test_state_travels_through_main_memory(self, kernels):
+        values, g = np.ones(5), np.arange(5.0)
+        here, there = values.copy(), device(values)
+        one, other = ss.Adam(here, lr=0.1), ss.Adam(there, lr=0.1)
+        one.step(g)
+        there[...] = device(here)
+        other.load_state_dict(one.state_dict())
+        one.step(g)
+        other.step(device(g))
+        same_bits([there.get(), other.state_dict()["state"]["v"][0]], [here, one.state["v"][0]])
+        assert ss.digest(there) == ss.digest(here)
+
+
+class TestKernels:
+    """How they are compiled and kept."""
+
+    def test_options_and_cache(self, kernels, tmp_path, monkeypatch):
+        w = device(np.zeros(3))
+        ss.SGD(w, lr=0.1).step(device(np.ones(3)))
+        programs = sys.modules["cupy"].cuda.nvrtc.programs
+        assert {options for _, options in programs.values()} == {(*gpu.OPTIONS, "--gpu-architecture=sm_90")}
+        assert len(list(tmp_path.glob("*.cubin"))) == len(programs) == 2
+        gpu._module.cache_clear()
+        gpu._kernel.cache_clear()
+        ss.SGD(w, lr=0.1).step(device(np.ones(3)))
+        assert len(programs) == 2, "compiled again"
+        gpu._module.cache_clear()
+        gpu._kernel.cache_clear()
+        monkeypatch.setattr(gpu, "source", lambda: "// another text")
+        ss.SGD(w, lr=0.1).step(device(np.ones(3)))
+        assert len(programs) == 4
+
+    def test_a_barrier_that_not_all_reach_is_noticed(self, cuda_on_host):
+        """The host's stand-in would not hide what hangs on a GPU: pairing with one thread too few."""
+        code = (
+            "import ctypes, sys\n"
+            "kernels = ctypes.CDLL(sys.argv[1])\n"
+            "words = (ctypes.c_longlong * 5)()\n"
+            "words[1], words[2], words[3] = 1, 5, 1\n"
+            "x, out = (ctypes.c_double * 5)(), (ctypes.c_double * 5)()\n"
+            "words[0], words[4] = ctypes.addressof(x), ctypes.addressof(out)\n"
+            "kernels.launch(b'sum_runs_values_float64', 1, 16, words)\n"
+        )
+        command = [sys.executable, "-c", code, cuda_on_host]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode != 0
+        assert "a barrier that not all threads reach" in done.stderr
+
+    def test_coefficients_are_those_of_the_cpu(self, case):
+        """They move a parameter as the reference moves it: the bytes hold T(lr)."""
+        if case.rule == "sgd":
+            found = np.frombuffer(ss._core.coefficients("sgd", case.dtype, 3, [0.1]), case.dtype)
+            assert found[0] == case.dtype.type(0.1)
+        with pytest.raises(ValueError, match="wrong number of values"):
+            ss._core.coefficients(case.rule, case.dtype, 1, [0.1] * 9)
+
+
+def test_without_cupy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    gpu._cupy.cache_clear()
+    install = r"pip install 'samestep\[cuda12\]' or 'samestep\[cuda13\]'"
+    with pytest.raises(ImportError, match=rf"backend='cuda' needs cupy.*{install}"):
+        ss.SGD(np.zeros(3), lr=0.1, backend="cuda")
+    assert "needs cupy" in str(gpu.why_not())
+    ss.SGD(np.zeros(3), lr=0.1).step(np.ones(3))
+
+
+def test_without_a_gpu(monkeypatch, cuda_on_host, tmp_path):
+    with host_cupy.installed(cuda_on_host, tmp_path):
+
+        def fails() -> int:
+            raise host_cupy.CUDARuntimeError("no CUDA-capable device is detected")
+
+        monkeypatch.setattr(sys.modules["cupy"].cuda.runtime, "getDeviceCount", fails)
+        with pytest.raises(RuntimeError, match=r"no GPU that it can use here \(no CUDA-capable device"):
+            ss.canonical_sum(np.zeros(3), backend="cuda")
+
+
+def test_import_leaves_cupy_alone():
+    code = "import sys, samestep; assert 'cupy' not in sys.modules; print(sorted(samestep.info()))"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=os.environ)
