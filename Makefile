@@ -15,7 +15,7 @@ test: .venv/test.installed lint
 
 # PyTorch's drop-ins, against torch itself and its own database of cases.
 test-torch: .venv/torch-test.installed
-	$(BIN)/pytest -rs tests/test_torch_*.py --pyargs samestep.torch
+	$(BIN)/pytest -rs -n auto --dist worksteal tests/test_torch_*.py samestep.torch
 
 lint: .venv/test.installed
 	$(BIN)/ruff check .
