@@ -144,7 +144,7 @@ def test_python_suite_on_a_processor_of_2008(record_property):
         "-p",
         "no:cacheprovider",
     ]
-    quick = "not million and not products and not every_size"  # those take an hour in the emulator
+    quick = "not million and not products and not every_size"  # those are slow in the emulator
     subset = [f"{tests}/test_rules.py", f"{tests}/test_optimizer.py", "-k", quick]
     done = subprocess.run([*command, *subset], capture_output=True, text=True, timeout=900, env=os.environ)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
