@@ -1,17 +1,25 @@
-# make demo · make test · make lint · make clean
+# make demo · make test · make bench · make lint · make clean
 # Each sets up what it needs in .venv. PYTHON chooses the interpreter that .venv is made with.
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
 	$(wildcard csrc/*) $(shell find python -name '*.py' -o -name '*.pyi' -o -name '*.json')
 
-.PHONY: demo test lint clean
+.PHONY: demo test bench lint clean
 
 demo: .venv/demo.installed
 	$(BIN)/samestep demo
 
 test: .venv/test.installed lint
 	$(BIN)/pytest -rs tests samestep
+
+# The kernels without Python. BENCH: --quick, --cold, --threads N, --json FILE.
+BENCH ?= --json build/bench/kernels.json
+bench: .venv/test.installed
+	$(BIN)/cmake -S . -B build/bench -DSAMESTEP_BENCH=ON >/dev/null
+	$(BIN)/cmake --build build/bench --target bench_kernels bench_tax -j 2 >/dev/null
+	build/bench/bench_kernels $(BENCH)
+	build/bench/bench_tax $(filter --quick,$(BENCH))
 
 lint: .venv/test.installed
 	$(BIN)/ruff check .

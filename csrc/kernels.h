@@ -112,7 +112,7 @@ struct Isa {
   const char* name;
   int vector_bytes;  // as the compiler saw it: proves which table runs
   const Rule* rules;
-  int n_rules;
+  int n_rules, n_roofs;  // the roofs (roofs.h) lie behind the rules
   Sum sum[kTypes][kTermsKinds];
   // Pairs n rows of `width` block sums, `stride` apart, in place; the total is left in the first.
   void (*pair)(double* sums, Index n, Index width, Index stride);

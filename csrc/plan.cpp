@@ -11,20 +11,26 @@
 namespace samestep {
 namespace {
 
-// Elements of a work item: some 10 microseconds, several times what it costs to wake a thread. Tensors share items, so
-// that a thousand small ones are cut as one large one would be.
-constexpr Index kItem = 32768;
+// Elements of a work item: at most some 10 microseconds, at least some 2, several times what it costs a thread that is
+// awake to take one. Tensors share items, so that a thousand small ones are cut as one large one would be.
+constexpr Index kLargestItem = 32768, kSmallestItem = 4096;
+constexpr Index kItems = 4;  // of small work: who comes late takes one less
+
+// Elements of a step that takes several times as long as waking a thread (measured: bench/README.md).
+constexpr Index kWorthWaking = 65536;
 
 }  // namespace
 
 Plan::Plan(int rule, std::vector<Tensor> tensors, Index* steps)
     : rule_(rule), tensors_(std::move(tensors)), steps_(steps), coefficients_of_(tensors_.size()) {
+  for (const Tensor& tensor : tensors_) size_ += tensor.size;
+  const Index largest = std::clamp((size_ + kItems - 1) / kItems, kSmallestItem, kLargestItem);
   Index room = 0;
   for (Index i = 0; i < static_cast<Index>(tensors_.size()); ++i) {
     for (Index begin = 0; begin < tensors_[i].size;) {
       if (room == 0) {
         items_.push_back(segments_.size());
-        room = kItem;
+        room = largest;
       }
       Index end = std::min(tensors_[i].size, begin + room);
       segments_.push_back({i, begin, end});
@@ -74,7 +80,7 @@ void Plan::step(const double* hyper) {
     form_coefficients(hyper);
   }
   Task task = [](void* plan, Index item) { static_cast<const Plan*>(plan)->run_item(item); };
-  run_items(items_.size() - 1, task, this);
+  run_items(items_.size() - 1, task, this, size_ > kWorthWaking);
   count_step();
 }
 

@@ -10,10 +10,9 @@ import numpy as np
 
 from . import arrays, cpu, reference
 from .arrays import Array
+from .stats import STEPPED, RecordingPlan, StepStats
 
 BACKENDS = {"cpu": cpu, "reference": reference}
-
-STEPPED = -1  # what a plan's step() returns, else where something does not fit: nothing was written
 
 
 class Hyper:
@@ -58,6 +57,7 @@ class Optimizer:
     forms: ClassVar[tuple[str, ...]] = ()
     form_argument: ClassVar[str] = "form"
     state_dict_keys: ClassVar = ("contract", "rule", "t", "steps", "hyper", "state")
+    _records = False
 
     def __init__(self, params: Any, *, form: str | None, backend: str, hyper: Mapping[str, Any]) -> None:
         if backend not in ("auto", *BACKENDS):
@@ -93,7 +93,9 @@ class Optimizer:
 
     def _bind(self) -> None:
         states = [list(s) for s in self._state.values()]
-        self._plan = BACKENDS[self.backend].Plan(self.rule, self._params, states, self._steps)
+        self._plan: Any = BACKENDS[self.backend].Plan(self.rule, self._params, states, self._steps)
+        if self._records:
+            self._plan = RecordingPlan(self._plan, [w.nbytes * (3 + 2 * len(states)) for w in self._params])
 
     def __repr__(self) -> str:
         form = "" if self.form is None else f"{self.form_argument}={self.form!r}, "
@@ -106,6 +108,25 @@ class Optimizer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._bind()
+
+    def record_stats(self, on: bool = True) -> None:
+        """Has every further step timed, or no longer; costs nothing while off. See ``stats``."""
+        self._records = bool(on)
+        self._bind()
+
+    @property
+    def stats(self) -> StepStats | None:
+        """What the last step cost: ``bytes`` moved, ``seconds``, ``gb_per_s``; None if none was recorded.
+
+        Example:
+            >>> import numpy as np, samestep as ss
+            >>> opt = ss.Adam(np.zeros(1000, np.float32))
+            >>> opt.record_stats()
+            >>> opt.step(np.ones(1000, np.float32))
+            >>> opt.stats.bytes, opt.stats.gb_per_s > 0
+            (28000, True)
+        """
+        return self._plan.stats if self._records else None
 
     @property
     def params(self) -> list[Array]:

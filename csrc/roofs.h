@@ -1,0 +1,26 @@
+// What bounds a rule that memory bounds: its streams with one addition each. Rows beside the rules, for benchmarks.
+#pragma once
+#include "fp.h"
+
+namespace samestep {
+namespace {
+
+// g read, w and the states read and written.
+template <class T, class... States>
+struct Roof {
+  static Roof at(long long) { return {}; }
+  HD void operator()(T& w, T g, States&... states) const {
+    w = w + g;
+    ((states = states + g), ...);
+  }
+};
+
+}  // namespace
+}  // namespace samestep
+
+// X(name, hyper-parameters, states, the struct), as in rules.h
+#define FOR_EACH_ROOF(X)              \
+  X(roof_0, "", "", Roof<T>)          \
+  X(roof_1, "", "a", Roof<T, T>)      \
+  X(roof_2, "", "a b", Roof<T, T, T>) \
+  X(roof_3, "", "a b c", Roof<T, T, T, T>)
