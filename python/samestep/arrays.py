@@ -6,7 +6,6 @@ error that names the argument, what came, what was expected and the fix.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
@@ -163,6 +162,8 @@ def digest(arrays: Any) -> str:
         True
     """
     items, names, _ = flatten(arrays, "arrays")
+    import hashlib  # here: it loads OpenSSL
+
     sha = hashlib.sha256()
     for a, name in zip(items, names, strict=True):
         if not isinstance(a, np.ndarray) or a.dtype.newbyteorder("=") not in DTYPES:
