@@ -36,59 +36,6 @@ void coefficients(Index t, const double* hyper, Coefficients* out) {
   form<R>(t, hyper, out);
 }
 
-// The same rule for vectors of values, where it is made of coefficients alone.
-template <class R, class V>
-struct WideRule;
-template <template <class, EpsPlacement> class R, class T, EpsPlacement placement, class V>
-struct WideRule<R<T, placement>, V> {
-  using type = R<V, placement>;
-};
-
-template <class W, class R>
-W widen_rule(const R& rule) {
-  constexpr int n = sizeof(R) / sizeof(float);
-  static_assert(sizeof(W) == n * sizeof(Floats), "a rule with a root consists of coefficients alone");
-  float narrow[n];
-  Floats wide[n];
-  __builtin_memcpy(narrow, &rule, sizeof(R));
-  for (int i = 0; i < n; ++i) wide[i] = narrow[i] - Floats{};  // which keeps -0
-  return load<W>(wide);
-}
-
-// One vector from each array.
-template <class W, class... States>
-inline void step_vector(const W& rule, float* __restrict w, const float* __restrict g, States* __restrict... states) {
-  [&](Floats w0, Floats g0, auto... s) __attribute__((always_inline)) {
-    rule(w0, g0, s...);
-    store(w, w0);
-    (store(states, s), ...);
-  }(load<Floats>(w), load<Floats>(g), load<Floats>(states)...);
-}
-
-// As many whole pairs of vectors as there are; returns how many elements that were. Pairs: one's roots are formed while
-// the other divides. Not inlined: what the root may use stays in functions of this name, where a test counts it.
-template <class R, class... States>
-__attribute__((noinline)) Index loop_vectors(const R& rule, Index n, float* __restrict w, const float* __restrict g,
-                                             States* __restrict... states) {
-  constexpr Index width = sizeof(Floats) / sizeof(float);
-  const auto wide = widen_rule<typename WideRule<R, Floats>::type>(rule);
-  Index i = 0;
-  for (; i + 2 * width <= n; i += 2 * width) {
-    step_vector(wide, w + i, g + i, (states + i)...);
-    step_vector(wide, w + i + width, g + i + width, (states + i + width)...);
-  }
-  return i;
-}
-
-template <class R, class = void>
-struct HasRoot {
-  static constexpr bool value = false;
-};
-template <class R>
-struct HasRoot<R, decltype(void(R::has_root))> {
-  static constexpr bool value = true;
-};
-
 template <class R, class T, class... States>
 void loop(const R rule, Index n, T* __restrict w, const T* __restrict g, States* __restrict... states) {
 #pragma GCC unroll 4  // of vectors: 10 to 15 % in cache for rules that only multiply and add
@@ -99,9 +46,6 @@ void loop(const R rule, Index n, T* __restrict w, const T* __restrict g, States*
 template <class R, class T, class... States>
 void unpack(const R& rule, Index begin, Index end, T* w, const T* g, void* const* rest, States*... head) {
   if constexpr (sizeof...(States) == arity(&R::operator())) {
-    if constexpr (kHasFastRoot && HasRoot<R>::value && sizeof(T) == sizeof(float)) {
-      begin += loop_vectors(rule, end - begin, w + begin, g + begin, (head + begin)...);
-    }
     loop(rule, end - begin, w + begin, g + begin, (head + begin)...);
   } else {
     unpack(rule, begin, end, w, g, rest + 1, head..., static_cast<T*>(*rest));

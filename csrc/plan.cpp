@@ -16,8 +16,9 @@ namespace {
 constexpr Index kLargestItem = 32768, kSmallestItem = 4096;
 constexpr Index kItems = 4;  // of small work: who comes late takes one less
 
-// Elements of a step that takes several times as long as waking a thread (measured: bench/README.md).
-constexpr Index kWorthWaking = 65536;
+// Elements from which a step wakes a thread that sleeps: with fewer, two threads were no faster than one, on one loaded
+// machine (bench/README.md).
+constexpr Index kWorthWaking = 262144;
 
 }  // namespace
 
@@ -80,7 +81,7 @@ void Plan::step(const double* hyper) {
     form_coefficients(hyper);
   }
   Task task = [](void* plan, Index item) { static_cast<const Plan*>(plan)->run_item(item); };
-  run_items(items_.size() - 1, task, this, size_ > kWorthWaking);
+  run_items(items_.size() - 1, task, this, size_ >= kWorthWaking);
   count_step();
 }
 

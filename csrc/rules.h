@@ -4,11 +4,9 @@
 // A rule is a struct of coefficients with
 //   at(t, hyper-parameters...)   forms them in float64 and rounds each once to T; t = 1, 2, ... counts the steps
 //   operator()(w, g, states...)  updates parameter w and the states in place from gradient g
-//   has_root                     where it takes a root: then T may be a vector of values
 // and a row of FOR_EACH_RULE at the end of this file. Its NumPy twin is python/samestep/reference/rules.py.
 #pragma once
 #include "fp.h"
-#include "vector.h"  // root() of vectors
 
 namespace samestep {
 namespace {  // internal linkage: code built for AVX-512 must never win at link time
@@ -95,7 +93,6 @@ struct TorchNesterov {
 //   r = r + g^2,  w = w - lr/(sqrt(r) + eps) * g
 template <class T, EpsPlacement placement>
 struct AdaGrad {
-  static constexpr bool has_root = true;
   T lr, eps;
   static AdaGrad at(long long, double lr, double eps) { return {T(lr), T(eps)}; }
   HD void operator()(T& w, T g, T& r) const {
@@ -109,7 +106,6 @@ struct AdaGrad {
 //   r = rho*r + (1 - rho)*g^2,  w = w - lr/sqrt(r + eps) * g
 template <class T, EpsPlacement placement>
 struct RmsProp {
-  static constexpr bool has_root = true;
   T lr, rho, o, eps;
   static RmsProp at(long long, double lr, double rho, double eps) { return {T(lr), T(rho), T(1.0 - rho), T(eps)}; }
   HD void operator()(T& w, T g, T& r) const {
@@ -124,7 +120,6 @@ struct RmsProp {
 //   den = sqrt(v/(1 - b2^t)) + eps   or   sqrt(v/(1 - b2^t) + eps)
 template <class T, EpsPlacement placement>
 struct Adam {
-  static constexpr bool has_root = true;
   T b1, o1, b2, o2, k, eps, step;
   static Adam at(long long t, double lr, double beta1, double beta2, double eps) {
     double c1 = 1.0 - power(beta1, t);

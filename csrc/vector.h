@@ -1,12 +1,11 @@
 // The vectors of the instruction set that a file is compiled for. No formulas and no loops; internal linkage only.
 //
-// Elementwise loops need none of this but for the root: they vectorise as they stand. The canonical sum does (gcc 12
-// keeps the lanes of a plain loop in memory, half the speed), and stores past the caches have no plain C++ form.
+// Elementwise loops need none of this: they vectorise as they stand. The canonical sum does (gcc 12 keeps the lanes of
+// a plain loop in memory, half the speed), and stores past the caches have no plain C++ form.
 #pragma once
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>  // the compiler's own header; its functions are always inlined and leave no symbols
 #endif
-#include "fp.h"
 
 namespace samestep {
 namespace {
@@ -100,35 +99,6 @@ template <>
 inline Doubles add_product<float>(Doubles sum, Doubles a, Doubles b) {
   return (Doubles)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)sum);
 }
-#endif
-
-#if defined(__AVX512F__)
-// The root's own bits from multiplications: the processor's root and divide share one unit, which is what bounds rules
-// that need both in cache. Goldschmidt's iteration from an estimate y of 1/sqrt(x), then one residual, which is exact.
-// tests/native/root.cpp: every float32, and every estimate that lies within 2^-14 of the truth, as Intel and AMD
-// promise.
-inline Floats root_from(Floats x, Floats y) {
-  const __m512 half = _mm512_set1_ps(0.5f);
-  __m512 s = _mm512_mul_ps((__m512)x, (__m512)y), h = _mm512_mul_ps((__m512)y, half);  // sqrt(x), 1/(2 sqrt(x))
-  const __m512 e = _mm512_fnmadd_ps(s, h, half);
-  s = _mm512_fmadd_ps(s, e, s);
-  h = _mm512_fmadd_ps(h, e, h);
-  const __m512 rest = _mm512_fnmadd_ps(s, s, (__m512)x);
-  return (Floats)_mm512_fmadd_ps(rest, h, s);
-}
-
-using ::root;  // of scalars
-inline Floats root(Floats x) {
-  const Floats s = root_from(x, (Floats)_mm512_maskz_rsqrt14_ps(0xffff, (__m512)x));
-  // Below 2^-96 the residual would not be exact; 0, infinity, NaN and what is negative go the same way.
-  const __m512i least = _mm512_set1_epi32(0x0f800000), numbers = _mm512_set1_epi32(0x7f800000 - 0x0f800000);
-  const __mmask16 others = _mm512_cmpge_epu32_mask(_mm512_sub_epi32((__m512i)x, least), numbers);
-  if (__builtin_expect(others == 0, 1)) return s;
-  return (Floats)_mm512_mask_sqrt_ps((__m512)s, others, (__m512)x);
-}
-constexpr bool kHasFastRoot = true;
-#else
-constexpr bool kHasFastRoot = false;
 #endif
 
 }  // namespace

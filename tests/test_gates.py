@@ -27,9 +27,6 @@ FORBIDDEN = re.compile(
 )
 # Canonical sums alone: the product of two float32 is exact in float64, so fusing it changes no bit.
 MAY_FUSE = re.compile(r"\b(dot|run_block|column_block|plane_block|mse_block)<")
-# The vectors' root: an estimate and five fused operations, proved by native/root.cpp. No more than these.
-TAKES_ROOTS = re.compile(r"\bloop_vectors<")
-FUSED_IN_A_ROOT = 5
 
 
 def isa_objects(build: Path) -> list[Path]:
@@ -52,12 +49,7 @@ def instructions(obj: Path) -> Iterator[tuple[str, str]]:
 
 
 def forbidden_in(obj: Path) -> list[tuple[str, str]]:
-    found = [(f, m) for f, m in instructions(obj) if FORBIDDEN.fullmatch(m) and not MAY_FUSE.search(f)]
-    of_roots = [(f, m) for f, m in found if TAKES_ROOTS.search(f)]
-    estimates = sum("rsqrt14" in m for _, m in of_roots)
-    if len(of_roots) == (1 + FUSED_IN_A_ROOT) * estimates:
-        found = [item for item in found if item not in of_roots]
-    return found
+    return [(f, m) for f, m in instructions(obj) if FORBIDDEN.fullmatch(m) and not MAY_FUSE.search(f)]
 
 
 def compile_source(folder: Path, source: str, *flags: str) -> subprocess.CompletedProcess:
