@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
-	$(wildcard csrc/*) $(shell find python -name '*.py' -o -name '*.pyi' -o -name '*.json')
+	$(wildcard csrc/*) $(shell find python -name '*.py' -o -name '*.pyi' -o -name '*.json' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
 .PHONY: demo test bench lint clean
 

@@ -3,8 +3,10 @@
 #include "batchnorm.h"
 #include "kernels.h"
 #include "mse.h"
+#include "options.h"
 #include "roofs.h"
 #include "rules.h"
+#include "storage.h"
 #include "sums.h"
 #include "vector.h"
 
@@ -19,6 +21,8 @@ template <class R, class T, class... States>
 constexpr int arity(void (R::*)(T&, T, States&...) const) {
   return sizeof...(States);
 }
+template <class R, class T>
+constexpr int n_states = arity<R, T>(&R::template operator()<T>);
 
 // Hands the hyper-parameters to R::at one by one: how many there are is read off its signature.
 template <class R, class... Hyper>
@@ -42,19 +46,44 @@ void loop(const R rule, Index n, T* __restrict w, const T* __restrict g, States*
   for (Index i = 0; i < n; ++i) rule(w[i], g[i], states[i]...);
 }
 
+// A rule under decoupled weight decay.
+template <class R, class T>
+struct DecayedRule {
+  R rule;
+  T d;
+  template <class... States>
+  void operator()(T& w, T g, States&... states) const {
+    Decayed<T> decayed{w, d};
+    rule(decayed, g, states...);
+    w = decayed.w;
+  }
+};
+
 // Hands the state arrays to the loop one by one, likewise.
-template <class R, class T, class... States>
+template <int n, class R, class T, class... States>
 void unpack(const R& rule, Index begin, Index end, T* w, const T* g, void* const* rest, States*... head) {
-  if constexpr (sizeof...(States) == arity(&R::operator())) {
+  if constexpr (sizeof...(States) == n) {
     loop(rule, end - begin, w + begin, g + begin, (head + begin)...);
   } else {
-    unpack(rule, begin, end, w, g, rest + 1, head..., static_cast<T*>(*rest));
+    unpack<n>(rule, begin, end, w, g, rest + 1, head..., static_cast<T*>(*rest));
   }
 }
 
 template <class R, class T>
 void update(const Coefficients& c, void* w, const void* g, void* const* states, Index begin, Index end) {
-  unpack(*reinterpret_cast<const R*>(c.bytes), begin, end, static_cast<T*>(w), static_cast<const T*>(g), states);
+  const R& rule = *reinterpret_cast<const R*>(c.bytes);
+  unpack<n_states<R, T>>(rule, begin, end, static_cast<T*>(w), static_cast<const T*>(g), states);
+}
+
+template <class R, class T>
+void update_decayed(const Coefficients& c, void* w, const void* g, void* const* states, Index begin, Index end) {
+  const DecayedRule<R, T> rule{*reinterpret_cast<const R*>(c.bytes), T(c.decay)};
+  unpack<n_states<R, T>>(rule, begin, end, static_cast<T*>(w), static_cast<const T*>(g), states);
+}
+
+template <class R, class T>
+constexpr Update update_of() {
+  return {coefficients<R>, update<R, T>, update_decayed<R, T>};
 }
 
 // clang-format off
@@ -62,10 +91,9 @@ void update(const Coefficients& c, void* w, const void* g, void* const* states, 
 FOR_EACH_RULE(TYPES)
 FOR_EACH_ROOF(TYPES)
 
-#define ROW(name, hyper, states, ...)                                                      \
-  {#name, hyper, states, arity(&rule_##name<float>::at), arity(&rule_##name<float>::operator()), \
-   {{coefficients<rule_##name<float>>, update<rule_##name<float>, float>},                  \
-    {coefficients<rule_##name<double>>, update<rule_##name<double>, double>}}},
+#define ROW(name, hyper, states, ...)                                                       \
+  {#name, hyper, states, arity(&rule_##name<float>::at), n_states<rule_##name<float>, float>, \
+   {update_of<rule_##name<float>, float>(), update_of<rule_##name<double>, double>()}},
 constexpr Rule kRules[] = {FOR_EACH_RULE(ROW) FOR_EACH_ROOF(ROW)};
 #define ONE(...) +1
 constexpr int kRoofs = FOR_EACH_ROOF(ONE);
@@ -112,6 +140,13 @@ const Isa TABLE(SAMESTEP_ISA) = {
     kRules,
     sizeof(kRules) / sizeof(kRules[0]) - kRoofs,
     kRoofs,
+    {option_kernels<float>, option_kernels<double>},
+    {{nullptr, nullptr}, {widen<BFloat16>, narrow<BFloat16>}, {widen<Float16>, narrow<Float16>}},
+    narrow_at_random,
+    join,
+    split,
+    decoupled_decay,
+    clip_scale,
     {{sum_of<float, Values<float>>(), sum_of<float, Squares<float>>()},
      {sum_of<double, Values<double>>(), sum_of<double, Squares<double>>()}},
     pair,

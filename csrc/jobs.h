@@ -18,8 +18,8 @@ struct Run {
   Index n;
 };
 
-// The root of the sum of the squares of them all: each run's sum, paired in the order of the list.
-double global_norm(const std::vector<Run>& runs);
+// The root of the sum of the squares of them all: each run's sum, paired in the order of the list; times |scale|.
+double global_norm(const std::vector<Run>& runs, double scale = 1.0);
 
 // Runs a batch norm whose arrays and sizes are set; coefficients, repeats, sums and stream are filled in here.
 void run_batchnorm(Type type, Direction direction, bool relu, BatchNorm job);

@@ -6,12 +6,15 @@ namespace samestep {
 using Index = long long;  // sizes and step counters: 64 bits everywhere
 
 enum Type { float32, float64, kTypes };
+// How a float32 is kept in memory: as itself or in 16 bits.
+enum Storage { as_is, bfloat16, float16, kStorages };
 constexpr int kMaxStates = 4;
 constexpr int kMaxHyper = 8;
 
 // A rule's coefficients at one step, ready for any kernel of that rule and type.
 struct Coefficients {
   alignas(16) unsigned char bytes[96];
+  double decay;  // lr*weight_decay, for decoupled weight decay
 };
 
 // One rule for one type.
@@ -20,6 +23,8 @@ struct Update {
   void (*coefficients)(Index t, const double* hyper, Coefficients* out);
   // Updates elements begin..end-1 of w and of each state from g.
   void (*apply)(const Coefficients&, void* w, const void* g, void* const* states, Index begin, Index end);
+  // The same with decoupled weight decay.
+  void (*apply_decayed)(const Coefficients&, void* w, const void* g, void* const* states, Index begin, Index end);
 };
 
 struct Rule {
@@ -28,6 +33,28 @@ struct Rule {
   const char* states;  // likewise
   int n_hyper, n_states;
   Update update[kTypes];
+};
+
+// What a gradient goes through before the rule. The defaults change no bit.
+struct Preparation {
+  double scale = 1.0;
+  double clip_value = __builtin_inf();
+  double weight_decay = 0.0;  // coupled
+};
+
+// The options of options.h for one type, over n elements.
+struct OptionKernels {
+  void (*prepare)(const Preparation&, const void* w, const void* g, Index n, void* out);
+  void (*prepare_decayed)(const Preparation&, const void* w, const void* g, Index n, void* out);
+  void (*average)(double decay, const void* w, Index n, void* ema);
+  void (*flush_subnormals)(Index n, void* state);
+  bool (*all_finite)(const void* g, Index n);
+};
+
+// To and from 16 bits; the first row of the table is empty.
+struct StorageKernels {
+  void (*widen)(const void* stored, Index n, float* out);
+  void (*narrow)(const float* x, Index n, void* stored);
 };
 
 // The terms of a sum.
@@ -113,6 +140,13 @@ struct Isa {
   int vector_bytes;  // as the compiler saw it: proves which table runs
   const Rule* rules;
   int n_rules, n_roofs;  // the roofs (roofs.h) lie behind the rules
+  OptionKernels options[kTypes];
+  StorageKernels storage[kStorages];
+  void (*narrow_at_random)(const float* x, const unsigned short* random, Index n, void* bfloat16s);
+  void (*join)(const void* upper, const void* lower, Index n, float* out);
+  void (*split)(const float* x, Index n, void* upper, void* lower);
+  double (*decoupled_decay)(double lr, double weight_decay);
+  double (*clip_scale)(double scale, double norm, double clip_norm);  // norm: of the gradients, `scale` times
   Sum sum[kTypes][kTermsKinds];
   // Pairs n rows of `width` block sums, `stride` apart, in place; the total is left in the first.
   void (*pair)(double* sums, Index n, Index width, Index stride);

@@ -39,15 +39,16 @@ bool same_dtype(py::handle a, py::handle b) {
   return da.equal(db);
 }
 
-// Same shape, and the same place in memory for the same index: one flat loop walks both.
-bool same_layout(py::handle a, py::handle b) {
+// Same shape, and the same place in memory for the same index, counted in elements of a_bytes and b_bytes: one flat
+// loop walks both.
+bool same_layout(py::handle a, py::handle b, Index a_bytes = 1, Index b_bytes = 1) {
   const auto &ra = raw(a), &rb = raw(b);
   if (ra.nd != rb.nd) return false;
   bool same_strides = true, is_empty = false;
   for (int d = 0; d < ra.nd; ++d) {
     if (ra.dimensions[d] != rb.dimensions[d]) return false;
     is_empty = is_empty || ra.dimensions[d] == 0;
-    same_strides = same_strides && (ra.strides[d] == rb.strides[d] || ra.dimensions[d] <= 1);
+    same_strides = same_strides && (ra.strides[d] * b_bytes == rb.strides[d] * a_bytes || ra.dimensions[d] <= 1);
   }
   return same_strides || is_empty;
 }
@@ -75,6 +76,13 @@ Type type_of(const py::array& array) {
   if (array.dtype().equal(py::dtype::of<float>())) return float32;
   if (array.dtype().equal(py::dtype::of<double>())) return float64;
   throw std::invalid_argument("expected native float32 or float64 arrays");
+}
+
+// bfloat16 is known by its name alone: NumPy has none of its own.
+Storage storage_of(const py::array& array) {
+  if (array.itemsize() != 2) return as_is;
+  const auto name = array.dtype().attr("name").cast<std::string>();
+  return name == "bfloat16" ? bfloat16 : name == "float16" ? float16 : as_is;
 }
 
 // Arrays that are read as one block: of one dtype, C order, aligned.
@@ -159,11 +167,14 @@ class BoundTrainer {
 // where they were and that every gradient fits, before the first byte is written.
 class BoundPlan {
  public:
-  static constexpr Index kStepped = -1, kMoved = -2;  // else: the first gradient to be looked at more closely
+  // Else: the first gradient to be looked at more closely.
+  static constexpr Index kStepped = -1, kMoved = -2, kNonfinite = -3;
 
   using Arrays = std::vector<py::array>;
 
-  BoundPlan(const std::string& rule, const Arrays& params, const std::vector<Arrays>& states, py::array_t<Index> steps)
+  // options: a samestep.options.Options, or None.
+  BoundPlan(const std::string& rule, const Arrays& params, const std::vector<Arrays>& states, py::array_t<Index> steps,
+            const py::object& options)
       : steps_(std::move(steps)) {
     int row = find_rule(rule);
     n_states_ = active_isa().rules[row].n_states;
@@ -172,26 +183,68 @@ class BoundPlan {
     if (!complete)
       throw std::invalid_argument("states, steps: expected one of each for every parameter, and one more count");
     std::vector<Tensor> tensors;
-    for (size_t i = 0; i < params.size(); ++i) tensors.push_back(bind(params[i], i, states));
+    std::vector<int> groups(params.size(), 0);
+    Options asked;
+    Arrays averages, masters, lows, copies;
+    if (!options.is_none()) {
+      asked = options_of(options);
+      groups = options.attr("groups").cast<std::vector<int>>();
+      averages = options.attr("averages").cast<Arrays>();
+      masters = options.attr("masters").cast<Arrays>();
+      lows = options.attr("lows").cast<Arrays>();
+      copies = options.attr("copies").cast<Arrays>();
+    }
+    bool complete_options = groups.size() == params.size();
+    for (const Arrays* arrays : {&averages, &masters, &lows, &copies}) {
+      complete_options = complete_options && (arrays->empty() || arrays->size() == params.size());
+    }
+    if (!complete_options) {
+      throw std::invalid_argument("groups, averages, masters, lows, copies: expected one for every parameter");
+    }
+    for (size_t i = 0; i < params.size(); ++i) {
+      tensors.push_back(bind(params[i], i, states));
+      Tensor& tensor = tensors.back();
+      const py::array& w = params[i];
+      if (groups[i] < 0) throw std::invalid_argument("groups: expected numbers from 0 on");
+      tensor.group = groups[i];
+      const bool is_half = tensor.storage != as_is;
+      if (!averages.empty()) tensor.ema = bind_beside(w, averages[i], working_dtype(tensor), "averages");
+      if (!masters.empty() && is_half) tensor.master = bind_beside(w, masters[i], working_dtype(tensor), "masters");
+      if (!lows.empty() && tensor.storage == bfloat16) {
+        tensor.low = bind_beside(w, lows[i], py::dtype::of<std::uint16_t>(), "lows");
+      }
+      if (!copies.empty() && tensor.type == float32) {
+        tensor.copy_storage = storage_of(copies[i]);
+        if (tensor.copy_storage == as_is) throw std::invalid_argument("copies: expected 16-bit arrays");
+        tensor.copy = bind_beside(w, copies[i], copies[i].dtype(), "copies");
+      }
+    }
     std::sort(written_.begin(), written_.end());
     accepted_.resize(tensors.size());
     plan_.emplace(row, std::move(tensors), steps_.mutable_data());
+    plan_->options() = asked;
   }
 
-  Index step(py::handle grads, const std::vector<double>& hyper) {
+  void set_weight_decay(std::vector<double> weight_decay) {
+    Stepping alone(*this);
+    if (static_cast<int>(weight_decay.size()) != plan_->n_groups()) {
+      throw std::invalid_argument("weight_decay: expected one for every group");
+    }
+    plan_->options().weight_decay = std::move(weight_decay);
+  }
+
+  double norm() const { return plan_->norm(); }
+
+  Index step(py::handle grads, const std::vector<double>& hyper, double scale) {
     Stepping alone(*this);
     check(hyper);
     py::object held = py::reinterpret_steal<py::object>(PySequence_Tuple(grads.ptr()));
     if (!held) throw py::error_already_set();
     Index status = take(held);
     if (status != kStepped) return status;
-    if (size_ < kReleaseInterpreter) {
-      plan_->step(hyper.data());
-    } else {
-      py::gil_scoped_release others_may_run;
-      plan_->step(hyper.data());
-    }
-    return kStepped;
+    if (size_ < kReleaseInterpreter) return plan_->step(hyper.data(), scale) ? kStepped : kNonfinite;
+    py::gil_scoped_release others_may_run;
+    return plan_->step(hyper.data(), scale) ? kStepped : kNonfinite;
   }
 
   // So many steps along the gradient of the trainer's problem.
@@ -200,12 +253,18 @@ class BoundPlan {
     check(hyper);
     Trainer& trainer = bound.trainer();
     const std::vector<Tensor>& tensors = plan_->tensors();
-    if (tensors.size() != 1 || tensors[0].type != trainer.problem().type() ||
+    if (tensors.size() != 1 || tensors[0].storage != as_is || tensors[0].type != trainer.problem().type() ||
         tensors[0].size != trainer.problem().p()) {
       throw std::invalid_argument("trainer: expected a plan of one array like the problem's weights");
     }
+    const Tensor& tensor = tensors[0];
+    std::vector<const void*> expected = {tensor.w};
+    expected.insert(expected.end(), tensor.states, tensor.states + n_states_);
+    for (void* beside : {tensor.ema, tensor.master, tensor.low, tensor.copy}) {
+      if (beside != nullptr) expected.push_back(beside);
+    }
     for (size_t a = 0; a < arrays_.size(); ++a) {
-      if (!is_there(arrays_[a], a == 0 ? tensors[0].w : tensors[0].states[a - 1], tensors[0].size)) return kMoved;
+      if (!is_there(arrays_[a], expected[a], tensor.size)) return kMoved;
     }
     py::gil_scoped_release others_may_run;
     trainer.run(*plan_, hyper.data(), steps);
@@ -230,7 +289,7 @@ class BoundPlan {
   };
 
   void check(const std::vector<double>& hyper) const {
-    if (static_cast<int>(hyper.size()) != active_isa().rules[plan_->rule()].n_hyper) {
+    if (static_cast<int>(hyper.size()) != plan_->n_groups() * active_isa().rules[plan_->rule()].n_hyper) {
       throw std::invalid_argument("hyper: wrong number of values");
     }
   }
@@ -240,23 +299,36 @@ class BoundPlan {
     bool operator<(const Range& other) const { return begin < other.begin; }
   };
 
+  static py::dtype working_dtype(const Tensor& tensor) {
+    return tensor.type == float32 ? py::dtype::of<float>() : py::dtype::of<double>();
+  }
+
   Tensor bind(const py::array& w, size_t i, const std::vector<Arrays>& states) {
-    bool is_float = w.dtype().equal(py::dtype::of<float>());
+    const Storage storage = storage_of(w);
+    const bool is_float = storage != as_is || w.dtype().equal(py::dtype::of<float>());
     if ((!is_float && !w.dtype().equal(py::dtype::of<double>())) || !has_flags(w, kInPlace)) {
-      throw std::invalid_argument("params: expected writeable, aligned float32 or float64 arrays");
+      throw std::invalid_argument("params: expected writeable, aligned float32, float64 or 16-bit arrays");
     }
     Tensor tensor{is_float ? float32 : float64, static_cast<Index>(w.size()), raw(w).data, {}, nullptr};
+    tensor.storage = storage;
+    tensor.stores_states = storage != as_is && n_states_ > 0 && same_dtype(states[0][i], w);
     size_ += tensor.size;
     add_written(w);
     for (int s = 0; s < n_states_; ++s) {
-      const py::array& state = states[s][i];
-      if (!same_dtype(state, w) || !same_layout(state, w) || !has_flags(state, kInPlace)) {
-        throw std::invalid_argument("states: expected arrays like the parameters");
-      }
-      tensor.states[s] = raw(state).data;
-      add_written(state);
+      const py::dtype dtype = tensor.stores_states ? w.dtype() : working_dtype(tensor);
+      tensor.states[s] = bind_beside(w, states[s][i], dtype, "states");
     }
     return tensor;
+  }
+
+  // An array that lies like w and is written with it.
+  void* bind_beside(const py::array& w, const py::array& array, const py::dtype& dtype, const char* name) {
+    if (!array.dtype().equal(dtype) || !same_layout(array, w, array.itemsize(), w.itemsize()) ||
+        !has_flags(array, kInPlace)) {
+      throw std::invalid_argument(std::string(name) + ": expected arrays like the parameters");
+    }
+    add_written(array);
+    return raw(array).data;
   }
 
   void add_written(const py::array& array) {
@@ -264,9 +336,27 @@ class BoundPlan {
     if (array.nbytes() > 0) written_.push_back({raw(array).data, raw(array).data + array.nbytes()});
   }
 
+  static Options options_of(const py::object& options) {
+    Options out;
+    out.decoupled = options.attr("decoupled").cast<bool>();
+    out.maximize = options.attr("maximize").cast<bool>();
+    out.zero_grads = options.attr("zero_grads").cast<bool>();
+    out.flush_subnormals = options.attr("flush_subnormals").cast<bool>();
+    out.nonfinite =
+        options.attr("nonfinite").cast<std::string>() == "propagate" ? Nonfinite::propagate : Nonfinite::refuse;
+    out.clip_norm = options.attr("clip_norm").cast<double>();
+    out.clip_value = options.attr("clip_value").cast<double>();
+    out.ema = options.attr("ema").cast<double>();
+    out.rounds_at_random = !options.attr("stochastic_rounding").is_none();
+    if (out.rounds_at_random) out.seed = options.attr("stochastic_rounding").cast<std::uint64_t>();
+    return out;
+  }
+
   static bool is_there(const py::array& array, const void* data, Index size) {
     return raw(array).data == data && size_of(array) == size && has_flags(array, kInPlace);
   }
+
+  static Index gradient_bytes(const Tensor& t) { return t.size * (t.storage != as_is ? 2 : t.type == float32 ? 4 : 8); }
 
   // Enters the gradients into the plan, or says what is in the way.
   Index take(py::handle grads) {
@@ -274,6 +364,9 @@ class BoundPlan {
     if (PyTuple_GET_SIZE(grads.ptr()) != static_cast<py::ssize_t>(tensors.size())) {
       throw std::invalid_argument("grads: expected one for every parameter");
     }
+    const Options& options = plan_->options();
+    const int gradient_flags = options.zero_grads ? kInPlace : kAligned;
+    in_order_.clear();
     for (size_t i = 0, a = 0; i < tensors.size(); ++i) {
       Tensor& tensor = tensors[i];
       py::handle w = arrays_[a];
@@ -281,17 +374,41 @@ class BoundPlan {
       for (int s = 0; s < n_states_; ++s) {
         if (!is_there(arrays_[a++], tensor.states[s], tensor.size)) return kMoved;
       }
+      for (void* beside : {tensor.ema, tensor.master, tensor.low, tensor.copy}) {
+        if (beside != nullptr && !is_there(arrays_[a++], beside, tensor.size)) return kMoved;
+      }
       py::handle g = PyTuple_GET_ITEM(grads.ptr(), i);
       if (g.is_none()) {
         tensor.g = nullptr;
         continue;
       }
-      if (!is_plain_array(g) || !same_dtype(g, w) || !same_layout(g, w) || !has_flags(g, kAligned)) return i;
+      if (!is_plain_array(g) || !same_dtype(g, w) || !same_layout(g, w) || !has_flags(g, gradient_flags)) return i;
       if (raw(g).data != accepted_[i]) {
-        if (is_written(raw(g).data, tensor.size * (tensor.type == float32 ? 4 : 8))) return i;
+        if (is_written(raw(g).data, gradient_bytes(tensor))) return i;
         accepted_[i] = raw(g).data;
       }
       tensor.g = raw(g).data;
+      tensor.g_in_order = nullptr;
+      if (options.clip_norm < Options::kNone && !has_flags(g, py::array::c_style)) {
+        in_order_.push_back(py::array::ensure(g, py::array::c_style));
+        tensor.g_in_order = in_order_.back().data();
+      }
+    }
+    return options.zero_grads ? find_gradient_given_twice() : kStepped;
+  }
+
+  // Where gradients are set to zero one must not be read again, in whole or in part, for another parameter.
+  Index find_gradient_given_twice() {
+    std::vector<std::pair<Range, Index>> grads;
+    const std::vector<Tensor>& tensors = plan_->tensors();
+    for (Index i = 0; i < static_cast<Index>(tensors.size()); ++i) {
+      const char* begin = static_cast<const char*>(tensors[i].g);
+      const Index bytes = gradient_bytes(tensors[i]);
+      if (begin != nullptr && bytes > 0) grads.push_back({{begin, begin + bytes}, i});
+    }
+    std::sort(grads.begin(), grads.end());
+    for (size_t k = 1; k < grads.size(); ++k) {
+      if (grads[k].first.begin < grads[k - 1].first.end) return grads[k].second;
     }
     return kStepped;
   }
@@ -305,7 +422,8 @@ class BoundPlan {
   py::array_t<Index> steps_;
   int n_states_ = 0;
   Index size_ = 0;
-  Arrays arrays_;                      // parameter, its states, next parameter ...
+  Arrays arrays_;                      // parameter, its states, its running average, next parameter ...
+  Arrays in_order_;                    // copies of gradients that lie in another order than C's
   std::vector<Range> written_;         // what a step writes, in order of address; disjoint
   std::vector<const char*> accepted_;  // where each gradient was when it was last held against them
   std::optional<Plan> plan_;           // made once the tensors are known
@@ -464,9 +582,12 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("update_running", update_running_of);
   py::class_<BoundPlan>(m, "Plan")
       .def(py::init<const std::string&, const BoundPlan::Arrays&, const std::vector<BoundPlan::Arrays>&,
-                    py::array_t<Index>>(),
-           py::arg("rule"), py::arg("params"), py::arg("states"), py::arg("steps").noconvert())
-      .def("step", &BoundPlan::step, py::arg("grads"), py::arg("hyper"))
+                    py::array_t<Index>, const py::object&>(),
+           py::arg("rule"), py::arg("params"), py::arg("states"), py::arg("steps").noconvert(),
+           py::arg("options") = py::none())
+      .def("step", &BoundPlan::step, py::arg("grads"), py::arg("hyper"), py::arg("scale") = 1.0)
+      .def("set_weight_decay", &BoundPlan::set_weight_decay, py::arg("weight_decay"))
+      .def_property_readonly("norm", &BoundPlan::norm)
       .def("train", &BoundPlan::train, py::arg("trainer"), py::arg("hyper"), py::arg("steps"));
   py::class_<BoundMse>(m, "Mse")
       .def(py::init<const py::array&, const py::array&, double, bool>(), py::arg("Phi"), py::arg("y"),

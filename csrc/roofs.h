@@ -8,8 +8,9 @@ namespace {
 // g read, w and the states read and written.
 template <class T, class... States>
 struct Roof {
-  static Roof at(long long) { return {}; }
-  HD void operator()(T& w, T g, States&... states) const {
+  static Roof at(long long, double) { return {}; }  // lr, the first of every row, plays no part
+  template <class W>
+  HD void operator()(W& w, T g, States&... states) const {
     w = w + g;
     ((states = states + g), ...);
   }
@@ -19,8 +20,8 @@ struct Roof {
 }  // namespace samestep
 
 // X(name, hyper-parameters, states, the struct), as in rules.h
-#define FOR_EACH_ROOF(X)              \
-  X(roof_0, "", "", Roof<T>)          \
-  X(roof_1, "", "a", Roof<T, T>)      \
-  X(roof_2, "", "a b", Roof<T, T, T>) \
-  X(roof_3, "", "a b c", Roof<T, T, T, T>)
+#define FOR_EACH_ROOF(X)                \
+  X(roof_0, "lr", "", Roof<T>)          \
+  X(roof_1, "lr", "a", Roof<T, T>)      \
+  X(roof_2, "lr", "a b", Roof<T, T, T>) \
+  X(roof_3, "lr", "a b c", Roof<T, T, T, T>)

@@ -11,7 +11,23 @@
 
 namespace samestep {
 
-// Philox4x64-10 of Salmon et al. (2011), "Parallel random numbers: as easy as 1, 2, 3": word i is element i mod 4 of
+// The block of four words at a counter: Philox4x64-10 of Salmon et al. (2011), "Parallel random numbers: as easy as
+// 1, 2, 3".
+inline void philox(const std::uint64_t (&counter)[4], std::uint64_t seed, std::uint64_t* words) {
+  __extension__ typedef unsigned __int128 Wide;
+  std::copy(counter, counter + 4, words);
+  std::uint64_t key[2] = {seed, 0};
+  for (int round = 0; round < 10; ++round) {
+    Wide a = Wide(0xD2E7470EE14C6C93) * words[0], b = Wide(0xCA5A826395121157) * words[2];
+    std::uint64_t next[4] = {std::uint64_t(b >> 64) ^ words[1] ^ key[0], std::uint64_t(b),
+                             std::uint64_t(a >> 64) ^ words[3] ^ key[1], std::uint64_t(a)};
+    std::copy(next, next + 4, words);
+    key[0] += 0x9E3779B97F4A7C15;  // the golden ratio's and the square root of 3's fractions
+    key[1] += 0xBB67AE8584CAA73B;
+  }
+}
+
+// Word i is element i mod 4 of
 // the block at counter (i div 4 + 1, 0, 0, 0) under key (seed, 0), as NumPy's Philox(key=seed).random_raw has them.
 class Philox {
  public:
@@ -23,20 +39,8 @@ class Philox {
   }
 
  private:
-  __extension__ typedef unsigned __int128 Wide;
-
   void generate() {
-    std::uint64_t c[4] = {++counter_, 0, 0, 0};
-    std::uint64_t key[2] = {seed_, 0};
-    for (int round = 0; round < 10; ++round) {
-      Wide a = Wide(0xD2E7470EE14C6C93) * c[0], b = Wide(0xCA5A826395121157) * c[2];
-      std::uint64_t next[4] = {std::uint64_t(b >> 64) ^ c[1] ^ key[0], std::uint64_t(b),
-                               std::uint64_t(a >> 64) ^ c[3] ^ key[1], std::uint64_t(a)};
-      std::copy(next, next + 4, c);
-      key[0] += 0x9E3779B97F4A7C15;  // the golden ratio's and the square root of 3's fractions
-      key[1] += 0xBB67AE8584CAA73B;
-    }
-    std::copy(c, c + 4, words_);
+    philox({++counter_, 0, 0, 0}, seed_, words_);
     used_ = 0;
   }
 

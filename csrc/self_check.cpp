@@ -59,6 +59,32 @@ void hash_rule(Hash& hash, int row, Type type) {
   for (const auto& state : states) hash.add(state);
 }
 
+// All options of one step, on the first rule with a state.
+template <class T>
+void hash_options(Hash& hash, Type type, bool decoupled) {
+  const int size = 1100;
+  std::vector<T> w = numbers<T>(size, 37, 101), g = numbers<T>(size, 53, 97), ema = w;
+  std::vector<T> states[kMaxStates];
+  int row = 0;
+  while (active_isa().rules[row].n_states == 0) ++row;
+  Tensor tensor{type, size, w.data(), {}, g.data()};
+  tensor.ema = ema.data();
+  for (int s = 0; s < active_isa().rules[row].n_states; ++s) {
+    states[s].resize(size);
+    tensor.states[s] = states[s].data();
+  }
+  Index steps[2] = {};
+  Plan plan(row, {tensor}, steps);
+  Options& options = plan.options();
+  options.decoupled = decoupled;
+  options.maximize = options.zero_grads = options.flush_subnormals = true;
+  options.nonfinite = Nonfinite::refuse;
+  options.clip_norm = 10.0, options.clip_value = 0.25, options.ema = 0.9, options.weight_decay = {0.25};
+  const double hyper[kMaxHyper] = {0.01, 0.9, 0.9, 0.001, 0.5, 0.5, 0.5, 0.5};
+  plan.step(hyper, 0.7);
+  for (const auto* result : {&w, &g, &ema, &states[0]}) hash.add(*result);
+}
+
 template <class T>
 void hash_sum(Hash& hash, Type type) {
   const std::vector<T> x = numbers<T>(1100, 37, 101);
@@ -109,7 +135,11 @@ std::vector<std::pair<std::string, std::uint64_t>> self_check() {
     hash_rule<double>(hash, row, float64);
     out.emplace_back(active_isa().rules[row].name, hash.value());
   }
-  Hash sum, batchnorm, mse;
+  Hash options, sum, batchnorm, mse;
+  for (bool decoupled : {false, true}) {
+    hash_options<float>(options, float32, decoupled);
+    hash_options<double>(options, float64, decoupled);
+  }
   hash_sum<float>(sum, float32);
   hash_sum<double>(sum, float64);
   for (bool channels_last : {false, true}) {
@@ -118,6 +148,7 @@ std::vector<std::pair<std::string, std::uint64_t>> self_check() {
   }
   hash_mse<float>(mse, float32);
   hash_mse<double>(mse, float64);
+  out.emplace_back("options", options.value());
   out.emplace_back("sum", sum.value());
   out.emplace_back("batchnorm", batchnorm.value());
   out.emplace_back("mse", mse.value());

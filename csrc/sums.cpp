@@ -1,5 +1,6 @@
 // Cuts canonical sums into work items: blocks of 1024 terms, then the pairing. No arithmetic: that is in sums.h.
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "dispatch.h"
@@ -89,12 +90,12 @@ void canonical_sum(Type type, Terms terms, const void* x, Index outer, Index n, 
       &sums);
 }
 
-double global_norm(const std::vector<Run>& runs) {
+double global_norm(const std::vector<Run>& runs, double scale) {
   struct Norm {
     const Isa& isa;
     std::vector<double> sums;
-    double norm;
-  } all{active_isa(), std::vector<double>(runs.size()), 0.0};
+    double scale, norm;
+  } all{active_isa(), std::vector<double>(runs.size()), std::abs(scale), 0.0};
   for (size_t i = 0; i < runs.size(); ++i) {
     canonical_sum(runs[i].type, squares, runs[i].x, 1, runs[i].n, 1, &all.sums[i]);
   }
@@ -104,7 +105,7 @@ double global_norm(const std::vector<Run>& runs) {
         Norm& a = *static_cast<Norm*>(context);
         if (a.sums.empty()) return;
         a.isa.pair(a.sums.data(), a.sums.size(), 1, 1);
-        a.norm = a.isa.root(a.sums[0]);
+        a.norm = a.scale * a.isa.root(a.sums[0]);
       },
       &all);
   return all.norm;

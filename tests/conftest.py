@@ -18,6 +18,14 @@ from samestep import golden
 ISAS = ss.info()["isas"]
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What passing tests want to be seen: the property "shown", a line each."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "shown":
+                terminalreporter.write_line(value)
+
+
 @pytest.fixture(params=golden.cases(), ids=str)
 def case(request: pytest.FixtureRequest) -> golden.Case:
     return request.param

@@ -42,7 +42,8 @@ FAULTS = (
     Fault("reciprocal for division", RULES, "T q = m / den;", "T q = m * (T(1) / den);"),
     Fault("tail by another operation", "csrc/isa.cpp",
           "for (Index i = 0; i < n; ++i) rule(w[i], g[i], states[i]...);",
-          "for (Index i = 0; i < n; ++i) rule(w[i], g[i], states[i]...);\n  if (n % 16) w[n - 1] = w[n - 1] + T(0);"),
+          "for (Index i = 0; i < n; ++i) rule(w[i], g[i], states[i]...);\n  if (n % 16) w[n - 1] = w[n - 1] + T(0);",
+          "test_rules.py"),
     Fault("float32 for float64 in a scalar", RULES, "T(rho), T(1.0 - rho)", "T(rho), T(1) - T(rho)"),
     Fault("pow for the binary powering", RULES, "double result = 1.0;",
           "return __builtin_pow(base, static_cast<double>(t));\n  double result = 1.0;"),
@@ -122,7 +123,7 @@ def build() -> subprocess.CompletedProcess[str]:
 
 
 def suite(tests: str) -> bool:
-    """Whether the tests pass."""
+    """Whether the tests pass; a suite that hangs does not, and half an hour is no sign of a slow machine."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header"]
     try:
         done = subprocess.run(
@@ -131,7 +132,7 @@ def suite(tests: str) -> bool:
             env={**os.environ, "PYTHONPATH": str(COPY / "python")},
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=1800,
         )
     except subprocess.TimeoutExpired:
         return False

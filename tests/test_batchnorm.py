@@ -306,6 +306,34 @@ def test_worked_example():
     assert dx == pytest.approx(np.array(rows), abs=1e-12)
 
 
+def test_backward_is_the_papers_chain_rule():
+    """Ioffe and Szegedy's three steps, by way of the variance and the mean, on the worked example."""
+    _, mean, inv = ss.batchnorm_forward(Z, GAMMA, BETA)
+    dx, _, _ = ss.batchnorm_backward(DY, Z, GAMMA, BETA, mean, inv)
+    m, centred = len(Z), Z - mean
+    d_hat = DY * GAMMA
+    d_var = (d_hat * centred).sum(0) * -0.5 * inv**3
+    d_mean = (d_hat * -inv).sum(0) + d_var * (-2 * centred).sum(0) / m
+    assert dx == pytest.approx(d_hat * inv + d_var * 2 * centred / m + d_mean / m, abs=5e-16)
+
+
+def test_a_step_moves_the_raw_statistics_and_not_the_normalised_ones():
+    """The slides' before and after: XW of a batch changes its mean and spread, its batch norm neither."""
+    rng = np.random.default_rng(6)
+    X, W, dy = rng.standard_normal((64, 9)) + 1.0, rng.standard_normal((9, 4)), rng.standard_normal((64, 4))
+    gamma, beta = np.full(4, 2.0), np.full(4, 0.5)
+    opt, spreads = ss.SGD(W, lr=0.5), []
+    for _ in range(2):
+        x = X @ W
+        y, mean, inv = ss.batchnorm_forward(x, gamma, beta, eps=0.0)
+        assert y.mean(0) == pytest.approx(beta, abs=1e-13)
+        assert y.std(0) == pytest.approx(gamma, rel=1e-13)
+        spreads.append(x.std(0))
+        dx, _, _ = ss.batchnorm_backward(dy, x, gamma, beta, mean, inv)
+        opt.step(X.T @ dx)
+    assert (abs(spreads[1] / spreads[0] - 1) > 0.05).all()
+
+
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_running_statistics(backend):
     """Three batches of table B22; the unbiased variance is kept, the biased one normalises."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import samestep as ss
-from samestep import cli, digits, golden, report, table
+from samestep import cli, demo, digits, golden, table
 from samestep.optimizers import OPTIMIZERS
 from samestep.render import Style, as_text, digits_as_text
 from text_problems import diabetes
@@ -63,7 +63,7 @@ def houses(tmp_path):
 def small_demo(tmp_path_factory):
     path = tmp_path_factory.mktemp("demo") / "houses.csv"
     path.write_text(HOUSES)
-    return report.run_demo(table.read_csv(path, "price"))
+    return demo.run_demo(table.read_csv(path, "price"))
 
 
 class TestDemo:
@@ -113,8 +113,8 @@ class TestDemo:
             pytest.skip("NumPy's BLAS gave the same bits with every OPENBLAS_CORETYPE")
 
     def test_no_gap_is_so_near_the_goal_that_last_bits_decide(self):
-        for run in report.run_demo(table.diabetes()).runs:
-            assert np.abs(run.gaps / report.GOAL - 1).min() > 1e-9, run.optimizer
+        for run in demo.run_demo(table.diabetes()).runs:
+            assert np.abs(run.gaps / demo.GOAL - 1).min() > 1e-9, run.optimizer
 
     def test_a_run_again_from_what_is_printed(self, shipped):
         """The numbers in the JSON are all that a run is made of."""
@@ -463,8 +463,8 @@ class TestChecks:
                     opt.params[0][1] = np.nextafter(opt.params[0][1], np.inf)
 
         monkeypatch.setattr(ss.NAG, "step", nudge)
-        demo = report.run_demo(table.read_csv(houses, "price"))
-        found = {run.optimizer: run.differs_at for run in demo.runs}
+        shown = demo.run_demo(table.read_csv(houses, "price"))
+        found = {run.optimizer: run.differs_at for run in shown.runs}
         assert found == {
             "SGD": None,
             "Momentum": None,
@@ -473,16 +473,16 @@ class TestChecks:
             "RMSProp": None,
             "Adam": None,
         }
-        assert not demo.passed
-        text = as_text(demo, Style())
+        assert not shown.passed
+        text = as_text(shown, Style())
         assert "not from step 3 on" in text
         assert "FAIL" in text
 
     def test_a_difference_in_the_state_alone_is_noticed(self):
         a, b = (ss.Adam(np.ones(3)) for _ in range(2))
-        assert report._same_bits(a, b)
+        assert demo._same_bits(a, b)
         a.state["v"][0][2] = -0.0
-        assert not report._same_bits(a, b)
+        assert not demo._same_bits(a, b)
 
     def test_an_edge_that_is_none_is_exit_code_1(self, small_demo, monkeypatch, capsys, houses):
         below, above = small_demo.edges
@@ -510,14 +510,14 @@ class TestChecks:
     def test_columns_that_depend_on_each_other(self, tmp_path):
         path = tmp_path / "table.csv"
         path.write_text("a,b,y\n1,-2,1\n2,-4,3\n3,-6,2\n")
-        demo = report.run_demo(table.read_csv(path, "y"))
-        assert demo.passed
-        assert all(run.reached for run in demo.runs)
-        assert demo.problem.mu == 0.0
-        text = as_text(demo, Style())
+        shown = demo.run_demo(table.read_csv(path, "y"))
+        assert shown.passed
+        assert all(run.reached for run in shown.runs)
+        assert shown.problem.mu == 0.0
+        text = as_text(shown, Style())
         assert "only 1 of 2 directions have a curvature" in text
         assert "∞" in text
-        assert cli._jsonable(demo.as_dict())["problem"]["kappa"] is None
+        assert cli._jsonable(shown.as_dict())["problem"]["kappa"] is None
 
     def test_columns_that_nearly_depend_on_each_other(self, small_demo):
         """kappa is finite, but no step size is chosen for the flattest direction."""
@@ -530,14 +530,14 @@ class TestChecks:
             text = " ".join(as_text(dataclasses.replace(small_demo, problem=problem), Style()).split())
             note = "curvatures below 1e-06 β, 1 of 2 here, are left out of them: their μ is 5, the flattest"
             assert (note in text) == shown
-        assert report.steep_curvatures(problem).tolist() == pytest.approx([5.0])
-        demo = dataclasses.replace(small_demo, problem=problem)
-        assert max(map(len, as_text(demo, Style()).splitlines())) <= 100
-        text = as_text(demo, Style(unicode=False))
+        assert demo.steep_curvatures(problem).tolist() == pytest.approx([5.0])
+        shown = dataclasses.replace(small_demo, problem=problem)
+        assert max(map(len, as_text(shown, Style()).splitlines())) <= 100
+        text = as_text(shown, Style(unicode=False))
         assert "below 1e-06 beta" in " ".join(text.split())
         assert text.isascii()
 
     def test_the_bar_is_told_every_stage(self, houses):
         stages = []
-        report.run_demo(table.read_csv(houses, "price"), stages.append)
-        assert len(stages) == report.STAGES
+        demo.run_demo(table.read_csv(houses, "price"), stages.append)
+        assert len(stages) == demo.STAGES

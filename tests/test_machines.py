@@ -2,6 +2,8 @@
 of this one file, python/samestep/golden.json, each time. What is not installed is skipped by name.
 """
 
+import hashlib
+import json
 import os
 import platform
 import shutil
@@ -75,7 +77,7 @@ X86_ONLY = {"x86-64 of 2008", "valgrind"}
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_golden_digests(machine):
+def test_golden_digests(machine, record_property):
     needs, options, runner = MACHINES[machine]
     missing = [tool for tool in needs if shutil.which(tool) is None]
     if missing:
@@ -88,7 +90,11 @@ def test_golden_digests(machine):
     done = subprocess.run([*runner, build / "golden", *few], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     digests = dict(line.rsplit(" ", 1) for line in done.stdout.splitlines())
-    assert {name: digests.get(name) for name in golden.DIGESTS} == golden.DIGESTS
+    found = {name: digests.get(name) for name in golden.DIGESTS}
+    assert found == golden.DIGESTS
+    of_all = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+    counts = done.stderr.splitlines()[-1]
+    record_property("shown", f"{machine}: {len(found)} digests, of all {of_all}; {counts}")
 
 
 def clang_has_fuzzer() -> bool:
@@ -100,7 +106,7 @@ def clang_has_fuzzer() -> bool:
     return subprocess.run(command, input=source, text=True, capture_output=True).returncode == 0
 
 
-def test_fuzzed_inputs_agree_on_every_instruction_set():
+def test_fuzzed_inputs_agree_on_every_instruction_set(record_property):
     """SAMESTEP_FUZZ_SECONDS: how long; CI gives it a minute."""
     if not clang_has_fuzzer():
         pytest.skip("not installed: clang++-14 with libFuzzer")
@@ -118,13 +124,13 @@ def test_fuzzed_inputs_agree_on_every_instruction_set():
     done = subprocess.run(command, capture_output=True, text=True, cwd=build)
     assert done.returncode == 0, done.stderr[-3000:]
     runs = int(done.stderr.split("stat::number_of_executed_units:")[1].split()[0])
-    print(f"{runs} fuzzed inputs, all equal")
+    record_property("shown", f"libFuzzer: {runs} inputs in {seconds} s, every instruction set agrees")
     assert runs > 100
 
 
 @pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="not installed: qemu-x86_64")
 @pytest.mark.skipif(not X86, reason="for x86-64 alone")
-def test_python_suite_on_a_processor_of_2008():
+def test_python_suite_on_a_processor_of_2008(record_property):
     """No AVX there: an instruction that leaks into the baseline stops the program."""
     tests = Path(__file__).parent
     command = [
@@ -142,3 +148,4 @@ def test_python_suite_on_a_processor_of_2008():
     done = subprocess.run([*command, *subset], capture_output=True, text=True, timeout=900, env=os.environ)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
+    record_property("shown", f"x86-64 of 2008, from Python: {done.stdout.splitlines()[-1]}")

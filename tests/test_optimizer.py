@@ -162,7 +162,8 @@ BAD_PARAMETERS = {
     "list of numbers": ([1.0, 2.0], TypeError, r"params\[1\]: got list"),
     "number": (1.0, TypeError, r"params\[1\]: got float"),
     "integers": (np.zeros(4, np.int64), TypeError, r"params\[1\]: got dtype int64, expected native float32"),
-    "half precision": (np.zeros(4, np.float16), TypeError, "float16"),
+    "byte-swapped half precision": (np.zeros(4, ">f2"), TypeError, "got dtype >f2"),
+    "16-bit integers": (np.zeros(4, np.uint16), TypeError, "uint16"),
     "complex": (np.zeros(4, np.complex64), TypeError, "complex64"),
     "object": (np.zeros(4, object), TypeError, "object"),
     "byte-swapped": (np.zeros(4, ">f4"), TypeError, "got dtype >f4"),
@@ -425,6 +426,23 @@ class TestStats:
         assert opt.stats.bytes == 7 * 400
         opt.record_stats(False)
         assert opt.stats is None
+
+    @pytest.mark.parametrize(
+        ("dtype", "options", "expected"),  # bytes of an element of SGD
+        [
+            (np.float32, {"weight_decay": 0.5, "clip_norm": 1.0}, 4 + 8),
+            (np.float32, {"zero_grads": True, "ema": 0.5}, 8 + 8 + 8),
+            (np.float32, {"copy_dtype": "float16"}, 4 + 8 + 2),
+            (np.float16, {"master": "float32"}, 2 + 2 + 8),
+        ],
+    )
+    def test_bytes_of_options(self, dtype, options, expected):
+        w = np.zeros(100, dtype)
+        opt = ss.SGD(w, 0.1, **options)
+        opt.record_stats()
+        norm = opt.step(np.ones(100, dtype))
+        assert opt.stats.bytes == 100 * expected
+        assert norm == (10.0 if "clip_norm" in options else None)
 
     def test_they_change_no_bit_and_a_refused_step_leaves_them(self):
         plain, recorded = np.ones(33), np.ones(33)

@@ -51,7 +51,7 @@ class TestFixedProblem:
             slope = (problem.loss(w + step) - problem.loss(w - step)) / (2 * h)
             assert problem.gradient(w)[i] == pytest.approx(slope, rel=1e-12)
             column = (problem.gradient(w + step) - problem.gradient(w - step)) / (2 * h)
-            assert problem.hessian()[:, i] == pytest.approx(column, rel=1e-12)
+            assert problem.hessian(w)[:, i] == pytest.approx(column, rel=1e-12)
 
 
 class TestDiabetes:

@@ -1,4 +1,4 @@
-"""The texts' claims against runs: bounds, edges, rates and traces, with THEORY's figures (A3 - A27, B20)."""
+"""The texts' claims against runs: bounds, edges, rates, traces and their figures (A3–A27, B20)."""
 
 import functools
 import math

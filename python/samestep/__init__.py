@@ -1,10 +1,11 @@
 """Optimizer and batch-norm kernels at memory speed, with the same bits on every machine."""
 
-from . import optimizers, problems, theory
+from . import optimizers, options, problems, schedules, theory
 from .arrays import digest
 from .batchnorm import BatchNorm, batchnorm_backward, batchnorm_forward, batchnorm_inference
 from .cpu import get_num_threads, info, set_isa, set_num_threads
-from .optimizers import NAG, SGD, AdaGrad, Adam, Momentum, RMSProp
+from .optimizer import Optimizer
+from .optimizers import NAG, SGD, AdaGrad, Adam, AdamW, Momentum, RMSProp
 from .sums import canonical_sum, global_norm
 from .train import Result, minimize
 
@@ -13,8 +14,10 @@ __all__ = [
     "SGD",
     "AdaGrad",
     "Adam",
+    "AdamW",
     "BatchNorm",
     "Momentum",
+    "Optimizer",
     "RMSProp",
     "Result",
     "batchnorm_backward",
@@ -27,7 +30,9 @@ __all__ = [
     "info",
     "minimize",
     "optimizers",
+    "options",
     "problems",
+    "schedules",
     "set_isa",
     "set_num_threads",
     "theory",

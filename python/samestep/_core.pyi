@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import Array
+from .options import Options
 
 compile_flags: str
 
@@ -71,9 +72,17 @@ def update_running(
 
 class Plan:
     def __init__(
-        self, rule: str, params: list[Array], states: list[list[Array]], steps: NDArray[np.int64]
+        self,
+        rule: str,
+        params: list[Array],
+        states: list[list[Array]],
+        steps: NDArray[np.int64],
+        options: Options | None = None,
     ) -> None: ...
-    def step(self, grads: Sequence[Array | None], hyper: Sequence[float]) -> int: ...
+    @property
+    def norm(self) -> float: ...
+    def step(self, grads: Sequence[Array | None], hyper: Sequence[float], scale: float = 1.0) -> int: ...
+    def set_weight_decay(self, weight_decay: list[float]) -> None: ...
     def train(self, trainer: Trainer, hyper: Sequence[float], steps: int) -> int: ...
 
 class Mse:

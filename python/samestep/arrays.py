@@ -6,6 +6,7 @@ error that names the argument, what came, what was expected and the fix.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+HALVES = ("float16", "bfloat16")  # by name: NumPy has no bfloat16 of its own
 
 
 def flatten(params: Any, name: str = "params") -> tuple[list[Any], list[str], list[Any] | None]:
@@ -50,14 +52,29 @@ def same_layout(a: Array, b: Array) -> bool:
     return a.size == 0 or all(sa == sb or length <= 1 for sa, sb, length in walks)
 
 
-def _check_array(name: str, a: Any, purpose: str) -> None:
-    """Raises unless ``a`` is an aligned NumPy array of a working type."""
+def mapped_like(path: str, a: Array, dtype: Any) -> Array:
+    """Zeros with the shape and layout of a dense ``a``, in a new file of that name."""
+    if a.size == 0:
+        return np.zeros_like(a, dtype, subok=False)
+    order = sorted(range(a.ndim), key=lambda d: -a.strides[d])
+    mapped: Array = np.memmap(path, dtype, "w+", shape=tuple(a.shape[d] for d in order) or (1,))
+    return mapped.transpose(np.argsort(order)) if a.ndim else mapped.reshape(())
+
+
+def is_half(a: Array) -> bool:
+    """Whether ``a`` keeps its values in 16 bits, in the machine's byte order."""
+    return a.dtype.name in HALVES and a.dtype.isnative
+
+
+def _check_array(name: str, a: Any, purpose: str, halves: bool = False) -> None:
+    """Raises unless ``a`` is a NumPy array of a working type, or of 16 bits where ``halves`` are taken."""
     if not isinstance(a, np.ndarray) or isinstance(a, np.ma.MaskedArray):
         raise TypeError(f"{name}: got {type(a).__name__}, expected a NumPy array{purpose}")
-    if a.dtype not in DTYPES:
+    if a.dtype not in DTYPES and not (halves and is_half(a)):
+        expected = "float32, float64, float16 or bfloat16" if halves else "float32 or float64"
         raise TypeError(
             f"{name}: got dtype {a.dtype.str if not a.dtype.isnative else a.dtype}, expected native "
-            f"float32 or float64; convert it once with {name}.astype(np.float32) and use that array"
+            f"{expected}; convert it once with {name}.astype(np.float32) and use that array"
         )
 
 
@@ -74,11 +91,16 @@ def check_aligned_array(name: str, a: Any) -> None:
     _check_aligned(name, a)
 
 
-def check_inplace(name: str, a: Any) -> Array:
-    """Returns ``a`` if kernels can update it where it lies; else raises."""
-    _check_array(name, a, " that can be updated in place")
+def check_writeable(name: str, a: Array) -> None:
+    """Raises if ``a`` is read-only."""
     if not a.flags.writeable:
         raise ValueError(f"{name}: the array is read-only; pass a writeable one, such as {name}.copy()")
+
+
+def check_inplace(name: str, a: Any, halves: bool = False) -> Array:
+    """Returns ``a`` if kernels can update it where it lies; else raises. ``halves``: 16 bits will do."""
+    _check_array(name, a, " that can be updated in place", halves)
+    check_writeable(name, a)
     _check_aligned(name, a)
     if a.size and not is_dense(a):
         raise ValueError(
@@ -103,7 +125,7 @@ def check_readable(name: str, a: Any) -> Array:
 
 def check_disjoint(named: Iterable[tuple[str, Array]]) -> None:
     """Raises if two of the (dense) arrays share memory: a step would update it twice."""
-    ranges = sorted((a.ctypes.data, a.ctypes.data + a.nbytes, name) for name, a in named if a.size)
+    ranges = sorted((*_extent(a), name) for name, a in named if a.size)
     for (_, end, first), (begin, _, second) in pairwise(ranges):
         if begin < end:
             raise ValueError(
@@ -111,8 +133,18 @@ def check_disjoint(named: Iterable[tuple[str, Array]]) -> None:
             )
 
 
-def gradient_error(name: str, g: Any, w: Array, written: Iterable[Array]) -> Exception | None:
-    """Why ``g`` cannot be the gradient of ``w``, or None if it can."""
+def _extent(a: Array) -> tuple[int, int]:
+    """The addresses of a dense array's first byte and of the one after its last."""
+    return a.ctypes.data, a.ctypes.data + a.nbytes
+
+
+def extents(written: Iterable[Array]) -> list[tuple[int, int]]:
+    """Where disjoint arrays lie, in order: what :func:`gradient_error` looks a gradient up in."""
+    return sorted(_extent(a) for a in written if a.size)
+
+
+def gradient_error(name: str, g: Any, w: Array, written: list[tuple[int, int]]) -> Exception | None:
+    """Why ``g`` cannot be the gradient of ``w``, or None if it can; ``written`` from :func:`extents`."""
     if not isinstance(g, np.ndarray) or isinstance(g, np.ma.MaskedArray):
         return TypeError(f"{name}: got {type(g).__name__}, expected a NumPy array or None")
     if g.dtype != w.dtype:
@@ -132,12 +164,19 @@ def gradient_error(name: str, g: Any, w: Array, written: Iterable[Array]) -> Exc
             "be walked together; lay the gradient out like the parameter: "
             f"a = np.empty_like(w); a[...] = {name}"
         )
-    low, high = g.ctypes.data, g.ctypes.data + g.nbytes
-    if any(a.size and a.ctypes.data < high and low < a.ctypes.data + a.nbytes for a in written):
+    low, high = _extent(g)
+    before = bisect_left(written, (high, 0))  # those that begin before g ends; the last of them ends last
+    if g.size and before and written[before - 1][1] > low:
         return ValueError(
             f"{name}: overlaps a parameter or state in memory, which the step writes; pass {name}.copy()"
         )
     return None
+
+
+def _half_bytes(a: Array) -> bytes:
+    bits = np.array(a, order="C").view(np.uint16)
+    infinity, quiet = (0x7C00, 0x7E00) if a.dtype == np.float16 else (0x7F80, 0x7FC0)
+    return np.where((bits & 0x7FFF) > infinity, quiet, bits).astype("<u2").tobytes()
 
 
 def digest(arrays: Any) -> str:
@@ -149,7 +188,7 @@ def digest(arrays: Any) -> str:
     mean equal bits, -0 and subnormals included.
 
     Args:
-        arrays: float32 or float64 arrays of any shape and layout.
+        arrays: float32, float64, float16 or bfloat16 arrays of any shape and layout.
 
     Raises:
         TypeError: something else is among them.
@@ -166,6 +205,9 @@ def digest(arrays: Any) -> str:
 
     sha = hashlib.sha256()
     for a, name in zip(items, names, strict=True):
+        if isinstance(a, np.ndarray) and is_half(a):
+            sha.update(_half_bytes(a))
+            continue
         if not isinstance(a, np.ndarray) or a.dtype.newbyteorder("=") not in DTYPES:
             got = a.dtype if isinstance(a, np.ndarray) else type(a).__name__
             raise TypeError(f"{name}: got {got}, expected a float32 or float64 array")

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,10 +21,12 @@ from .bench import cases as bench_cases
 from .bench import peers as bench_peers
 from .bench import run as bench_run
 from .bench import show as bench_show
+from .demo import STAGES, run_demo
 from .digits import train_digits
 from .optional import require
 from .render import FigureError, Style, as_text, check_figure, digits_as_text, save_figure
-from .report import STAGES, run_demo
+from .report import STAGES as REPORT_STAGES
+from .report import ReportError, check_out, run_report
 from .table import TableError, diabetes, read_csv
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
@@ -47,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader, such as head, has seen enough. Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
-    except (TableError, FigureError, ImportError, OSError) as error:
+    except (TableError, FigureError, ReportError, ImportError, OSError) as error:
         print(f"samestep {arguments.name}: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
@@ -95,7 +97,14 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--plot", metavar="FILE", help="draw time against size, to a .png, .svg or .pdf file")
     bench.set_defaults(command=_bench, parser=bench)
 
-    for command in (demo, info, check, bench):
+    report = commands.add_parser("report", help="measure the theory and show it on one HTML page")
+    report.add_argument(
+        "--out", metavar="FILE", default="report.html", help="the page; report.html by default"
+    )
+    report.add_argument("--quick", action="store_true", help="fewer draws and steps: half a minute at most")
+    report.set_defaults(command=_report)
+
+    for command in (demo, info, check, bench, report):
         command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return parser
 
@@ -109,13 +118,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:
         check_figure(arguments.plot)
     table = diabetes() if arguments.csv is None else read_csv(arguments.csv, arguments.target)
-    with _progress() as bar:
-
-        def announce(stage: str) -> None:
-            if bar is not None:
-                bar.set_description_str(stage)
-                bar.update()
-
+    with _progress(STAGES) as announce:
         demo = run_demo(table, announce)
     if arguments.plot is not None:
         save_figure(demo, arguments.plot)
@@ -207,6 +210,22 @@ def _certificate(result: dict[str, Any]) -> str:
     )
 
 
+def _report(arguments: argparse.Namespace) -> int:
+    check_out(arguments.out)
+    with _progress(REPORT_STAGES) as announce:
+        report = run_report(arguments.quick, announce)
+    report.write(arguments.out)
+    if arguments.json:
+        _print_json(report.as_dict())
+    else:
+        failed = [row.item for row in report.rows if not row.passed]
+        for item in failed:
+            print(f"FAIL {item.key} {item.title}")
+        verdict = f"{len(failed)} items FAIL" if failed else "every item as the theory says"
+        print(f"{arguments.out}: {verdict}")
+    return OK if report.passed else FAILED
+
+
 def _print_now(line: str) -> None:
     print(line, flush=True)
 
@@ -234,11 +253,17 @@ def _style(stream: TextIO) -> Style:
     return Style(color=color, unicode=unicode)
 
 
-def _progress() -> contextlib.AbstractContextManager[Any]:
+@contextlib.contextmanager
+def _progress(stages: int) -> Iterator[Callable[[str], None]]:
+    """A bar on stderr, if that is a terminal; what it gives is to be called with the name of each stage."""
     if not sys.stderr.isatty():
-        return contextlib.nullcontext()
+        yield lambda stage: None
+        return
     tqdm = require("tqdm", "the progress bar").tqdm
-    bar: contextlib.AbstractContextManager[Any] = tqdm(
-        total=STAGES, leave=False, bar_format="  {desc:<12}{bar:40} {elapsed}"
-    )
-    return bar
+    with tqdm(total=stages, leave=False, bar_format="  {desc:<16}{bar:40} {elapsed}") as bar:
+
+        def announce(stage: str) -> None:
+            bar.set_description_str(stage)
+            bar.update()
+
+        yield announce

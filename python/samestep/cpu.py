@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 CONTRACT = 1  # version of the bit contract
-OPTIONAL = ("sklearn", "matplotlib", "tqdm")
+OPTIONAL = ("sklearn", "matplotlib", "tqdm", "safetensors", "ml_dtypes")
 
 
 def set_isa(name: str) -> None:
@@ -142,14 +142,24 @@ SELF_CHECK = {
     "sgd": 0x8FA9E04DFE25B233,
     "momentum_heavy_ball": 0xB377F34CE2761BF5,
     "momentum_torch": 0x33FFE28FB8D2E65C,
+    "momentum_torch_dampened": 0x0E4B4F5B7BAA31C2,
     "nag_look_ahead": 0xA9D11587901C77C7,
     "nag_torch": 0x263E2E18C86B55E3,
-    "adagrad_outside": 0x4D7C6458A30D4287,
-    "adagrad_inside": 0x129D53A9D5E8FF93,
+    "adagrad_outside": 0x016107D7BA13B59B,
+    "adagrad_inside": 0x8CB46FAE77874B06,
     "rmsprop_outside": 0x333F435B65E57282,
     "rmsprop_inside": 0x41A78E9581876B37,
+    "rmsprop_outside_centered": 0x7EB382AC6CAC8F0B,
+    "rmsprop_outside_momentum": 0xD84C7621F634FE1E,
+    "rmsprop_outside_centered_momentum": 0x6E8402613EDF5B95,
+    "rmsprop_inside_centered": 0xE5F87AE36B7641B2,
+    "rmsprop_inside_momentum": 0x21860C827231B636,
+    "rmsprop_inside_centered_momentum": 0xEBCECCEAFE1313E2,
     "adam_outside": 0x7A03DE4BBDBDE16E,
     "adam_inside": 0xAEACEBD154492998,
+    "adam_outside_amsgrad": 0x08DBEBA2968E4502,
+    "adam_inside_amsgrad": 0x9E7E68D4747B97E0,
+    "options": 0x001E09F56E6F4EF4,
     "sum": 0x108D11D2F2C17E51,
     "batchnorm": 0x52B76EA7E8D54319,
     "mse": 0xDBE33ADCDB0D720E,

@@ -33,6 +33,7 @@ HYPER: dict[str, dict[str, float]] = {
         "lr": 0.3,
         "momentum": 0.5,
         "momentum_next": 0.25,
+        "dampening": 0.25,
         "rho": 0.6,
         "beta1": 0.7,
         "beta2": 0.8,
@@ -42,6 +43,7 @@ HYPER: dict[str, dict[str, float]] = {
         "lr": 1.0,
         "momentum": 0.0,
         "momentum_next": 0.0,
+        "dampening": 0.0,
         "rho": 0.0,
         "beta1": 0.0,
         "beta2": 0.0,
@@ -49,9 +51,28 @@ HYPER: dict[str, dict[str, float]] = {
     },
 }
 
+# Options by name, with the scale of the gradients.
+OPTIONS: dict[str, tuple[dict[str, Any], float]] = {
+    "coupled": ({"weight_decay": 0.1}, 1.0),
+    "decoupled": ({"weight_decay": 0.1, "decoupled_weight_decay": True}, 1.0),
+    "all": (
+        {
+            "weight_decay": 0.25,
+            "decoupled_weight_decay": True,
+            "maximize": True,
+            "clip_norm": 10.0,
+            "clip_value": 0.25,
+            "ema": 0.9,
+            "flush_subnormals": True,
+            "zero_grads": True,
+        },
+        0.7,
+    ),
+}
+
 
 class Case(NamedTuple):
-    """One rule in one form for one dtype."""
+    """One rule, in one form or variant, for one dtype."""
 
     optimizer: type[Optimizer]
     form: str | None
@@ -67,9 +88,11 @@ class Case(NamedTuple):
 
     def make(self, params: Any, hyper: str = "default", **options: Any) -> Optimizer:
         """The optimizer with one of the sets of HYPER."""
-        if self.form is not None:
+        if self.form is not None and self.form in self.optimizer.variants:
+            options.update(self.optimizer.variants[self.form])
+        elif self.form is not None:
             options[self.optimizer.form_argument] = self.form
-        made = self.optimizer(params, lr=HYPER[hyper]["lr"], **options)  # type: ignore[call-arg]
+        made = self.optimizer(params, lr=HYPER[hyper]["lr"], **options)
         for name in made.state_dict()["hyper"]:
             if name in HYPER[hyper]:
                 setattr(made, name, HYPER[hyper][name])
@@ -89,7 +112,7 @@ def cases() -> list[Case]:
     return [
         Case(optimizer, form, dtype)
         for optimizer in OPTIMIZERS
-        for form in optimizer.forms or (None,)
+        for form in (*(optimizer.forms or (None,)), *optimizer.variants)
         for dtype in DTYPES
     ]
 
@@ -110,6 +133,30 @@ class RuleProgram(NamedTuple):
         """The parameter and the states; by the kernels, or ``backend="reference"``."""
         w, grads = _inputs(self.inputs, self.size, self.steps, self.case.dtype)
         return self.case.run(w, grads, self.hyper, **options)
+
+
+class OptionProgram(NamedTuple):
+    """Three steps of one case with one of the sets of OPTIONS."""
+
+    case: Case
+    options: str
+    inputs: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.case} {self.inputs} {self.size} 3 {self.options}"
+
+    def run(self, **options: Any) -> list[Array]:
+        """The parameter, the states and the running average."""
+        given, grads = _inputs(self.inputs, self.size, 3, self.case.dtype)
+        asked, scale = OPTIONS[self.options]
+        w = given.copy()
+        optimizer = self.case.make(w, **asked, **options)
+        if "lr_decay" in optimizer.groups[0] and self.options == "all":
+            optimizer.groups[0]["lr_decay"] = 0.5
+        for g in grads:
+            optimizer.step(g.copy(), scale=scale)
+        return [w, *(states[0] for states in optimizer.state.values())]
 
 
 class SumProgram(NamedTuple):
@@ -179,7 +226,7 @@ class MseProgram(NamedTuple):
         return [np.array([problem.loss(w)], np.float64)]
 
 
-Program = RuleProgram | SumProgram | BatchNormProgram | MseProgram
+Program = RuleProgram | OptionProgram | SumProgram | BatchNormProgram | MseProgram
 
 
 def programs() -> dict[str, list[Program]]:
@@ -190,6 +237,8 @@ def programs() -> dict[str, list[Program]]:
             RuleProgram(case, "exact", 1000, 5, "default"),
             *(RuleProgram(case, "random", size, 3, hyper) for hyper in HYPER for size in SIZES),
             RuleProgram(case, "finite", 7, LONG_STEPS, "default"),
+            *(OptionProgram(case, name, "random", 2500) for name in ("coupled", "decoupled")),
+            *(OptionProgram(case, "all", "finite", size) for size in (7, 2500)),
         ]
     for dtype in DTYPES:
         found[f"sum {dtype}"] = [SumProgram(dtype, size) for size in SIZES]

@@ -1,105 +1,290 @@
-"""The optimizer: parameters, state, step number, and the one call that steps them all."""
+"""The optimizer: parameters, groups, state, step number, and the one call that steps them all."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from . import arrays, cpu, reference
+from . import arrays, checkpoint, cpu, reference
 from .arrays import Array
-from .stats import STEPPED, RecordingPlan, StepStats
+from .groups import Group, GroupParams, is_grouped
+from .optional import require
+from .options import Options, arguments_of, check_options, number
+from .stats import NONFINITE, STEPPED, RecordingPlan, StepStats
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 BACKENDS = {"cpu": cpu, "reference": reference}
 
 
 class Hyper:
-    """A hyper-parameter: settable at any time, refused outside ``[at_least, below)``."""
+    """A hyper-parameter: settable at any time, refused outside ``[at_least, below)``.
 
-    def __init__(self, *, at_least: float, below: float = math.inf) -> None:
+    On the optimizer it is that of all groups: reading it is an error where they differ.
+    ``scheduled``: it may be a callable of the step number t. ``optional``: 0 is as good as absent.
+    """
+
+    def __init__(
+        self, *, at_least: float, below: float = math.inf, scheduled: bool = False, optional: bool = False
+    ) -> None:
         self.at_least = at_least
         self.below = below
+        self.scheduled = scheduled
+        self.optional = optional
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
     def __get__(self, optimizer: Optimizer | None, owner: type) -> Any:
-        return self if optimizer is None else optimizer._hyper[self.name]
+        if optimizer is None:
+            return self
+        values = {group[self.name] for group in optimizer.groups}
+        if len(values) > 1:
+            raise ValueError(f"{self.name}: differs between groups; read groups[i][{self.name!r}]")
+        return values.pop()
 
     def __set__(self, optimizer: Optimizer, value: Any) -> None:
-        optimizer._hyper[self.name] = self.check(value)
-        optimizer._hyper_values = [optimizer._hyper[name] for name in optimizer._hyper_names]
+        for group in optimizer.groups:
+            group[self.name] = value
 
     def check(self, value: Any) -> float:
-        try:
-            if isinstance(value, (str, bytes)):
-                raise TypeError
-            number = float(value)
-        except (TypeError, ValueError):
-            raise TypeError(f"{self.name}: got {value!r}, expected a number") from None
-        if not self.at_least <= number < self.below:  # NaN fails as well
+        found = number(self.name, value)
+        if not self.at_least <= found < self.below:  # NaN fails as well
             raise ValueError(
-                f"{self.name}: got {number}, expected a number in [{self.at_least:g}, {self.below:g})"
+                f"{self.name}: got {found}, expected a number in [{self.at_least:g}, {self.below:g})"
             )
-        return number
+        return found
 
 
 class Optimizer:
     """What all optimizers share; use one of the classes of ``samestep.optimizers``.
 
     A subclass says which rule it is and names its hyper-parameters as ``Hyper`` attributes. A rule
-    that comes in several forms is called ``<family>_<form>``.
+    that comes in several forms is called ``<family>_<form>``, and where an option of its own makes it
+    another rule, ``<family>_<variant>`` with a key of ``variants``.
     """
 
     family: ClassVar[str]  # the rule's name, without the form
     forms: ClassVar[tuple[str, ...]] = ()
     form_argument: ClassVar[str] = "form"
-    state_dict_keys: ClassVar = ("contract", "rule", "t", "steps", "hyper", "state")
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # the arguments that ask for each
+    state_dict_keys: ClassVar = ("contract", "rule", "options", "t", "steps", "hyper", "state")
     _records = False
 
-    def __init__(self, params: Any, *, form: str | None, backend: str, hyper: Mapping[str, Any]) -> None:
+    weight_decay = Hyper(at_least=0.0, optional=True)
+
+    def __init__(
+        self,
+        params: Any,
+        *,
+        form: str | None,
+        backend: str,
+        hyper: Mapping[str, Any],
+        variant: str | None = None,
+        initial: Mapping[str, float] | None = None,
+        state_dir: str | os.PathLike[str] | None = None,
+        weight_decay: Any = 0.0,
+        **options: Any,
+    ) -> None:
         if backend not in ("auto", *BACKENDS):
             raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(('auto', *BACKENDS))}")
         if form not in (self.forms or (None,)):
             raise ValueError(f"{self.form_argument}: got {form!r}, expected one of {', '.join(self.forms)}")
         self.form = form
-        self.rule = self.family if form is None else f"{self.family}_{form}"
+        self.variant = variant or None
+        self.rule = "_".join(part for part in (self.family, form, variant) if part)
         self.backend = "cpu" if backend == "auto" else backend
         rows = {name: (hypers, states) for name, hypers, states in BACKENDS[self.backend].rules()}
-        self._hyper_names, state_names = rows[self.rule]
-        self._hyper = {name: getattr(type(self), name).check(value) for name, value in hyper.items()}
-        self._hyper_values = [self._hyper[name] for name in self._hyper_names]
+        self._hyper_names, self._state_names = rows[self.rule]
+        self.options = check_options(**options)
+        self._default_hyper = {**hyper, "weight_decay": weight_decay}
+        self._initial = dict(initial or {})
+        self._state_dir = None if state_dir is None else os.fspath(state_dir)
+        self._grouped = is_grouped(params)
 
-        self._single = isinstance(params, np.ndarray)
-        self._params, self._names, self._keys = arrays.flatten(params)
-        if not self._params:
-            raise ValueError("params: got none, expected at least one array")
-        self._shapes = [np.shape(w) for w in self._params]
-        self._check_params()
-        self._state = {name: [np.zeros_like(w, subok=False) for w in self._params] for name in state_names}
+        self.groups: list[Group] = []
+        self._skipped = False
+        self._state: dict[str, list[Array]] = {name: [] for name in self._state_names}
+        for name, asked in (
+            ("ema", self.options.ema),
+            ("master", self.options.master == "float32"),
+            ("low", self.options.master == "split"),
+            ("copy", self.options.copy_dtype),
+        ):
+            if asked:
+                self._state[name] = []
         # One count a parameter, then that of the whole. The plan counts all of them in the step itself: an
         # exception between the step and a count made here, such as Ctrl-C, would tear them apart.
-        self._steps = np.zeros(len(self._params) + 1, np.int64)
-        self._bind()
+        self._steps = np.zeros(1, np.int64)
+        self._take_in(list(params) if self._grouped else [{"params": params}])
+
+    def add_group(self, group: Mapping[str, Any]) -> None:
+        """Adds parameters with hyper-parameters of their own; gradients then come as one entry a group.
+
+        Args:
+            group: ``{"params": arrays, "lr": ..., ...}``; what is not named is as at the start.
+
+        Raises:
+            TypeError, ValueError: an array cannot be updated in place or is there already, or a
+                value is out of range; nothing has been changed.
+
+        Example:
+            >>> import numpy as np, samestep as ss
+            >>> opt = ss.SGD(np.ones(2), lr=0.5)
+            >>> opt.add_group({"params": np.ones(3), "lr": 0.25})
+            >>> opt.step([np.ones(2), np.ones(3)])
+            >>> [w[0].item() for w in opt.params]
+            [0.5, 0.75]
+        """
+        if not isinstance(group, Mapping) or "params" not in group:
+            raise TypeError('group: expected a dict with the key "params"')
+        self._take_in([group])
+        self._grouped = True
+
+    def _take_in(self, groups: list[Mapping[str, Any]]) -> None:
+        """Adds groups, all or none."""
+        before = vars(self).copy()
+        before["groups"] = list(self.groups)
+        before["_state"] = {name: list(states) for name, states in self._state.items()}
+        try:
+            for entry in groups:
+                self._add(entry)
+            self._check_params()
+            self._bind()
+        except BaseException:
+            vars(self).update(before)
+            raise
+
+    def _add(self, entry: Mapping[str, Any]) -> None:
+        known = self._hyper_arguments(entry)
+        i = len(self.groups)
+        named = self._grouped or i > 0
+        params = GroupParams(
+            entry["params"],
+            f"params[{i}]['params']" if named else "params",
+            f"grads[{i}]" if named else "grads",
+        )
+        for name, w in zip(params.names, params.arrays, strict=True):
+            arrays.check_inplace(name, w, halves=True)
+            self._check_storage(name, w)
+        self.groups.append(Group(self, params, {**self._default_hyper, **known}))
+        for name, states in self._state.items():
+            states += [self._first_state(name, len(states) + k, w) for k, w in enumerate(params.arrays)]
+        counts = np.zeros(len(params.arrays), np.int64)
+        self._steps = np.concatenate([self._steps[:-1], counts, self._steps[-1:]])
+        self._gather()
+
+    def _gather(self) -> None:
+        self._params = [w for group in self.groups for w in group.params.arrays]
+        self._names = [name for group in self.groups for name in group.params.names]
+        self._shapes = [np.shape(w) for w in self._params]
+
+    def _hyper_arguments(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """The hyper-parameters of a group by their own names; ``betas`` are two of them."""
+        known = {name: value for name, value in entry.items() if name != "params"}
+        if "betas" in known and "beta1" in self._default_hyper:
+            known["beta1"], known["beta2"] = pair(known.pop("betas"))
+        for name in known:
+            if name not in self._default_hyper:
+                raise ValueError(
+                    f"params: a group has the key {name!r}, expected some of {', '.join(self._default_hyper)}"
+                )
+        return known
+
+    def _check_storage(self, name: str, w: Array) -> None:
+        options = self.options
+        if options.master == "split" and w.dtype.name != "bfloat16":
+            raise TypeError(f"{name}: got {w.dtype}, expected bfloat16 for master='split'")
+        if options.master == "float32" and not arrays.is_half(w):
+            raise TypeError(f"{name}: got {w.dtype}, expected 16 bits for master='float32'")
+        if options.copy_dtype is not None and w.dtype != np.float32:
+            raise TypeError(f"{name}: got {w.dtype}, expected float32 for a copy in {options.copy_dtype}")
+        if options.stochastic_rounding is not None:
+            if w.dtype.name != "bfloat16":
+                raise TypeError(f"{name}: got {w.dtype}, expected bfloat16 for stochastic_rounding")
+            if not w.flags.c_contiguous:
+                raise ValueError(f"{name}: its elements are not in C order, in which they are rounded")
+
+    def _first_state(self, name: str, i: int, w: Array) -> Array:
+        dtype = self._state_dtype(name, w)
+        state: Array
+        if self._state_dir is None:
+            state = np.zeros_like(w, dtype, subok=False)
+        else:
+            state = arrays.mapped_like(os.path.join(self._state_dir, f"{name}.{i}"), w, dtype)
+        if name in ("ema", "master", "copy"):
+            with np.errstate(all="ignore"):
+                state[...] = w
+        elif name in self._initial:
+            state[...] = self._initial[name]
+        return state
+
+    def _state_dtype(self, name: str, w: Array) -> Any:
+        if name == "low":
+            return np.dtype(np.uint16)
+        if name == "copy":
+            return np.dtype(_half_type(self.options.copy_dtype))
+        if arrays.is_half(w) and (self.options.state_dtype == "float32" or name in ("ema", "master")):
+            return np.dtype(np.float32)
+        return w.dtype
+
+    def _hyper_of(self, name: str) -> Hyper:
+        found: Hyper = getattr(type(self), name)
+        return found
 
     def _check_params(self) -> None:
         for name, w, shape in zip(self._names, self._params, self._shapes, strict=True):
-            arrays.check_inplace(name, w)
+            arrays.check_inplace(name, w, halves=True)
             if w.shape != shape:
                 raise ValueError(f"{name}: its shape is now {w.shape}, expected {shape} as at the start")
         arrays.check_disjoint(zip(self._names, self._params, strict=True))
 
     def _bind(self) -> None:
-        states = [list(s) for s in self._state.values()]
-        self._plan: Any = BACKENDS[self.backend].Plan(self.rule, self._params, states, self._steps)
+        states = [list(self._state[name]) for name in self._state_names]
+        options = None
+        if len(self.groups) > 1 or self.options != Options():
+            groups = (i for i, group in enumerate(self.groups) for _ in group.params.arrays)
+            averages, masters, lows, copies = (
+                tuple(self._state.get(name, ())) for name in ("ema", "master", "low", "copy")
+            )
+            options = self.options._replace(
+                groups=tuple(groups), averages=averages, masters=masters, lows=lows, copies=copies
+            )
+        self._plan: Any = BACKENDS[self.backend].Plan(self.rule, self._params, states, self._steps, options)
         if self._records:
-            self._plan = RecordingPlan(self._plan, [w.nbytes * (3 + 2 * len(states)) for w in self._params])
+            self._plan = RecordingPlan(self._plan, self._moved_bytes())
+        self._weight_decay = [0.0] * len(self.groups)
+        self._refresh_hyper()
+
+    def _moved_bytes(self) -> list[int]:
+        """Of each parameter: g is read, w and states both ways; copies, and w with a master, only written."""
+        of_w = (2 if self.options.master == "float32" else 3) + bool(self.options.zero_grads)
+        ways = {name: 1 if name == "copy" else 2 for name in self._state}
+        return [
+            of_w * w.nbytes + sum(ways[name] * states[i].nbytes for name, states in self._state.items())
+            for i, w in enumerate(self._params)
+        ]
+
+    def _refresh_hyper(self) -> None:
+        """Hands on what has been set; called after every change."""
+        self._has_schedules = any(group._schedules for group in self.groups)
+        self._hyper_values = [group[name] for group in self.groups for name in self._hyper_names]
+        weight_decay = [group["weight_decay"] for group in self.groups]
+        if weight_decay != self._weight_decay:
+            self._plan.set_weight_decay(weight_decay)
+            self._weight_decay = weight_decay
 
     def __repr__(self) -> str:
         form = "" if self.form is None else f"{self.form_argument}={self.form!r}, "
-        hyper = ", ".join(f"{name}={value:g}" for name, value in self._hyper.items())
+        if len(self.groups) > 1:
+            return f"{type(self).__name__}({form}{len(self.groups)} groups, t={self.t})"
+        shown = {n: v for n, v in self.groups[0].items() if v or not self._hyper_of(n).optional}
+        hyper = ", ".join(f"{name}={value:g}" for name, value in shown.items())
         return f"{type(self).__name__}({form}{hyper}, t={self.t})"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -135,8 +320,23 @@ class Optimizer:
 
     @property
     def state(self) -> dict[str, list[Array]]:
-        """The state arrays by name, one for each parameter; empty for a rule without state."""
+        """The state arrays by name, one for each parameter; "ema" among them."""
         return {name: list(values) for name, values in self._state.items()}
+
+    @property
+    def ema(self) -> list[Array]:
+        """The running averages of the parameters; empty unless asked for with ``ema``."""
+        return list(self._state.get("ema", ()))
+
+    @property
+    def copies(self) -> list[Array]:
+        """The parameters in 16 bits; empty unless asked for with ``copy_dtype``."""
+        return list(self._state.get("copy", ()))
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the last step was left out for a gradient that is not finite."""
+        return self._skipped
 
     @property
     def t(self) -> int:
@@ -148,44 +348,76 @@ class Optimizer:
         """How many steps each parameter has made: a step whose gradient is None does not count."""
         return [int(n) for n in self._steps[:-1]]
 
-    def step(self, grads: Any) -> None:
+    def step(self, grads: Any, *, scale: float = 1.0) -> float | None:
         """Makes one step in place: all parameters and states, or, on an error, none.
 
         Args:
             grads: gradients in the structure of ``params``, each with its parameter's shape, dtype
-                and memory layout. None skips that parameter: its state and step count stay.
+                and memory layout. None skips that parameter: its state and step count stay. With
+                groups, a list with an entry for each.
+            scale: the gradients count so many times: 1/loss_scale.
+
+        Returns:
+            The norm of all gradients together, ``scale`` times, before clipping, if ``clip_norm`` is set.
 
         Raises:
             TypeError, ValueError: a gradient does not fit; nothing has been changed.
+            FloatingPointError: a gradient is not finite and ``nonfinite`` is "raise"; likewise.
             RuntimeError: another thread is inside ``step`` of this optimizer.
         """
-        if self._single:
-            grads = (grads,)
-        elif self._keys is not None:
-            grads = self._by_key(grads)
-        elif not isinstance(grads, (list, tuple)):
-            raise TypeError(f"grads: got {type(grads).__name__}, expected a list or tuple like params")
-        if len(grads) != len(self._params):
-            raise ValueError(
-                f"grads: got {len(grads)} gradients, expected {len(self._params)}, one for each "
-                "parameter (None for those to skip)"
-            )
-        status = self._plan.step(grads, self._hyper_values)
-        if status != STEPPED:
-            self._step_with_care(grads)
+        flat = self._flat(grads)
+        if self._has_schedules:
+            self._follow_schedules()
+        status = self._plan.step(flat, self._hyper_values, scale)
+        if status not in (STEPPED, NONFINITE):
+            status = self._step_with_care(flat, scale)
+        self._skipped = status == NONFINITE
+        if self._skipped and self.options.nonfinite == "raise":
+            raise FloatingPointError(f"{self._first_nonfinite(flat)}: infinite or NaN; nothing was changed")
+        return self._plan.norm if self.options.clip_norm < math.inf else None
 
-    def _step_with_care(self, grads: Any) -> None:
+    def _flat(self, grads: Any) -> Any:
+        if not self._grouped:
+            return self.groups[0].params.flatten(grads)
+        if not isinstance(grads, (list, tuple)) or len(grads) != len(self.groups):
+            got = len(grads) if isinstance(grads, (list, tuple)) else type(grads).__name__
+            raise ValueError(f"grads: got {got}, expected a list of {len(self.groups)}, one entry a group")
+        return [
+            g for group, given in zip(self.groups, grads, strict=True) for g in group.params.flatten(given)
+        ]
+
+    def _follow_schedules(self) -> None:
+        for group in self.groups:
+            group.follow_schedules(self.t + 1)
+        self._refresh_hyper()
+
+    def _first_nonfinite(self, grads: Any) -> str:
+        names = (name for group in self.groups for name in group.params.grads_names)
+        for name, g in zip(names, grads, strict=True):
+            if g is not None and not np.isfinite(np.asarray(g, float)).all():
+                return name
+        return "grads"
+
+    def _step_with_care(self, grads: Any, scale: float) -> int:
         """After a refusal: says what is wrong, or binds what has moved and sees subclasses as arrays."""
         self._check_params()
-        written = [*self._params, *(s for states in self._state.values() for s in states)]
-        for name, g, w in zip(self._names, grads, self._params, strict=True):
-            error = g is not None and arrays.gradient_error(name.replace("params", "grads", 1), g, w, written)
+        written = arrays.extents([*self._params, *(s for states in self._state.values() for s in states)])
+        names = [name for group in self.groups for name in group.params.grads_names]
+        for name, g, w in zip(names, grads, self._params, strict=True):
+            error = g is not None and arrays.gradient_error(name, g, w, written)
             if error:
                 raise error
-        self._bind()
         plain = [None if g is None else np.asarray(g) for g in grads]
-        if self._plan.step(plain, self._hyper_values) != STEPPED:
+        if self.options.zero_grads:
+            given = [(name, g) for name, g in zip(names, plain, strict=True) if g is not None]
+            for name, g in given:
+                arrays.check_inplace(name, g, halves=True)
+            arrays.check_disjoint(given)
+        self._bind()
+        status: int = self._plan.step(plain, self._hyper_values, scale)
+        if status not in (STEPPED, NONFINITE):
             raise RuntimeError("params, grads: changed by another thread during the step")
+        return status
 
     def _train(self, trainer: cpu.Trainer, steps: int) -> None:
         """So many steps along the gradient of the trainer's problem, in one native call."""
@@ -195,29 +427,26 @@ class Optimizer:
             if self._plan.train(trainer, self._hyper_values, steps) != STEPPED:
                 raise RuntimeError("params: moved by another thread during the steps")
 
-    def _by_key(self, grads: Any) -> list[Any]:
-        if not isinstance(grads, Mapping):
-            raise TypeError(f"grads: got {type(grads).__name__}, expected a dict like params")
-        assert self._keys is not None
-        for key in (*grads, *self._keys):
-            if key not in grads or key not in self._keys:
-                where = "params" if key in grads else "grads"
-                raise ValueError(f"grads: key {key!r} is not in {where}; expected params' own keys")
-        return [grads[key] for key in self._keys]
-
     def state_dict(self) -> dict[str, Any]:
         """A copy of everything but the parameters: plain ints, floats, strings and arrays.
 
-        Keys: ``contract`` (version of the bit contract), ``rule``, ``t``, ``steps`` (one count a
-        parameter), ``hyper`` (name: value) and ``state`` (name: list of arrays).
+        Keys: ``contract`` (version of the bit contract), ``rule``, ``options`` (name: value), ``t``,
+        ``steps`` (one count a parameter), ``hyper`` (name: value; with several groups a list of these)
+        and ``state`` (name: list of arrays). Schedules are not in it.
         """
+        state = {name: [s.copy() for s in states] for name, states in self._state.items()}
+        return {**self._facts(), "state": state}
+
+    def _facts(self) -> dict[str, Any]:
         return {
             "contract": cpu.CONTRACT,
             "rule": self.rule,
+            "options": arguments_of(self.options),
             "t": self.t,
             "steps": self.steps,
-            "hyper": dict(self._hyper),
-            "state": {name: [s.copy() for s in states] for name, states in self._state.items()},
+            "hyper": dict(self.groups[0])
+            if len(self.groups) == 1
+            else [dict(group) for group in self.groups],
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -230,16 +459,90 @@ class Optimizer:
         Raises:
             TypeError, ValueError: it does not fit; nothing has been changed.
         """
-        hyper = self._check_state_dict(state_dict)
+        hypers = self._check_state_dict(state_dict)
         steps = np.array([*state_dict["steps"], state_dict["t"]], np.int64)
         for name, states in self._state.items():
             for new, old in zip(state_dict["state"][name], states, strict=True):
                 old[...] = new
         self._steps[:] = steps
-        self._hyper = hyper
-        self._hyper_values = [hyper[name] for name in self._hyper_names]
+        for group, hyper in zip(self.groups, hypers, strict=True):
+            group._hyper.update(hyper)
+        self._refresh_hyper()
 
-    def _check_state_dict(self, state_dict: Mapping[str, Any]) -> dict[str, float]:
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes everything but the parameters to one safetensors file, whole or not at all.
+
+        A temporary file in the same folder is written, synced and moved into place: whatever stops
+        the process, ``path`` is what it was before or the whole new checkpoint. Schedules are not in
+        it. Needs the extra ``checkpoint``.
+
+        Args:
+            path: of the file, by custom ``*.safetensors``.
+
+        Example:
+            >>> import numpy as np, samestep as ss, tempfile, os
+            >>> w = np.ones(2)
+            >>> opt = ss.Adam(w, lr=0.5)
+            >>> opt.step(np.ones(2))
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     opt.save(os.path.join(folder, "a.safetensors"))
+            ...     ss.Adam.load(os.path.join(folder, "a.safetensors"), w)
+            Adam(eps_placement='outside', lr=0.5, beta1=0.9, beta2=0.999, eps=1e-08, t=1)
+        """
+        made_with = {
+            "form": self.form,
+            "variant": self.variant,
+            "initial": self._initial,
+            "hyper": {n: self.groups[0][n] if callable(v) else v for n, v in self._default_hyper.items()},
+        }
+        checkpoint.write(
+            path, {**self._facts(), "class": type(self).__name__, "made_with": made_with}, self._state
+        )
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        params: Any,
+        backend: str = "auto",
+        state_dir: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """The optimizer that ``save`` wrote, over these parameters; training goes on with the same bits.
+
+        Args:
+            path: of the file.
+            params: arrays as at the time of saving, in any structure of as many groups.
+            backend: "auto", "cpu" or "reference".
+            state_dir: as for the constructor.
+
+        Raises:
+            ValueError: the file is cut off or altered, of another rule or contract, or the
+                parameters do not fit it.
+        """
+        facts, tensors = checkpoint.read(path)
+        kind = cls._kind_saved_as(facts["class"])
+        if kind is None:
+            raise ValueError(f"{os.fspath(path)}: of {facts['class']}, expected {cls.__name__}")
+        made: Self = kind.__new__(kind)
+        Optimizer.__init__(
+            made, params, backend=backend, state_dir=state_dir, **facts["made_with"], **facts["options"]
+        )
+        state = {
+            name: [checkpoint.restore(tensors.get(f"{name}.{i}"), s) for i, s in enumerate(states)]
+            for name, states in made._state.items()
+        }
+        made.load_state_dict({**{key: facts.get(key) for key in cls.state_dict_keys}, "state": state})
+        return made
+
+    @classmethod
+    def _kind_saved_as(cls, name: str) -> type[Self] | None:
+        """This class or the one derived from it that has the name."""
+        if cls.__name__ == name:
+            return cls
+        found = (kind._kind_saved_as(name) for kind in cls.__subclasses__())
+        return next((kind for kind in found if kind is not None), None)
+
+    def _check_state_dict(self, state_dict: Mapping[str, Any]) -> list[dict[str, float]]:
         def expect(what: str, got: Any, expected: Any) -> None:
             if got != expected:
                 raise ValueError(f"{what}: got {got!r}, expected {expected!r}")
@@ -249,19 +552,26 @@ class Optimizer:
         expect("state_dict's keys", sorted(state_dict), sorted(self.state_dict_keys))
         expect("state_dict['contract']", state_dict["contract"], cpu.CONTRACT)
         expect("state_dict['rule']", state_dict["rule"], self.rule)
+        expect("state_dict['options']", state_dict["options"], arguments_of(self.options))
         expect("length of state_dict['steps']", len(state_dict["steps"]), len(self._params))
         for count in (state_dict["t"], *state_dict["steps"]):
             whole = isinstance(count, (int, np.integer)) and not isinstance(count, bool)
             if not whole or not 0 <= count < 2**62:
                 raise ValueError(f"state_dict: got step count {count!r}, expected a whole number >= 0")
-        expect("keys of state_dict['hyper']", sorted(state_dict["hyper"]), sorted(self._hyper))
-        hyper = {name: getattr(type(self), name).check(value) for name, value in state_dict["hyper"].items()}
+        given = state_dict["hyper"]
+        if isinstance(given, Mapping):
+            given = [given]
+        expect("number of groups in state_dict['hyper']", len(given), len(self.groups))
+        hypers = []
+        for group, hyper in zip(self.groups, given, strict=True):
+            expect("keys of state_dict['hyper']", sorted(hyper), sorted(group))
+            hypers.append({name: self._hyper_of(name).check(value) for name, value in hyper.items()})
         expect("keys of state_dict['state']", sorted(state_dict["state"]), sorted(self._state))
         for name, states in self._state.items():
             what = f"state_dict['state'][{name!r}]"
             expect(f"length of {what}", len(state_dict["state"][name]), len(states))
             for i, (new, old) in enumerate(zip(state_dict["state"][name], states, strict=True)):
-                arrays.check_inplace(f"state[{name!r}][{i}]", old)
+                arrays.check_writeable(f"state[{name!r}][{i}]", old)
                 if not isinstance(new, np.ndarray):
                     raise TypeError(f"{what}[{i}]: got {type(new).__name__}, expected a NumPy array")
                 expect(
@@ -269,4 +579,16 @@ class Optimizer:
                     (str(new.dtype), new.shape),
                     (str(old.dtype), old.shape),
                 )
-        return hyper
+        return hypers
+
+
+def _half_type(name: str | None) -> Any:
+    if name == "bfloat16":
+        return require("ml_dtypes", "bfloat16", "bfloat16").bfloat16
+    return np.float16
+
+
+def pair(betas: Any) -> tuple[Any, Any]:
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise ValueError(f"betas: got {betas!r}, expected two numbers, such as (0.9, 0.999)")
+    return betas[0], betas[1]

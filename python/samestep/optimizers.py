@@ -1,15 +1,26 @@
 """The optimizers: names, defaults, formulas. The arithmetic is in csrc/rules.h and its NumPy twin.
 
 Every class takes ``params``, an array or a list, tuple or dict of arrays, float32 or float64, and
-updates them in place. ``backend`` is "auto" (by where the arrays live), "cpu" or "reference" (the
-NumPy twin: the same bits, slowly).
+updates them in place; or a list of groups, ``{"params": arrays, "lr": ..., ...}``, each with
+hyper-parameters of its own. ``backend`` is "auto" (by where the arrays live), "cpu" or "reference"
+(the NumPy twin: the same bits, slowly). ``lr`` may be a callable of the step number, see
+``samestep.schedules``. The ``options`` are those of ``samestep.options``: weight decay, clipping,
+maximizing, a running average of the parameters and others, in the same pass.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from .optimizer import Hyper, Optimizer
+from .optimizer import Hyper, Optimizer, pair
+from .options import OptionArguments, number
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    Rate = float | Callable[[int], float]
 
 
 class SGD(Optimizer):
@@ -22,6 +33,7 @@ class SGD(Optimizer):
         lr: step size, >= 0. On a loss with curvature at most beta, steps shrink the loss for
             lr < 2/beta.
         backend: "auto", "cpu" or "reference".
+        options: see ``samestep.options``.
 
     Raises:
         TypeError, ValueError: an array cannot be updated in place, or a value is out of range.
@@ -39,10 +51,12 @@ class SGD(Optimizer):
     """
 
     family = "sgd"
-    lr = Hyper(at_least=0.0)
+    lr = Hyper(at_least=0.0, scheduled=True)
 
-    def __init__(self, params: Any, lr: float, backend: str = "auto") -> None:
-        super().__init__(params, form=None, backend=backend, hyper={"lr": lr})
+    def __init__(
+        self, params: Any, lr: Rate, backend: str = "auto", **options: Unpack[OptionArguments]
+    ) -> None:
+        super().__init__(params, form=None, backend=backend, hyper={"lr": lr}, **options)
 
 
 class Momentum(Optimizer):
@@ -59,7 +73,10 @@ class Momentum(Optimizer):
         momentum: share of the last step that is kept, >= 0; below 1 to be stable. On a quadratic
             the steps are stable for lr < 2*(1 + momentum)/beta.
         form: "heavy_ball" or "torch".
+        dampening: torch only, in [0, 1]: gradients after the first enter the buffer times
+            1 - dampening.
         backend: "auto", "cpu" or "reference".
+        options: see ``samestep.options``.
 
     Raises:
         TypeError, ValueError: an array cannot be updated in place, or a value is out of range.
@@ -80,18 +97,29 @@ class Momentum(Optimizer):
 
     family = "momentum"
     forms = ("heavy_ball", "torch")
-    lr = Hyper(at_least=0.0)
+    variants: ClassVar = {"torch_dampened": {"form": "torch", "dampening": 0.1}}
+    lr = Hyper(at_least=0.0, scheduled=True)
     momentum = Hyper(at_least=0.0)
+    dampening = Hyper(at_least=0.0, below=1.0 + 2.0**-52)
 
     def __init__(
         self,
         params: Any,
-        lr: float,
+        lr: Rate,
         momentum: float = 0.9,
         form: str = "heavy_ball",
+        dampening: float = 0.0,
         backend: str = "auto",
+        **options: Unpack[OptionArguments],
     ) -> None:
-        super().__init__(params, form=form, backend=backend, hyper={"lr": lr, "momentum": momentum})
+        hyper = {"lr": lr, "momentum": momentum}
+        variant = None
+        if dampening:
+            if form != "torch":
+                raise ValueError(f"dampening: got {dampening}, but only the torch form has it")
+            hyper["dampening"] = dampening
+            variant = "dampened"
+        super().__init__(params, form=form, variant=variant, backend=backend, hyper=hyper, **options)
 
 
 class NAG(Optimizer):
@@ -111,6 +139,7 @@ class NAG(Optimizer):
         momentum_next: the momentum of the next step, for schedules (look_ahead only); None: the
             same as ``momentum``.
         backend: "auto", "cpu" or "reference".
+        options: see ``samestep.options``.
 
     Raises:
         TypeError, ValueError: an array cannot be updated in place, or a value is out of range.
@@ -130,38 +159,43 @@ class NAG(Optimizer):
 
     family = "nag"
     forms = ("look_ahead", "torch")
-    lr = Hyper(at_least=0.0)
+    lr = Hyper(at_least=0.0, scheduled=True)
     momentum = Hyper(at_least=0.0)
     momentum_next = Hyper(at_least=0.0)
 
     def __init__(
         self,
         params: Any,
-        lr: float,
+        lr: Rate,
         momentum: float = 0.9,
         form: str = "look_ahead",
         momentum_next: float | None = None,
         backend: str = "auto",
+        **options: Unpack[OptionArguments],
     ) -> None:
         hyper = {"lr": lr, "momentum": momentum}
         if form == "look_ahead":
             hyper["momentum_next"] = momentum if momentum_next is None else momentum_next
         elif momentum_next is not None:
             raise ValueError(f"momentum_next: got {momentum_next}, but only look_ahead has one")
-        super().__init__(params, form=form, backend=backend, hyper=hyper)
+        super().__init__(params, form=form, backend=backend, hyper=hyper, **options)
 
 
 class AdaGrad(Optimizer):
     """AdaGrad: each weight's step shrinks with the sum of its squared gradients.
 
     ``r = r + g^2``, ``w = w - lr/(sqrt(r) + eps) * g``, or ``lr/sqrt(r + eps)`` with eps inside.
+    With ``lr_decay`` the step size is ``lr/(1 + (t - 1)*lr_decay)``.
 
     Args:
         params: what to optimize; see the module.
         lr: step size in units of w, >= 0.
         eps: keeps the division finite, >= 0.
         eps_placement: "outside" or "inside" the root.
+        lr_decay: >= 0.
+        initial_accumulator: what r starts at, >= 0.
         backend: "auto", "cpu" or "reference".
+        options: see ``samestep.options``.
 
     Raises:
         TypeError, ValueError: an array cannot be updated in place, or a value is out of range.
@@ -182,18 +216,24 @@ class AdaGrad(Optimizer):
     family = "adagrad"
     forms = ("outside", "inside")
     form_argument = "eps_placement"
-    lr = Hyper(at_least=0.0)
+    lr = Hyper(at_least=0.0, scheduled=True)
     eps = Hyper(at_least=0.0)
+    lr_decay = Hyper(at_least=0.0, optional=True)
 
     def __init__(
         self,
         params: Any,
-        lr: float,
+        lr: Rate,
         eps: float = 1e-7,
         eps_placement: str = "outside",
+        lr_decay: float = 0.0,
+        initial_accumulator: float = 0.0,
         backend: str = "auto",
+        **options: Unpack[OptionArguments],
     ) -> None:
-        super().__init__(params, form=eps_placement, backend=backend, hyper={"lr": lr, "eps": eps})
+        initial = {"r": _not_negative("initial_accumulator", initial_accumulator)}
+        hyper = {"lr": lr, "eps": eps, "lr_decay": lr_decay}
+        super().__init__(params, form=eps_placement, initial=initial, backend=backend, hyper=hyper, **options)
 
 
 class RMSProp(Optimizer):
@@ -201,6 +241,8 @@ class RMSProp(Optimizer):
 
     ``r = rho*r + (1 - rho)*g^2``, ``w = w - lr/sqrt(r + eps) * g``, or ``lr/(sqrt(r) + eps)`` with
     eps outside. r starts at 0 without correction: the first steps are up to 1/sqrt(1 - rho) times lr.
+    ``centered``: ``c = rho*c + (1 - rho)*g`` and r - c^2 stands in the place of r.
+    ``momentum``: ``b = momentum*b + g/sqrt(r + eps)``, ``w = w - lr*b``.
 
     Args:
         params: what to optimize; see the module.
@@ -208,7 +250,11 @@ class RMSProp(Optimizer):
         rho: decay of the running mean, in [0, 1).
         eps: keeps the division finite, >= 0.
         eps_placement: "inside" or "outside" the root.
+        centered: divide by the deviation about the mean gradient. Rounding may leave r - c^2 below 0,
+            and then w becomes NaN: with eps inside, keep it well above the rounding of r.
+        momentum: share of the last step that is kept, >= 0; 0 keeps none and no buffer.
         backend: "auto", "cpu" or "reference".
+        options: see ``samestep.options``.
 
     Raises:
         TypeError, ValueError: an array cannot be updated in place, or a value is out of range.
@@ -229,21 +275,37 @@ class RMSProp(Optimizer):
     family = "rmsprop"
     forms = ("inside", "outside")
     form_argument = "eps_placement"
-    lr = Hyper(at_least=0.0)
+    lr = Hyper(at_least=0.0, scheduled=True)
+    variants: ClassVar = {
+        f"{form}_{variant}": {"eps_placement": form, **arguments}
+        for form in ("inside", "outside")
+        for variant, arguments in (
+            ("centered", {"centered": True}),
+            ("momentum", {"momentum": 0.9}),
+            ("centered_momentum", {"centered": True, "momentum": 0.9}),
+        )
+    }
     rho = Hyper(at_least=0.0, below=1.0)
     eps = Hyper(at_least=0.0)
+    momentum = Hyper(at_least=0.0)
 
     def __init__(
         self,
         params: Any,
-        lr: float,
+        lr: Rate,
         rho: float = 0.9,
         eps: float = 1e-6,
         eps_placement: str = "inside",
+        centered: bool = False,
+        momentum: float = 0.0,
         backend: str = "auto",
+        **options: Unpack[OptionArguments],
     ) -> None:
         hyper = {"lr": lr, "rho": rho, "eps": eps}
-        super().__init__(params, form=eps_placement, backend=backend, hyper=hyper)
+        if momentum:
+            hyper["momentum"] = momentum
+        variant = "_".join(["centered"] * bool(centered) + ["momentum"] * bool(momentum))
+        super().__init__(params, form=eps_placement, variant=variant, backend=backend, hyper=hyper, **options)
 
 
 class Adam(Optimizer):
@@ -251,7 +313,8 @@ class Adam(Optimizer):
 
     ``m = beta1*m + (1 - beta1)*g``, ``v = beta2*v + (1 - beta2)*g^2``,
     ``w = w - lr*m'/(sqrt(v') + eps)`` with ``m' = m/(1 - beta1^t)`` and ``v' = v/(1 - beta2^t)``, or
-    ``lr*m'/sqrt(v' + eps)`` with eps inside.
+    ``lr*m'/sqrt(v' + eps)`` with eps inside. With ``amsgrad`` the largest v so far, h, stands in the
+    place of v in the last line (Reddi, Kale & Kumar 2018).
 
     Args:
         params: what to optimize; see the module.
@@ -259,7 +322,9 @@ class Adam(Optimizer):
         betas: decay of the two running means, each in [0, 1).
         eps: keeps the division finite, >= 0. Inside the root, 1e-8 acts as 1e-4 does outside.
         eps_placement: "outside" or "inside" the root.
+        amsgrad: never let the denominator shrink.
         backend: "auto", "cpu" or "reference".
+        options: see ``samestep.options``.
 
     Raises:
         TypeError, ValueError: an array cannot be updated in place, or a value is out of range.
@@ -282,7 +347,10 @@ class Adam(Optimizer):
     family = "adam"
     forms = ("outside", "inside")
     form_argument = "eps_placement"
-    lr = Hyper(at_least=0.0)
+    variants: ClassVar = {
+        f"{form}_amsgrad": {"eps_placement": form, "amsgrad": True} for form in ("outside", "inside")
+    }
+    lr = Hyper(at_least=0.0, scheduled=True)
     beta1 = Hyper(at_least=0.0, below=1.0)
     beta2 = Hyper(at_least=0.0, below=1.0)
     eps = Hyper(at_least=0.0)
@@ -290,15 +358,18 @@ class Adam(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float = 1e-3,
+        lr: Rate = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         eps_placement: str = "outside",
+        amsgrad: bool = False,
         backend: str = "auto",
+        **options: Unpack[OptionArguments],
     ) -> None:
-        beta1, beta2 = _pair(betas)
+        beta1, beta2 = pair(betas)
         hyper = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps}
-        super().__init__(params, form=eps_placement, backend=backend, hyper=hyper)
+        variant = "amsgrad" if amsgrad else None
+        super().__init__(params, form=eps_placement, variant=variant, backend=backend, hyper=hyper, **options)
 
     @property
     def betas(self) -> tuple[float, float]:
@@ -307,16 +378,57 @@ class Adam(Optimizer):
 
     @betas.setter
     def betas(self, betas: tuple[float, float]) -> None:
-        beta1, beta2 = _pair(betas)
+        beta1, beta2 = pair(betas)
         type(self).beta2.check(beta2)
         self.beta1 = beta1
         self.beta2 = beta2
 
 
-def _pair(betas: Any) -> tuple[Any, Any]:
-    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-        raise ValueError(f"betas: got {betas!r}, expected two numbers, such as (0.9, 0.999)")
-    return betas[0], betas[1]
+class AdamW(Adam):
+    """Adam with decoupled weight decay: the step also takes ``lr*weight_decay*w`` away.
+
+    Args:
+        params: what to optimize; see the module.
+        lr: step size in units of w, >= 0.
+        betas: decay of the two running means, each in [0, 1).
+        eps: keeps the division finite, >= 0.
+        weight_decay: >= 0; in the step it counts lr times.
+        options: those of ``Adam`` and of ``samestep.options``.
+
+    Raises:
+        TypeError, ValueError: an array cannot be updated in place, or a value is out of range.
+
+    Source:
+        Loshchilov & Hutter, Decoupled weight decay regularization (2019), alg. 2.
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> w = np.array([2.0])
+        >>> opt = ss.AdamW(w, lr=0.125, eps=0.0, weight_decay=0.5)
+        >>> opt.step(np.array([3.0]))
+        >>> w  # 2 - 0.125*(1 + 0.5*2)
+        array([1.75])
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Rate = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        **options: Any,
+    ) -> None:
+        options = {"decoupled_weight_decay": True, **options}
+        super().__init__(params, lr, betas, eps, weight_decay=weight_decay, **options)
 
 
+def _not_negative(name: str, value: Any) -> float:
+    found = number(name, value)
+    if not 0.0 <= found < math.inf:
+        raise ValueError(f"{name}: got {found}, expected a number >= 0")
+    return found
+
+
+# One for each family of rules; AdamW is Adam with an option set.
 OPTIMIZERS = (SGD, Momentum, NAG, AdaGrad, RMSProp, Adam)

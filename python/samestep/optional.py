@@ -6,12 +6,13 @@ import importlib
 from typing import Any
 
 
-def require(module: str, purpose: str) -> Any:
+def require(module: str, purpose: str, extra: str = "demo") -> Any:
     """The module of that name, imported now.
 
     Args:
         module: its import name, e.g. ``"sklearn.datasets"``.
         purpose: what it is needed for; the error message says it.
+        extra: the extra of samestep that installs it; likewise.
 
     Raises:
         ImportError: it is not installed.
@@ -27,5 +28,5 @@ def require(module: str, purpose: str) -> Any:
         package = module.partition(".")[0]
         raise ImportError(
             f"{purpose} needs {package}, which cannot be imported here ({error}); "
-            "install it with: pip install 'samestep[demo]'"
+            f"install it with: pip install 'samestep[{extra}]'"
         ) from error

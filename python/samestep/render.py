@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from .demo import FLAT, GOAL, SIGNIFICANT, Demo, Run, steep_curvatures
 from .digits import BATCH, CLASSES, DIGEST_NOTE, HIDDEN, REQUIRED, DigitsResult
 from .optional import require
-from .report import FLAT, GOAL, SIGNIFICANT, Demo, Run, steep_curvatures
 from .theory import max_step
 
 _WIDTH = 96

@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-STEPPED = -1  # what a plan's step() returns, else where something does not fit: nothing was written
+# What a plan's step() returns, else where something does not fit. But for STEPPED nothing was written.
+STEPPED, NONFINITE = -1, -3
 
 
 class StepStats(NamedTuple):
@@ -14,7 +15,7 @@ class StepStats(NamedTuple):
 
     Attributes:
         bytes: what it had to move at least: of each parameter that took part the gradient once, the
-            parameter and its states twice (read and written).
+            parameter and its states twice (read and written), and what options keep beside them.
         seconds: from the call of the kernels to their return, the check of the arrays included.
         steps: how many steps that were; more than one where a whole loop is compiled.
 
@@ -42,9 +43,17 @@ class RecordingPlan:
         self.stats: StepStats | None = None
         self._nbytes = nbytes  # that a step of each parameter moves
 
-    def step(self, grads: Sequence[Any], hyper: Sequence[float]) -> int:
+    @property
+    def norm(self) -> float:
+        norm: float = self.plan.norm
+        return norm
+
+    def set_weight_decay(self, weight_decay: list[float]) -> None:
+        self.plan.set_weight_decay(weight_decay)
+
+    def step(self, grads: Sequence[Any], hyper: Sequence[float], scale: float = 1.0) -> int:
         start = time.perf_counter()
-        status: int = self.plan.step(grads, hyper)
+        status: int = self.plan.step(grads, hyper, scale)
         seconds = time.perf_counter() - start
         if status == STEPPED:
             moved = sum(n for g, n in zip(grads, self._nbytes, strict=True) if g is not None)

@@ -10,6 +10,7 @@ import contextlib
 import numbers
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeGuard, get_args
@@ -22,6 +23,7 @@ from .optimizer import Optimizer
 from .optional import require
 from .problems import MSE, Floats, Integers
 from .reference.sampling import Sampler
+from .theory.step_size import check_step_size
 
 Sampling = Literal["full", "shuffle", "with_replacement"]
 Stopped = Literal["steps", "epochs", "deadline", "callback"]
@@ -70,6 +72,9 @@ class Result:
         seconds: how long the run took, by its clock.
         stopped: which rule ended it: ``"steps"``, ``"epochs"``, ``"deadline"`` or ``"callback"``.
         optimizer: the optimizer, with its state: another minimize() from w goes on with it.
+        w0: the weights at the start, a copy.
+        start: the optimizer's state_dict() at the start.
+        batch_size: rows a step; None: all of them.
     """
 
     w: Floats
@@ -80,6 +85,9 @@ class Result:
     seconds: float
     stopped: Stopped
     optimizer: Optimizer
+    w0: Floats
+    start: dict[str, Any]
+    batch_size: int | None
 
     @property
     def diverged(self) -> bool:
@@ -101,6 +109,7 @@ def minimize(
     callback: Callback | None = None,
     record_every: int = 1,
     progress: bool = False,
+    check: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Result:
     """Steps an optimizer along a problem's gradient until a stopping rule says so.
@@ -136,6 +145,8 @@ def minimize(
         record_every: the loss of the full problem is computed at step 0, every so many steps, and at
             the end.
         progress: a progress bar on stderr, if that is a terminal.
+        check: warn (RuntimeWarning) if lr is not below the method's stability edge, by
+            theory.check_step_size; the problem must know its ``beta``.
         clock: seconds as a function; its first call starts the time.
 
     Returns:
@@ -179,9 +190,12 @@ def minimize(
     else:
         stepper = _PythonSteps(problem, opt, _batches(problem.size, sampling, batch_size, sampler))
     bar = _bar(limit) if progress else contextlib.nullcontext()
+    if check and (known := check_step_size(problem, opt, batch_size)).below is False:
+        warnings.warn(str(known), RuntimeWarning, stacklevel=2)
     # Last, when nothing can be wrong any more: these are the caller's weights.
     if opt is optimizer:
         w[...] = w0
+    first, before = w.copy(), opt.state_dict()
 
     losses: list[float] = []
     recorded: list[int] = []
@@ -219,7 +233,19 @@ def minimize(
             record()
         if stopped != "deadline":
             seconds = clock() - start
-    return Result(w.copy(), losses[-1], np.array(losses), np.array(recorded), step, seconds, stopped, opt)
+    return Result(
+        w=w.copy(),
+        loss=losses[-1],
+        losses=np.array(losses),
+        recorded=np.array(recorded),
+        steps=step,
+        seconds=seconds,
+        stopped=stopped,
+        optimizer=opt,
+        w0=first,
+        start=before,
+        batch_size=batch_size,
+    )
 
 
 def _batch_size(problem: Problem, sampling: Sampling, batch_size: int | None) -> int | None:
@@ -375,14 +401,15 @@ def _compiled_can(problem: Problem, optimizer: Optimizer) -> TypeGuard[MSE]:
         and problem.backend == "cpu"
         and optimizer.backend == "cpu"
         and type(optimizer).step is Optimizer.step
+        and not optimizer._has_schedules
+        and optimizer.options.nonfinite == "propagate"
     )
 
 
 def _like_params(optimizer: Optimizer, g: Floats) -> Any:
     """The gradient of the one parameter in the structure in which the optimizer was given it."""
-    if optimizer._keys is not None:
-        return dict.fromkeys(optimizer._keys, g)
-    return g if optimizer._single else (g,)
+    structured = optimizer.groups[0].params.unflatten([g])
+    return [structured] if optimizer._grouped else structured
 
 
 def _bar(total: int | None) -> Any:

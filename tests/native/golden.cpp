@@ -27,13 +27,15 @@ using namespace samestep;
 
 // HYPER of golden.py; eps of the default set differs from rule to rule.
 double hyper_value(const std::string& set, const std::string& rule, const std::string& name) {
-  static const std::map<std::string, double> other = {{"lr", 0.3},  {"momentum", 0.5}, {"momentum_next", 0.25},
-                                                      {"rho", 0.6}, {"beta1", 0.7},    {"beta2", 0.8},
-                                                      {"eps", 0.01}};
+  static const std::map<std::string, double> other = {{"lr", 0.3},         {"momentum", 0.5}, {"momentum_next", 0.25},
+                                                      {"dampening", 0.25}, {"rho", 0.6},      {"beta1", 0.7},
+                                                      {"beta2", 0.8},      {"eps", 0.01}};
+  if (name == "lr_decay") return set == "all" ? 0.5 : 0.0;
   if (set == "other") return other.count(name) ? other.at(name) : 0.5;  // of a rule without digests yet
   if (set == "zero") return name == "lr" ? 1.0 : 0.0;
   if (name == "lr") return 0.01;
   if (name == "beta2") return 0.999;
+  if (name == "dampening") return 0.1;
   if (name != "eps") return 0.9;
   return rule.rfind("adagrad", 0) == 0 ? 1e-7 : rule.rfind("rmsprop", 0) == 0 ? 1e-6 : 1e-8;
 }
@@ -69,6 +71,20 @@ std::vector<T> parameter(const RuleProgram& program) {
   return w;
 }
 
+// OPTIONS of golden.py.
+void set_options(const std::string& name, Options& options, double* scale) {
+  *scale = 1.0;
+  if (name != "coupled" && name != "decoupled" && name != "all") return;
+  options.weight_decay = {name == "all" ? 0.25 : 0.1};
+  options.decoupled = name != "coupled";
+  if (name != "all") return;
+  *scale = 0.7;
+  options.maximize = options.flush_subnormals = options.zero_grads = true;
+  options.clip_norm = 10.0;
+  options.clip_value = 0.25;
+  options.ema = 0.9;
+}
+
 template <class T>
 std::string rule_digest(int row, Type type, const RuleProgram& program) {
   const Rule& rule = active_isa().rules[row];
@@ -79,17 +95,24 @@ std::string rule_digest(int row, Type type, const RuleProgram& program) {
     states[s].resize(program.size);
     tensor.states[s] = states[s].data();
   }
+  Options options;
+  double scale;
+  set_options(program.hyper, options, &scale);
+  std::vector<T> ema = w;
+  if (options.ema != 0.0) tensor.ema = ema.data();
   Index steps[2] = {};
   Plan plan(row, {tensor}, steps);
+  plan.options() = options;
   const std::vector<double> hyper = hyper_values(rule, program.hyper);
   static const T none{};  // an empty tensor has a gradient too: no step is left out
   for (int t = 0; t < program.steps; ++t) {
     plan.tensors()[0].g = program.size ? turns[t % 7].data() : &none;
-    plan.step(hyper.data());
+    plan.step(hyper.data(), scale);
   }
   std::vector<std::uint8_t> bytes;
   append_bytes(bytes, w);
   for (int s = 0; s < rule.n_states; ++s) append_bytes(bytes, states[s]);
+  if (options.ema != 0.0) append_bytes(bytes, ema);
   return sha256_hex(bytes).substr(0, 16);
 }
 
@@ -98,6 +121,8 @@ std::vector<RuleProgram> rule_programs() {
   for (const char* hyper : {"default", "other", "zero"}) {
     for (int size : {0, 1, 7, 1000, 100003}) out.push_back({"random", size, 3, hyper});
   }
+  for (const char* options : {"coupled", "decoupled"}) out.push_back({"random", 2500, 3, options});
+  for (int size : {7, 2500}) out.push_back({"finite", size, 3, "all"});
   return out;
 }
 

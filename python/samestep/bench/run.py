@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import cpu
 from ..arrays import Array
-from .cases import RULES, Shapes, elements
+from .cases import LR, RULES, Shapes, elements
 from .peers import STATES, steps_of
 from .turns import take_turns
 
@@ -116,7 +116,7 @@ def measure_all(
     return rows
 
 
-def _step(rule: str, params: list[Array], grads: list[Array]) -> Callable[[], None]:
+def _step(rule: str, params: list[Array], grads: list[Array]) -> Callable[[], float | None]:
     optimizer = RULES[rule]([w.copy() for w in params])
     return lambda: optimizer.step(grads)
 
@@ -127,4 +127,4 @@ def _roof(rule: str, params: list[Array]) -> Callable[[], int]:
     zeros = [np.zeros_like(w) for w in params]
     counts = np.zeros(len(params) + 1, np.int64)
     plan = cpu.Plan(f"roof_{STATES[rule]}", written[0], written[1:], counts)
-    return lambda: plan.step(zeros, ())
+    return lambda: plan.step(zeros, (LR,))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..problems import MSE, Floats
+from .curvature import beta
 
 
 def step_bound(g: Floats, H: Floats) -> float:
@@ -45,6 +46,31 @@ def step_bound(g: Floats, H: Floats) -> float:
     return float("inf") if curvature <= 0 else 2.0 * float(g @ g) / curvature
 
 
+def cauchy_step(g: Floats, H: Floats) -> float:
+    """g'g / (g'Hg): the step size that lowers the second-order model of L most, half of step_bound.
+
+    At worst, where g lies along the steepest direction, it is 1/lambda_max.
+
+    Args:
+        g, H: as for step_bound.
+
+    Returns:
+        The step size; infinity where g'Hg <= 0, NaN where g is 0 or not finite.
+
+    Raises:
+        ValueError: shapes that do not fit.
+
+    Source:
+        Goodfellow, Bengio and Courville, eq. 4.10.
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> ss.theory.cauchy_step(np.array([-5.0, -6.0]), np.array([[2.0, 1.0], [1.0, 2.0]])) == 61 / 182
+        True
+    """
+    return step_bound(g, H) / 2.0
+
+
 def max_step(problem_or_H: MSE | Floats) -> float:
     """2/beta, beta = lambda_max(H): below it gradient descent on a convex quadratic converges.
 
@@ -69,17 +95,8 @@ def max_step(problem_or_H: MSE | Floats) -> float:
         >>> round(ss.theory.max_step(np.array([[2.0, 1.0], [1.0, 2.0]])), 12)
         0.666666666667
     """
-    if isinstance(problem_or_H, MSE):
-        beta = problem_or_H.beta
-    else:
-        H = np.asarray(problem_or_H, dtype=np.float64)
-        _check_square(H)
-        if not np.isfinite(H).all():
-            raise ValueError("H: got NaN or infinity, expected finite numbers")
-        if not np.allclose(H, H.T, rtol=1e-6, atol=1e-6 * float(np.abs(H).max())):
-            raise ValueError("H: got a matrix that is not symmetric, expected a Hessian")
-        beta = float(np.linalg.eigvalsh(H)[-1])
-    return 2.0 / beta if beta > 0 else float("inf")
+    largest = beta(problem_or_H)
+    return 2.0 / largest if largest > 0 else float("inf")
 
 
 def _check_square(H: Floats) -> None:

@@ -69,6 +69,31 @@ def tune_heavy_ball(beta: float, mu: float) -> Tuning:
     return Tuning((2.0 / (sqrt(beta) + sqrt(mu))) ** 2, rate * rate, rate)
 
 
+def tune_nesterov(beta: float, mu: float) -> Tuning:
+    """lr = 1/beta, a = (sqrt kappa - 1)/(sqrt kappa + 1); rate 1 - 1/sqrt kappa.
+
+    Nesterov's rule as it is proved for every strongly convex function, not for quadratics alone; the
+    rate is that on a quadratic.
+
+    Args:
+        beta, mu: as for tune_sgd.
+
+    Raises:
+        ValueError: other curvatures.
+
+    Source:
+        Nesterov, Introductory Lectures, section 2.2 (recalled).
+
+    Example:
+        >>> import samestep as ss
+        >>> ss.theory.tune_nesterov(4.0, 1.0)
+        Tuning(lr=0.25, momentum=0.3333333333333333, rate=0.5)
+    """
+    _check_curvatures(beta, mu)
+    root = sqrt(beta / mu)
+    return Tuning(1.0 / beta, (root - 1.0) / (root + 1.0), 1.0 - 1.0 / root)
+
+
 def tune_look_ahead(beta: float, mu: float) -> Tuning:
     """lr = 4/(3 beta + mu), a = (s - 2)/(s + 2) with s = sqrt(3 kappa + 1); rate 1 - 2/s.
 

@@ -1,4 +1,4 @@
-"""Problems to minimise: a loss, its gradient, and what is known about both. No optimizers here."""
+"""Least squares: the squared error of a linear model, computed by the kernels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from . import cpu, reference
+from .. import cpu, reference
 
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.integer[Any]]
@@ -214,8 +214,8 @@ class MSE:
         self._kernels.evaluate(np.ascontiguousarray(w), rows, None, g)
         return g
 
-    def hessian(self) -> Floats:
-        """H = c Phi'Phi, the same at every w: shape (p, p), the problem's dtype.
+    def hessian(self, w: Floats | None = None) -> Floats:
+        """H = c Phi'Phi, the same at every w, which need not be given: shape (p, p), the problem's dtype.
 
         Example:
             >>> import numpy as np, samestep as ss

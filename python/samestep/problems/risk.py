@@ -1,0 +1,46 @@
+"""What training lowers and what it is meant to lower: the mean loss over seen and over unseen examples."""
+
+from __future__ import annotations
+
+from .mse import MSE, Floats
+
+
+def empirical_risk(problem: MSE, w: Floats) -> float:
+    """(1/N) sum_i (y_i - Phi_i w)^2 over the examples that w is fitted to, whatever the problem's scale.
+
+    Args:
+        problem: the examples.
+        w: the weights, shape (p,), the problem's dtype.
+
+    Source:
+        The slides' supervised learning: w^ = argmin (1/N) sum_i l(G(x_i), g(x_i, w)).
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> problem = ss.problems.MSE(np.array([[1.0], [1.0]]), np.array([1.0, 3.0]), scale="half_sum")
+        >>> ss.problems.empirical_risk(problem, np.array([2.0]))
+        1.0
+    """
+    return 2.0 * problem.loss(w) / (problem.c * problem.size)
+
+
+def test_risk(w: Floats, Phi: Floats, y: Floats) -> float:
+    """(1/N) sum_i (y_i - Phi_i w)^2 over held-out examples: an estimate of E l, the goal of training.
+
+    Args:
+        w: the weights, shape (p,).
+        Phi: the features of examples that w was not fitted to, shape (N, p), the dtype of w.
+        y: their targets, shape (N,).
+
+    Raises:
+        TypeError, ValueError: arrays that are no problem; see MSE.
+
+    Source:
+        The slides' testing: argmin E l(G(x), g(x, w)).
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> ss.problems.test_risk(np.array([2.0]), np.array([[1.0], [2.0]]), np.array([1.0, 4.0]))
+        0.5
+    """
+    return MSE(Phi, y, scale="mean").loss(w)

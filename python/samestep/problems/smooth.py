@@ -1,0 +1,39 @@
+"""What problems that are a formula share: a few weights, one type. The formulas have files of their own."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from .mse import Floats, Integers
+
+
+class Smooth:
+    """A loss in so many weights, float64, with no data behind it: one example, which every batch is.
+
+    A subclass sets ``dimension`` and defines ``loss``, ``gradient`` and, where known, ``hessian``.
+    """
+
+    dimension: ClassVar[int]
+    size: ClassVar[int] = 1
+    dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float64)
+
+    def loss(self, w: Floats) -> float:
+        """L(w)."""
+        raise NotImplementedError
+
+    def gradient(self, w: Floats, rows: Integers | None = None) -> npt.NDArray[np.float64]:
+        """The gradient of L at w, a new array; ``rows`` are left out of account."""
+        raise NotImplementedError
+
+    def _check_weights(self, w: Floats) -> None:
+        if not isinstance(w, np.ndarray):
+            raise TypeError(f"w: got {type(w).__name__}, expected a numpy array of {self.dtype}")
+        if w.dtype != self.dtype:
+            raise TypeError(
+                f"w: got {w.dtype}, expected {self.dtype}; convert it with w.astype(numpy.float64)"
+            )
+        if w.shape != (self.dimension,):
+            raise ValueError(f"w: got shape {w.shape}, expected {(self.dimension,)}")

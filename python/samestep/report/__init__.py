@@ -1,0 +1,119 @@
+"""``samestep report``: the theory of the notes and slides, measured, as one page to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+# Four of them are imported for the items that they add to the list.
+from . import descent, items, landscapes, methods, networks, paths, rates, slides, surfaces  # noqa: F401
+from .items import Row, measured
+from .page import page
+from .pictures import Drawn, drawn
+
+PICTURES = (
+    rates.bounds,
+    rates.modes,
+    paths.quadratic,
+    paths.rosenbrock,
+    rates.edge,
+    rates.momentum_flows,
+    landscapes.basins,
+    landscapes.sam,
+    landscapes.semicircle,
+    landscapes.rare_minima,
+    landscapes.spin_glass,
+    networks.deep_linear_modes,
+    networks.higham_cost,
+)
+ITEMS = sorted(items.ITEMS, key=lambda item: item.place)
+STAGES = len(PICTURES) + len(ITEMS)
+
+
+class ReportError(ValueError):
+    """A file that no report can be written to; the message says why."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was drawn and measured.
+
+    Attributes:
+        pictures: in the page's order.
+        rows: in the order of the texts.
+        quick: whether less was run for it.
+    """
+
+    pictures: list[Drawn]
+    rows: list[Row]
+    quick: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether every item is."""
+        return all(row.passed for row in self.rows)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The rows as plain numbers, strings, lists and dicts."""
+        return {
+            "quick": self.quick,
+            "items": [row.as_dict() for row in self.rows],
+            "passed": self.passed,
+        }
+
+    def write(self, path: str | PathLike[str]) -> None:
+        """Writes the page, whole or not at all.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        path = Path(path)
+        _unfinished(path).write_text(page(self.pictures, self.rows, self.quick), encoding="utf-8")
+        _unfinished(path).replace(path)
+
+
+def check_out(path: str | PathLike[str]) -> None:
+    """Raises now what Report.write would raise after the work.
+
+    Raises:
+        ReportError: the path is a folder or a device, or lies where nothing can be written.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ReportError(f"out: got {path}, which is no file; name one, such as report.html")
+    try:
+        _unfinished(path).touch()
+        _unfinished(path).unlink()
+    except OSError as error:
+        raise ReportError(
+            f"out: {path} cannot be written: {error.strerror}; "
+            f"is {path.parent} a folder that you may write to?"
+        ) from error
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name}.unfinished")
+
+
+def run_report(quick: bool = False, announce: Callable[[str], None] = lambda stage: None) -> Report:
+    """Draws every picture and measures every item.
+
+    Args:
+        quick: less of what takes long: under half a minute instead of under three.
+        announce: told the name of each of the STAGES before it starts.
+
+    Raises:
+        ImportError: scikit-learn, SciPy or matplotlib is not installed.
+    """
+    pictures = []
+    for picture in PICTURES:
+        announce(picture.name)
+        pictures.append(drawn(picture, quick))
+    rows = []
+    for item in ITEMS:
+        announce(item.key)
+        rows.append(measured(item, quick))
+    return Report(pictures, rows, quick)

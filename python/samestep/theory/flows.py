@@ -1,0 +1,241 @@
+"""Momentum methods as time goes by: three differential equations that their steps follow.
+
+Both methods are u+ = u + a (u - u_prev) + h f(u + b (u - u_prev)) with f = -grad L, step size h and
+momentum a: the heavy ball with b = 0, Nesterov's with b = a. l = 1/(1 - a) is how much faster than
+gradient descent they go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Protocol, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from ..optimizer import Optimizer
+from ..optimizers import NAG, Momentum
+from ..optional import require
+from ..problems import Floats
+
+Float64s = npt.NDArray[np.float64]
+Method = Literal["heavy_ball", "nesterov"]
+
+
+class TwiceSmooth(Protocol):
+    """What a flow asks of a problem."""
+
+    def gradient(self, w: Floats) -> Floats:
+        """The gradient at w."""
+
+    def hessian(self, w: Floats) -> Floats:
+        """The Hessian at w."""
+
+
+class Steps(NamedTuple):
+    """The steps of a method.
+
+    Attributes:
+        u: the iterates u_0, u_1, ..., one a row.
+        v: the moves u_n - u_{n-1} that led there; the first is the one given.
+    """
+
+    u: Float64s
+    v: Float64s
+
+
+def steps(
+    problem: TwiceSmooth, u0: Floats, lr: float, momentum: float, count: int, method: Method, v0: Floats
+) -> Steps:
+    """So many steps of the package's own Momentum or NAG.
+
+    Args:
+        problem: whose gradient to follow.
+        u0: the start, shape (p,), float64.
+        lr: h.
+        momentum: a.
+        count: how many steps.
+        method: "heavy_ball" or "nesterov".
+        v0: u_0 - u_{-1}, the move that led to the start: zeros for a start at rest, or
+            ``manifold_move`` to be on the invariant manifold at once.
+
+    Raises:
+        ValueError: an unknown method, shapes that do not fit, hyper-parameters that NAG or Momentum refuses.
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> from samestep.theory import flows
+        >>> quartic, u0 = ss.problems.Quartic(), np.array([1.0, -1.0])
+        >>> run = flows.steps(quartic, u0, 0.1, 0.5, 1, "heavy_ball", v0=np.zeros(2))
+        >>> run.u.round(12).tolist(), run.v.round(12).tolist()
+        ([[1.0, -1.0], [0.85, -0.85]], [[0.0, 0.0], [-0.15, 0.15]])
+    """
+    b = _ahead(method, momentum)
+    if np.shape(v0) != np.shape(u0):
+        raise ValueError(f"v0: got shape {np.shape(v0)}, expected {np.shape(u0)} as u0")
+    w = np.array(u0, dtype=np.float64) + b * np.asarray(v0)
+    opt: Optimizer = (NAG if method == "nesterov" else Momentum)(w, lr=lr, momentum=momentum)
+    v = opt.state["v"][0]
+    v[...] = v0
+    u, moves = [w - b * v], [v.copy()]
+    for _ in range(count):
+        opt.step(problem.gradient(w))
+        u.append(w - b * v)  # NAG holds the look-ahead point
+        moves.append(v.copy())
+    return Steps(np.array(u), np.array(moves))
+
+
+def rescaled(problem: TwiceSmooth, u0: Floats, times: Floats, momentum: float) -> Float64s:
+    """u' = -l grad L(u): the gradient flow, l = 1/(1 - momentum) times as fast. |u_n - u(nh)| = O(h).
+
+    Args:
+        problem: L, with its ``gradient``.
+        u0: the start, shape (p,), float64.
+        times: where to look, increasing, from 0 on; t = n h after n steps.
+        momentum: a; with 0 the steps are Euler's method for the gradient flow, as those of a residual
+            network are for its own.
+
+    Returns:
+        u at these times, one a row.
+
+    Raises:
+        ValueError: momentum outside [0, 1), times that do not increase from 0 on, numbers that are not
+            finite.
+        ArithmeticError: the solution cannot be followed so far.
+        ImportError: without SciPy.
+
+    Source:
+        Kovachki and Stuart, Continuous time analysis of momentum methods (2021).
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> from samestep.theory import flows
+        >>> parabola = ss.problems.MSE(np.ones((1, 1)), np.zeros(1))  # u^2/2: u(t) = e^(-l t)
+        >>> flows.rescaled(parabola, np.ones(1), np.array([0.0, 1.0]), momentum=0.5).round(6).tolist()
+        [[1.0], [0.135335]]
+    """
+    speed = _speed(momentum)
+    return _solve(lambda u: -speed * problem.gradient(u), u0, times)
+
+
+def modified(
+    problem: TwiceSmooth, u0: Floats, times: Floats, lr: float, momentum: float, method: Method
+) -> Float64s:
+    """h c u'' + u' = -l grad L(u), c = (1 + a - 2b (1 - a))/(2 (1 - a)): O(h^2) for a consistent start.
+
+    Consistent is u'(0) = -l grad L(u0) and a first move of h u'(0). After a start at rest, the O(h)
+    offset of the first steps remains.
+
+    Args:
+        problem, u0, times, momentum: as for ``rescaled``.
+        lr: h, positive.
+        method: "heavy_ball" or "nesterov".
+
+    Returns, raises:
+        As ``rescaled``; ValueError also for another lr or method.
+
+    Source:
+        Kovachki and Stuart (2021); the constant is derived by Taylor expansion.
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> from samestep.theory import flows
+        >>> parabola = ss.problems.MSE(np.ones((1, 1)), np.zeros(1))
+        >>> flows.modified(parabola, np.ones(1), np.array([1.0]), 0.1, 0.0, "heavy_ball").round(6)
+        array([[0.349023]])
+    """
+    if not lr > 0.0:
+        raise ValueError(f"lr: got {lr}, expected a positive number")
+    speed, b = _speed(momentum), _ahead(method, momentum)
+    mass = lr * (1.0 + momentum - 2.0 * b * (1.0 - momentum)) / (2.0 * (1.0 - momentum))
+    p = len(u0)
+
+    def rate(z: Floats) -> Floats:
+        u, velocity = z[:p], z[p:]
+        return np.concatenate([velocity, (-speed * problem.gradient(u) - velocity) / mass])
+
+    start = np.concatenate([u0, -speed * problem.gradient(np.asarray(u0))])
+    return _solve(rate, start, times)[:, :p]
+
+
+def manifold(
+    problem: TwiceSmooth, u0: Floats, times: Floats, lr: float, momentum: float, method: Method
+) -> Float64s:
+    """u' = -l grad(L + (h/2) l c |grad L|^2), c = (1 + a) l/2 - b: the flow on the invariant manifold.
+
+    As second-order as ``modified``, but of first order in time: gradient flow for a modified loss.
+
+    Args, returns, raises, source:
+        As ``modified``; the problem with its ``hessian(u)`` too.
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> from samestep.theory import flows
+        >>> parabola = ss.problems.MSE(np.ones((1, 1)), np.zeros(1))  # u(t) = e^(-(1 + h/2) t)
+        >>> flows.manifold(parabola, np.ones(1), np.array([1.0]), 0.1, 0.0, "heavy_ball").round(6)
+        array([[0.349938]])
+    """
+    coefficient = (1.0 + momentum) * _speed(momentum) / 2.0 - _ahead(method, momentum)
+    return _solve(lambda u: _modified_descent(problem, u, lr, momentum, coefficient), u0, times)
+
+
+def manifold_move(problem: TwiceSmooth, u: Floats, lr: float, momentum: float, method: Method) -> Floats:
+    """h G(u), the move u_{n+1} - u_n once n is large: the invariant manifold, up to O(h^3).
+
+    G = -l grad(L + (h/2) l c |grad L|^2), c = a l - b. Steps that start elsewhere come nearer by a
+    factor of about a each. The coefficient differs from that of the flow by gradient descent's own l/2.
+
+    Args, source: as ``modified``.
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> from samestep.theory import flows
+        >>> flows.manifold_move(ss.problems.Quartic(), np.array([1.0, 0.0]), 0.0, 0.5, "heavy_ball")
+        array([-0., -0.])
+    """
+    coefficient = momentum * _speed(momentum) - _ahead(method, momentum)
+    return lr * _modified_descent(problem, u, lr, momentum, coefficient)
+
+
+def _modified_descent(
+    problem: TwiceSmooth, u: Floats, lr: float, momentum: float, coefficient: float
+) -> Floats:
+    """-l grad(L + (h/2) l c |grad L|^2); the gradient of |grad L|^2 is 2 H grad L."""
+    speed = _speed(momentum)
+    g = problem.gradient(u)
+    descent: Floats = -speed * (g + lr * speed * coefficient * (problem.hessian(u) @ g))
+    return descent
+
+
+def _speed(momentum: float) -> float:
+    if not 0.0 <= momentum < 1.0:
+        raise ValueError(f"momentum: got {momentum}, expected a number in [0, 1)")
+    return 1.0 / (1.0 - momentum)
+
+
+def _ahead(method: Method, momentum: float) -> float:
+    """b: how far ahead the gradient is taken."""
+    if method not in get_args(Method):
+        raise ValueError(f"method: got {method!r}, expected one of {', '.join(map(repr, get_args(Method)))}")
+    return momentum if method == "nesterov" else 0.0
+
+
+def _solve(rate: Callable[[Floats], Floats], start: Floats, times: Floats) -> Float64s:
+    """Of an autonomous equation, far below the errors that are looked for."""
+    integrate = require("scipy.integrate", "a flow's solution")
+    times = np.asarray(times, dtype=np.float64)
+    if times.ndim != 1 or len(times) == 0 or times[0] < 0 or not (np.diff(times) > 0).all():
+        raise ValueError(f"times: got {times}, expected increasing numbers from 0 on")
+    found = integrate.solve_ivp(
+        lambda t, z: rate(z),
+        (0.0, times[-1]),
+        np.asarray(start, dtype=np.float64),
+        method="DOP853",
+        rtol=1e-12,
+        atol=1e-14,
+        t_eval=times,
+    )
+    if not found.success:
+        raise ArithmeticError(f"the flow could not be followed: {found.message}")
+    solution: Float64s = found.y.T
+    return solution

@@ -1,0 +1,152 @@
+"""How fast gradient descent closes the gap L(w_t) - L* and lowers |g_t|: the bounds, as numbers."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Steps = int | npt.NDArray[np.integer[Any]]
+Bound = Any  # a float, or an array for an array of steps
+
+
+class GapBounds(NamedTuple):
+    """Three bounds of the gap after t steps of lr = 1/beta on a convex L, the loosest first.
+
+    Attributes:
+        notes: 2 beta D^2/(t + 1), as in the notes, with the square that they leave out.
+        nesterov: 2 beta D^2/(t + 4).
+        sharp: beta D^2/(4t + 2); no better one exists.
+    """
+
+    notes: Bound
+    nesterov: Bound
+    sharp: Bound
+
+
+def gap_bounds(t: Steps, beta: float, distance: float) -> GapBounds:
+    """What L(w_t) - L* cannot exceed for gradient descent with lr = 1/beta on a convex L.
+
+    A step lr < 1/beta is the 1/beta of a larger beta, which the loss satisfies as well: hand in 1/lr.
+
+    The first two follow from 1/gap_{t+1} >= 1/gap_t + 1/(2 beta D^2) and gap_0 <= beta D^2/2. The third
+    is attained, after any t, by a Huber loss with its kink at D/(2t + 1).
+
+    Args:
+        t: the number of steps, or an array of them.
+        beta: the smoothness of L, positive. It grows with the loss scale c.
+        distance: D = |w_0 - w*|.
+
+    Returns:
+        GapBounds: three floats, or three arrays of the shape of t.
+
+    Raises:
+        ValueError: t below 0, beta not positive, a distance below 0, any of them not finite.
+
+    Source:
+        The notes' optimality gap; Nesterov, Introductory Lectures, cor. 2.1.2 (recalled); Drori and
+        Teboulle (2014) (recalled).
+
+    Example:
+        >>> import samestep as ss
+        >>> ss.theory.gap_bounds(0, beta=3.0, distance=2.0)
+        GapBounds(notes=24.0, nesterov=6.0, sharp=6.0)
+    """
+    t = _check(t, beta=beta)
+    if not 0.0 <= distance < float("inf"):
+        raise ValueError(f"distance: got {distance}, expected a finite number, 0 or more")
+    scale = beta * distance**2
+    return GapBounds(2.0 * scale / (t + 1), 2.0 * scale / (t + 4), scale / (4 * t + 2))
+
+
+def iterations_bound(beta: float, gap: float, delta: float) -> float:
+    """t = 2 beta gap_0/delta: after so many steps of lr = 1/beta one |g_s|^2, s < t, was at most delta.
+
+    For every smooth loss, convex or not; since each step lowers L by |g|^2/(2 beta), which cannot
+    happen more often than the gap allows. It bounds the *squared* norm of the *best* gradient: |g| falls
+    as 1/sqrt(t). The last one can be larger; for a convex loss it is at most gradient_bound.
+
+    Args:
+        beta: the smoothness of L, positive.
+        gap: L(w_0) - L*, or more.
+        delta: what |g|^2 is to come down to, positive.
+
+    Returns:
+        The bound, not rounded to a whole number.
+
+    Raises:
+        ValueError: an argument out of range or not finite.
+
+    Source:
+        The notes' t >= 2 beta L(w_0 - L(w*))/delta, with its bracket in the right place.
+
+    Example:
+        >>> import samestep as ss
+        >>> ss.theory.iterations_bound(beta=3.0, gap=10.0, delta=0.5)
+        120.0
+    """
+    _check(0, beta=beta, delta=delta)
+    if not 0.0 <= gap < float("inf"):
+        raise ValueError(f"gap: got {gap}, expected a finite number, 0 or more")
+    return 2.0 * beta * gap / delta
+
+
+def gradient_bound(t: Steps, beta: float, distance: float) -> Bound:
+    """beta D/(t + 1), which |g_t| cannot exceed for lr = 1/beta on a convex L.
+
+    The notes' "gradient norm goes to 0 at a rate of 1/t" in the case in which it is true. A Huber loss
+    with its kink at D/(t + 1) attains it.
+
+    Args:
+        t, beta, distance: as for gap_bounds.
+
+    Raises:
+        ValueError: as gap_bounds.
+
+    Source:
+        Teboulle and Vaisbourd (2022) (recalled).
+
+    Example:
+        >>> import samestep as ss
+        >>> ss.theory.gradient_bound(3, beta=2.0, distance=4.0)
+        2.0
+    """
+    t = _check(t, beta=beta)
+    if not 0.0 <= distance < float("inf"):
+        raise ValueError(f"distance: got {distance}, expected a finite number, 0 or more")
+    return beta * distance / (t + 1)
+
+
+def accelerated_gap_bound(t: Steps, beta: float, distance: float) -> Bound:
+    """2 beta D^2/(t + 1)^2, for Nesterov's rule with lr = 1/beta and the momenta of nesterov_momenta.
+
+    It bounds the gap at the iterates x_t of a convex L, not at the look-ahead points.
+
+    Args:
+        t, beta, distance: as for gap_bounds; t from 1.
+
+    Raises:
+        ValueError: as gap_bounds.
+
+    Source:
+        Beck and Teboulle (2009), theorem 4.4 (recalled).
+
+    Example:
+        >>> import samestep as ss
+        >>> ss.theory.accelerated_gap_bound(3, beta=2.0, distance=4.0)
+        4.0
+    """
+    t = _check(t, beta=beta)
+    if not 0.0 <= distance < float("inf"):
+        raise ValueError(f"distance: got {distance}, expected a finite number, 0 or more")
+    return 2.0 * beta * distance**2 / (t + 1) ** 2
+
+
+def _check(t: Steps, **positive: float) -> Any:
+    for name, value in positive.items():
+        if not 0.0 < value < float("inf"):
+            raise ValueError(f"{name}: got {value}, expected a positive finite number")
+    if np.min(t) < 0:
+        raise ValueError(f"t: got {np.min(t)}, expected steps, 0 or more")
+    return t

@@ -1,0 +1,122 @@
+"""A quadratic, one eigenvalue of its Hessian at a time: what a step does to the error along each.
+
+Along the eigenvector of a curvature lambda, with s = lr lambda and a the momentum, the error e = w - w*
+and the velocity v obey a linear recursion of their own:
+
+    gradient descent    e = (1 - s) e
+    heavy ball          v = a v - s e,  e = e + v
+    look-ahead (NAG)    v = a v - s e,  e = e + (a' v - s e)
+
+The look-ahead e is that of the stored point, where the gradient is taken; a' is the momentum of the next
+step, a unless a schedule says otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from ..problems import MSE, Floats
+from .curvature import check_symmetric
+
+Family = Literal["sgd", "momentum", "nag"]
+Vector = npt.NDArray[np.float64]
+
+
+def mode_factors(problem_or_H: MSE | Floats, lr: float) -> Vector:
+    """1 - lr lambda_i: what a step of gradient descent multiplies the error by, mode by mode.
+
+    A negative factor flips the sign at every step: that is the zigzag in steep directions. Beyond -1,
+    that is for lr > 2/lambda_i, it grows.
+
+    Args:
+        problem_or_H: a problem, or a symmetric Hessian, shape (p, p).
+        lr: the step size.
+
+    Returns:
+        A new float64 array, shape (p,), in the order of increasing lambda.
+
+    Raises:
+        ValueError: H is not square, not symmetric or not finite.
+
+    Source:
+        w_t - w* = (I - lr H)^t (w_0 - w*); Goh, Why momentum really works (Distill, 2017).
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> ss.theory.mode_factors(np.array([[2.0, 1.0], [1.0, 2.0]]), 0.6).round(12)
+        array([ 0.4, -0.8])
+    """
+    if isinstance(problem_or_H, MSE):
+        return 1.0 - lr * problem_or_H.eigenvalues
+    eigenvalues = np.linalg.eigvalsh(check_symmetric("H", problem_or_H)).astype(np.float64)
+    return 1.0 - lr * eigenvalues
+
+
+def mode_matrices(
+    family: Family,
+    curvatures: Vector,
+    lr: float,
+    momentum: float = 0.0,
+    momentum_next: float | None = None,
+) -> Vector:
+    """What a step multiplies (e, v) by, for every curvature: the recursions of the module as matrices.
+
+    Args:
+        family: "sgd", "momentum" or "nag". The torch forms are these with v = -lr b.
+        curvatures: lambda, shape (p,).
+        lr, momentum, momentum_next: the hyper-parameters; the last for "nag" alone, None: as momentum.
+
+    Returns:
+        A new float64 array, shape (p, 2, 2).
+
+    Raises:
+        ValueError: an unknown family.
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> ss.theory.mode_matrices("momentum", np.array([4.0]), lr=0.25, momentum=0.5)
+        array([[[ 0. ,  0.5],
+                [-1. ,  0.5]]])
+    """
+    if family not in get_args(Family):
+        raise ValueError(f"family: got {family!r}, expected one of {', '.join(map(repr, get_args(Family)))}")
+    s, a = lr * np.asarray(curvatures, dtype=np.float64), momentum
+    ahead = a if momentum_next is None else momentum_next
+    zero, one = np.zeros_like(s), np.ones_like(s)
+    rows = {
+        "sgd": ((1 - s, zero), (zero, zero)),
+        "momentum": ((1 - s, a * one), (-s, a * one)),
+        "nag": ((1 - s - ahead * s, ahead * a * one), (-s, a * one)),
+    }[family]
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def spectral_radius(family: Family, curvatures: Vector, lr: float, momentum: float = 0.0) -> float:
+    """The factor by which |w - w*| shrinks a step in the long run: the largest |z| over all modes.
+
+    The z solve z = 1 - s; z^2 - (1 + a - s) z + a = 0 for the heavy ball, where complex z have
+    |z| = sqrt(a); z^2 - (1 + a)(1 - s) z + a (1 - s) = 0 for the look-ahead form.
+
+    Args:
+        family, curvatures, lr, momentum: as for mode_matrices. Leave out curvatures of 0: nothing moves
+            along them.
+
+    Returns:
+        The radius: the run converges where it is below 1.
+
+    Raises:
+        ValueError: an unknown family.
+
+    Source:
+        Goh, Why momentum really works (Distill, 2017), whose 2 sqrt(a) for complex z is a slip: the
+        product of the roots is a.
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> round(ss.theory.spectral_radius("momentum", np.array([1.0, 9.0]), lr=0.2, momentum=0.49), 12)
+        0.7
+    """
+    return float(np.abs(np.linalg.eigvals(mode_matrices(family, curvatures, lr, momentum))).max())

@@ -1,0 +1,92 @@
+"""Momentum written in the texts' other ways, and what a run of equal gradients comes to.
+
+The kernels step the heavy ball, v = a v - lr g, w = w + v, and torch's form.
+"""
+
+from __future__ import annotations
+
+from ..problems import Floats
+
+
+def polyak_step(w: Floats, previous: Floats, g: Floats, lr: float, momentum: float) -> Floats:
+    """x+ = x - lr g + a (x - x_prev): the heavy ball without a velocity.
+
+    The same as the kernels' heavy ball, since v = x - x_prev, also where lr and a change from step to
+    step; torch's form differs then, as its buffer holds gradients that are scaled by the new lr.
+
+    Args:
+        w, previous: x and the iterate before it, the same array at the start; shape (p,).
+        g: the gradient at w.
+        lr, momentum: of this step.
+
+    Returns:
+        A new array: the next iterate.
+
+    Source:
+        Polyak (1964), as given by Pedregosa, Gradient descent (notes).
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> x = np.array([1.0])
+        >>> ss.theory.polyak_step(x, np.array([2.0]), np.array([4.0]), lr=0.25, momentum=0.5)
+        array([-0.5])
+    """
+    T = w.dtype.type
+    d = w - previous
+    step: Floats = (w - (T(lr) * g)) + (T(momentum) * d)
+    return step
+
+
+def ema_step(w: Floats, v: Floats, g: Floats, alpha: float, decay: float) -> tuple[Floats, Floats]:
+    """v = b v + (1 - b) g, w = w - alpha v: momentum as a true running average, whose weights sum to 1.
+
+    The same iterates as the heavy ball with lr = alpha (1 - b) and a = b, for constant ones.
+
+    Args:
+        w: the weights, shape (p,).
+        v: the average so far, zeros at the start.
+        g: the gradient at w.
+        alpha: the step size.
+        decay: b, in [0, 1).
+
+    Returns:
+        New arrays: the next w and v.
+
+    Source:
+        Liquet, Moka and Nazarathy, Mathematical Engineering of Deep Learning, the accompanying code.
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> ss.theory.ema_step(np.array([1.0]), np.zeros(1), np.array([4.0]), alpha=0.5, decay=0.75)
+        (array([0.5]), array([1.]))
+    """
+    T = w.dtype.type
+    v = (T(decay) * v) + (T(1.0 - decay) * g)
+    return w - (T(alpha) * v), v
+
+
+def terminal_step(lr: float, momentum: float, g: float, alternating: bool = False) -> float:
+    """The step that the heavy ball comes to: -lr g/(1 - a), or lr |g|/(1 + a) in size where g alternates.
+
+    The weights of the old gradients sum up to 1/(1 - a): the notes' "average" is a sum.
+
+    Args:
+        lr: the step size.
+        momentum: a, in [0, 1).
+        g: the gradient, the same at every step; if alternating, the last one.
+        alternating: whether its sign changes at every step.
+
+    Raises:
+        ValueError: the momentum is not in [0, 1).
+
+    Source:
+        Goodfellow, Bengio and Courville, eq. 8.17.
+
+    Example:
+        >>> import samestep as ss
+        >>> ss.theory.terminal_step(lr=0.25, momentum=0.5, g=2.0)
+        -1.0
+    """
+    if not 0.0 <= momentum < 1.0:
+        raise ValueError(f"momentum: got {momentum}, expected a number in [0, 1)")
+    return -lr * g / (1.0 + momentum if alternating else 1.0 - momentum)

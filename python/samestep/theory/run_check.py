@@ -1,0 +1,344 @@
+"""After a run: every bound that is known for its rule, held against the loss of every recorded step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import inf, sqrt
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..problems import MSE
+from .gaps import gap_bounds, gradient_bound
+from .modes import mode_factors, mode_matrices
+from .pl import pl_constant
+from .plain import plain_hyper
+from .step_size import step_cap
+
+if TYPE_CHECKING:  # train imports theory, for the check before a run
+    from ..train import Result
+
+Vector = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class BoundCheck:
+    """One bound, held against a run.
+
+    Attributes:
+        name: what to call it.
+        formula: it, as text.
+        condition: when theory promises it.
+        promised: whether that is so here.
+        steps: the step numbers at which it was looked at, int64.
+        measured: what was seen there: the gap L - L*, or |g|.
+        bound: what it may be at most; for the check "modes", what it should be.
+        rounding: how far ``measured`` may be off.
+        held: whether it was so, give or take rounding.
+    """
+
+    name: str
+    formula: str
+    condition: str
+    promised: bool
+    steps: npt.NDArray[np.int64]
+    measured: Vector
+    bound: Vector
+    rounding: Vector
+    held: npt.NDArray[np.bool_]
+
+    @property
+    def holds(self) -> bool:
+        """Whether it held at every step."""
+        return bool(self.held.all())
+
+    @property
+    def first_failure(self) -> int | None:
+        """The first step at which it did not; None: it always did."""
+        return None if self.holds else int(self.steps[np.argmin(self.held)])
+
+    @property
+    def tightness(self) -> float:
+        """The largest (measured - rounding)/bound: 1 is attained, above 1 broken. 0 of no step."""
+        return float(np.max(self._shares, initial=0.0))
+
+    @property
+    def tightest(self) -> int | None:
+        """The step of the largest share; None without any step."""
+        return int(self.steps[np.argmax(self._shares)]) if len(self.steps) else None
+
+    @property
+    def _shares(self) -> Vector:
+        sure = self.measured - self.rounding
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shares: Vector = np.where(sure > 0.0, sure / self.bound, 0.0)
+        return np.nan_to_num(shares, nan=0.0, posinf=inf)
+
+    def __str__(self) -> str:
+        verdict = "held" if self.holds else f"broken at step {self.first_failure}"
+        promise = "promised" if self.promised else f"not promised (needs {self.condition})"
+        return (
+            f"{self.name}: {self.formula}: {verdict}, {promise}; tightest at step {self.tightest}: "
+            f"{self.tightness:.4g} of the bound"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class RunCheck:
+    """What check_run found.
+
+    Attributes:
+        rule: the optimizer's rule.
+        bounds: one BoundCheck for each bound of the rule.
+    """
+
+    rule: str
+    bounds: tuple[BoundCheck, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every bound that theory promises held."""
+        return all(check.holds for check in self.bounds if check.promised)
+
+    def __getitem__(self, name: str) -> BoundCheck:
+        """The bound of that name."""
+        for check in self.bounds:
+            if check.name == name:
+                return check
+        raise KeyError(f"{name!r}; there are {', '.join(repr(check.name) for check in self.bounds)}")
+
+    def __str__(self) -> str:
+        return "\n".join([self.rule, *(f"  {check}" for check in self.bounds)])
+
+
+def check_run(problem: MSE, result: Result) -> RunCheck:
+    """Holds a run of minimize() against the bounds of its rule, step by step.
+
+    With G_t = L(w_t) - L*, D = |w_0 - w*| to the nearest minimum, mu the smallest curvature but 0:
+
+    ================  ===========================================================  ====================
+    rule, name        bound                                                        promised for
+    ================  ===========================================================  ====================
+    ``SGD``
+    descent           G_t <= G at the recorded step before                         lr <= 2/beta
+    gap 2LD2/(t+1)    the three of gap_bounds with L = 1/lr                        lr <= 1/beta
+    gap 2LD2/(t+4)
+    gap LD2/(4t+2)
+    gap, any lr       1/G_t >= 1/G_0 + t lr (1 - lr beta/2)/D^2                    lr < 2/beta
+    PL                G_t <= (1 - 2 mu lr (1 - lr beta/2))^t G_0                   lr < 2/beta
+    spectrum          G_t <= max_i (1 - lr lambda_i)^(2t) G_0                      every lr
+    gradient          |g_T| <= D/(lr (T + 1)), at the end T alone                  lr <= 1/beta
+    modes             G_t = sum_i lambda_i e_i,t^2/2, e_i by recursion             every lr
+    ``Momentum``
+    start             G_t <= G_0                                                   lr <= 2(1-a)/beta
+    modes             as above                                                     every lr
+    ``NAG``
+    start             G_t <= (1 + a^2 lr beta) G_0, at the look-ahead points       lr <= 1/beta, a <= 1
+    modes             as above                                                     every lr
+    adaptive rules
+    reach             sqrt G_t <= sqrt G_0 + sqrt(p beta/2) t cap lr               every lr with a cap
+    ================  ===========================================================  ====================
+
+    "modes" is no bound but the exact solution, mode by mode: it tells a run that does what the theory of
+    its rule says from one that does not, on both sides of the edge.
+
+    All of them but reach are about full gradients, hyper-parameters that stayed as they were, and a start
+    at rest; where a run had batches, a schedule or a velocity they are shown but not promised, and modes
+    only allows for the velocity. A change of hyper-parameters is seen if the optimizer's present ones are
+    not those of the start.
+
+    Rounding: a gap is a difference of losses, known to 8p units in the last place of c |y|^2/2 or L and
+    to 4t of L, in the problem's dtype; "modes" allows for the root of the dtype's precision besides. A
+    bound larger than the dtype holds is never broken.
+
+    Args:
+        problem: the one that was minimised.
+        result: what minimize() returned for it.
+
+    Returns:
+        RunCheck; print it for the table.
+
+    Raises:
+        TypeError: another kind of problem, whose minimum and curvatures are not known; or no Result.
+        ValueError: a result of another problem, or of an optimizer with options that change its steps.
+
+    Source:
+        The notes' bounds, corrected; see the functions named. "gap, any lr" and "PL" put the descent lemma
+        into G <= |g| D and into |g|^2/2 >= mu G; "start" is the fall of L + a|v|^2/(2 lr) and of
+        L + |v|^2/(2 lr); "reach" is the triangle inequality for the seminorm sqrt G, |e|_H/sqrt 2.
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> Phi = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+        >>> problem = ss.problems.MSE(Phi, np.array([1.0, 2.0, 4.0]))
+        >>> run = ss.minimize(problem, np.zeros(2), lambda w: ss.SGD(w, lr=0.25), steps=20)
+        >>> check = ss.theory.check_run(problem, run)
+        >>> check.ok, check["descent"].holds, round(check["gap LD2/(4t+2)"].tightness, 3)
+        (True, True, 0.715)
+    """
+    if not isinstance(problem, MSE):
+        raise TypeError(
+            f"problem: got {type(problem).__name__}, expected problems.MSE: neither the minimum nor the "
+            "curvatures of others are known"
+        )
+    for name in ("w0", "start", "losses", "recorded"):
+        if not hasattr(result, name):
+            raise TypeError(f"result: got {type(result).__name__}, expected what minimize() returned")
+    if result.w0.shape != (problem.dimension,) or result.w0.dtype != problem.dtype:
+        raise ValueError(
+            f"result: got a run of {result.w0.dtype} {result.w0.shape}, expected {problem.dtype} "
+            f"{(problem.dimension,)} as the problem"
+        )
+    first = problem.loss(result.w0)
+    if first != result.losses[0] and not np.isnan(first):
+        raise ValueError(
+            f"result: its first loss is {result.losses[0]}, expected the problem's at w0, {first}"
+        )
+    facts = _Facts(problem, result)
+    bounds = {"sgd": _sgd, "momentum": _momentum, "nag": _nag}.get(result.optimizer.family, _adaptive)
+    return RunCheck(result.optimizer.rule, tuple(bounds(facts)))
+
+
+class _Facts:
+    """A run in the letters of the bounds."""
+
+    def __init__(self, problem: MSE, result: Result) -> None:
+        self.problem, self.result = problem, result
+        self.family = result.optimizer.family
+        now = plain_hyper(result.optimizer)
+        given = {name: result.start["hyper"][name] for name in now}
+        # The steps are made with the hyper-parameters in the problem's dtype.
+        self.hyper = {name: float(problem.dtype.type(value)) for name, value in given.items()}
+        self.lr = self.hyper["lr"]
+        self.a = self.hyper.get("momentum", 0.0)
+        self.beta, self.mu = problem.beta, pl_constant(problem)
+        self.t = result.recorded
+        self.largest = float(np.finfo(problem.dtype).max)
+        self.gaps = result.losses - problem.optimum
+        # Half c |y|^2 is the loss at 0: what the residuals' rounding is measured by.
+        y = problem.y.astype(np.float64)
+        losses = np.where(np.isfinite(result.losses), result.losses, 0.0)
+        size = np.maximum(problem.c / 2.0 * float(y @ y), losses)
+        eps = float(np.finfo(problem.dtype).eps)
+        self.rounding = eps * (8.0 * problem.dimension * size + 4.0 * self.t * losses)
+        self.gap0 = max(float(self.gaps[0]), 0.0)
+        # The error and the velocity, split along the eigenvectors. Where the curvature is 0 nothing moves.
+        Phi = problem.Phi.astype(np.float64)
+        e = result.w0.astype(np.float64) - problem._minimizer
+        sigma, V = np.linalg.svd(Phi, full_matrices=False)[1:]
+        self.curvatures = problem.c * sigma * sigma
+        self.curvatures[self.curvatures < self.mu * (1.0 - 1e-9)] = 0.0
+        self.error, self.velocity = V @ e, V @ self._velocity()
+        self.distance = float(np.linalg.norm(self.error[self.curvatures > 0.0]))
+        self.at_rest = not self.velocity.any()
+        self.constant = now == given
+        self.plain = self.constant and result.batch_size is None
+
+    def _velocity(self) -> Vector:
+        """v before the first step; of the torch forms it is -lr b."""
+        state = self.result.start["state"]
+        if "b" in state:
+            velocity: Vector = -self.lr * np.asarray(state["b"][0], np.float64)
+            return velocity
+        if "v" in state and self.family in ("momentum", "nag"):
+            return np.asarray(state["v"][0], np.float64)
+        return np.zeros(self.problem.dimension)
+
+    def upper(
+        self, name: str, formula: str, condition: str, promised: bool, bound: Any, since: int = 1
+    ) -> BoundCheck:
+        """That the gap is at most so much at every recorded step; from 1 where it is G_0 at 0."""
+        bound = np.broadcast_to(np.asarray(bound, np.float64), self.gaps.shape)[since:]
+        t, gaps, rounding = self.t[since:], self.gaps[since:], self.rounding[since:]
+        held = (gaps <= bound + rounding) | ~(bound <= self.largest)
+        return BoundCheck(name, formula, condition, promised, t, gaps, bound, rounding, held)
+
+
+def _sgd(run: _Facts) -> Iterator[BoundCheck]:
+    lr, beta, t, gap0, D = run.lr, run.beta, run.t, run.gap0, run.distance
+    s = lr * beta
+    before = np.concatenate([run.gaps[:1], run.gaps[:-1]])
+    before = before + np.concatenate([run.rounding[:1], run.rounding[:-1]])
+    yield run.upper("descent", "G_t <= G before", "lr <= 2/beta", run.plain and s <= 2.0, before)
+    if lr > 0.0:
+        three = gap_bounds(t, 1.0 / lr, D)
+        names = ("gap 2LD2/(t+1)", "gap 2LD2/(t+4)", "gap LD2/(4t+2)")
+        for name, bound in zip(names, three, strict=True):
+            formula = f"G_t <= {name[4:]}, L = 1/lr"
+            yield run.upper(name, formula, "lr <= 1/beta", run.plain and s <= 1.0, bound, since=0)
+    slope = max(0.0, lr * (1.0 - s / 2.0)) / (D * D) if D > 0.0 else 0.0
+    formula = "1/G_t >= 1/G_0 + t lr(1-lr beta/2)/D2"
+    bound = gap0 / (1.0 + t * slope * gap0)
+    yield run.upper("gap, any lr", formula, "lr < 2/beta", run.plain and s < 2.0, bound)
+    with np.errstate(over="ignore"):
+        if run.mu < inf:
+            rate = 1.0 - 2.0 * run.mu * lr * (1.0 - s / 2.0)
+            formula = "G_t <= (1-2mu lr(1-lr beta/2))^t G_0"
+            yield run.upper("PL", formula, "lr < 2/beta", run.plain and s < 2.0, rate**t * gap0)
+        curved = run.problem.eigenvalues > 0.0
+        factor = float(np.abs(mode_factors(run.problem, lr)[curved]).max(initial=0.0))
+        bound = factor ** (2.0 * t) * gap0
+    yield run.upper("spectrum", "G_t <= max(1-lr lambda)^2t G_0", "full gradients", run.plain, bound)
+    if lr > 0.0:
+        yield _gradient(run)
+    yield _modes(run)
+
+
+def _gradient(run: _Facts) -> BoundCheck:
+    """At the end alone: a run keeps no gradients."""
+    T = run.t[-1:]
+    g = float(np.linalg.norm(run.problem.gradient(run.result.w).astype(np.float64)))
+    bound = np.asarray(gradient_bound(T, 1.0 / run.lr, run.distance))
+    # The rounding of g: its terms are as large as |Phi| |r|, and |r|^2 = 2 L/c.
+    eps = float(np.finfo(run.problem.dtype).eps)
+    rounding = np.array([sqrt(2.0 * run.beta * float(run.rounding[-1]) * 8.0 * eps)])
+    promised = run.plain and run.lr * run.beta <= 1.0
+    measured = np.array([g])
+    held = measured <= bound + rounding
+    formula = "|g_T| <= D/(lr(T+1))"
+    return BoundCheck("gradient", formula, "lr <= 1/beta", promised, T, measured, bound, rounding, held)
+
+
+def _momentum(run: _Facts) -> Iterator[BoundCheck]:
+    promised = run.plain and run.at_rest and run.lr * run.beta <= 2.0 * (1.0 - run.a)
+    yield run.upper("start", "G_t <= G_0", "lr <= 2(1-a)/beta, from rest", promised, run.gap0)
+    yield _modes(run)
+
+
+def _nag(run: _Facts) -> Iterator[BoundCheck]:
+    s, ahead = run.lr * run.beta, run.hyper.get("momentum_next", run.a)
+    promised = run.plain and run.at_rest and s <= 1.0 and run.a <= 1.0 and ahead == run.a
+    bound = (1.0 + ahead * ahead * s) * run.gap0
+    yield run.upper("start", "G_t <= (1+a2 lr beta) G_0", "lr <= 1/beta, a <= 1, from rest", promised, bound)
+    yield _modes(run)
+
+
+def _adaptive(run: _Facts) -> Iterator[BoundCheck]:
+    cap = step_cap(run.family, run.hyper)
+    way = inf if cap is None else run.t * cap * run.lr
+    seminorm = sqrt(run.gap0) + sqrt(run.problem.dimension * run.beta / 2.0) * way
+    promised = run.constant and cap is not None
+    formula = "sqrt G_t <= sqrt G_0 + sqrt(p beta/2) t cap lr"
+    yield run.upper("reach", formula, "a cap on steps, a constant lr", promised, seminorm**2)
+
+
+def _modes(run: _Facts) -> BoundCheck:
+    """The exact solution of the recursion, to which the run has to keep."""
+    momenta = {name: value for name, value in run.hyper.items() if name != "lr"}
+    M = mode_matrices(run.family, run.curvatures, run.lr, **momenta)  # type: ignore[arg-type]
+    x = np.stack([run.error, run.velocity], axis=-1)[..., None]
+    expected = np.empty(len(run.t))
+    # A run that diverges may leave the dtype; what is expected from there on is never broken.
+    with np.errstate(over="ignore", invalid="ignore"):
+        now = 0
+        for i, t in enumerate(run.t):
+            x = np.linalg.matrix_power(M, int(t) - now) @ x
+            now = int(t)
+            expected[i] = 0.5 * float(run.curvatures @ x[:, 0, 0] ** 2)
+        allowed = run.rounding + sqrt(np.finfo(run.problem.dtype).eps) * np.abs(expected)
+        held = (np.abs(run.gaps - expected) <= allowed) | ~(expected <= run.largest)
+    formula = "G_t = sum lambda_i e_i,t^2/2"
+    condition = "full gradients, constant hyper-parameters"
+    return BoundCheck("modes", formula, condition, run.plain, run.t, run.gaps, expected, allowed, held)

@@ -1,0 +1,66 @@
+"""Sharpness-aware minimisation: a step along the gradient at the worst point near by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..optimizer import Optimizer
+from ..problems import Floats
+from ..sums import global_norm
+
+
+def sam_step(optimizer: Optimizer, gradient: Callable[[Floats], Floats], rho: float) -> None:
+    """e = rho g/|g|; one step of the optimizer at w along the gradient at w + e.
+
+    To first order, e is where L is largest within the distance rho. At a minimum that largest value is
+    L + (rho^2/2) lambda_max(H) and more: the notes' penalty on the largest eigenvalue is this limit, with
+    the weight rho^2/2. Away from minima it is L + rho |g| and more.
+
+    With a constant step SAM does not settle: on L = h w^2/2 it ends by jumping between w and -w,
+    |w| = lr h rho/(2 - lr h).
+
+    Args:
+        optimizer: any, of one array: it makes the step.
+        gradient: called with the weights, twice; once with the optimizer's own array moved to w + e.
+        rho: the distance, 0 or more; 0 is the optimizer's plain step. Where g is 0, e is.
+
+    Raises:
+        ValueError: an optimizer of several arrays, or a rho that is negative or not finite.
+        TypeError: no optimizer. Also what the optimizer says about a gradient that does not fit.
+            Whatever is raised, the weights are left as they were.
+
+    Source:
+        Foret, Kleiner, Mobahi and Neyshabur (2021) (recalled).
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> w = np.array([2.0])  # L = w^2
+        >>> ss.theory.sam_step(ss.SGD(w, lr=0.25), lambda w: 2.0 * w, rho=0.5)
+        >>> w
+        array([0.75])
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer: got {type(optimizer).__name__}, expected an optimizer such as ss.SGD")
+    if len(optimizer.params) != 1:
+        raise ValueError(
+            f"optimizer: got one of {len(optimizer.params)} arrays, expected one of an array alone"
+        )
+    if not 0.0 <= rho < float("inf"):
+        raise ValueError(f"rho: got {rho}, expected a finite number, 0 or more")
+    w = optimizer.params[0]
+    g = np.asarray(gradient(w))
+    n = global_norm([g])
+    if n == 0.0:
+        e = np.zeros_like(w)
+    else:
+        k = w.dtype.type(rho / n)
+        e = k * g
+    saved = w.copy()
+    try:
+        w += e
+        g = np.array(gradient(w), copy=True)
+    finally:
+        w[...] = saved  # w - e would round
+    optimizer.step(optimizer.groups[0].params.unflatten([g]))

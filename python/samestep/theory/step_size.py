@@ -1,0 +1,197 @@
+"""Before a run: whether the step size lies below the method's stability edge, and by what factor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf, sqrt
+from typing import Any
+
+from ..optimizer import Optimizer
+from .edges import heavy_ball_edge, look_ahead_edge, sgd_edge
+from .plain import plain_hyper
+
+_EDGES: dict[str, tuple[str, Callable[..., float]]] = {
+    "sgd": ("2/beta", sgd_edge),
+    "momentum": ("2(1+a)/beta", heavy_ball_edge),
+    "nag": ("(2+2a)/((1+2a)beta)", look_ahead_edge),
+}
+
+
+@dataclass(frozen=True)
+class StepSizeCheck:
+    """What is known about a step size before a run.
+
+    Attributes:
+        rule: the optimizer's rule, such as ``"nag_look_ahead"``.
+        lr: its step size.
+        beta: the largest curvature of the loss, loss scale included, as the mean step sees it.
+        edge: from this step size on the method diverges on a quadratic, from all but special starts;
+            None: there is no such number, or none is known.
+        formula: of the edge, or of the sufficient step size of an adaptive rule.
+        sufficient: every lr below it lowers the loss at every step; None: no such number is known.
+        cap: an adaptive rule moves no weight by more than cap lr in a step; None for the others, and
+            where it has no cap.
+    """
+
+    rule: str
+    lr: float
+    beta: float
+    edge: float | None
+    formula: str | None
+    sufficient: float | None
+    cap: float | None
+
+    @property
+    def factor(self) -> float | None:
+        """lr/edge: below 1 is stable. None without an edge."""
+        if self.edge is None:
+            return None
+        return self.lr / self.edge if self.edge > 0.0 else inf
+
+    @property
+    def below(self) -> bool | None:
+        """Whether lr < edge; None without an edge."""
+        return None if self.edge is None else self.lr < self.edge
+
+    def __str__(self) -> str:
+        if self.edge is not None:
+            if self.below:
+                return (
+                    f"{self.rule}: lr {self.lr:g} is {self.factor:.6g} of the edge {self.edge:.6g} = "
+                    f"{self.formula}: stable"
+                )
+            if self.edge == 0.0:
+                return f"{self.rule}: no step size is stable with a momentum of 1 or more"
+            return (
+                f"{self.rule}: lr {self.lr:g} is {self.factor:.6g} times the edge {self.edge:.6g} = "
+                f"{self.formula}: not below it, does not converge; lower lr"
+            )
+        text = f"{self.rule}: no fixed edge, since the step adapts to the gradients"
+        if self.cap is not None:
+            text += f"; no weight moves by more than {self.cap:.4g} lr = {self.cap * self.lr:.4g} in a step"
+        if self.sufficient is None:
+            return text
+        if self.lr < self.sufficient:
+            return f"{text}; below {self.formula} = {self.sufficient:.4g}, so every step lowers the loss"
+        later = "grow shorter for good" if self.rule.startswith("adagrad") else "may go on at that length"
+        return (
+            f"{text}; every step is sure to lower the loss only below {self.formula} = "
+            f"{self.sufficient:.4g}: above, the first ones can raise it, and they {later}"
+        )
+
+
+def check_step_size(problem: Any, optimizer: Optimizer, batch_size: int | None = None) -> StepSizeCheck:
+    """Holds lr against the edge of the optimizer's rule on a quadratic with the problem's beta.
+
+    ====================================  ==========================  =============================
+    rule                                  edge                        sufficient
+    ====================================  ==========================  =============================
+    ``SGD``                               2/beta                      2/beta
+    ``Momentum``, both forms              2(1+a)/beta                 none
+    ``NAG``, both forms                   (2+2a)/((1+2a)beta)         none
+    ``AdaGrad``, ``RMSProp``, eps outside none                        2 eps/beta
+    the same with eps inside              none                        2 sqrt(eps)/beta
+    ``Adam``, both placements             none                        none
+    ====================================  ==========================  =============================
+
+    The torch forms make the steps of the others for a constant lr, and so have their edges. With a
+    ``momentum_next`` a' of its own NAG's is (2+2a)/((1+a+a')beta).
+
+    An adaptive rule divides by what it has seen: its step in weight i is lr D_i g_i, where D_i grows as
+    the gradients vanish, to at most 1/eps (outside) or 1/sqrt(eps) (inside). Below the edge of that
+    largest D every step of AdaGrad and RMSProp lowers the loss, from
+    L(w+) <= L - g'D(1 - lr max(D) beta/2)g lr; a run far above it may do as well. What always holds is a
+    cap on how far a step moves a weight:
+
+    ===========  ===============================================================================
+    rule         cap, in units of lr
+    ===========  ===============================================================================
+    ``AdaGrad``  1
+    ``RMSProp``  1/sqrt(1 - rho)
+    ``Adam``     (1 - beta1)/sqrt((1 - beta2)(1 - beta1^2/beta2)) by Cauchy-Schwarz, if
+                 beta1^2 < beta2, else none; and never less than 1
+    ===========  ===============================================================================
+
+    Steps along batches have the same edge in the mean: beyond it E w diverges. Their spread needs smaller
+    ones, see sgd_step_interpolation, and nothing suffices. With the scales ``half_sum`` and ``sum`` a
+    batch's gradient is in the mean only the m/N-th part of the full one, and so is its beta.
+
+    Args:
+        problem: anything with a number ``beta``: the largest curvature, at any w, loss scale included.
+        optimizer: any of the six.
+        batch_size: m, the rows a step; None: all of them.
+
+    Returns:
+        StepSizeCheck; print it for a sentence. A loss without curvature, beta 0, has the edge infinity.
+
+    Raises:
+        TypeError: no optimizer, or a problem without a beta.
+        ValueError: beta is negative or not finite, a batch_size below 1, an optimizer with options that
+            change its steps, such as weight decay.
+
+    Source:
+        The notes' step bound; the edges and caps are derived in the docs of theory. For Adam's cap in
+        special cases see Kingma and Ba (2015), section 2.1.
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> problem = ss.problems.MSE(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), np.zeros(3))
+        >>> check = ss.theory.check_step_size(problem, ss.Momentum(np.zeros(2), lr=0.75, momentum=0.5))
+        >>> check.below, round(check.edge, 9), round(check.factor, 9)
+        (True, 1.0, 0.75)
+        >>> print(ss.theory.check_step_size(problem, ss.SGD(np.zeros(2), lr=1.0)))
+        sgd: lr 1 is 1.5 times the edge 0.666667 = 2/beta: not below it, does not converge; lower lr
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer: got {type(optimizer).__name__}, expected an optimizer such as ss.SGD")
+    beta = getattr(problem, "beta", None)
+    if beta is None:
+        raise TypeError(
+            f"problem: got {type(problem).__name__} without a beta, expected one such as problems.MSE that "
+            "knows the largest curvature of its loss"
+        )
+    beta = float(beta)
+    if not 0.0 <= beta < inf:
+        raise ValueError(f"problem.beta: got {beta}, expected a finite number, 0 or more")
+    if batch_size is not None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size: got {batch_size}, expected 1 or more, or None")
+        if getattr(problem, "scale", None) in ("half_sum", "sum"):
+            beta *= batch_size / problem.size
+    hyper = plain_hyper(optimizer)
+    lr = hyper["lr"]
+    if optimizer.family in _EDGES:
+        formula, edge_of = _EDGES[optimizer.family]
+        momenta = {name: value for name, value in hyper.items() if name != "lr"}
+        unstable = momenta.get("momentum", 0.0) >= 1.0
+        edge = 0.0 if unstable else edge_of(beta, **momenta) if beta > 0.0 else inf
+        sufficient = edge if optimizer.family == "sgd" and batch_size is None else None
+        return StepSizeCheck(optimizer.rule, lr, beta, edge, formula, sufficient, None)
+    cap = step_cap(optimizer.family, hyper)
+    if optimizer.family not in ("adagrad", "rmsprop") or batch_size is not None:
+        return StepSizeCheck(optimizer.rule, lr, beta, None, None, None, cap)
+    smallest = hyper["eps"] if optimizer.form == "outside" else sqrt(hyper["eps"])
+    formula = "2 eps/beta" if optimizer.form == "outside" else "2 sqrt(eps)/beta"
+    sufficient = 2.0 * smallest / beta if beta > 0.0 else inf
+    return StepSizeCheck(optimizer.rule, lr, beta, None, formula, sufficient, cap)
+
+
+def step_cap(family: str, hyper: dict[str, float]) -> float | None:
+    """The most that a step moves a weight, in units of lr; None: no such number.
+
+    Each from what the present gradient alone leaves in the denominator: r >= g^2 for AdaGrad,
+    r >= (1 - rho) g^2 for RMSProp. For Adam, by Cauchy-Schwarz, m^2 <= v (1 - beta1)^2/(1 - beta2)
+    sum_k (beta1^2/beta2)^k; corrected for the start that is 1 after one step, and never more than in the
+    limit (tried over a grid of decays).
+    """
+    if family == "adagrad":
+        return 1.0
+    if family == "rmsprop":
+        return 1.0 / sqrt(1.0 - hyper["rho"])
+    if family == "adam":
+        beta1, beta2 = hyper["beta1"], hyper["beta2"]
+        if beta1 * beta1 >= beta2:
+            return None if beta1 > 0.0 else 1.0
+        return max(1.0, (1.0 - beta1) / sqrt((1.0 - beta2) * (1.0 - beta1 * beta1 / beta2)))
+    return None

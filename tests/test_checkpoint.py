@@ -1,0 +1,200 @@
+"""Checkpoints: the same bits after loading, whole or not at all, and only what was saved is accepted."""
+
+import json
+import os
+import random
+import signal
+import stat
+import struct
+import time
+
+import numpy as np
+import pytest
+
+import samestep as ss
+from conftest import same_bits
+from samestep import golden
+
+pytest.importorskip("safetensors")
+
+
+def test_goes_on_with_the_same_bits_elsewhere(case, tmp_path):
+    """Saved by the reference, loaded by the kernels, on another number of threads."""
+    options = {"weight_decay": 0.1, "ema": 0.9, "clip_value": 0.5, "maximize": True}
+    w = golden.finite_values(40_000, case.dtype, 1)
+    grads = [golden.finite_values(40_000, case.dtype, s) for s in (2, 3)]
+    expected = w.copy()
+    whole = case.make(expected, **options)
+    first = case.make(w, backend="reference", **options)
+    for optimizer in (whole, first):
+        optimizer.step(grads[0])
+    first.save(tmp_path / "a.safetensors")
+    resumed = type(first).load(tmp_path / "a.safetensors", w)
+    before = ss.get_num_threads()
+    ss.set_num_threads(3)
+    resumed.step(grads[1])
+    ss.set_num_threads(before)
+    whole.step(grads[1])
+    same_bits([w], [expected])
+    assert repr(resumed) == repr(whole)
+    assert resumed.options == whole.options
+    for name, states in whole.state.items():
+        same_bits(resumed.state[name], states)
+
+
+def test_groups_layouts_and_the_class(tmp_path):
+    def params():
+        transposed = np.ones((3, 4), np.float32).T
+        return [
+            {"params": [np.ones(3), np.array(1.0)], "lr": 0.5},
+            {"params": {"a": transposed, "b": np.zeros(0)}},
+        ]
+
+    optimizer = ss.AdamW(params(), weight_decay=0.25)
+    g = np.arange(12, dtype=np.float32).reshape(3, 4).T
+    optimizer.step([[np.ones(3), None], {"a": g, "b": np.zeros(0)}])
+    optimizer.save(tmp_path / "a")
+    loaded = ss.Optimizer.load(tmp_path / "a", params(), backend="reference")
+    assert type(loaded) is ss.AdamW
+    assert [dict(group) for group in loaded.groups] == [dict(group) for group in optimizer.groups]
+    assert loaded.steps == optimizer.steps == [1, 0, 1, 1]
+    for name, states in optimizer.state.items():
+        same_bits(loaded.state[name], states)
+    with pytest.raises(ValueError, match="of AdamW, expected SGD"):
+        ss.SGD.load(tmp_path / "a", params())
+    with pytest.raises(ValueError, match=r"state_dict.*: got 4, expected 2"):
+        ss.AdamW.load(tmp_path / "a", params()[:1])
+    wrong = params()
+    wrong[1]["params"]["a"] = np.ones((4, 4), np.float32)
+    with pytest.raises(ValueError, match="dtype and shape of state_dict"):
+        ss.AdamW.load(tmp_path / "a", wrong)
+
+
+def test_an_accumulator_that_did_not_start_at_0(tmp_path):
+    w = np.ones(2)
+    ss.AdaGrad(w, lr=1.0, initial_accumulator=4.0, lr_decay=0.5).save(tmp_path / "a")
+    loaded = ss.AdaGrad.load(tmp_path / "a", w)
+    loaded.add_group({"params": np.ones(3)})
+    assert [r[0] for r in loaded.state["r"]] == [4.0, 4.0]
+    assert loaded.lr_decay == 0.5
+
+
+@pytest.fixture
+def saved(tmp_path):
+    w = np.ones(3, np.float32)
+    optimizer = ss.Adam(w)
+    optimizer.step(np.ones(3, np.float32))
+    path = tmp_path / "a.safetensors"
+    optimizer.save(path)
+    return path, w
+
+
+def test_cut_off_at_every_length(saved):
+    path, w = saved
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"a\.safetensors: "):
+            ss.Adam.load(path, w)
+
+
+def test_every_flipped_bit(saved):
+    path, w = saved
+    whole = path.read_bytes()
+    rng = random.Random(0)
+    for at in range(len(whole)):
+        altered = bytearray(whole)
+        altered[at] ^= 1 << rng.randrange(8)
+        path.write_bytes(altered)
+        if whole[at : at + 1] == b" ":  # it fills up the header
+            continue
+        with pytest.raises(ValueError, match=r"a\.safetensors: "):
+            ss.Adam.load(path, w)
+
+
+def test_one_from_elsewhere(saved):
+    path, w = saved
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(path)
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match="not a checkpoint of samestep"):
+        ss.Adam.load(path, w)
+    path.write_bytes(b"\x80\x04\x95")  # the start of a pickle
+    with pytest.raises(ValueError, match="cut off, altered or not a checkpoint"):
+        ss.Adam.load(path, w)
+    with pytest.raises(FileNotFoundError):
+        ss.Adam.load(path.with_name("b"), w)
+
+
+def test_what_is_inside(saved):
+    path, _ = saved
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    facts = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["samestep"])
+    assert (facts["contract"], facts["rule"], facts["t"]) == (ss.info()["contract"], "adam_outside", 1)
+    assert facts["options"]["clip_norm"] is None
+
+
+def test_a_failed_save_leaves_the_old_one(saved, monkeypatch):
+    path, w = saved
+    before = path.read_bytes()
+    path.chmod(0o640)
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("samestep.checkpoint._sync", fail)
+        with pytest.raises(OSError, match="no space left"):
+            ss.Adam(w).save(path)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+    ss.Adam(w).save(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert path.read_bytes() != before
+
+
+def test_killed_while_saving(tmp_path):
+    """Whenever the process dies, what stands at the path is one whole checkpoint."""
+    path = tmp_path / "a.safetensors"
+    w, g, rng = np.ones(5000), np.ones(5000), random.Random(0)
+    optimizer = ss.Adam(w)
+    optimizer.save(path)
+    seen = set()
+    for _ in range(200):
+        child = os.fork()
+        if child == 0:
+            try:
+                while True:
+                    optimizer.step(g)
+                    optimizer.save(path)
+            finally:
+                os._exit(1)
+        time.sleep(rng.uniform(0.0, 0.05))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        loaded = ss.Adam.load(path, w)
+        assert loaded.steps == [loaded.t]
+        seen.add(loaded.t)
+        for left in tmp_path.glob(".*.tmp"):
+            left.unlink()
+    assert len(seen) > 1
+
+
+def test_state_in_mapped_files(tmp_path):
+    shapes = [np.ones((5, 6, 7)).transpose(2, 0, 1), np.ones((4, 3)), np.array(2.0), np.zeros((0, 2))]
+    params, plain = [[np.asfortranarray(shapes[0]), *(a.copy() for a in shapes[1:])] for _ in range(2)]
+    optimizer, expected = ss.Adam(params, state_dir=tmp_path, ema=0.5), ss.Adam(plain, ema=0.5)
+    grads = [np.asfortranarray(golden.finite_values(210, np.dtype(float), 1).reshape(7, 5, 6)),
+             *(np.ones_like(a) for a in shapes[1:])]  # fmt: skip
+    for _ in range(2):
+        optimizer.step(grads)
+        expected.step(grads)
+    same_bits([np.array(w) for w in params], plain)
+    assert isinstance(optimizer.state["m"][0], np.memmap)
+    flat = np.fromfile(tmp_path / "v.1").reshape(4, 3)
+    same_bits([flat], [expected.state["v"][1]])
+    optimizer.save(tmp_path / "a")
+    loaded = ss.Adam.load(tmp_path / "a", params, state_dir=tmp_path)
+    same_bits([np.array(s) for s in loaded.state["m"]], expected.state["m"])

@@ -1,0 +1,350 @@
+"""The report: what its page says, what it refuses, and how it looks in a browser. Half a minute in all."""
+
+import dataclasses
+import io
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from browser import CHROMIUM, Browser
+from samestep import cli, report
+from samestep.report import descent, items, landscapes, methods, paths, slides, surfaces
+from samestep.report.page import page
+from samestep.report.pictures import drawn
+
+IN_BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium, which is not installed")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A quick report, its page, and the stages that were announced."""
+    stages = []
+    result = report.run_report(quick=True, announce=stages.append)
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    result.write(path)
+    return result, path, stages
+
+
+class Elements(HTMLParser):
+    """Tags with their attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+
+class TestPage:
+    def test_every_item_passes(self, made):
+        failed = [(row.item.key, c) for row in made[0].rows for c in row.checks if not c.passed]
+        assert not failed
+        assert made[0].passed
+        assert sum(len(row.checks) for row in made[0].rows) > 130
+
+    def test_no_item_of_the_texts_is_left_out(self):
+        told = set()
+        for item in report.ITEMS:
+            for first, last in re.findall(r"([AB]\d+)(?:-([AB]\d+))?", item.key):
+                told |= {f"{first[0]}{n}" for n in range(int(first[1:]), int((last or first)[1:]) + 1)}
+        assert told == {f"A{n}" for n in range(1, 32)} | {f"B{n}" for n in range(1, 23)}
+
+    def test_every_item_is_checked_but_the_citation(self, made):
+        assert [row.item.key for row in made[0].rows if not row.checks] == ["B5"]
+        for row in made[0].rows:
+            assert row.item.remark
+            assert row.item.formula or row.item.key == "B5"
+
+    def test_every_item_and_picture_is_on_it(self, made):
+        text = made[1].read_text(encoding="utf-8")
+        for item in report.ITEMS:
+            shown = item.key.replace("-", "\N{EN DASH}")
+            assert f'<span class="key">{shown}</span>' in text
+        assert text.count('<span class="verdict pass">') == len(report.ITEMS)  # B5 has none, the tally one
+        assert "FAIL</span>" not in text
+        assert text.count("<figure ") == len(report.PICTURES)
+        assert text.count("<figcaption>") == len(report.PICTURES)
+
+    def test_it_needs_nothing_else(self, made):
+        text = made[1].read_text(encoding="utf-8")
+        assert "http" not in text
+        assert "@import" not in text
+        assert set(re.findall(r"url\((.)", text)) <= {"#"}
+        for tag, attributes in Elements(text).found:
+            assert "src" not in attributes, tag
+            assert attributes.get("href", "#").startswith("#") or attributes["href"] == "data:,"
+        assert made[1].stat().st_size < 3_000_000
+        assert [path.name for path in made[1].parent.iterdir()] == ["report.html"]
+
+    def test_ids_are_unique_and_pictures_are_described(self, made):
+        elements = Elements(made[1].read_text(encoding="utf-8")).found
+        ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
+        assert len(ids) == len(set(ids))
+        for tag, attributes in elements:
+            if tag == "svg":
+                assert len(attributes["aria-label"]) > 30
+            if "href" in attributes and len(attributes["href"]) > 1 and attributes["href"][0] == "#":
+                assert attributes["href"][1:] in ids
+
+    def test_colors_are_the_pages(self, made):
+        """A colour of its own would be wrong in light or in dark."""
+        for picture in made[0].pictures:
+            assert not re.findall(r"(?:fill|stroke): ?#\w+", picture.svg), picture.name
+
+    def test_the_bar_is_told_every_stage(self, made):
+        assert len(made[2]) == len(set(made[2])) == report.STAGES
+
+    def test_the_same_again(self, made):
+        for picture in (paths.quadratic, landscapes.semicircle):
+            (first,) = (p for p in made[0].pictures if p.name == picture.name)
+            assert drawn(picture, quick=True) == first
+        rows = {row.item.key: row for row in made[0].rows}
+        for key in ("A9", "A15", "B13", "B18"):
+            assert items.measured(rows[key].item, quick=True) == rows[key]
+
+
+class TestVerdicts:
+    """That an item can fail, and what is seen then."""
+
+    @pytest.mark.parametrize(
+        ("key", "module", "name", "wrong"),
+        [
+            ("A6-A7", descent, "step_bound", lambda g, H: 0.6703),
+            ("A8", descent, "newton_step", lambda g, H, **how: -np.asarray(g)),
+            ("A9", descent, "max_step", lambda problem: 0.4969918),
+            ("A13", surfaces, "sam_step", lambda opt, gradient, rho: opt.step(gradient(opt.params[0]))),
+            ("A31", surfaces, "pl_rate", lambda beta, mu: 0.1),
+            ("B9", slides, "mode_strength", lambda t, strength, start: 0 * t),
+            ("B20", methods, "AdaGrad", lambda w, lr: methods.SGD(w, lr=lr)),
+            ("B22", slides, "batchnorm_backward", lambda *a, **how: (a[0], a[2], a[3])),
+        ],
+    )
+    def test_a_wrong_measurement_is_a_fail(self, monkeypatch, key, module, name, wrong):
+        (item,) = (item for item in report.ITEMS if item.key == key)
+        monkeypatch.setattr(module, name, wrong)
+        row = items.measured(item, quick=True)
+        assert not row.passed
+        text = page([], [row], quick=True)
+        assert "0 of 1 items" in text
+        assert '<span class="verdict fail">FAIL</span></td></tr>' in text
+        assert '<li class="fail">' in text
+
+    @pytest.mark.parametrize(
+        ("check", "passed"),
+        [
+            (items.near("x", 1.05, 1.0, abs=0.06), True),
+            (items.near("x", 1.05, 1.0, rel=0.04), False),
+            (items.near("x", [1.0, 2.0], [1.0, 2.1], rel=1e-3), False),
+            (items.near("x", 0.1 + 0.2, 0.3), False),
+            (items.near("x", float("nan"), float("nan"), abs=1.0), False),
+            (items.near("x", float("inf"), 1.0, abs=1.0), False),
+            (items.at_most("x", [1.0, 3.0], 2.0), False),
+            (items.at_most("x", float("nan"), 2.0), False),
+            (items.at_least("x", float("inf"), 2.0), True),
+            (items.at_least("x", float("nan"), 2.0), False),
+            (items.never("x", [False, True]), False),
+            (items.never("x", np.zeros(3, bool)), True),
+        ],
+    )
+    def test_checks(self, check, passed):
+        assert check.passed == passed
+
+    def test_as_many_as_expected(self):
+        with pytest.raises(ValueError, match="x: got 1 numbers, expected 2"):
+            items.near("x", 1.0, [1.0, 2.0])
+
+
+class TestCommand:
+    @pytest.fixture
+    def run(self, made, monkeypatch, capsys):
+        """The command with this report instead of a new one; returns its code and what it printed."""
+
+        def run(*arguments, result=made[0]):
+            monkeypatch.setattr(cli, "run_report", lambda quick, announce: result)
+            code = cli.main(["report", *map(str, arguments)])
+            return code, capsys.readouterr()
+
+        return run
+
+    def test_writes_the_page(self, run, made, tmp_path):
+        code, printed = run("--quick", "--out", tmp_path / "page.html")
+        assert code == 0
+        assert printed.out == f"{tmp_path / 'page.html'}: every item as the theory says\n"
+        assert (tmp_path / "page.html").read_bytes() == made[1].read_bytes()
+
+    def test_json(self, run, made, tmp_path):
+        code, printed = run("--json", "--out", tmp_path / "page.html")
+        shown = json.loads(printed.out)
+        assert (code, shown["passed"], shown["quick"]) == (0, True, True)
+        assert [row["item"] for row in shown["items"]] == [item.key for item in report.ITEMS]
+        assert shown["items"][0]["checks"][0]["measured"] == [10.5]
+
+    def test_a_fail_is_exit_code_1(self, run, made, tmp_path):
+        row = items.Row(made[0].rows[0].item, (items.near("x", 1.0, 2.0),))
+        result = dataclasses.replace(made[0], rows=[row, *made[0].rows[1:]])
+        code, printed = run("--out", tmp_path / "page.html", result=result)
+        assert code == 1
+        assert printed.out.splitlines()[0] == "FAIL A1-A2 Loss and gradient"
+        assert "FAIL</span>" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+    def test_a_bar_on_a_terminal(self, made, monkeypatch, tmp_path):
+        class Terminal(io.StringIO):
+            def isatty(self):
+                return True
+
+        def run_report(quick, announce):
+            for stage in made[2]:
+                announce(stage)
+            return made[0]
+
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stderr", terminal)
+        monkeypatch.setattr(cli, "run_report", run_report)
+        assert cli.main(["report", "--out", str(tmp_path / "page.html")]) == 0
+        assert made[2][0] in terminal.getvalue()
+        assert re.search("[#█]{30}", terminal.getvalue())
+
+    @pytest.mark.parametrize(
+        ("out", "message"),
+        [
+            ("missing/page.html", "cannot be written: No such file or directory; is "),
+            (".", "which is no file; name one, such as report.html"),
+            ("/dev/null", "which is no file"),
+            ("/proc/page.html", "cannot be written"),
+            ("file/page.html", "cannot be written: Not a directory"),
+        ],
+    )
+    def test_what_cannot_be_written_is_said_before_the_work(
+        self, out, message, tmp_path, monkeypatch, capsys
+    ):
+        monkeypatch.setattr(cli, "run_report", lambda *arguments: pytest.fail("it set to work"))
+        (tmp_path / "file").touch()
+        assert cli.main(["report", "--out", str(tmp_path / out)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("samestep report: out: ")
+        assert message in error
+        assert error.count("\n") == 1
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with Browser() as browser:
+        yield browser
+
+
+# Where a picture lies in the window, what it is made of, and which of its letters lie outside of it.
+PICTURES = """[...document.querySelectorAll("figure svg")].map(svg => {
+  const box = svg.getBoundingClientRect();
+  const out = [...svg.querySelectorAll("text")].filter(text => {
+    const t = text.getBoundingClientRect();
+    return t.left < box.left - 2 || t.right > box.right + 2
+      || t.top < box.top - 2 || t.bottom > box.bottom + 2;
+  }).map(text => text.textContent);
+  const lines = [...svg.querySelectorAll("path, use")].filter(e => {
+    const b = e.getBoundingClientRect();
+    return b.width + b.height > 20;
+  });
+  return {id: svg.closest("figure").id, left: box.left, right: box.right, height: box.height, out,
+          lines: lines.length, texts: svg.querySelectorAll("text").length};
+})"""
+
+WIDER_THAN = """[...document.querySelectorAll("body *")]
+  .filter(e => !e.closest("svg") && e.getBoundingClientRect().right > WIDTH + 1)
+  .map(e => e.tagName + "." + e.className)"""
+
+# The relative luminances of the letters in pictures and of the paper behind them.
+LUMINANCES = """(() => {
+  const luminance = color => {
+    const [r, g, b] = color.match(/[\\d.]+/g).slice(0, 3).map(c => (c / 255) ** 2.2);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const paper = luminance(getComputedStyle(document.body).backgroundColor);
+  return {paper, ink: [...document.querySelectorAll("figure svg text, p, td")].map(
+    e => luminance(e.closest("svg") ? getComputedStyle(e).fill : getComputedStyle(e).color))};
+})()"""
+
+
+@IN_BROWSER
+class TestInBrowser:
+    @pytest.mark.parametrize("width", [390, 1280])
+    def test_every_picture_is_drawn_and_nothing_sticks_out(self, made, browser, width):
+        browser.open(made[1], width)
+        found = browser.run(PICTURES)
+        assert [picture["id"] for picture in found] == [picture.name for picture in report.PICTURES]
+        for picture in found:
+            assert picture["left"] >= 0, picture
+            assert picture["right"] <= width, picture
+            assert picture["height"] > 150, picture
+            assert picture["lines"] >= 3, picture
+            assert picture["texts"] >= 6, picture
+            assert picture["out"] == [], picture
+        assert browser.run("document.documentElement.scrollWidth") <= width
+        assert browser.run(WIDER_THAN.replace("WIDTH", str(width))) == []
+
+    @pytest.mark.parametrize("dark", [False, True])
+    def test_letters_stand_out_from_the_paper(self, made, browser, dark):
+        browser.open(made[1], 1280, dark=dark)
+        seen = browser.run(LUMINANCES)
+        assert (seen["paper"] < 0.05) == dark
+        contrasts = [
+            (max(seen["paper"], ink) + 0.05) / (min(seen["paper"], ink) + 0.05) for ink in seen["ink"]
+        ]
+        assert min(contrasts) > 4.5
+        assert np.median(contrasts) > 9
+
+    def test_the_sliders_change_both_pictures(self, made, browser):
+        browser.open(made[1], 390)
+        states = [browser.run("[valley.innerHTML, gap.innerHTML]")]
+        for slider, value in (("step-size", 0.05), ("momentum", 0.9)):
+            browser.run(
+                f"(s => {{ s.value = {value}; s.dispatchEvent(new Event('input')); }})"
+                f"(document.getElementById('{slider}'))"
+            )
+            states.append(browser.run("[valley.innerHTML, gap.innerHTML]"))
+        for before, after in pairwise(states):
+            assert before[0] != after[0]
+            assert before[1] != after[1]
+        assert browser.run("document.getElementById('momentum-told').value") == "0.90"
+
+    @pytest.mark.parametrize(
+        ("lr", "momentum", "ball", "nesterov"),
+        [
+            (0.19, 0.0, True, True),
+            (0.21, 0.0, False, False),
+            (0.25, 0.5, True, False),
+            (0.305, 0.5, False, False),
+        ],
+    )
+    def test_the_edges_under_the_sliders(self, made, browser, lr, momentum, ball, nesterov):
+        """beta is 10: 0.2 without momentum, 0.3 and 0.15 with a = 1/2; and the curves go as it says."""
+        browser.open(made[1], 1280)
+        browser.run(
+            f"document.getElementById('step-size').value = {lr};"
+            f"(s => {{ s.value = {momentum}; s.dispatchEvent(new Event('input')); }})"
+            "(document.getElementById('momentum'))"
+        )
+        for name, converges in (("momentum", ball), ("nag", nesterov)):
+            told = browser.run(f"document.getElementById('{name}-told-rate').textContent")
+            assert ("converges" in told) == converges, told
+            assert ("diverges" in told) != converges, told
+
+    def test_it_asks_for_nothing_and_complains_of_nothing(self, made, browser):
+        browser.open(made[1], 390, dark=True)
+        assert browser.complaints == []
+        assert set(browser.requests) <= {made[1].resolve().as_uri(), "data:,"}
+
+    def test_complaints_would_be_seen(self, browser, tmp_path):
+        path = tmp_path / "bad.html"
+        path.write_text('<script>console.error("a"); nothing()</script><img src="none.png">')
+        with Browser() as other:
+            other.open(path, 390)
+            assert len(other.complaints) >= 3
+            assert len(other.requests) >= 2
