@@ -46,7 +46,7 @@ def test_a_peer_makes_the_same_step(rule, peer):
         return
     names = [name for name in calls for _ in params]
     for i, (name, w) in enumerate(zip(names, watched, strict=False)):
-        if (rule, name) == ("NAG", "torch foreach"):  # it adds to the gradient that it is given, at every step
+        if (rule, name) == ("NAG", "torch foreach"):  # it adds to the gradient given
             continue
         np.testing.assert_allclose(w, ours[i % len(ours)], rtol=2e-5, atol=2e-6)
 
