@@ -1,11 +1,11 @@
-# make demo · make test · make test-torch · make lint · make clean
+# make demo · make test · make test-torch · make bench · make lint · make clean
 # Each sets up what it needs in .venv. PYTHON chooses the interpreter that .venv is made with.
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
 	$(wildcard csrc/*) $(shell find python -name '*.py' -o -name '*.pyi' -o -name '*.json' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
-.PHONY: demo test test-torch lint clean
+.PHONY: demo test test-torch bench lint clean
 
 demo: .venv/demo.installed
 	$(BIN)/samestep demo
@@ -17,6 +17,14 @@ test: .venv/test.installed lint
 test-torch: .venv/torch-test.installed
 	$(BIN)/pytest -rs -n auto --dist worksteal tests/test_torch_*.py samestep.torch
 
+# The kernels without Python. BENCH: --quick, --cold, --threads N, --json FILE.
+BENCH ?= --json build/bench/kernels.json
+bench: .venv/test.installed
+	$(BIN)/cmake -S . -B build/bench -DSAMESTEP_BENCH=ON >/dev/null
+	$(BIN)/cmake --build build/bench --target bench_kernels bench_tax -j 2 >/dev/null
+	build/bench/bench_kernels $(BENCH)
+	build/bench/bench_tax $(filter --quick,$(BENCH))
+
 lint: .venv/test.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -26,8 +34,7 @@ lint: .venv/test.installed
 clean:
 	rm -rf .venv build
 
-# An install is redone when a source is newer than its mark; CMake then rebuilds what has changed. The other extra's
-# mark goes with it, since both describe the one installed package.
+# An install is redone when a source is newer than its mark; CMake then rebuilds what has changed.
 .venv/%.installed: $(SOURCES) | $(BIN)/python
 	$(BIN)/pip install --disable-pip-version-check --quiet '.[$*]'
 	touch $@

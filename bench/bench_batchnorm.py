@@ -15,13 +15,13 @@ import argparse
 import itertools
 import json
 import platform
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 import samestep as ss
+from samestep.bench.turns import take_turns
 
 CASES: dict[str, tuple[tuple[int, ...], int]] = {
     "NCHW 32x64x56x56": ((32, 64, 56, 56), 1),
@@ -42,22 +42,6 @@ TARGETS = {
     ("NxC 65536x256", "bn+relu both"): 5.0,
     ("NCHW 32x256x14x14", "forward"): 2.5,
 }
-
-
-def interleaved(calls: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
-    """The least time of each call, in microseconds; the calls take turns."""
-    best = dict.fromkeys(calls, float("inf"))
-    end = time.perf_counter() + seconds
-    rounds = 0
-    while rounds < 5 or time.perf_counter() < end:
-        for name, call in calls.items():
-            call()  # not timed: in a training, the last to touch the caches is the contender itself
-            for _ in range(2):
-                start = time.perf_counter()
-                call()
-                best[name] = min(best[name], time.perf_counter() - start)
-        rounds += 1
-    return {name: 1e6 * t for name, t in best.items()}
 
 
 def ours(x: Any, dy: Any, axis: int) -> dict[str, Callable[[], Any]]:
@@ -160,7 +144,7 @@ def main() -> None:
             calls |= {("torch", k): f for k, f in torchs(x, dy, axis, options.threads).items()}
         calls |= {("memory", k): f for k, f in roofs(x, options.threads).items()}
         keys = {f"{who}: {what}": f for (who, what), f in calls.items()}
-        best = interleaved(keys, options.seconds)
+        best = {name: 1e6 * t.minimum for name, t in take_turns(keys, options.seconds).items()}
         copy = best["memory: copy"]
         for what in ours(x[:2], dy[:2], axis):
             mine, theirs = best[f"samestep: {what}"], best.get(f"torch: {what.removesuffix(', out=')}")

@@ -1,10 +1,10 @@
 """The mean squared error's gradient beside NumPy's, and online descent beside scikit-learn's.
 
-All contenders take turns in one process; the figure is the minimum over the rounds. The roof of a
-gradient is the time that its features take to be read once, measured in the same rounds: NumPy's
+All contenders take turns in one process; the figure is the minimum. The roof of a
+gradient is the time that its features take to be read once, measured in the same turns: NumPy's
 maximum over as many runs of rows as there are threads, each in a thread of its own.
 
-    python bench/bench_mse.py [--threads N] [--rounds N] [--scale X] [--json]
+    python bench/bench_mse.py [--threads N] [--seconds S] [--scale X] [--json]
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -24,20 +23,12 @@ EPOCHS = 5
 LR = 1e-4
 
 
-def measure(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Seconds of each, the minimum over rounds in which all take turns."""
-    best = dict.fromkeys(contenders, float("inf"))
-    for run in contenders.values():
-        run()
-    for _ in range(rounds):
-        for name, run in contenders.items():
-            start = time.perf_counter()
-            run()
-            best[name] = min(best[name], time.perf_counter() - start)
-    return best
+def measure(contenders: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+    """Seconds of each, the minimum."""
+    return {name: t.minimum for name, t in take_turns(contenders, seconds).items()}
 
 
-def gradient(rows: int, columns: int, threads: int, rounds: int) -> dict[str, Any]:
+def gradient(rows: int, columns: int, threads: int, seconds: float) -> dict[str, Any]:
     """One gradient over all rows, float32."""
     rng = np.random.default_rng(0)
     Phi = rng.standard_normal((rows, columns), np.float32)
@@ -52,7 +43,7 @@ def gradient(rows: int, columns: int, threads: int, rounds: int) -> dict[str, An
                 "numpy": lambda: Phi.T @ (Phi @ w - y),
                 "read once": lambda: list(pool.map(np.max, parts)),
             },
-            rounds,
+            seconds,
         )
     return {
         "case": f"gradient {rows}x{columns} float32",
@@ -63,7 +54,7 @@ def gradient(rows: int, columns: int, threads: int, rounds: int) -> dict[str, An
     }
 
 
-def descent(rows: int, columns: int, rounds: int) -> dict[str, Any]:
+def descent(rows: int, columns: int, seconds: float) -> dict[str, Any]:
     """Epochs of shuffled online descent, float64, from the arrays to the weights."""
     from sklearn.linear_model import SGDRegressor
 
@@ -97,7 +88,7 @@ def descent(rows: int, columns: int, rounds: int) -> dict[str, Any]:
         ).fit(Phi, y)
 
     best = measure(
-        {"samestep": samestep, "problem made": lambda: samestep(made), "scikit-learn": sklearn}, rounds
+        {"samestep": samestep, "problem made": lambda: samestep(made), "scikit-learn": sklearn}, seconds
     )
     return {
         "case": f"online descent {rows}x{columns} float64, {EPOCHS} epochs",
@@ -120,7 +111,7 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=6.0, help="for each case")
     parser.add_argument("--scale", type=float, default=1.0, help="shrinks the rows of the gradients' cases")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -130,13 +121,14 @@ if __name__ == "__main__":
     import numpy as np
 
     import samestep as ss
+    from samestep.bench.turns import take_turns
 
     ss.set_num_threads(options.threads)
     results = [
-        gradient(int(rows * options.scale), columns, options.threads, options.rounds)
+        gradient(int(rows * options.scale), columns, options.threads, options.seconds)
         for rows, columns in GRADIENTS
     ]
-    results += [descent(rows, columns, 10 * options.rounds) for rows, columns in DESCENTS]
+    results += [descent(rows, columns, options.seconds) for rows, columns in DESCENTS]
     if options.json:
         print(json.dumps({"isa": ss.info()["isa"], "threads": options.threads, "results": results}, indent=1))
     else:

@@ -1,9 +1,9 @@
 """Options in the pass of the step, beside torch's separate passes and beside the plain step.
 
-All contenders of a row take turns in one process; the figure is the minimum over the rounds. "target" is what
+All contenders of a row take turns in one process; the figure is the minimum of batches. "target" is what
 the first must be, as a factor of the other's time; no time is asserted. bfloat16 needs ml_dtypes.
 
-    python bench/bench_options.py [--size N] [--threads N] [--rounds N] [--json]
+    python bench/bench_options.py [--size N] [--threads N] [--seconds S] [--json]
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 import samestep as ss
-from bench_rules import measure
+from samestep.bench.turns import take_turns
 
 Steps = dict[str, Callable[[], Any]]
 
@@ -89,14 +89,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=1 << 24)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=10.0, help="for each row")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     ss.set_num_threads(arguments.threads)
     results = {}
     for row, contenders in rows(arguments.size).items():
-        seconds = measure(contenders, arguments.rounds)
-        results[row] = {name: 1e9 * s / arguments.size for name, s in seconds.items()}
+        times = take_turns(contenders, arguments.seconds)
+        results[row] = {name: 1e9 * t.minimum / arguments.size for name, t in times.items()}
     if arguments.json:
         print(json.dumps({"size": arguments.size, "ns_per_parameter": results}))
         return

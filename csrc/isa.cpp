@@ -4,6 +4,7 @@
 #include "kernels.h"
 #include "mse.h"
 #include "options.h"
+#include "roofs.h"
 #include "rules.h"
 #include "storage.h"
 #include "sums.h"
@@ -41,6 +42,7 @@ void coefficients(Index t, const double* hyper, Coefficients* out) {
 
 template <class R, class T, class... States>
 void loop(const R rule, Index n, T* __restrict w, const T* __restrict g, States* __restrict... states) {
+#pragma GCC unroll 4  // of vectors: 10 to 15 % in cache for rules that only multiply and add
   for (Index i = 0; i < n; ++i) rule(w[i], g[i], states[i]...);
 }
 
@@ -87,11 +89,14 @@ constexpr Update update_of() {
 // clang-format off
 #define TYPES(name, hyper, states, ...) template <class T> using rule_##name = __VA_ARGS__;
 FOR_EACH_RULE(TYPES)
+FOR_EACH_ROOF(TYPES)
 
 #define ROW(name, hyper, states, ...)                                                       \
   {#name, hyper, states, arity(&rule_##name<float>::at), n_states<rule_##name<float>, float>, \
    {update_of<rule_##name<float>, float>(), update_of<rule_##name<double>, double>()}},
-constexpr Rule kRules[] = {FOR_EACH_RULE(ROW)};
+constexpr Rule kRules[] = {FOR_EACH_RULE(ROW) FOR_EACH_ROOF(ROW)};
+#define ONE(...) +1
+constexpr int kRoofs = FOR_EACH_ROOF(ONE);
 // clang-format on
 
 template <class T, class Terms>
@@ -133,7 +138,8 @@ const Isa TABLE(SAMESTEP_ISA) = {
     QUOTED(SAMESTEP_ISA),
     kVectorBytes,
     kRules,
-    sizeof(kRules) / sizeof(kRules[0]),
+    sizeof(kRules) / sizeof(kRules[0]) - kRoofs,
+    kRoofs,
     {option_kernels<float>, option_kernels<double>},
     {{nullptr, nullptr}, {widen<BFloat16>, narrow<BFloat16>}, {widen<Float16>, narrow<Float16>}},
     narrow_at_random,

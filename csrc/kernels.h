@@ -138,7 +138,7 @@ struct Isa {
   const char* name;
   int vector_bytes;  // as the compiler saw it: proves which table runs
   const Rule* rules;
-  int n_rules;
+  int n_rules, n_roofs;  // the roofs (roofs.h) lie behind the rules
   OptionKernels options[kTypes];
   StorageKernels storage[kStorages];
   void (*narrow_at_random)(const float* x, const unsigned short* random, Index n, void* bfloat16s);

@@ -68,7 +68,7 @@ constexpr int kInPlace = kAligned | py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
 
 int find_rule(const std::string& name) {
   const Isa& isa = active_isa();
-  for (int i = 0; i < isa.n_rules; ++i) {
+  for (int i = 0; i < isa.n_rules + isa.n_roofs; ++i) {
     if (name == isa.rules[i].name) return i;
   }
   throw std::invalid_argument("rule: got '" + name + "', expected one of rules()");

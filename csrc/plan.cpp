@@ -16,9 +16,15 @@
 namespace samestep {
 namespace {
 
-// Elements of a work item: some 10 microseconds, several times what it costs to wake a thread. Tensors share items, so
-// that a thousand small ones are cut as one large one would be.
-constexpr Index kItem = 32768;
+// Elements of a work item: at most some 10 microseconds, at least some 2, several times what it costs a thread that is
+// awake to take one. Tensors share items, so that a thousand small ones are cut as one large one would be.
+constexpr Index kLargestItem = 32768, kSmallestItem = 4096;
+constexpr Index kItems = 4;  // of small work: who comes late takes one less
+constexpr Index kLine = 16;  // float32 values of a cache line
+
+// Elements from which a step wakes a thread that sleeps: with fewer, two threads were no faster than one, on one loaded
+// machine (bench/README.md).
+constexpr Index kWorthWaking = 262144;
 
 // Elements that go through all options while they lie in the nearest cache.
 constexpr Index kChunk = 1024;
@@ -47,6 +53,9 @@ const std::uint16_t* random_bits(std::uint64_t seed, Index step, Index tensor, I
 
 Plan::Plan(int rule, std::vector<Tensor> tensors, Index* steps)
     : rule_(rule), tensors_(std::move(tensors)), steps_(steps), coefficients_of_(tensors_.size()) {
+  for (const Tensor& tensor : tensors_) size_ += tensor.size;
+  const Index share = (size_ / kItems + kLine) / kLine * kLine;  // items begin where lines do, if their arrays do
+  const Index largest = std::clamp(share, kSmallestItem, kLargestItem);
   Index room = 0;
   for (Index i = 0; i < static_cast<Index>(tensors_.size()); ++i) {
     const Tensor& t = tensors_[i];
@@ -55,7 +64,7 @@ Plan::Plan(int rule, std::vector<Tensor> tensors, Index* steps)
     for (Index begin = 0; begin < tensors_[i].size;) {
       if (room == 0) {
         items_.push_back(segments_.size());
-        room = kItem;
+        room = largest;
       }
       Index end = std::min(tensors_[i].size, begin + room);
       segments_.push_back({i, begin, end});
@@ -104,7 +113,7 @@ bool Plan::admits_gradients(double scale) {
           if (!c.plan.all_finite(t, part.begin, part.end)) c.passed = false;
         }
       },
-      &check);
+      &check, size_ >= kWorthWaking);
   return check.passed;
 }
 
@@ -245,7 +254,7 @@ bool Plan::step(const double* hyper, double scale) {
     if (!prepare(hyper, scale)) return false;
   }
   Task task = [](void* plan, Index item) { static_cast<const Plan*>(plan)->run_item(item); };
-  run_items(items_.size() - 1, task, this);
+  run_items(items_.size() - 1, task, this, size_ >= kWorthWaking);
   count_step();
   return true;
 }

@@ -95,6 +95,7 @@ class Plan {
 
   int rule_, n_groups_ = 1;
   std::vector<Tensor> tensors_;
+  Index size_ = 0;  // elements of them all
   Index* steps_;
 
   // Work item i is segments_[items_[i]] .. segments_[items_[i + 1] - 1]. Its borders depend on the sizes alone.

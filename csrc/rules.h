@@ -136,21 +136,8 @@ struct AdaGrad {
   }
 };
 
-// RMSProp (Hinton 2012; Goodfellow et al. alg. 8.5).
-//   r = rho*r + (1 - rho)*g^2,  w = w - lr/sqrt(r + eps) * g
-template <class T, EpsPlacement placement>
-struct RmsProp {
-  T lr, rho, o, eps;
-  static RmsProp at(long long, double lr, double rho, double eps) { return {T(lr), T(rho), T(1.0 - rho), T(eps)}; }
-  template <class W>
-  HD void operator()(W& w, T g, T& r) const {
-    r = (rho * r) + (o * (g * g));
-    T q = lr / (placement == outside ? root(r) + eps : root(r + eps));
-    w = w - (q * g);
-  }
-};
-
 // What RMSProp divides by. var is r, or r - c^2 where the mean gradient c is known (centered).
+//   r = rho*r + (1 - rho)*g^2,  c = rho*c + (1 - rho)*g
 template <class T, EpsPlacement placement>
 struct RmsPropMeans {
   T rho, o, eps;
@@ -164,6 +151,22 @@ struct RmsPropMeans {
     r = (rho * r) + (o * (g * g));
     c = (rho * c) + (o * g);
     return denominator(r - (c * c));
+  }
+};
+
+// RMSProp (Hinton 2012; Goodfellow et al. alg. 8.5).
+//   r = rho*r + (1 - rho)*g^2,  w = w - lr/sqrt(r + eps) * g
+template <class T, EpsPlacement placement>
+struct RmsProp {
+  T lr;
+  RmsPropMeans<T, placement> means;
+  static RmsProp at(long long, double lr, double rho, double eps) {
+    return {T(lr), RmsPropMeans<T, placement>::of(rho, eps)};
+  }
+  template <class W>
+  HD void operator()(W& w, T g, T& r) const {
+    T q = lr / means.uncentered(g, r);
+    w = w - (q * g);
   }
 };
 

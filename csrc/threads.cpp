@@ -9,6 +9,7 @@
 #endif
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <fstream>
@@ -33,26 +34,59 @@ struct Job {
   }
 };
 
+// How long a thread looks for the next job, or for the last helper to finish, before it sleeps: longer than the pause
+// between steps that follow each other, and no longer than waking a thread takes.
+constexpr std::chrono::microseconds kLook{30};
+
+using Clock = std::chrono::steady_clock;
+
+// Looks until there is what it waits for, or for kLook; says which.
+template <class Condition>
+bool look_for(Condition there) {
+  for (const Clock::time_point end = Clock::now() + kLook; Clock::now() < end;) {
+    for (int i = 0; i < 16; ++i) {
+      if (there()) return true;
+#if defined(__x86_64__) || defined(__i386__)
+      __builtin_ia32_pause();
+#elif defined(__aarch64__)
+      asm volatile("yield");
+#endif
+    }
+  }
+  return there();
+}
+
+// A job offers seats; helpers that look for one sit down without a system call, those asleep are woken where that pays.
 class Pool {
  public:
-  void run(Job& job, int helpers) {
-    grow(helpers);
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      job_ = &job;
-      seats_ = helpers;
+  void run(Job& job, int helpers, bool worth_waking) {
+    if (!worth_waking) worth_waking = Clock::now() - last_ < kLook;  // one of many: awake helpers will meet the next
+    if (worth_waking) grow(helpers);
+    job_ = &job;
+    seats_ = helpers;
+    if (worth_waking && sleeping_ > 0) {
+      {
+        std::lock_guard<std::mutex> lock(mutex_);
+      }
+      wake_.notify_all();
     }
-    wake_.notify_all();
     job.take_part();
-    std::unique_lock<std::mutex> lock(mutex_);
-    job_ = nullptr;  // who wakes from here on finds nothing to do, so nobody has to wait for the late
-    done_.wait(lock, [this] { return seated_ == 0; });
+    seats_ = 0;  // who comes from here on finds nothing to do, so nobody has to wait for the late
+    auto all_left = [this] { return seated_ == 0; };
+    if (!look_for(all_left)) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      waiting_ = true;
+      done_.wait(lock, all_left);
+      waiting_ = false;
+    }
+    last_ = Clock::now();
   }
 
   std::mutex busy;  // held by the caller whose job runs
 
  private:
   void grow(int helpers) {
+    if (started_ >= helpers) return;
     // Signals go to the threads that the application knows.
     sigset_t all, before;
     sigfillset(&all);
@@ -66,25 +100,43 @@ class Pool {
   }
 
   void work() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    for (;;) {
-      wake_.wait(lock, [this] { return job_ != nullptr && seats_ > 0; });
-      Job* job = job_;
-      --seats_;
+    for (auto offered = [this] { return seats_ > 0; };;) {
+      if (!look_for(offered)) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        ++sleeping_;
+        wake_.wait(lock, offered);
+        --sleeping_;
+      }
+      // Seated before it takes the seat: the caller withdraws the seats before it counts who is seated.
       ++seated_;
-      lock.unlock();
-      job->take_part();
-      lock.lock();
-      if (--seated_ == 0) done_.notify_one();
+      if (take_seat()) job_.load()->take_part();
+      if (--seated_ == 0 && waiting_) {
+        {
+          std::lock_guard<std::mutex> lock(mutex_);
+        }
+        done_.notify_one();
+      }
     }
   }
 
+  bool take_seat() {
+    for (int seats = seats_; seats > 0;) {
+      if (seats_.compare_exchange_weak(seats, seats - 1)) return true;
+    }
+    return false;
+  }
+
+  // Whoever goes to sleep says so under the mutex and looks once more; whoever changes what is waited for looks for
+  // sleepers after it: one of the two sees the other (all of these are sequentially consistent).
   std::mutex mutex_;
   std::condition_variable wake_, done_;
-  Job* job_ = nullptr;  // this and the counts below: under mutex_
-  int seats_ = 0;       // helpers still wanted
-  int seated_ = 0;      // helpers at work
-  int started_ = 0;     // touched by the busy caller alone
+  std::atomic<Job*> job_{nullptr};
+  std::atomic<int> seats_{0};     // helpers still wanted
+  std::atomic<int> seated_{0};    // helpers at work
+  std::atomic<int> sleeping_{0};  // helpers to be woken
+  std::atomic<bool> waiting_{false};
+  int started_ = 0;  // this and the next: touched by the busy caller alone
+  Clock::time_point last_{};
 };
 
 // Never destroyed: its threads may outlive main. In a forked child they are gone and the mutexes may be held by
@@ -165,7 +217,7 @@ int get_num_threads() {
 
 void set_num_threads(int n) { threads.store(n < 1 ? 1 : n, std::memory_order_relaxed); }
 
-void run_items(Index items, Task task, void* context) {
+void run_items(Index items, Task task, void* context, bool worth_waking) {
   Job job{task, context, items};
   Index helpers = get_num_threads() - 1;
   if (helpers > items - 1) helpers = items - 1;
@@ -173,7 +225,7 @@ void run_items(Index items, Task task, void* context) {
   Pool& p = get_pool();
   std::unique_lock<std::mutex> alone(p.busy, std::try_to_lock);
   if (!alone) return job.take_part();
-  p.run(job, static_cast<int>(helpers));
+  p.run(job, static_cast<int>(helpers), worth_waking);
 }
 
 }  // namespace samestep

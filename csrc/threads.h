@@ -10,7 +10,8 @@ using Task = void (*)(void* context, Index item);
 // Calls task(context, i) once for each i in 0..items-1 and returns when all are done. The caller takes part; every
 // thread runs in the contract's floating-point mode. Which thread takes which item is left open: items must not
 // depend on each other. One item, one thread, or a pool that is busy with another caller: everything runs here.
-void run_items(Index items, Task task, void* context);
+// Not worth_waking: the work takes no longer than waking a thread. Threads that are still awake from the last job help.
+void run_items(Index items, Task task, void* context, bool worth_waking = true);
 
 // How many forks lie between the process that loaded this and the one that runs: what a thread of an earlier one was
 // doing will never be finished here.

@@ -405,3 +405,75 @@ def test_digest_is_of_values_not_of_layout_or_byte_order():
     assert len({ss.digest(x) for x in (a, np.asfortranarray(a), a.astype(">f8"), a[None])}) == 1
     assert ss.digest(a) != ss.digest(a.T)
     assert ss.digest({"x": a}) == ss.digest([a])
+
+
+class TestStats:
+    @pytest.mark.parametrize("backend", ["cpu", "reference"])
+    def test_bytes_count_what_takes_part(self, backend):
+        params = [np.zeros(100, np.float32), np.zeros((3, 5))]
+        opt = ss.Adam(params, backend=backend)
+        grads = [np.ones_like(w) for w in params]
+        opt.step(grads)
+        assert opt.stats is None
+        opt.record_stats()
+        assert opt.stats is None
+        opt.step(grads)
+        assert opt.stats.bytes == 7 * (400 + 120)  # g; w, m and v both ways
+        assert opt.stats.steps == 1
+        assert opt.stats.seconds > 0
+        assert opt.stats.gb_per_s == opt.stats.bytes / opt.stats.seconds / 1e9
+        opt.step([grads[0], None])
+        assert opt.stats.bytes == 7 * 400
+        opt.record_stats(False)
+        assert opt.stats is None
+
+    @pytest.mark.parametrize(
+        ("dtype", "options", "expected"),  # bytes of an element of SGD
+        [
+            (np.float32, {"weight_decay": 0.5, "clip_norm": 1.0}, 4 + 8),
+            (np.float32, {"zero_grads": True, "ema": 0.5}, 8 + 8 + 8),
+            (np.float32, {"copy_dtype": "float16"}, 4 + 8 + 2),
+            (np.float16, {"master": "float32"}, 2 + 2 + 8),
+        ],
+    )
+    def test_bytes_of_options(self, dtype, options, expected):
+        w = np.zeros(100, dtype)
+        opt = ss.SGD(w, 0.1, **options)
+        opt.record_stats()
+        norm = opt.step(np.ones(100, dtype))
+        assert opt.stats.bytes == 100 * expected
+        assert norm == (10.0 if "clip_norm" in options else None)
+
+    def test_they_change_no_bit_and_a_refused_step_leaves_them(self):
+        plain, recorded = np.ones(33), np.ones(33)
+        one, other = ss.Momentum(plain, 0.1), ss.Momentum(recorded, 0.1)
+        other.record_stats()
+        for _ in range(3):
+            one.step(np.full(33, 0.3))
+            other.step(np.full(33, 0.3))
+        same_bits([plain], [recorded])
+        before = other.stats
+        with pytest.raises(ValueError):
+            other.step(np.ones(32))
+        assert other.stats is before
+
+    def test_a_compiled_loop_counts_all_its_steps(self):
+        problem = ss.problems.MSE(np.ones((6, 2)), np.ones(6))
+        made = []
+
+        def make(w):
+            made.append(ss.SGD(w, 0.01))
+            made[0].record_stats()
+            return made[0]
+
+        ss.minimize(problem, np.zeros(2), make, steps=10, batch_size=1, sampling="shuffle", record_every=10)
+        assert made[0].stats.steps == 10
+        assert made[0].stats.bytes == 10 * 3 * 16
+
+    def test_recording_outlives_a_move_and_a_pickle(self):
+        w = np.zeros(4)
+        opt = ss.SGD(w, 0.1)
+        opt.record_stats()
+        copied = pickle.loads(pickle.dumps(opt))
+        copied.step(np.ones(4))
+        assert copied.stats.bytes == 3 * 32

@@ -6,7 +6,6 @@ error that names the argument, what came, what was expected and the fix.
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
@@ -39,7 +38,7 @@ def is_array(a: Any) -> bool:
 
 def address(a: Any) -> int:
     """Where the first element lies."""
-    return int(a.ctypes.data if isinstance(a, np.ndarray) else a.data.ptr)
+    return int(a.__array_interface__["data"][0] if isinstance(a, np.ndarray) else a.data.ptr)
 
 
 def may_overlap(a: Any, b: Any) -> bool:
@@ -169,7 +168,8 @@ def check_disjoint(named: Iterable[tuple[str, Array]]) -> None:
 
 def _extent(a: Array) -> tuple[int, int]:
     """The addresses of a dense array's first byte and of the one after its last."""
-    return address(a), address(a) + a.nbytes
+    begin = address(a)
+    return begin, begin + a.nbytes
 
 
 def extents(written: Iterable[Array]) -> list[tuple[int, int]]:
@@ -235,6 +235,8 @@ def digest(arrays: Any) -> str:
         True
     """
     items, names, _ = flatten(arrays, "arrays")
+    import hashlib  # here: it loads OpenSSL
+
     sha = hashlib.sha256()
     for a, name in zip(items, names, strict=True):
         if lives_on_gpu(a) and hasattr(a, "get"):

@@ -17,6 +17,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from . import cpu, verify
+from .bench import cases as bench_cases
+from .bench import peers as bench_peers
+from .bench import run as bench_run
+from .bench import show as bench_show
 from .demo import STAGES, run_demo
 from .digits import train_digits
 from .optional import require
@@ -73,6 +77,26 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("verify", help="prove the bits of every rule on this machine")
     check.set_defaults(command=_verify)
 
+    bench = commands.add_parser("bench", help="time every rule beside the peers installed and the roof")
+    rules, lists, peers = tuple(bench_cases.RULES), tuple(bench_cases.LISTS), tuple(bench_peers.PEERS)
+    bench.add_argument(
+        "--rules", nargs="*", choices=rules, default=rules, metavar="RULE", help=", ".join(rules)
+    )
+    bench.add_argument(
+        "--sizes", nargs="*", type=_size, default=bench_cases.SIZES, metavar="N", help="of one array"
+    )
+    bench.add_argument(
+        "--lists", nargs="*", choices=lists, default=lists, metavar="LIST", help=", ".join(lists)
+    )
+    bench.add_argument(
+        "--peers", nargs="*", choices=peers, default=peers, metavar="PEER", help=", ".join(peers)
+    )
+    bench.add_argument("--threads", nargs="+", type=_size, default=(1, 2), metavar="N", help="1 2 by default")
+    bench.add_argument("--seconds", type=float, default=3.0, help="for each row of the table")
+    bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    bench.add_argument("--plot", metavar="FILE", help="draw time against size, to a .png, .svg or .pdf file")
+    bench.set_defaults(command=_bench, parser=bench)
+
     report = commands.add_parser("report", help="measure the theory and show it on one HTML page")
     report.add_argument(
         "--out", metavar="FILE", default="report.html", help="the page; report.html by default"
@@ -80,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--quick", action="store_true", help="fewer draws and steps: half a minute at most")
     report.set_defaults(command=_report)
 
-    for command in (demo, info, check, report):
+    for command in (demo, info, check, bench, report):
         command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return parser
 
@@ -134,6 +158,39 @@ def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {item or 'not installed'}" for name, item in value.items())
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _size(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number >= 1")
+    return int(text)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    lists = {name: bench_cases.LISTS[name] for name in arguments.lists}
+    sizes, seconds = arguments.sizes, arguments.seconds
+    if arguments.quick:
+        sizes, lists, seconds = (64, 1000), {"3 x 10": [(10,)] * 3}, 0.0
+    if arguments.plot is not None:
+        if not sizes:
+            arguments.parser.error("--plot draws time against size: it needs --sizes")
+        check_figure(arguments.plot)
+    cases: dict[str, bench_cases.Shapes] = {f"1 x {n}": [(n,)] for n in sizes}
+    if not arguments.json:
+        _print_now(bench_show.HEADER)
+    rows = bench_run.measure_all(
+        arguments.rules,
+        cases | lists,
+        threads=arguments.threads,
+        peers=tuple(arguments.peers),
+        seconds=seconds,
+        announce=lambda row: None if arguments.json else _print_now(bench_show.line(row)),
+    )
+    if arguments.plot is not None:
+        bench_show.save_figure(rows, arguments.plot)
+    if arguments.json:
+        _print_json({"info": cpu.info(), "rows": [row.as_dict() for row in rows]})
+    return OK
 
 
 def _verify(arguments: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from importlib import metadata, util
 from typing import Any
 
 from . import _core
@@ -124,7 +123,7 @@ def info() -> dict[str, Any]:
         1
     """
     return {
-        "version": metadata.version("samestep"),
+        "version": _version_of("samestep"),
         "contract": CONTRACT,
         "isa": _core.get_isa(),
         "isas": _core.isas(),
@@ -136,6 +135,8 @@ def info() -> dict[str, Any]:
 
 
 def _version_of(module: str) -> str | None:
+    from importlib import metadata, util  # here: they double what it takes to import samestep
+
     if util.find_spec(module) is None:
         return None
     distribution = {"sklearn": "scikit-learn"}.get(module, module)

@@ -274,6 +274,11 @@ def programs() -> dict[str, list[Program]]:
     return found
 
 
+def is_long(program: Program) -> bool:
+    """Whether it makes LONG_STEPS steps."""
+    return isinstance(program, RuleProgram) and program.steps == LONG_STEPS
+
+
 def runs_on_gpu(program: Program) -> bool:
     """Whether ``backend="cuda"`` takes the program's options; it does not take all of them yet."""
     return not (isinstance(program, OptionProgram) and program.options == "all")

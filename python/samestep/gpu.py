@@ -28,6 +28,7 @@ from ._core import rules
 from .arrays import Array, lives_on_gpu, same_layout
 from .optional import require
 from .options import Options, arguments_of
+from .stats import STEPPED
 
 __all__ = [
     "Mse",
@@ -59,8 +60,6 @@ SUM_BLOCK = 1024  # terms
 TILE = 32  # columns that a block of threads sums
 PAIRED_ROWS = 1024  # block sums that a block of threads pairs
 WORDS = 480  # that one launch of write_words carries
-
-STEPPED = -1
 
 
 # ---- the device ----

@@ -401,9 +401,11 @@ class Plan:
         self._params = params
         self._states = states
         self._steps = steps
-        self._options = Options() if options is None else options
+        self._options = o = Options() if options is None else options
         self._groups = self._options.groups or (0,) * len(params)
         self._weight_decay = [0.0] * (max(self._groups) + 1)
+        flat = (state for each in states for state in each)
+        self._written = extents([*params, *flat, *o.averages, *o.masters, *o.lows, *o.copies])
         self._alone = threading.Lock()
         self.norm = float("nan")
 
@@ -411,11 +413,8 @@ class Plan:
         self._weight_decay = weight_decay
 
     def step(self, grads: Sequence[Array | None], hyper: Sequence[float], scale: float = 1.0) -> int:
-        o = self._options
-        states = (state for states in self._states for state in states)
-        written = extents([*self._params, *states, *o.averages, *o.masters, *o.lows, *o.copies])
         for i, (w, g) in enumerate(zip(self._params, grads, strict=True)):
-            if g is not None and gradient_error("grads", g, w, written):
+            if g is not None and gradient_error("grads", g, w, self._written):
                 return i
         if self._options.zero_grads and not _each_its_own(grads):
             return 0
