@@ -20,7 +20,7 @@ namespace {
 // awake to take one. Tensors share items, so that a thousand small ones are cut as one large one would be.
 constexpr Index kLargestItem = 32768, kSmallestItem = 4096;
 constexpr Index kItems = 4;  // of small work: who comes late takes one less
-constexpr Index kLine = 16;  // float32 values of a cache line
+constexpr Index kPage = 4096;
 
 // Elements from which a step wakes a thread that sleeps: with fewer, two threads were no faster than one, on one loaded
 // machine (bench/README.md).
@@ -35,6 +35,14 @@ const char* at(const void* array, Index size_of, Index i) { return static_cast<c
 // Bytes of an element in the type of the arithmetic, and of a parameter or gradient.
 Index worked_bytes(const Tensor& t) { return t.type == float32 ? 4 : 8; }
 Index stored_bytes(const Tensor& t) { return t.storage == as_is ? worked_bytes(t) : 2; }
+
+// Where an item ends that has room up to element `end` of a parameter: on the page border before, if there is one.
+// Processors fetch ahead up to such borders; past the end of an item, that would be what another thread is to write.
+Index end_of_item(const Tensor& t, Index begin, Index end) {
+  const Index bytes = stored_bytes(t);
+  const Index past = static_cast<Index>((reinterpret_cast<std::uintptr_t>(t.w) + end * bytes) % kPage) / bytes;
+  return end - past > begin ? end - past : end;
+}
 
 // 16 random bits for each of elements begin..begin+n-1, whoever computes them: counter-based, sixteen to a block.
 // Returns the first one; room: for n + 32.
@@ -54,21 +62,21 @@ const std::uint16_t* random_bits(std::uint64_t seed, Index step, Index tensor, I
 Plan::Plan(int rule, std::vector<Tensor> tensors, Index* steps)
     : rule_(rule), tensors_(std::move(tensors)), steps_(steps), coefficients_of_(tensors_.size()) {
   for (const Tensor& tensor : tensors_) size_ += tensor.size;
-  const Index share = (size_ / kItems + kLine) / kLine * kLine;  // items begin where lines do, if their arrays do
-  const Index largest = std::clamp(share, kSmallestItem, kLargestItem);
+  const Index largest = std::clamp(size_ / kItems + kPage / 4, kSmallestItem, kLargestItem);
   Index room = 0;
   for (Index i = 0; i < static_cast<Index>(tensors_.size()); ++i) {
     const Tensor& t = tensors_[i];
     n_groups_ = std::max(n_groups_, t.group + 1);
     stores_ = stores_ || t.storage != as_is || t.copy != nullptr;
-    for (Index begin = 0; begin < tensors_[i].size;) {
+    for (Index begin = 0; begin < t.size;) {
       if (room == 0) {
         items_.push_back(segments_.size());
         room = largest;
       }
-      Index end = std::min(tensors_[i].size, begin + room);
+      const bool is_last = begin + room >= t.size;
+      const Index end = is_last ? t.size : end_of_item(t, begin, begin + room);
       segments_.push_back({i, begin, end});
-      room -= end - begin;
+      room = is_last ? room - (end - begin) : 0;
       begin = end;
     }
   }

@@ -8,6 +8,7 @@
 #include <sched.h>
 #endif
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -22,16 +23,58 @@
 namespace samestep {
 namespace {
 
-struct Job {
-  Task task;
-  void* context;
-  Index items;
-  std::atomic<Index> next{0};
-
-  void take_part() {
-    FpMode mode;
-    for (Index i; (i = next.fetch_add(1, std::memory_order_relaxed)) < items;) task(context, i);
+// Items lie in as many runs as threads are wanted. Each thread begins with a run of its own, the same in every job, so
+// that what it wrote in the last step is still in its cache. Then it takes from others: all of a run whose thread has
+// not come, and of the rest what is plenty. The last few items are left to their thread: taking one would move its data
+// to another cache, and the next step back, which makes that thread late again.
+class Job {
+ public:
+  Job(Task task, void* context, Index items, int threads)
+      : task_(task), context_(context), n_runs_(threads < kMaxRuns ? threads : kMaxRuns) {
+    for (int r = 0; r < n_runs_; ++r) {
+      runs_[r].next.store(items * r / n_runs_, std::memory_order_relaxed);
+      runs_[r].end = items * (r + 1) / n_runs_;
+    }
   }
+
+  void take_part(int thread) {
+    FpMode mode;
+    const int own = thread % n_runs_;
+    runs_[own].has_thread.store(true, std::memory_order_relaxed);
+    while (take_from(runs_[own])) {
+    }
+    for (int r = 1; r < n_runs_; ++r) {
+      Run& run = runs_[(own + r) % n_runs_];
+      while (run.may_be_helped() && take_from(run)) {
+      }
+    }
+  }
+
+ private:
+  static constexpr int kMaxRuns = 64;  // more threads share them
+  static constexpr Index kFew = 2;     // items
+
+  struct alignas(64) Run {  // on a cache line of its own
+    std::atomic<Index> next;
+    Index end;
+    std::atomic<bool> has_thread{false};  // that will see it to its end
+
+    bool may_be_helped() const {
+      return !has_thread.load(std::memory_order_relaxed) || end - next.load(std::memory_order_relaxed) > kFew;
+    }
+  };
+
+  bool take_from(Run& run) {
+    const Index i = run.next.fetch_add(1, std::memory_order_relaxed);
+    if (i >= run.end) return false;
+    task_(context_, i);
+    return true;
+  }
+
+  Task task_;
+  void* context_;
+  int n_runs_;
+  Run runs_[kMaxRuns];
 };
 
 // How long a thread looks for the next job, or for the last helper to finish, before it sleeps: longer than the pause
@@ -70,7 +113,7 @@ class Pool {
       }
       wake_.notify_all();
     }
-    job.take_part();
+    job.take_part(0);
     seats_ = 0;  // who comes from here on finds nothing to do, so nobody has to wait for the late
     auto all_left = [this] { return seated_ == 0; };
     if (!look_for(all_left)) {
@@ -92,14 +135,14 @@ class Pool {
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     try {
-      for (; started_ < helpers; ++started_) std::thread([this] { work(); }).detach();
+      for (; started_ < helpers; ++started_) std::thread([this, thread = started_ + 1] { work(thread); }).detach();
     } catch (const std::exception&) {
       // No more threads to be had: those that there are do the work, the bits are the same.
     }
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
 
-  void work() {
+  void work(int thread) {
     for (auto offered = [this] { return seats_ > 0; };;) {
       if (!look_for(offered)) {
         std::unique_lock<std::mutex> lock(mutex_);
@@ -109,7 +152,7 @@ class Pool {
       }
       // Seated before it takes the seat: the caller withdraws the seats before it counts who is seated.
       ++seated_;
-      if (take_seat()) job_.load()->take_part();
+      if (take_seat()) job_.load()->take_part(thread);
       if (--seated_ == 0 && waiting_) {
         {
           std::lock_guard<std::mutex> lock(mutex_);
@@ -218,14 +261,16 @@ int get_num_threads() {
 void set_num_threads(int n) { threads.store(n < 1 ? 1 : n, std::memory_order_relaxed); }
 
 void run_items(Index items, Task task, void* context, bool worth_waking) {
-  Job job{task, context, items};
-  Index helpers = get_num_threads() - 1;
-  if (helpers > items - 1) helpers = items - 1;
-  if (helpers < 1) return job.take_part();
-  Pool& p = get_pool();
-  std::unique_lock<std::mutex> alone(p.busy, std::try_to_lock);
-  if (!alone) return job.take_part();
-  p.run(job, static_cast<int>(helpers), worth_waking);
+  const int wanted = static_cast<int>(std::min<Index>(get_num_threads(), items));
+  if (wanted > 1) {
+    Pool& p = get_pool();
+    std::unique_lock<std::mutex> alone(p.busy, std::try_to_lock);
+    if (alone) {
+      Job job(task, context, items, wanted);
+      return p.run(job, wanted - 1, worth_waking);
+    }
+  }
+  Job(task, context, items, 1).take_part(0);
 }
 
 }  // namespace samestep

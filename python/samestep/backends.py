@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from . import cpu, gpu, reference
 from .arrays import lives_on_gpu
 
-BACKENDS: dict[str, ModuleType] = {"cpu": cpu, "reference": reference, "cuda": gpu}
+BACKENDS = {"cpu": "cpu", "reference": "reference", "cuda": "gpu"}  # and the modules of this package
+
+
+@functools.cache
+def module(backend: str) -> ModuleType:
+    """The backend itself, imported when it is first asked for."""
+    return importlib.import_module(f".{BACKENDS[backend]}", __package__)
 
 
 def enter(
@@ -35,7 +42,7 @@ def enter(
             f"pass a copy in main memory, for example cupy.asnumpy({there[0]})"
         )
     if backend == "cuda" or there:
-        return "cuda", gpu.views(named, frozenset(written or ()))
+        return "cuda", module("cuda").views(named, frozenset(written or ()))
     return "cpu" if backend == "auto" else backend, list(named.values())
 
 

@@ -137,7 +137,7 @@ def batchnorm_backward(
     """
     read = {"dy": dy, "x": x, "gamma": gamma, "beta": beta, "mean": mean, "inv": inv}
     backend, (dy, x, gamma, beta, mean, inv, out) = backends.enter(backend, read, {"out": out})
-    run = backends.BACKENDS[backend]
+    run = backends.module(backend)
     walk = _check_values(x, axis, at_least=2)
     _check_like("dy", dy, x)
     for name, a in (("gamma", gamma), ("beta", beta), ("mean", mean), ("inv", inv)):
@@ -203,7 +203,7 @@ def batchnorm_inference(
     """
     channels = {"gamma": gamma, "beta": beta, "running_mean": running_mean, "running_var": running_var}
     backend, (x, *given, out) = backends.enter(backend, {"x": x, **channels}, {"out": out})
-    run = backends.BACKENDS[backend]
+    run = backends.module(backend)
     channels = dict(zip(channels, given, strict=True))
     gamma, beta, running_mean, running_var = given
     eps = _number("eps", eps, math.inf)
@@ -272,7 +272,7 @@ def batchnorm_inference_backward(
     """
     channels = {"gamma": gamma, "beta": beta, "running_mean": running_mean, "running_var": running_var}
     backend, (dy, x, *given, out) = backends.enter(backend, {"dy": dy, "x": x, **channels}, {"out": out})
-    run = backends.BACKENDS[backend]
+    run = backends.module(backend)
     channels = dict(zip(channels, given, strict=True))
     gamma, beta, running_mean, running_var = given
     eps = _number("eps", eps, math.inf)
@@ -384,7 +384,7 @@ class BatchNorm:
     @property
     def _run(self) -> Any:
         """The backend of the layer's own arrays, which are in main memory unless asked to a GPU."""
-        return backends.BACKENDS["cpu" if self.backend == "auto" else self.backend]
+        return backends.module("cpu" if self.backend == "auto" else self.backend)
 
     @property
     def momentum(self) -> float | None:
@@ -525,7 +525,7 @@ def forward_and_statistics(
     """
     read = {"x": x, "gamma": gamma, "beta": beta}
     backend, (x, gamma, beta, *_, out) = backends.enter(backend, read, {**(running or {}), "out": out})
-    run = backends.BACKENDS[backend]
+    run = backends.module(backend)
     eps = _number("eps", eps, math.inf)
     walk = _check_values(x, axis, at_least=2)
     _check_channels("gamma", gamma, walk, x)

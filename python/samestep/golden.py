@@ -241,7 +241,7 @@ class MseProgram(NamedTuple):
 
 def _backend(options: dict[str, Any]) -> Any:
     name = options.get("backend", "auto")
-    return backends.BACKENDS["cpu" if name == "auto" else name]
+    return backends.module("cpu" if name == "auto" else name)
 
 
 Program = RuleProgram | OptionProgram | SumProgram | BatchNormProgram | MseProgram

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from . import arrays, backends, checkpoint, cpu, gpu
+from . import arrays, backends, cpu
 from .arrays import Array
 from .groups import Group, GroupParams, is_grouped
 from .optional import require
@@ -171,7 +171,7 @@ class Optimizer:
         self.backend, seen = backends.enter(self.backend, beside, given)
         params.arrays = seen[len(beside) :]
         if self.backend == "cuda":
-            gpu.check_options(self.options, self._state_dir)
+            self._run.check_options(self.options, self._state_dir)
         for name, w in zip(params.names, params.arrays, strict=True):
             arrays.check_inplace(name, w, halves=self._takes_halves)
             self._check_storage(name, w)
@@ -242,7 +242,7 @@ class Optimizer:
 
     @property
     def _run(self) -> Any:
-        return backends.BACKENDS[self.backend]
+        return backends.module(self.backend)
 
     @property
     def _takes_halves(self) -> bool:
@@ -515,6 +515,8 @@ class Optimizer:
             "hyper": {n: self.groups[0][n] if callable(v) else v for n, v in self._default_hyper.items()},
         }
         facts = {**self._facts(), "class": type(self).__name__, "made_with": made_with}
+        from . import checkpoint  # here: it imports a third of what the package does
+
         # In main memory no copy is made: state_dir may hold more than fits.
         checkpoint.write(path, facts, self.state_dict()["state"] if self.backend == "cuda" else self._state)
 
@@ -538,6 +540,8 @@ class Optimizer:
             ValueError: the file is cut off or altered, of another rule or contract, or the
                 parameters do not fit it.
         """
+        from . import checkpoint
+
         facts, tensors = checkpoint.read(path)
         kind = cls._kind_saved_as(facts["class"])
         if kind is None:

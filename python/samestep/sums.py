@@ -43,7 +43,7 @@ def canonical_sum(x: Array, axis: int | None = None, *, backend: str = "auto") -
         1.0
     """
     backend, (x,) = backends.enter(backend, {"x": x})
-    run = backends.BACKENDS[backend]
+    run = backends.module(backend)
     front_door.check_readable("x", x)
     if axis is None:
         total: NDArray[np.float64] = run.canonical_sum(x, 1, x.size, 1)
@@ -82,4 +82,4 @@ def global_norm(arrays: Any, *, backend: str = "auto") -> float:
     backend, items = backends.enter(backend, dict(zip(names, given, strict=True)))
     for a, name in zip(items, names, strict=True):
         front_door.check_readable(name, a)
-    return float(backends.BACKENDS[backend].global_norm(items))
+    return float(backends.module(backend).global_norm(items))

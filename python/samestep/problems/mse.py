@@ -105,7 +105,7 @@ class MSE:
 
     @property
     def _run(self) -> Any:
-        return backends.BACKENDS[self.backend]
+        return backends.module(self.backend)
 
     def _bind(self) -> None:
         self._kernels = self._run.Mse(self.Phi, self.y, *_SCALES[self.scale])
