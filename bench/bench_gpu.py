@@ -18,7 +18,8 @@ import cupy
 import numpy as np
 
 import samestep as ss
-from bench_rules import RULES
+from samestep.bench.cases import LR, RULES
+from samestep.bench.peers import TORCH
 
 CALLS = 10  # in a row, between two events
 Call = Callable[[], Any]
@@ -70,7 +71,7 @@ def torch_steps(torch: Any, name: str, options: dict[str, Any], shapes: list[int
         for p in parameters:
             p.grad = torch.randn_like(p)
         try:
-            made = getattr(torch.optim, name)(parameters, lr=1e-3, **options, **{kind: True})
+            made = getattr(torch.optim, name)(parameters, lr=LR, **options, **{kind: True})
             made.step()
         except (TypeError, RuntimeError):  # there is no such one
             continue
@@ -94,13 +95,13 @@ def adam_of_cupy(size: int) -> Call:
 
 def bench_rules(shapes: list[int], rounds: int, copy: float) -> list[dict[str, Any]]:
     torch, rows = torch_module(), []
-    for rule, (make, name, options) in RULES.items():
+    for rule, make in RULES.items():
         params = [cupy.random.standard_normal(n, dtype=np.float32) for n in shapes]
         grads = [cupy.random.standard_normal(n, dtype=np.float32) for n in shapes]
         optimizer = make(params)
         contenders: dict[str, Call] = {"samestep": lambda step=optimizer.step, g=grads: step(g)}
         if torch is not None:
-            contenders |= torch_steps(torch, name, options, shapes)
+            contenders |= torch_steps(torch, *TORCH[rule], shapes)
         if rule == "Adam" and len(shapes) == 1:
             contenders["cupy"] = adam_of_cupy(shapes[0])
         moved = sum(shapes) * 4 * (3 + 2 * len(optimizer.state))

@@ -17,14 +17,18 @@ struct Coefficients {
   double decay;  // lr*weight_decay, for decoupled weight decay
 };
 
+// Updates elements begin..end-1 of w and of each state from g.
+struct Apply {
+  using Loop = void (*)(const Coefficients&, void* w, const void* g, void* const* states, Index begin, Index end);
+  Loop plain, decayed;  // without and with decoupled weight decay
+};
+
 // One rule for one type.
 struct Update {
   // Forms the coefficients of step t (1, 2, ...) from the hyper-parameters in the row's order.
   void (*coefficients)(Index t, const double* hyper, Coefficients* out);
-  // Updates elements begin..end-1 of w and of each state from g.
-  void (*apply)(const Coefficients&, void* w, const void* g, void* const* states, Index begin, Index end);
-  // The same with decoupled weight decay.
-  void (*apply_decayed)(const Coefficients&, void* w, const void* g, void* const* states, Index begin, Index end);
+  Apply apply;
+  Apply apply_bfloat16[2];  // w and g kept in bfloat16, the states not or too; of float32 only
 };
 
 struct Rule {

@@ -170,9 +170,15 @@ void Plan::run_item(Index item) const {
       run_with_options(part);
       continue;
     }
-    row_->update[tensor.type].apply(coefficients_[coefficients_of_[part.tensor]], tensor.w, tensor.g, tensor.states,
-                                    part.begin, part.end);
+    row_->update[tensor.type].apply.plain(coefficients_[coefficients_of_[part.tensor]], tensor.w, tensor.g,
+                                          tensor.states, part.begin, part.end);
   }
+}
+
+// Whether nothing is asked for but the rule, on values that are widened and narrowed as it goes.
+bool Plan::stays_bfloat16(const Tensor& t) const {
+  return t.storage == bfloat16 && t.master == nullptr && t.low == nullptr && t.ema == nullptr && !prepares_ &&
+         !options_.rounds_at_random && !options_.flush_subnormals;
 }
 
 void Plan::run_with_options(const Segment& part) const {
@@ -184,12 +190,21 @@ void Plan::run_with_options(const Segment& part) const {
   const StorageKernels& storage = isa_->storage[tensor.storage];
   const double decay = weight_decay(tensor.group);
   const bool coupled = decay != 0.0 && !options_.decoupled;
-  const auto apply = decay != 0.0 && options_.decoupled ? row_->update[type].apply_decayed : row_->update[type].apply;
+  const bool decoupled = decay != 0.0 && options_.decoupled;
+  const Update& update = row_->update[type];
+  const bool is_fused = stays_bfloat16(tensor) && !coupled;
+  const Apply& found = is_fused ? update.apply_bfloat16[tensor.stores_states] : update.apply;
+  const Apply::Loop apply = decoupled ? found.decayed : found.plain;
   const Preparation preparation{options_.maximize ? -scale_ : scale_, options_.clip_value, decay};
   alignas(64) double prepared[kChunk];
   alignas(64) float wide_w[kChunk], wide_g[kChunk], wide_states[kMaxStates][kChunk];
   for (Index begin = part.begin; begin < part.end; begin += kChunk) {
     const Index n = std::min(kChunk, part.end - begin);
+    if (is_fused) {
+      apply(coefficients, tensor.w, tensor.g, tensor.states, begin, begin + n);
+      if (options_.zero_grads) std::memset(const_cast<char*>(at(tensor.g, stored, begin)), 0, n * stored);
+      continue;
+    }
     void *w = at(tensor.w, stored, begin), *states[kMaxStates];
     const void* g = at(tensor.g, stored, begin);
     for (Index s = 0; s < n_states; ++s) {

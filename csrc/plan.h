@@ -89,6 +89,7 @@ class Plan {
   double weight_decay(int group) const { return options_.weight_decay.empty() ? 0.0 : options_.weight_decay[group]; }
   void form_coefficients(const double* hyper);
   void run_item(Index item) const;
+  bool stays_bfloat16(const Tensor& tensor) const;
   void run_with_options(const Segment& part) const;
   void store_parameter(const Tensor& tensor, Index i, Index begin, Index n, const float* w) const;
   void count_step();

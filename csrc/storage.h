@@ -23,7 +23,7 @@ inline HD float float_of(Word bits) {
   return x;
 }
 
-// bfloat16 is the upper half of float32.
+// bfloat16 is the upper half of float32. Any NaN becomes the one that digests write.
 struct BFloat16 {
   static HD float widen(Half h) { return float_of(Word(h) << 16); }
   static HD Half narrow(float x) { return add(x, 0x7fff + ((bits_of(x) >> 16) & 1)); }
@@ -31,11 +31,7 @@ struct BFloat16 {
   static HD Half narrow_at_random(float x, Half random) { return add(x, random); }
 
  private:
-  static HD Half add(float x, Word bias) {
-    Word bits = bits_of(x);
-    Word rounded = (bits + bias) >> 16, quiet = (bits >> 16) | 0x40;
-    return Half((bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded);
-  }
+  static HD Half add(float x, Word bias) { return Half(x == x ? (bits_of(x) + bias) >> 16 : 0x7fc0); }
 };
 
 // IEEE binary16, after Giesen's "float->half variants" (public domain).

@@ -20,21 +20,21 @@ MOMENTUM, RHO, BETA1, BETA2 = 0.9, 0.9, 0.9, 0.999
 EPS = {"AdaGrad": 1e-7, "RMSProp": 1e-6, "Adam": 1e-8}
 STATES = {"SGD": 0, "Momentum": 1, "NAG": 1, "AdaGrad": 1, "RMSProp": 1, "Adam": 2}
 
+TORCH: dict[str, tuple[str, dict[str, Any]]] = {
+    "SGD": ("SGD", {}),
+    "Momentum": ("SGD", {"momentum": MOMENTUM}),
+    "NAG": ("SGD", {"momentum": MOMENTUM, "nesterov": True}),
+    "AdaGrad": ("Adagrad", {"eps": EPS["AdaGrad"]}),
+    "RMSProp": ("RMSprop", {"alpha": RHO, "eps": EPS["RMSProp"]}),
+    "Adam": ("Adam", {"eps": EPS["Adam"]}),
+}
+
 
 def torch_steps(rule: str, params: list[Array], grads: list[Array], threads: int) -> Calls:
     """torch.optim in its three implementations; the loop over tensors is the default on a CPU."""
     torch = importlib.import_module("torch")
     torch.set_num_threads(threads)
-    name, options = {
-        "SGD": ("SGD", {}),
-        "Momentum": ("SGD", {"momentum": MOMENTUM}),
-        "NAG": ("SGD", {"momentum": MOMENTUM, "nesterov": True}),
-        "AdaGrad": ("Adagrad", {}),
-        "RMSProp": ("RMSprop", {"alpha": RHO}),
-        "Adam": ("Adam", {}),
-    }[rule]
-    if rule in EPS:
-        options = {**options, "eps": EPS[rule]}
+    name, options = TORCH[rule]
     calls: Calls = {}
     for kind, how in (
         ("loop", {"foreach": False}),

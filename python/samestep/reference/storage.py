@@ -41,8 +41,8 @@ def narrow_at_random(x: Floats, like: Array, seed: int, step: int, tensor: int) 
 
 def _rounded(bits: Words, bias: Words) -> Halves:
     is_nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
-    quiet = (bits >> np.uint32(16)) | np.uint32(0x40)
-    halves: Halves = np.where(is_nan, quiet, (bits + bias) >> np.uint32(16)).astype(np.uint16)
+    rounded = (bits + bias) >> np.uint32(16)
+    halves: Halves = np.where(is_nan, np.uint32(0x7FC0), rounded).astype(np.uint16)
     return halves
 
 
