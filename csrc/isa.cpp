@@ -87,7 +87,7 @@ struct DecayedRule {
   }
 };
 
-// Hands the state arrays to the loop one by one, likewise.
+// Hands the state arrays to the loop one by one, as form() does the hyper-parameters.
 template <int n, class W, class S, class R, class... States>
 void unpack(const R& rule, Index begin, Index end, typename W::Kept* w, const typename W::Kept* g, void* const* rest,
             States*... head) {

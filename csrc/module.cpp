@@ -241,6 +241,12 @@ void check_hyper(const Plan& plan, const std::vector<double>& hyper) {
   }
 }
 
+void check_steps(const py::array_t<Index>& steps, size_t params) {
+  if (steps.size() != py::ssize_t(params + 1) || !has_flags(steps, kInPlace | py::array::c_style)) {
+    throw std::invalid_argument("steps: expected one for every parameter, and one more, in one writeable block");
+  }
+}
+
 // A Plan and the arrays it writes to. The arrays come checked from arrays.py; step() sees to it that they are still
 // where they were and that every gradient fits, before the first byte is written.
 class BoundPlan {
@@ -256,10 +262,10 @@ class BoundPlan {
       : steps_(std::move(steps)) {
     int row = find_rule(rule);
     n_states_ = active_isa().rules[row].n_states;
-    bool complete = static_cast<int>(states.size()) == n_states_ && steps_.size() == py::ssize_t(params.size() + 1);
+    check_steps(steps_, params.size());
+    bool complete = static_cast<int>(states.size()) == n_states_;
     for (const Arrays& state : states) complete = complete && state.size() == params.size();
-    if (!complete)
-      throw std::invalid_argument("states, steps: expected one of each for every parameter, and one more count");
+    if (!complete) throw std::invalid_argument("states: expected one of each for every parameter");
     std::vector<Tensor> tensors;
     std::vector<int> groups(params.size(), 0);
     Options asked;
@@ -469,8 +475,7 @@ class AddressedPlan {
       : steps_(std::move(steps)) {
     int row = find_rule(rule);
     size_t n_states = active_isa().rules[row].n_states;
-    if (steps_.size() != py::ssize_t(memory.size() + 1))
-      throw std::invalid_argument("steps: expected one for every parameter, and one more");
+    check_steps(steps_, memory.size());
     std::vector<Tensor> tensors;
     for (const auto& [dtype, size, w, states] : memory) {
       if (states.size() != n_states) throw std::invalid_argument("memory: wrong number of states");
@@ -495,6 +500,7 @@ class AddressedPlan {
 
   // Enters the gradients, each an address or None: kStepped, or the first that lies where a step writes.
   Index take(const py::list& grads) {
+    Stepping alone(stepping_);
     std::vector<Tensor>& tensors = plan_->tensors();
     if (grads.size() != tensors.size()) throw std::invalid_argument("grads: expected one for every parameter");
     for (size_t i = 0; i < tensors.size(); ++i) {
@@ -697,6 +703,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("vector_bytes", [] { return active_isa().vector_bytes; }, "what the table in use was compiled for");
   m.def("get_num_threads", get_num_threads);
   m.def("set_num_threads", set_num_threads);
+  m.def("wake_always", wake_always, py::arg("on"));
   m.def("default_num_threads", default_num_threads);
   m.def("canonical_sum", sum_of_array, py::arg("x"), py::arg("outer"), py::arg("n"), py::arg("inner"));
   m.def("global_norm", norm_of_arrays, py::arg("arrays"));
@@ -740,6 +747,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def(
           "draws",
           [](Sampler& sampler, Index m, Index n) {
+            if (n < 1) throw std::invalid_argument("n: got " + std::to_string(n) + ", expected at least 1");
             py::array_t<Index> out(m);
             sampler.draws(out.mutable_data(), m, n);
             return out;

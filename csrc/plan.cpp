@@ -166,19 +166,35 @@ void Plan::run_item(Index item) const {
     const Segment& part = segments_[s];
     const Tensor& tensor = tensors_[part.tensor];
     if (tensor.g == nullptr) continue;
-    if (has_options_) {
-      run_with_options(part);
-      continue;
-    }
-    row_->update[tensor.type].apply.plain(coefficients_[coefficients_of_[part.tensor]], tensor.w, tensor.g,
-                                          tensor.states, part.begin, part.end);
+    needs_rule_only(tensor) ? run_rule(part) : run_with_options(part);
   }
 }
 
-// Whether nothing is asked for but the rule, on values that are widened and narrowed as it goes.
-bool Plan::stays_bfloat16(const Tensor& t) const {
-  return t.storage == bfloat16 && t.master == nullptr && t.low == nullptr && t.ema == nullptr && !prepares_ &&
-         !options_.rounds_at_random && !options_.flush_subnormals;
+// Whether the rule's own loop does it all: on values as they are, or in bfloat16, widened and narrowed as it goes.
+bool Plan::needs_rule_only(const Tensor& t) const {
+  if (!has_options_) return true;
+  const bool is_whole = t.master == nullptr && t.low == nullptr && t.copy == nullptr && t.ema == nullptr;
+  const bool is_kept = t.storage == as_is || (t.storage == bfloat16 && !options_.rounds_at_random);
+  const bool is_coupled = weight_decay(t.group) != 0.0 && !options_.decoupled;
+  return is_whole && is_kept && !is_coupled && !prepares_ && !options_.flush_subnormals;
+}
+
+// The rule's loop for values that are kept as the tensor's, or for those it computes with.
+Apply::Loop Plan::loop_of(const Tensor& t, bool in_storage) const {
+  const Update& update = row_->update[t.type];
+  const Apply& found = in_storage ? update.apply_bfloat16[t.stores_states] : update.apply;
+  return weight_decay(t.group) != 0.0 && options_.decoupled ? found.decayed : found.plain;
+}
+
+void Plan::run_rule(const Segment& part) const {
+  const Tensor& t = tensors_[part.tensor];
+  const Coefficients& coefficients = coefficients_[coefficients_of_[part.tensor]];
+  loop_of(t, t.storage == bfloat16)(coefficients, t.w, t.g, t.states, part.begin, part.end);
+  if (options_.zero_grads) zero(t, part.begin, part.end);
+}
+
+void Plan::zero(const Tensor& t, Index begin, Index end) const {
+  std::memset(const_cast<char*>(at(t.g, stored_bytes(t), begin)), 0, (end - begin) * stored_bytes(t));
 }
 
 void Plan::run_with_options(const Segment& part) const {
@@ -190,21 +206,12 @@ void Plan::run_with_options(const Segment& part) const {
   const StorageKernels& storage = isa_->storage[tensor.storage];
   const double decay = weight_decay(tensor.group);
   const bool coupled = decay != 0.0 && !options_.decoupled;
-  const bool decoupled = decay != 0.0 && options_.decoupled;
-  const Update& update = row_->update[type];
-  const bool is_fused = stays_bfloat16(tensor) && !coupled;
-  const Apply& found = is_fused ? update.apply_bfloat16[tensor.stores_states] : update.apply;
-  const Apply::Loop apply = decoupled ? found.decayed : found.plain;
+  const Apply::Loop apply = loop_of(tensor, false);
   const Preparation preparation{options_.maximize ? -scale_ : scale_, options_.clip_value, decay};
   alignas(64) double prepared[kChunk];
   alignas(64) float wide_w[kChunk], wide_g[kChunk], wide_states[kMaxStates][kChunk];
   for (Index begin = part.begin; begin < part.end; begin += kChunk) {
     const Index n = std::min(kChunk, part.end - begin);
-    if (is_fused) {
-      apply(coefficients, tensor.w, tensor.g, tensor.states, begin, begin + n);
-      if (options_.zero_grads) std::memset(const_cast<char*>(at(tensor.g, stored, begin)), 0, n * stored);
-      continue;
-    }
     void *w = at(tensor.w, stored, begin), *states[kMaxStates];
     const void* g = at(tensor.g, stored, begin);
     for (Index s = 0; s < n_states; ++s) {
@@ -237,7 +244,7 @@ void Plan::run_with_options(const Segment& part) const {
     }
     if (tensor.ema != nullptr) kernels.average(options_.ema, w, n, at(tensor.ema, worked, begin));
     if (stores_) store_parameter(tensor, part.tensor, begin, n, static_cast<const float*>(w));
-    if (options_.zero_grads) std::memset(const_cast<char*>(at(tensor.g, stored, begin)), 0, n * stored);
+    if (options_.zero_grads) zero(tensor, begin, begin + n);
   }
 }
 

@@ -89,7 +89,10 @@ class Plan {
   double weight_decay(int group) const { return options_.weight_decay.empty() ? 0.0 : options_.weight_decay[group]; }
   void form_coefficients(const double* hyper);
   void run_item(Index item) const;
-  bool stays_bfloat16(const Tensor& tensor) const;
+  bool needs_rule_only(const Tensor& tensor) const;
+  Apply::Loop loop_of(const Tensor& tensor, bool in_storage) const;
+  void run_rule(const Segment& part) const;
+  void zero(const Tensor& tensor, Index begin, Index end) const;
   void run_with_options(const Segment& part) const;
   void store_parameter(const Tensor& tensor, Index i, Index begin, Index n, const float* w) const;
   void count_step();
@@ -99,7 +102,7 @@ class Plan {
   Index size_ = 0;  // elements of them all
   Index* steps_;
 
-  // Work item i is segments_[items_[i]] .. segments_[items_[i + 1] - 1]. Its borders depend on the sizes alone.
+  // Work item i is segments_[items_[i]] .. segments_[items_[i + 1] - 1]. Its borders depend on sizes and page borders.
   std::vector<Segment> segments_;
   std::vector<Index> items_;
 

@@ -27,8 +27,8 @@ inline void philox(const std::uint64_t (&counter)[4], std::uint64_t seed, std::u
   }
 }
 
-// Word i is element i mod 4 of
-// the block at counter (i div 4 + 1, 0, 0, 0) under key (seed, 0), as NumPy's Philox(key=seed).random_raw has them.
+// Word i is element i mod 4 of the block at counter (i div 4 + 1, 0, 0, 0) under key (seed, 0), as NumPy's
+// Philox(key=seed).random_raw has them.
 class Philox {
  public:
   explicit Philox(std::uint64_t seed) : seed_(seed) {}

@@ -12,8 +12,8 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
-#include <exception>
 #include <fstream>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -34,6 +34,7 @@ class Job {
     for (int r = 0; r < n_runs_; ++r) {
       runs_[r].next.store(items * r / n_runs_, std::memory_order_relaxed);
       runs_[r].end = items * (r + 1) / n_runs_;
+      runs_[r].has_thread.store(false, std::memory_order_relaxed);
     }
   }
 
@@ -57,7 +58,7 @@ class Job {
   struct alignas(64) Run {  // on a cache line of its own
     std::atomic<Index> next;
     Index end;
-    std::atomic<bool> has_thread{false};  // that will see it to its end
+    std::atomic<bool> has_thread;  // that will see it to its end
 
     bool may_be_helped() const {
       return !has_thread.load(std::memory_order_relaxed) || end - next.load(std::memory_order_relaxed) > kFew;
@@ -74,12 +75,15 @@ class Job {
   Task task_;
   void* context_;
   int n_runs_;
-  Run runs_[kMaxRuns];
+  Run runs_[kMaxRuns];  // n_runs_ of them are in use
 };
 
 // How long a thread looks for the next job, or for the last helper to finish, before it sleeps: longer than the pause
 // between steps that follow each other, and no longer than waking a thread takes.
 constexpr std::chrono::microseconds kLook{30};
+
+// A helper's: blocks of sums take 128 KiB, which is all that some systems give a thread.
+constexpr std::size_t kStack = std::size_t(1) << 20;
 
 using Clock = std::chrono::steady_clock;
 
@@ -99,13 +103,17 @@ bool look_for(Condition there) {
   return there();
 }
 
+std::atomic<bool> wakes_always{false};
+
 // A job offers seats; helpers that look for one sit down without a system call, those asleep are woken where that pays.
 class Pool {
  public:
   void run(Job& job, int helpers, bool worth_waking) {
-    if (!worth_waking) worth_waking = Clock::now() - last_ < kLook;  // one of many: awake helpers will meet the next
+    worth_waking =
+        worth_waking || wakes_always || Clock::now() - last_ < kLook;  // one of many: awake helpers will meet the next
     if (worth_waking) grow(helpers);
     job_ = &job;
+    wanted_ = helpers;
     seats_ = helpers;
     if (worth_waking && sleeping_ > 0) {
       {
@@ -128,22 +136,39 @@ class Pool {
   std::mutex busy;  // held by the caller whose job runs
 
  private:
+  struct Seat {
+    Pool* pool;
+    int thread;
+  };
+
+  static void* enter(void* given) {
+    const Seat seat = *std::unique_ptr<Seat>(static_cast<Seat*>(given));
+    seat.pool->work(seat.thread);
+    return nullptr;
+  }
+
   void grow(int helpers) {
     if (started_ >= helpers) return;
     // Signals go to the threads that the application knows.
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    try {
-      for (; started_ < helpers; ++started_) std::thread([this, thread = started_ + 1] { work(thread); }).detach();
-    } catch (const std::exception&) {
-      // No more threads to be had: those that there are do the work, the bits are the same.
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attributes, kStack);
+    // If no more threads are to be had, those that there are do the work; the bits are the same.
+    for (pthread_t id; started_ < helpers; ++started_) {
+      auto seat = std::make_unique<Seat>(Seat{this, started_ + 1});
+      if (pthread_create(&id, &attributes, &Pool::enter, seat.get()) != 0) break;
+      seat.release();
     }
+    pthread_attr_destroy(&attributes);
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
 
   void work(int thread) {
-    for (auto offered = [this] { return seats_ > 0; };;) {
+    for (auto offered = [this, thread] { return seats_ > 0 && thread <= wanted_; };;) {
       if (!look_for(offered)) {
         std::unique_lock<std::mutex> lock(mutex_);
         ++sleeping_;
@@ -174,7 +199,8 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable wake_, done_;
   std::atomic<Job*> job_{nullptr};
-  std::atomic<int> seats_{0};     // helpers still wanted
+  std::atomic<int> wanted_{0};    // helpers 1 .. wanted_ may sit down
+  std::atomic<int> seats_{0};     // and so many of them still have to
   std::atomic<int> seated_{0};    // helpers at work
   std::atomic<int> sleeping_{0};  // helpers to be woken
   std::atomic<bool> waiting_{false};
@@ -260,6 +286,8 @@ int get_num_threads() {
 
 void set_num_threads(int n) { threads.store(n < 1 ? 1 : n, std::memory_order_relaxed); }
 
+void wake_always(bool on) { wakes_always = on; }
+
 void run_items(Index items, Task task, void* context, bool worth_waking) {
   const int wanted = static_cast<int>(std::min<Index>(get_num_threads(), items));
   if (wanted > 1) {
@@ -270,7 +298,8 @@ void run_items(Index items, Task task, void* context, bool worth_waking) {
       return p.run(job, wanted - 1, worth_waking);
     }
   }
-  Job(task, context, items, 1).take_part(0);
+  FpMode mode;
+  for (Index i = 0; i < items; ++i) task(context, i);
 }
 
 }  // namespace samestep

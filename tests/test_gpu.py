@@ -77,6 +77,43 @@ class TestBits:
         optimizer.step(g)
         assert [name for name, _, _ in kernels.launches] == ["step_adam_outside_float64"]
 
+    def test_none_in_the_place_of_a_gradient_that_is_gone(self, kernels):
+        w, v, g = device(np.zeros(3)), device(np.zeros(3)), device(np.ones(3))
+        optimizer = ss.SGD([w, v], lr=1.0)
+        optimizer.step([device(np.ones(3)), g])  # nobody holds the first one any more
+        optimizer.step([None, g])
+        assert w.host.tolist() == [-1.0] * 3
+        assert v.host.tolist() == [-2.0] * 3
+        assert optimizer.steps == [1, 2]
+
+    @pytest.mark.parametrize("launches", [0, 1])
+    def test_a_step_that_was_interrupted(self, kernels, monkeypatch, launches):
+        """As by a signal, before the first launch or between that and the second."""
+        w, v = device(np.zeros(3)), device(np.zeros(3, np.float32))
+        grads = [device(np.ones(3)), device(np.ones(3, np.float32))]
+        optimizer = ss.Momentum([w, v], lr=1.0, momentum=0.5)
+        optimizer.step(grads)
+        saved = optimizer.state_dict()
+        launch, left = gpu._launch, [launches]
+
+        def interrupted(*arguments: Any) -> None:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            launch(*arguments)
+
+        monkeypatch.setattr(gpu, "_launch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            optimizer.step(grads)
+        monkeypatch.setattr(gpu, "_launch", launch)
+        with pytest.raises(RuntimeError, match="an earlier step was interrupted"):
+            optimizer.step(grads)
+        w.host[:], v.host[:] = -1.0, -1.0
+        optimizer.load_state_dict(saved)
+        optimizer.step(grads)
+        assert w.host.tolist() == v.host.tolist() == [-2.5] * 3
+        assert optimizer.steps == [2, 2]
+
     def test_many_tensors_and_step_counts(self, kernels):
         """More words than a launch carries, and tensors that have made differing numbers of steps."""
         rng = np.random.default_rng(1)
@@ -331,6 +368,13 @@ class TestFrontDoor:
             optimizer.step(ndarray(g))
         assert not kernels.launches
         assert optimizer.t == 0
+
+    def test_a_gradient_off_the_borders_of_its_type(self, kernels):
+        w = device(np.zeros(3, np.float32))
+        optimizer = ss.SGD(w, lr=0.1)
+        with pytest.raises(ValueError, match="do not lie on a multiple of 4 bytes"):
+            optimizer.step(ndarray(np.zeros(17, np.uint8)[1:13].view(np.float32)))
+        assert not kernels.launches
 
     def test_a_gradient_over_a_parameter(self, kernels):
         room = np.zeros(8)

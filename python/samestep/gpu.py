@@ -441,6 +441,7 @@ class Plan:
         groups = self._options.groups or (0,) * len(params)
         self._weight_decay = [0.0] * (max(groups) + 1)
         self._params = params
+        self._states = states  # held: the lists below know addresses only
         self._steps = steps
         self._device = params[0].device
         self._kind = type(params[0])
@@ -458,17 +459,31 @@ class Plan:
         self._seen: list[Any] = []
         self._counts = np.zeros_like(steps)
         self._after = steps.copy()
-        self._stepping = threading.Lock()
+        self._inside: dict[int, bool] = {}  # threads, by their number
+        self._is_torn = False  # between the first launch of a step and its last count
 
     def set_weight_decay(self, weight_decay: list[float]) -> None:
         """One for each group."""
         self._weight_decay = weight_decay
 
     def step(self, grads: Sequence[Any], hyper: Sequence[float], scale: float = 1.0) -> int:
-        """Steps, or returns the number of the first gradient to be looked at more closely."""
-        if not self._stepping.acquire(blocking=False):
-            raise RuntimeError("another thread is inside step() of this optimizer")
-        try:
+        """Steps, or returns the number of the first gradient to be looked at more closely.
+
+        Raises:
+            RuntimeError: another thread is inside, or an earlier step was interrupted between two launches.
+        """
+        me = threading.get_ident()
+        if me in self._inside:
+            raise RuntimeError("step() of this optimizer was called from within it")
+        try:  # a signal may raise after any call from here on; the claim goes with the first call of `finally`
+            self._inside[me] = True
+            if len(self._inside) > 1:
+                raise RuntimeError("another thread is inside step() of this optimizer")
+            if self._is_torn:
+                raise RuntimeError(
+                    "an earlier step was interrupted, so that parameters, states and counts no longer belong "
+                    "together; put all of them back, the states with load_state_dict"
+                )
             with self._device:
                 grads = [g if g is None or isinstance(g, self._kind) else _gradient_view(g) for g in grads]
                 if not self._has_seen(grads):
@@ -481,12 +496,14 @@ class Plan:
                     self._counts[:] = [*(g is not None for g in grads), True]
                     self._seen = [None if g is None else weakref.ref(g) for g in grads]
                 coefficients = _Coefficients(self._options, hyper, self._weight_decay, scale)
+                self._is_torn = True
                 for tensors in self._lists:
                     tensors.step(self._steps, coefficients)
             self._steps += self._counts
             self._after[:] = self._steps
+            self._is_torn = False
         finally:
-            self._stepping.release()
+            self._inside.pop(me, None)
         return STEPPED
 
     def _has_seen(self, grads: Sequence[Any]) -> bool:
@@ -495,11 +512,16 @@ class Plan:
         """
         if len(grads) != len(self._seen) or not np.array_equal(self._steps, self._after):
             return False
-        return all(g is (seen and seen()) for g, seen in zip(grads, self._seen, strict=True))
+        return all(
+            g is None if seen is None else g is not None and g is seen()
+            for g, seen in zip(grads, self._seen, strict=True)
+        )
 
     def _fits(self, i: int, g: Any) -> bool:
         w = self._params[i]
         if type(g) is not type(w) or g.dtype != w.dtype or g.device.id != self._device.id:
+            return False
+        if g.data.ptr % g.itemsize:
             return False
         if (g.strides != w.strides or g.shape != w.shape) and not same_layout(g, w):
             return False

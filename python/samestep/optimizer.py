@@ -486,7 +486,7 @@ class Optimizer:
         self._steps[:] = steps
         for group, hyper in zip(self.groups, hypers, strict=True):
             group._hyper.update(hyper)
-        self._refresh_hyper()
+        self._bind()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes everything but the parameters to one safetensors file, whole or not at all.
