@@ -286,7 +286,7 @@ int get_num_threads() {
 
 void set_num_threads(int n) { threads.store(n < 1 ? 1 : n, std::memory_order_relaxed); }
 
-void wake_always(bool on) { wakes_always = on; }
+bool wake_always(bool on) { return wakes_always.exchange(on); }
 
 void run_items(Index items, Task task, void* context, bool worth_waking) {
   const int wanted = static_cast<int>(std::min<Index>(get_num_threads(), items));

@@ -13,8 +13,8 @@ using Task = void (*)(void* context, Index item);
 // Not worth_waking: the work takes no longer than waking a thread. Threads that are still awake from the last job help.
 void run_items(Index items, Task task, void* context, bool worth_waking = true);
 
-// Wakes threads for work of any size, for tests of small work on many threads.
-void wake_always(bool on);
+// Wakes threads for work of any size, so that tests see small work on many threads; returns what was set before.
+bool wake_always(bool on);
 
 // How many forks lie between the process that loaded this and the one that runs: what a thread of an earlier one was
 // doing will never be finished here.

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 import samestep as ss
-from samestep import golden
+from samestep import _core, golden
 
 ISAS = ss.info()["isas"]
+_core.wake_always(True)  # small work, too, is done by as many threads as a test asks for
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

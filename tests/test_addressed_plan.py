@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from samestep import _core
+from control_register import MODES, mxcsr, needs_x86
+from samestep import _core, golden
 from samestep.options import Options
 
 
@@ -36,6 +37,23 @@ def test_a_plan_by_address_is_the_plan(rule, hyper, dtype):
         expected.step([None if i == skipped else a for i, a in enumerate(g)], hyper)
     assert room.tobytes() == twin.tobytes()
     assert steps.tolist() == twin_steps.tolist() == [2, 2, 3, 3]
+
+
+@needs_x86
+@pytest.mark.parametrize("bits", MODES)
+def test_in_any_floating_point_mode(bits):
+    """Both below and above the size from which other threads run meanwhile."""
+    for size in (50, 5000):
+        w, g = (golden.random_values(size, np.dtype(np.float32), seed) for seed in (1, 2))
+        expected = w.copy()
+        _core.Plan("sgd", [expected], [], np.zeros(2, np.int64)).step([g], [0.1])
+        plan = _core.AddressedPlan(
+            "sgd", [("float32", size, w.ctypes.data, [])], np.zeros(2, np.int64), Options()
+        )
+        with mxcsr(bits):
+            assert plan.take([g.ctypes.data]) == -1
+            plan.step([0.1], 0.0)
+        assert golden.difference(w, expected) is None
 
 
 def test_a_plan_by_address_sees_what_overlaps():

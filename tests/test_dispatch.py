@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import samestep as ss
+from control_register import needs_x86
 from samestep import _core, cpu
 
 VECTOR_BYTES = {"baseline": 16, "avx2": 32, "avx512": 64}
@@ -25,6 +26,7 @@ def test_best_first_and_baseline_last():
     assert widths == sorted(widths, reverse=True)
 
 
+@needs_x86
 def test_matches_what_the_processor_reports():
     with open("/proc/cpuinfo") as f:
         flags = set(next(line for line in f if line.startswith("flags")).split())

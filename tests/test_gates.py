@@ -25,8 +25,8 @@ needs_binutils = pytest.mark.skipif(
 FORBIDDEN = re.compile(
     r"\b(v?fn?m(add|sub)\w*|vfm(add|sub)\w*|fml[as]|v?rsqrt\w*|v?rcp\w*|frsqrte|frecpe)\b", re.IGNORECASE
 )
-# Canonical sums alone: the product of two float32 is exact in float64, so fusing it changes no bit.
-MAY_FUSE = re.compile(r"\b(dot|run_block|column_block|plane_block|mse_block)<")
+# Canonical sums alone: the product of two float32 is exact in float64, where fusing it changes no bit.
+MAY_FUSE = re.compile(r"\b(dot|run_block|column_block|plane_block|mse_block)<(\d, )?float\b.* \S*[ps]d$")
 
 
 def isa_objects(build: Path) -> list[Path]:
@@ -49,7 +49,9 @@ def instructions(obj: Path) -> Iterator[tuple[str, str]]:
 
 
 def forbidden_in(obj: Path) -> list[tuple[str, str]]:
-    return [(f, m) for f, m in instructions(obj) if FORBIDDEN.fullmatch(m) and not MAY_FUSE.search(f)]
+    return [
+        (f, m) for f, m in instructions(obj) if FORBIDDEN.fullmatch(m) and not MAY_FUSE.search(f"{f} {m}")
+    ]
 
 
 def compile_source(folder: Path, source: str, *flags: str) -> subprocess.CompletedProcess:
@@ -93,6 +95,17 @@ def test_each_table_has_its_vectors_and_no_wider_ones(native):
         assert wide == {"baseline": set(), "avx2": {"ymm"}, "avx512": {"ymm", "zmm"}}[isa]
         if isa == "baseline":
             assert not re.search(r"\tv[a-z]+\d* ", listing)
+
+
+def test_that_gate_tells_fused_sums_of_float32_from_all_others():
+    for function, mnemonic, allowed in (
+        ("void run_block<float, Squares<float> >(...)", "vfmadd231pd", True),
+        ("void mse_block<float>(samestep::MseBlock const&)", "vfmadd213sd", True),
+        ("void mse_block<double>(samestep::MseBlock const&)", "vfmadd213sd", False),
+        ("void plane_block<1, float, true>(...)", "vfmadd231ps", False),
+        ("void loop<AsIs<float> >(...)", "vfmadd231pd", False),
+    ):
+        assert bool(MAY_FUSE.search(f"{function} {mnemonic}")) == allowed, (function, mnemonic)
 
 
 def weak_or_global(obj: Path) -> list[str]:

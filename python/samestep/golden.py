@@ -72,6 +72,19 @@ OPTIONS: dict[str, tuple[dict[str, Any], float]] = {
     ),
 }
 
+# Parameters and gradients in 16 bits, by name: dtype, options.
+STORAGE: dict[str, tuple[str, dict[str, Any]]] = {
+    "float32_state": ("bfloat16", {}),
+    "bfloat16_state": (
+        "bfloat16",
+        {"state_dtype": "param", "weight_decay": 0.1, "decoupled_weight_decay": True},
+    ),
+    "at_random": ("bfloat16", {"stochastic_rounding": 7}),
+    "master": ("bfloat16", {"master": "float32", "flush_subnormals": True}),
+    "half_master": ("float16", {"master": "float32"}),
+    "float16_state": ("float16", {"state_dtype": "param"}),
+}
+
 
 class Case(NamedTuple):
     """One rule, in one form or variant, for one dtype."""
@@ -164,6 +177,31 @@ class OptionProgram(NamedTuple):
         return [run.to_host(a) for a in (w, *(states[0] for states in optimizer.state.values()))]
 
 
+class StorageProgram(NamedTuple):
+    """Three steps of one case on parameters in 16 bits, in one of the ways of STORAGE. Needs ml_dtypes."""
+
+    case: Case
+    storage: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.case} random {self.size} 3 {self.storage}"
+
+    def run(self, **options: Any) -> list[Array]:
+        """The parameter and the states."""
+        import ml_dtypes  # NumPy has no bfloat16
+
+        name, asked = STORAGE[self.storage]
+        dtype = np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else np.float16)
+        given, grads = _inputs("random", self.size, 3, self.case.dtype)
+        with np.errstate(all="ignore"):
+            w, *grads = (a.astype(dtype) for a in (given, *grads))
+        optimizer = self.case.make(w, **asked, **options)
+        for g in grads:
+            optimizer.step(g)
+        return [w, *(states[0] for states in optimizer.state.values())]
+
+
 class SumProgram(NamedTuple):
     """The canonical sums of the values and, through the norm, of their squares."""
 
@@ -244,7 +282,7 @@ def _backend(options: dict[str, Any]) -> Any:
     return backends.module("cpu" if name == "auto" else name)
 
 
-Program = RuleProgram | OptionProgram | SumProgram | BatchNormProgram | MseProgram
+Program = RuleProgram | OptionProgram | StorageProgram | SumProgram | BatchNormProgram | MseProgram
 
 
 def programs() -> dict[str, list[Program]]:
@@ -258,6 +296,8 @@ def programs() -> dict[str, list[Program]]:
             *(OptionProgram(case, name, "random", 2500) for name in ("coupled", "decoupled")),
             *(OptionProgram(case, "all", "finite", size) for size in (7, 2500)),
         ]
+        if case.dtype == np.float32:
+            found[str(case)] += [StorageProgram(case, name, 2500) for name in STORAGE]
     for dtype in DTYPES:
         found[f"sum {dtype}"] = [SumProgram(dtype, size) for size in SIZES]
         found[f"batchnorm {dtype}"] = [
@@ -281,7 +321,9 @@ def is_long(program: Program) -> bool:
 
 def runs_on_gpu(program: Program) -> bool:
     """Whether ``backend="cuda"`` takes the program's options; it does not take all of them yet."""
-    return not (isinstance(program, OptionProgram) and program.options == "all")
+    return not isinstance(program, StorageProgram) and not (
+        isinstance(program, OptionProgram) and program.options == "all"
+    )
 
 
 def program_digest(program: Program, **options: Any) -> str:

@@ -475,7 +475,7 @@ class Plan:
         me = threading.get_ident()
         if me in self._inside:
             raise RuntimeError("step() of this optimizer was called from within it")
-        try:  # a signal may raise after any call from here on; the claim goes with the first call of `finally`
+        try:  # a signal may raise after any call; the claim goes with the first call of `finally`
             self._inside[me] = True
             if len(self._inside) > 1:
                 raise RuntimeError("another thread is inside step() of this optimizer")

@@ -116,6 +116,74 @@ std::string rule_digest(int row, Type type, const RuleProgram& program) {
   return sha256_hex(bytes).substr(0, 16);
 }
 
+// STORAGE of golden.py.
+struct Stored {
+  const char* name;
+  Storage storage;
+  bool stores_states, decoupled, at_random, has_master, flush_subnormals;
+};
+const Stored kStored[] = {{"float32_state", bfloat16, false, false, false, false, false},
+                          {"bfloat16_state", bfloat16, true, true, false, false, false},
+                          {"at_random", bfloat16, false, false, true, false, false},
+                          {"master", bfloat16, false, false, false, true, true},
+                          {"half_master", float16, false, false, false, true, false},
+                          {"float16_state", float16, true, false, false, false, false}};
+
+using Halves = std::vector<std::uint16_t>;
+
+Halves narrowed(const std::vector<float>& x, Storage storage) {
+  Halves halves(x.size());
+  active_isa().storage[storage].narrow(x.data(), static_cast<Index>(x.size()), halves.data());
+  return halves;
+}
+
+void append_halves(std::vector<std::uint8_t>& bytes, const Halves& halves, Storage storage) {
+  const int infinity = storage == float16 ? 0x7c00 : 0x7f80, quiet = storage == float16 ? 0x7e00 : 0x7fc0;
+  for (std::uint16_t half : halves) {
+    const int bits = (half & 0x7fff) > infinity ? quiet : half;
+    bytes.push_back(std::uint8_t(bits));
+    bytes.push_back(std::uint8_t(bits >> 8));
+  }
+}
+
+std::string stored_digest(int row, int size, const Stored& how) {
+  const Rule& rule = active_isa().rules[row];
+  Halves w = narrowed(random_values<float>(size, 1), how.storage), grads[3], kept[kMaxStates];
+  for (int t = 0; t < 3; ++t) grads[t] = narrowed(random_values<float>(size, 3 + 2 * t), how.storage);
+  std::vector<float> states[kMaxStates], master(size);
+  active_isa().storage[how.storage].widen(w.data(), size, master.data());
+  Tensor tensor{float32, size, w.data(), {}, nullptr};
+  tensor.storage = how.storage;
+  tensor.stores_states = how.stores_states;
+  if (how.has_master) tensor.master = master.data();
+  for (int s = 0; s < rule.n_states; ++s) {
+    kept[s].resize(size);
+    states[s].resize(size);
+    tensor.states[s] = how.stores_states ? static_cast<void*>(kept[s].data()) : states[s].data();
+  }
+  Options options;
+  if (how.decoupled) options.weight_decay = {0.1};
+  options.decoupled = how.decoupled;
+  options.rounds_at_random = how.at_random;
+  options.seed = 7;
+  options.flush_subnormals = how.flush_subnormals;
+  Index steps[2] = {};
+  Plan plan(row, {tensor}, steps);
+  plan.options() = options;
+  const std::vector<double> hyper = hyper_values(rule, "default");
+  for (const Halves& g : grads) {
+    plan.tensors()[0].g = g.data();
+    plan.step(hyper.data(), 1.0);
+  }
+  std::vector<std::uint8_t> bytes;
+  append_halves(bytes, w, how.storage);
+  for (int s = 0; s < rule.n_states; ++s) {
+    how.stores_states ? append_halves(bytes, kept[s], how.storage) : append_bytes(bytes, states[s]);
+  }
+  if (how.has_master) append_bytes(bytes, master);
+  return sha256_hex(bytes).substr(0, 16);
+}
+
 std::vector<RuleProgram> rule_programs() {
   std::vector<RuleProgram> out = {{"exact", 1000, 5, "default"}, {"finite", 7, 10000, "default"}};
   for (const char* hyper : {"default", "other", "zero"}) {
@@ -231,9 +299,16 @@ int main(int argc, char** argv) {
   if (argc == 3 && argv[1] == std::string("--threads")) first_threads = last_threads = std::stoi(argv[2]);
   const Isa* isas[8];
   const int n_isas = available_isas(isas, 8);
+  wake_always(true);
   std::vector<Program> programs;
   add_programs<float>(programs, float32, "float32");
   add_programs<double>(programs, float64, "float64");
+  for (int row = 0; row < active_isa().n_rules; ++row) {
+    for (const Stored& how : kStored) {
+      programs.push_back({std::string(active_isa().rules[row].name) + " float32 random 2500 3 " + how.name,
+                          [row, how] { return stored_digest(row, 2500, how); }});
+    }
+  }
   int configurations = 0, differing = 0;
   for (const Program& program : programs) {
     std::string first;
