@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..problems import Floats
+from .checks import check_not_negative
 from .curvature import check_symmetric
 
 Mode = Literal["newton", "saddle_free"]
@@ -55,8 +56,7 @@ def newton_step(g: Floats, H: Floats, damping: float = 0.0, mode: Mode = "newton
     """
     if mode not in get_args(Mode):
         raise ValueError(f"mode: got {mode!r}, expected one of {', '.join(map(repr, get_args(Mode)))}")
-    if not 0.0 <= damping < float("inf"):
-        raise ValueError(f"damping: got {damping}, expected a finite number, 0 or more")
+    check_not_negative(damping=damping)
     H = check_symmetric("H", H)
     g = np.asarray(g, dtype=np.float64)
     if g.shape != H.shape[:1]:
