@@ -36,7 +36,8 @@ class Hyperbola(Smooth):
         """L(w); w has shape (2,), float64."""
         self._check_weights(w)
         u, v = w.tolist()
-        return float((u * v - 1) ** 2 / 2)
+        r = u * v - 1
+        return float(r * r / 2)
 
     def gradient(self, w: Floats, rows: Integers | None = None) -> npt.NDArray[np.float64]:
         """g(w) = (w1 w2 - 1) (w2, w1); w has shape (2,), float64."""
@@ -53,7 +54,8 @@ class Hyperbola(Smooth):
     def tangent_kernel(self, w: Floats) -> float:
         """K(w) = |grad (w1 w2)|^2 = w1^2 + w2^2."""
         self._check_weights(w)
-        return float(w @ w)
+        u, v = w.tolist()
+        return float(u * u + v * v)
 
     def sharpness(self, w: Floats) -> float:
         """The largest eigenvalue of H(w); w1^2 + w2^2 at a minimum, so at least 2 there."""

@@ -31,7 +31,9 @@ class Rosenbrock(Smooth):
         """L(w); w has shape (2,), float64."""
         self._check_weights(w)
         x, y = w.tolist()
-        return float((1 - x) ** 2 + 100 * (y - x * x) ** 2)
+        # Products, here and in the other formulas: where ** raises OverflowError, they are infinite.
+        a, b = 1 - x, y - x * x
+        return float(a * a + 100 * (b * b))
 
     def gradient(self, w: Floats, rows: Integers | None = None) -> npt.NDArray[np.float64]:
         """g(w) = (-2 (1 - w1) - 400 w1 (w2 - w1^2), 200 (w2 - w1^2)); w has shape (2,), float64."""
