@@ -12,12 +12,11 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from .optional import require
+from .problems import Float64s as Float64s  # demo.py has it from here
 from .sums import canonical_sum, global_norm
 
-Float64s = npt.NDArray[np.float64]
 _MISSING = frozenset(("", "na", "n/a", "nan", "null", "none"))
 
 

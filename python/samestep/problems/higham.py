@@ -8,9 +8,8 @@ from math import tanh
 from operator import mul
 
 import numpy as np
-import numpy.typing as npt
 
-from .mse import Floats, Integers, own_rows
+from .mse import Float64s, Floats, Integers, own_rows
 from .smooth import Smooth
 
 X = [
@@ -56,7 +55,7 @@ class Higham(Smooth):
         """How many of the ten points lie on the right side: the larger output is that of their class."""
         return sum((F[0] > F[1]) == (y[0] > y[1]) for F, y in zip(self._outputs(w), Y, strict=True))
 
-    def gradient(self, w: Floats, rows: Integers | None = None) -> npt.NDArray[np.float64]:
+    def gradient(self, w: Floats, rows: Integers | None = None) -> Float64s:
         """The mean over the rows of the gradient of (1/2) |y_i - F(x_i)|^2, by backpropagation.
 
         Args:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from .mse import Floats, Integers
+from .mse import Float64s, Floats, Integers
 from .smooth import Smooth
 
 
@@ -39,13 +38,13 @@ class Hyperbola(Smooth):
         r = u * v - 1
         return float(r * r / 2)
 
-    def gradient(self, w: Floats, rows: Integers | None = None) -> npt.NDArray[np.float64]:
+    def gradient(self, w: Floats, rows: Integers | None = None) -> Float64s:
         """g(w) = (w1 w2 - 1) (w2, w1); w has shape (2,), float64."""
         self._check_weights(w)
         u, v = w.tolist()
         return np.array([(u * v - 1) * v, (u * v - 1) * u])
 
-    def hessian(self, w: Floats) -> npt.NDArray[np.float64]:
+    def hessian(self, w: Floats) -> Float64s:
         """H(w), shape (2, 2)."""
         self._check_weights(w)
         u, v = w.tolist()

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from .. import arrays, backends
 
 Floats = npt.NDArray[np.floating[Any]]
+Float64s = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.integer[Any]]
 Scale = Literal["half_sum", "half_mean", "mean", "sum"]
 
@@ -227,7 +228,7 @@ class MSE:
         return hessian
 
     @cached_property
-    def eigenvalues(self) -> npt.NDArray[np.float64]:
+    def eigenvalues(self) -> Float64s:
         """The p eigenvalues of H, increasing, as float64.
 
         c sigma^2 over the singular values sigma of Phi: the small ones keep the digits that H itself,

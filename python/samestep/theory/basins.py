@@ -12,14 +12,12 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ..optimizer import Optimizer
 from ..optimizers import SGD
 from ..optional import require
+from ..problems import Float64s
 from .checks import check_momentum, check_not_negative, check_positive
-
-Float64s = npt.NDArray[np.float64]
 
 
 class Well(NamedTuple):

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from ..optional import require
-from ..problems import MSE, Floats
+from ..problems import MSE, Float64s, Floats
 from .checks import check_positive
 
 Method = Literal["exact", "power", "lanczos"]
@@ -141,9 +140,9 @@ def hessian_fd(gradient: Callable[[Floats], Floats], w: Floats, h: float | None 
     return symmetric
 
 
-def check_symmetric(name: str, matrix: Floats) -> npt.NDArray[np.float64]:
+def check_symmetric(name: str, matrix: Floats) -> Float64s:
     """The matrix in float64, if it can be a Hessian or a kernel."""
-    H: npt.NDArray[np.float64] = np.asarray(matrix, dtype=np.float64)
+    H: Float64s = np.asarray(matrix, dtype=np.float64)
     if H.ndim != 2 or H.shape[0] != H.shape[1] or H.shape[0] == 0:
         raise ValueError(f"{name}: got shape {H.shape}, expected (p, p) with p >= 1")
     if not np.isfinite(H).all():

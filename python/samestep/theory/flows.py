@@ -11,15 +11,13 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from ..optimizer import Optimizer
 from ..optimizers import NAG, Momentum
 from ..optional import require
-from ..problems import Floats
+from ..problems import Float64s, Floats
 from .checks import check_momentum, check_positive
 
-Float64s = npt.NDArray[np.float64]
 Method = Literal["heavy_ball", "nesterov"]
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
-from ..problems import Floats
+from ..problems import Float64s, Floats
 from .checks import check_not_negative
 from .curvature import check_symmetric
 
@@ -63,7 +62,7 @@ def newton_step(g: Floats, H: Floats, damping: float = 0.0, mode: Mode = "newton
         raise ValueError(f"g: got shape {g.shape}, expected {H.shape[:1]} for H of shape {H.shape}")
     if not np.isfinite(g).all():
         raise ValueError("g: got NaN or infinity, expected finite numbers")
-    curvatures: npt.NDArray[np.float64]
+    curvatures: Float64s
     curvatures, Q = np.linalg.eigh(H)
     damped = (np.abs(curvatures) if mode == "saddle_free" else curvatures) + damping
     invertible = np.abs(damped) > len(H) * np.finfo(np.float64).eps * np.abs(curvatures).max()

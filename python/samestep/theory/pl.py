@@ -8,9 +8,8 @@ from __future__ import annotations
 from math import sqrt
 
 import numpy as np
-import numpy.typing as npt
 
-from ..problems import MSE, Floats
+from ..problems import MSE, Float64s, Floats
 from .checks import check_not_negative, check_positive
 from .curvature import check_symmetric
 
@@ -38,7 +37,7 @@ def pl_constant(problem: MSE) -> float:
     return float(min(problem.eigenvalues[problem.eigenvalues > 0.0], default=float("inf")))
 
 
-def tangent_kernel(J: Floats) -> npt.NDArray[np.float64]:
+def tangent_kernel(J: Floats) -> Float64s:
     """K = J J', how the outputs F(w) change with one another when w moves.
 
     Args:

@@ -12,9 +12,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from ...problems import Float64s
 from ..checks import check_positive
-
-Float64s = npt.NDArray[np.float64]
 
 
 def coin_minimum_probability(d: int) -> float:
