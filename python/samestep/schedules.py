@@ -1,6 +1,7 @@
 """Learning-rate schedules: callables of the step number t = 1, 2, ..., to be given as ``lr``.
 
-Any callable will do; these are the usual ones. They are evaluated on the host in float64 before the
+Any callable will do; these are the usual ones. Numbers that a schedule cannot have are a TypeError or
+ValueError when it is made. Schedules are evaluated on the host in float64 before the
 step, so that their value, and not the way to it, enters the bits of the step: only ``cosine`` calls
 libm, whose last bit may differ between systems; it rounds its factor to 2^-40, beyond which they agree
 but for ties.

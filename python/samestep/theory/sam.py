@@ -29,7 +29,8 @@ def sam_step(optimizer: Optimizer, gradient: Callable[[Floats], Floats], rho: fl
         rho: the distance, 0 or more; 0 is the optimizer's plain step. Where g is 0, e is.
 
     Raises:
-        ValueError: an optimizer of several arrays, or a rho that is negative or not finite.
+        ValueError: an optimizer of several arrays, a rho that is negative or not finite, or a gradient of
+            another shape.
         TypeError: no optimizer. Also what the optimizer says about a gradient that does not fit.
             Whatever is raised, the weights are left as they were.
 
