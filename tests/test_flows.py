@@ -143,12 +143,32 @@ def test_the_manifold_attracts(method, lr, momentum, count, expected):
             r"lr: got 0\.0",
             lambda: flows.modified(Quartic(), START, np.array([1.0]), 0.0, 0.5, "nesterov"),
         ),
+        (r"lr: got inf", lambda: flows.modified(Quartic(), START, np.array([1.0]), np.inf, 0.5, "nesterov")),
+        (r"lr: got -0\.1", lambda: flows.manifold(Quartic(), START, np.array([1.0]), -0.1, 0.5, "nesterov")),
+        (r"lr: got nan", lambda: flows.manifold(Quartic(), START, np.array([1.0]), np.nan, 0.5, "nesterov")),
+        (r"times: got \[inf\]", lambda: flows.rescaled(Quartic(), START, np.array([np.inf]), 0.5)),
+        (r"times: got \[nan\]", lambda: flows.rescaled(Quartic(), START, np.array([np.nan]), 0.5)),
+        (r"u0: got NaN", lambda: flows.rescaled(Quartic(), np.array([1e200, 0.0]), np.array([1.0]), 0.5)),
+        (
+            r"u0: got NaN",
+            lambda: flows.modified(Quartic(), START * np.nan, np.array([1.0]), 0.1, 0.5, "nesterov"),
+        ),
         (r"method: got 'nag'", lambda: flows.steps(Quartic(), START, 0.1, 0.5, 1, "nag", REST)),
     ],
 )
 def test_flows_that_are_none(message, call):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_at_time_0_every_flow_is_at_its_start():
+    times = np.array([0.0])
+    for found in (
+        flows.rescaled(Quartic(), START, times, 0.5),
+        flows.modified(Quartic(), START, times, 0.1, 0.5, "nesterov"),
+        flows.manifold(Quartic(), START, times, 0.1, 0.5, "nesterov"),
+    ):
+        assert found.tolist() == [START.tolist()]
 
 
 def test_a_flow_that_blows_up_is_an_error():

@@ -47,6 +47,18 @@ def test_minimize_takes_it(kind):
 
 
 @ALL
+@pytest.mark.parametrize("start", [3.0, 1e200])
+def test_a_run_that_diverges_goes_on(kind, start):
+    """Without an error, and without a warning, which the tests take for one."""
+    w0 = np.full(kind().dimension, start)
+    run = ss.minimize(kind(), w0, lambda w: ss.SGD(w, lr=1e3), steps=20)
+    assert run.steps == 20
+    assert run.diverged or kind is Higham
+    if kind is Hyperbola:
+        assert kind().tangent_kernel(np.full(2, 1e200)) == np.inf
+
+
+@ALL
 @pytest.mark.parametrize(
     ("error", "message", "make"),
     [
@@ -143,8 +155,10 @@ class TestHigham:
         [
             (ValueError, r"rows: got shape \(0,\)", np.array([], int)),
             (ValueError, r"rows: got shape \(1, 1\)", np.array([[0]])),
-            (IndexError, r"got indices -1 to 2", np.array([2, -1])),
-            (IndexError, r"got indices 10 to 10", np.array([10])),
+            (IndexError, r"got index -1, expected 0 to 9", np.array([2, -1])),
+            (IndexError, r"got index 10, expected 0 to 9", np.array([10])),
+            (TypeError, r"rows: got list, expected a numpy array of integers", [0, 1]),
+            (TypeError, r"rows: got float64, expected a numpy array of integers", np.array([0.0])),
         ],
     )
     def test_rows_that_do_not_fit(self, error, message, rows):

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
+from samestep import table
 from samestep.problems import MSE
 from text_problems import PHI, Y, diabetes, fixed
 
@@ -160,6 +161,7 @@ PHI64, Y64 = np.array(PHI, float), np.array(Y, float)
         (TypeError, r"y: got float32, expected float64 as Phi", (PHI64, Y64.astype(np.float32))),
         (ValueError, r"Phi: got shape \(3,\), expected \(N, p\)", (Y64, Y64)),
         (ValueError, r"y: got shape \(3, 1\), expected \(N,\); .*y\.ravel", (PHI64, Y64[:, None])),
+        (ValueError, r"y: got shape \(\), expected \(N,\)$", (PHI64, np.array(1.0))),
         (ValueError, r"Phi: got shape \(0, 2\), expected at least one row", (PHI64[:0], Y64[:0])),
         (ValueError, r"Phi: got shape \(3, 0\), expected at least one row", (PHI64[:, :0], Y64)),
         (ValueError, r"3 targets for the 2 rows .* transposed: pass Phi\.T", (PHI64.T, Y64)),
@@ -204,3 +206,9 @@ def test_weights_that_do_not_fit(error, message, w):
 def test_batches_that_do_not_fit(error, message, rows):
     with pytest.raises(error, match=message):
         fixed().gradient(np.zeros(2), rows)
+
+
+def test_a_table_may_have_lines_of_spaces(tmp_path):
+    path = tmp_path / "houses.csv"
+    path.write_text("size,price\n1,2\n \t\n\n2,4\n  \n")
+    assert table.read_csv(path, "price").y.tolist() == [-1.0, 1.0]

@@ -168,12 +168,15 @@ class TestStepBound:
             (r"H: got shape \(2, 3\), expected \(p, p\)", np.zeros(2), np.zeros((2, 3))),
             (r"H: got shape \(4,\)", np.zeros(2), np.zeros(4)),
             (r"H: got shape \(0, 0\)", np.zeros(0), np.zeros((0, 0))),
+            (r"H: got NaN or infinity", np.ones(2), np.array([[1.0, np.nan], [np.nan, 1.0]])),
+            (r"H: got a matrix that is not symmetric", np.ones(2), np.array([[1.0, 5.0], [0.0, 1.0]])),
             (r"g: got shape \(3,\), expected \(2,\)", np.zeros(3), np.eye(2)),
         ],
     )
-    def test_shapes_that_do_not_fit(self, message, g, H):
-        with pytest.raises(ValueError, match=message):
-            step_bound(g, H)
+    def test_what_does_not_fit(self, message, g, H):
+        for function in (step_bound, ss.theory.cauchy_step):
+            with pytest.raises(ValueError, match=message):
+                function(g, H)
 
 
 class TestEdge:

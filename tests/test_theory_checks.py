@@ -94,8 +94,11 @@ class TestStepSize:
 
     def test_a_momentum_next_moves_the_edge(self):
         opt = ss.NAG(np.zeros(10), lr=0.1, momentum=0.9, momentum_next=0.3)
-        edge = theory.check_step_size(diabetes(), opt).edge
-        assert edge == pytest.approx(3.8 / (2.2 * diabetes().beta), rel=1e-12)
+        check = theory.check_step_size(diabetes(), opt)
+        assert check.edge == pytest.approx(3.8 / (2.2 * diabetes().beta), rel=1e-12)
+        assert f"the edge {check.edge:.6g} = (2+2a)/((1+a+a')beta)" in str(check)
+        plain = theory.check_step_size(diabetes(), ss.NAG(np.zeros(10), lr=0.1, momentum=0.9))
+        assert "= (2+2a)/((1+2a)beta)" in str(plain)
 
     def test_a_momentum_of_1_is_never_stable(self):
         for make in (ss.Momentum, ss.NAG):

@@ -120,11 +120,30 @@ class TestGapBounds:
             ("distance: got -1.0", (1, 1.0, -1.0)),
             ("t: got -1", (-1, 1.0, 1.0)),
             ("distance: got nan", (1, 1.0, np.nan)),
+            (r"t: got nan", (np.nan, 1.0, 1.0)),
+            (r"t: got 1\.0 to inf", (np.array([1.0, np.inf]), 1.0, 1.0)),
+            (r"t: got shape \(0,\)", (np.array([], int), 1.0, 1.0)),
         ],
     )
     def test_bad_arguments(self, bound, message, arguments):
         with pytest.raises(ValueError, match=message):
             bound(*arguments)
+
+    @pytest.mark.parametrize(
+        "bound", [theory.gap_bounds, theory.gradient_bound, theory.accelerated_gap_bound]
+    )
+    @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int32, np.int64, np.uint64])
+    def test_no_width_of_the_steps_overflows(self, bound, dtype):
+        t = min(np.iinfo(dtype).max, 4 * 10**9)
+        assert (
+            np.ravel(bound(np.array([t], dtype), 1.0, 1.0)).tolist() == np.ravel(bound(t, 1.0, 1.0)).tolist()
+        )
+        assert (np.array(bound(np.array([t], dtype), 1.0, 1.0)) > 0).all()
+        assert type(np.ravel(bound(dtype(t), 1.0, 1.0)).tolist()[0]) is float
+
+    def test_far_away_every_bound_is_infinite(self):
+        assert theory.gap_bounds(1, 1.0, 1e200) == (np.inf, np.inf, np.inf)
+        assert theory.accelerated_gap_bound(1, 1.0, 1e200) == np.inf
 
 
 class TestDescent:
@@ -211,15 +230,16 @@ class TestSchedules:
 
         def distances(schedule):
             rng, w = np.random.RandomState(3), np.full(200, 2.0)
-            opt = ss.SGD(w, lr=1.0)
-            for k in range(2000):
-                opt.lr = schedule(k)
+            opt = ss.SGD(w, lr=schedule)
+            for _ in range(2000):
                 opt.step(w - rng.choice([-1.0, 1.0], 200))
             return np.sqrt(np.mean(w**2))
 
-        constant = distances(theory.inverse_time(0.1, 0.0))
+        constant = distances(ss.schedules.constant(0.1))
         assert constant == pytest.approx(np.sqrt(0.1 / 1.9), rel=0.15)  # lr sigma^2/(2 - lr)
-        assert distances(theory.inverse_time(1.0, 1.0)) == pytest.approx(1 / np.sqrt(2000), rel=0.15)
+        assert distances(ss.schedules.inverse_time(1.0, decay=1.0)) == pytest.approx(
+            1 / np.sqrt(2000), rel=0.15
+        )
 
     def test_a_step_that_shrinks_too_fast_stops_short(self):
         """w+ = (1 - lr_k) w: the product stays above 0 when the sum of lr_k is finite."""
@@ -236,7 +256,30 @@ class TestSchedules:
         assert (np.diff(momenta) > 0).all()
         assert 1 - momenta[-1] == pytest.approx(3 / 1002, rel=1e-2)
 
-    @pytest.mark.parametrize("arguments", [(0.0, 1.0), (1.0, -1.0), (np.nan, 0.0)])
-    def test_bad_arguments(self, arguments):
-        with pytest.raises(ValueError, match=r"(first|decay): got"):
-            theory.inverse_time(*arguments)
+    def test_only_one_thing_is_called_inverse_time(self):
+        assert ss.schedules.inverse_time(1.0, decay=1.0)(1) == 1.0
+        assert not hasattr(theory, "inverse_time")
+
+    @pytest.mark.parametrize(
+        ("error", "message", "make"),
+        [
+            (ValueError, "lr: got nan, expected a finite", lambda s: s.constant(np.nan)),
+            (TypeError, "lr: got 'a', expected a number", lambda s: s.constant("a")),
+            (ValueError, "lr: got -1.0", lambda s: s.step(-1.0, every=2)),
+            (ValueError, "factor: got nan", lambda s: s.step(1.0, every=2, factor=np.nan)),
+            (TypeError, "every: got 2.5, expected a whole number", lambda s: s.step(1.0, every=2.5)),
+            (ValueError, "lr: got inf", lambda s: s.cosine(np.inf, steps=2)),
+            (ValueError, "lowest: got -0.5", lambda s: s.cosine(1.0, steps=2, lowest=-0.5)),
+            (TypeError, "steps: got nan, expected a whole number", lambda s: s.cosine(1.0, steps=np.nan)),
+            (TypeError, "steps: got nan, expected a whole number", lambda s: s.warm_up(1.0, steps=np.nan)),
+            (ValueError, "schedule: got -1.0", lambda s: s.warm_up(-1.0, steps=2)),
+            (ValueError, "lr: got nan", lambda s: s.inverse_time(np.nan, decay=1.0)),
+            (ValueError, "decay: got -1.0, expected a finite", lambda s: s.inverse_time(1.0, decay=-1)),
+        ],
+    )
+    def test_bad_arguments(self, error, message, make):
+        with pytest.raises(error, match=message):
+            make(ss.schedules)
+
+    def test_whole_numbers_of_numpy(self):
+        assert ss.schedules.step(1.0, every=np.int64(2))(3) == 0.1

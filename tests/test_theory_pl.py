@@ -223,7 +223,11 @@ class TestStochastic:
         [
             ("mu: got 0.0", (0.0, 1.0, 2.0)),
             ("smooth_one: got 0.5, expected a finite number, at least smooth", (0.5, 1.0, 0.5)),
+            ("smooth: got -2.0", (1.0, -2.0, 4.0)),
+            ("mu: got 3.0, expected 0 < mu <= smooth = 2.0", (3.0, 2.0, 4.0)),
             ("m: got 0", (0.5, 1.0, 2.0, 0)),
+            ("m: got inf", (0.5, 1.0, 2.0, np.inf)),
+            ("m: got 1.5", (0.5, 1.0, 2.0, 1.5)),
         ],
     )
     def test_bad_arguments(self, message, arguments):

@@ -73,6 +73,19 @@ def test_where_the_gradient_is_0_it_stays():
     assert w.tolist() == [0, 0]
 
 
+@pytest.mark.parametrize(
+    "params",
+    [lambda w: w, lambda w: [w], lambda w: {"w": w}, lambda w: [{"params": w}], lambda w: [{"params": [w]}]],
+)
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float16])
+def test_any_optimizer_of_one_array(params, order, dtype):
+    """Along 2w from w = 3 everywhere: w + e = 3 + rho/sqrt(6), every number here a float16."""
+    w = np.full((2, 3), 3.0, dtype, order=order)
+    sam_step(ss.SGD(params(w), lr=0.25), lambda w: w + w, rho=0.5 * 6**0.5)
+    assert w.tolist() == [[1.25] * 3] * 2
+
+
 def test_bad_arguments():
     w = np.ones(2)
     for rho in (-1.0, np.nan, np.inf):
@@ -82,6 +95,8 @@ def test_bad_arguments():
         sam_step(0.1, lambda w: w, 0.1)
     with pytest.raises(ValueError, match="optimizer: got one of 2 arrays"):
         sam_step(ss.SGD([w, w.copy()], lr=0.1), lambda w: w, 0.1)
+    with pytest.raises(ValueError, match=r"gradient: returned shape \(3,\), expected \(2,\)"):
+        sam_step(ss.SGD(w, lr=0.1), lambda w: np.ones(3), 0.1)
     calls = []
 
     def fails_at_the_second(w):

@@ -1,6 +1,7 @@
 """Learning-rate schedules: callables of the step number t = 1, 2, ..., to be given as ``lr``.
 
-Any callable will do; these are the usual ones. They are evaluated on the host in float64 before the
+Any callable will do; these are the usual ones. Numbers that a schedule cannot have are a TypeError or
+ValueError when it is made. Schedules are evaluated on the host in float64 before the
 step, so that their value, and not the way to it, enters the bits of the step: only ``cosine`` calls
 libm, whose last bit may differ between systems; it rounds its factor to 2^-40, beyond which they agree
 but for ties.
@@ -22,6 +23,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from .options import number
+
 Schedule = Callable[[int], float]
 
 
@@ -33,6 +36,7 @@ def constant(lr: float) -> Schedule:
         >>> schedules.constant(0.5)(7)
         0.5
     """
+    lr = _not_negative("lr", lr)
     return lambda t: lr
 
 
@@ -44,6 +48,7 @@ def step(lr: float, *, every: int, factor: float = 0.1) -> Schedule:
         >>> [schedules.step(1.0, every=2, factor=0.5)(t) for t in (1, 2, 3, 5)]
         [1.0, 1.0, 0.5, 0.25]
     """
+    lr, factor = _not_negative("lr", lr), _not_negative("factor", factor)
     _at_least_one("every", every)
 
     def at(t: int) -> float:
@@ -70,6 +75,7 @@ def cosine(lr: float, *, steps: int, lowest: float = 0.0) -> Schedule:
         >>> [schedules.cosine(1.0, steps=4)(t) for t in (1, 3, 5, 99)]
         [1.0, 0.5, 0.0, 0.0]
     """
+    lr, lowest = _not_negative("lr", lr), _not_negative("lowest", lowest)
     _at_least_one("steps", steps)
 
     def at(t: int) -> float:
@@ -89,24 +95,40 @@ def warm_up(schedule: Schedule | float, *, steps: int) -> Schedule:
         [0.25, 0.5, 1.0, 1.0]
     """
     _at_least_one("steps", steps)
-    follow = schedule if callable(schedule) else constant(schedule)
+    follow = schedule if callable(schedule) else constant(_not_negative("schedule", schedule))
     return lambda t: follow(t) * (min(t, steps) / steps)
 
 
 def inverse_time(lr: float, *, decay: float) -> Schedule:
-    """``lr / (1 + decay*(t - 1))``, the 1/t schedule.
+    """``lr / (1 + decay*(t - 1))``, the 1/t schedule; ``decay`` is 0 or more.
+
+    Its sum is infinite and that of its squares is not. Under the noise of batches a constant step ends in a
+    neighbourhood of the minimum as wide as the step; this one converges. A geometric decay does not: its
+    sum is finite, and so is the way that it can go.
 
     Source:
-        Robbins & Monro (1951).
+        Robbins & Monro (1951); Goodfellow, Bengio and Courville, eqs. 8.12 and 8.13; Pedregosa,
+        Stochastic gradient (notes).
 
     Example:
         >>> from samestep import schedules
         >>> schedules.inverse_time(1.0, decay=0.5)(3)
         0.5
     """
+    lr, decay = _not_negative("lr", lr), _not_negative("decay", decay)
     return lambda t: lr / (1.0 + decay * (t - 1))
 
 
+def _not_negative(name: str, value: float) -> float:
+    """``value`` as a float."""
+    found = number(name, value)
+    if not 0.0 <= found < math.inf:
+        raise ValueError(f"{name}: got {found}, expected a finite number, 0 or more")
+    return found
+
+
 def _at_least_one(name: str, value: int) -> None:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: got {value!r}, expected a whole number")
     if value < 1:
         raise ValueError(f"{name}: got {value}, expected 1 or more")

@@ -12,12 +12,11 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from .optional import require
+from .problems import Float64s as Float64s  # demo.py has it from here
 from .sums import canonical_sum, global_norm
 
-Float64s = npt.NDArray[np.float64]
 _MISSING = frozenset(("", "na", "n/a", "nan", "null", "none"))
 
 
@@ -71,7 +70,7 @@ def diabetes() -> Table:
 def read_csv(path: str | PathLike[str], target: str) -> Table:
     """A table from a file of comma-separated numbers, whose first line names the columns.
 
-    Empty lines count for nothing.
+    Empty lines and lines of spaces count for nothing.
 
     Args:
         path: the file, UTF-8.
@@ -122,10 +121,9 @@ def _read(path: Path) -> tuple[list[str], list[list[float]]]:
             header = [name.strip() for name in next(filled, [])]
             _check_header(path, header)
             rows: list[list[float]] = []
-            for cells in lines:
-                if cells:
-                    place = f"{path}: row {len(rows) + 1} (line {lines.line_num})"
-                    rows.append(_numbers(place, header, cells))
+            for cells in filled:
+                place = f"{path}: row {len(rows) + 1} (line {lines.line_num})"
+                rows.append(_numbers(place, header, cells))
     except OSError as error:
         raise TableError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -2,13 +2,14 @@
 
 from .higham import Higham
 from .hyperbola import Hyperbola
-from .mse import MSE, Floats, Integers, Scale
+from .mse import MSE, Float64s, Floats, Integers, Scale
 from .quartic import Quartic
 from .risk import empirical_risk, test_risk
 from .rosenbrock import Rosenbrock
 
 __all__ = [
     "MSE",
+    "Float64s",
     "Floats",
     "Higham",
     "Hyperbola",

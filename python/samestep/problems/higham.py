@@ -8,9 +8,8 @@ from math import tanh
 from operator import mul
 
 import numpy as np
-import numpy.typing as npt
 
-from .mse import Floats, Integers
+from .mse import Float64s, Floats, Integers, own_rows
 from .smooth import Smooth
 
 X = [
@@ -56,7 +55,7 @@ class Higham(Smooth):
         """How many of the ten points lie on the right side: the larger output is that of their class."""
         return sum((F[0] > F[1]) == (y[0] > y[1]) for F, y in zip(self._outputs(w), Y, strict=True))
 
-    def gradient(self, w: Floats, rows: Integers | None = None) -> npt.NDArray[np.float64]:
+    def gradient(self, w: Floats, rows: Integers | None = None) -> Float64s:
         """The mean over the rows of the gradient of (1/2) |y_i - F(x_i)|^2, by backpropagation.
 
         Args:
@@ -68,7 +67,7 @@ class Higham(Smooth):
             IndexError: a point that there is not.
         """
         self._check_weights(w)
-        points = range(self.size) if rows is None else _own_rows(rows)
+        points = range(self.size) if rows is None else own_rows(rows, self.size).tolist()
         layers = _unpack(w)
         gradients = [_backpropagate(layers, X[i], Y[i]) for i in points]
         return np.array(gradients[0]) if len(gradients) == 1 else np.mean(gradients, axis=0)
@@ -77,15 +76,6 @@ class Higham(Smooth):
         self._check_weights(w)
         W2, W3, W4, b2, b3, b4 = _unpack(w)
         return [_layer(W4, b4, _layer(W3, b3, _layer(W2, b2, x))) for x in X]
-
-
-def _own_rows(rows: Integers) -> list[int]:
-    points: list[int] = rows.tolist()
-    if rows.ndim != 1 or not points:
-        raise ValueError(f"rows: got shape {rows.shape}, expected (m,) with m >= 1")
-    if not 0 <= min(points) <= max(points) < len(X):
-        raise IndexError(f"rows: got indices {min(points)} to {max(points)}, expected 0 to {len(X) - 1}")
-    return points
 
 
 def _unpack(w: Floats) -> tuple[Matrix, Matrix, Matrix, list[float], list[float], list[float]]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from .mse import Floats, Integers
+from .mse import Float64s, Floats, Integers
 from .smooth import Smooth
 
 
@@ -36,15 +35,16 @@ class Hyperbola(Smooth):
         """L(w); w has shape (2,), float64."""
         self._check_weights(w)
         u, v = w.tolist()
-        return float((u * v - 1) ** 2 / 2)
+        r = u * v - 1
+        return float(r * r / 2)
 
-    def gradient(self, w: Floats, rows: Integers | None = None) -> npt.NDArray[np.float64]:
+    def gradient(self, w: Floats, rows: Integers | None = None) -> Float64s:
         """g(w) = (w1 w2 - 1) (w2, w1); w has shape (2,), float64."""
         self._check_weights(w)
         u, v = w.tolist()
         return np.array([(u * v - 1) * v, (u * v - 1) * u])
 
-    def hessian(self, w: Floats) -> npt.NDArray[np.float64]:
+    def hessian(self, w: Floats) -> Float64s:
         """H(w), shape (2, 2)."""
         self._check_weights(w)
         u, v = w.tolist()
@@ -53,7 +53,8 @@ class Hyperbola(Smooth):
     def tangent_kernel(self, w: Floats) -> float:
         """K(w) = |grad (w1 w2)|^2 = w1^2 + w2^2."""
         self._check_weights(w)
-        return float(w @ w)
+        u, v = w.tolist()
+        return float(u * u + v * v)
 
     def sharpness(self, w: Floats) -> float:
         """The largest eigenvalue of H(w); w1^2 + w2^2 at a minimum, so at least 2 there."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from .. import arrays, backends
 
 Floats = npt.NDArray[np.floating[Any]]
+Float64s = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.integer[Any]]
 Scale = Literal["half_sum", "half_mean", "mean", "sum"]
 
@@ -209,7 +210,7 @@ class MSE:
         """
         w = self._own_weights(w)
         if rows is not None:
-            rows = self._own_rows(rows)
+            rows = own_rows(rows, self.size)
         g: Floats = self._run.empty(self.dimension, self.dtype, self.y)
         self._kernels.evaluate(w, rows, None, g)
         return g
@@ -227,7 +228,7 @@ class MSE:
         return hessian
 
     @cached_property
-    def eigenvalues(self) -> npt.NDArray[np.float64]:
+    def eigenvalues(self) -> Float64s:
         """The p eigenvalues of H, increasing, as float64.
 
         c sigma^2 over the singular values sigma of Phi: the small ones keep the digits that H itself,
@@ -305,18 +306,19 @@ class MSE:
         contiguous: Floats = self._run.contiguous(w)
         return contiguous
 
-    def _own_rows(self, rows: Integers) -> Integers:
-        """A copy as int64, checked: another thread may change the caller's while the kernels read."""
-        if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "iu":
-            got = rows.dtype if isinstance(rows, np.ndarray) else type(rows).__name__
-            raise TypeError(f"rows: got {got}, expected a numpy array of integers")
-        if rows.ndim != 1 or len(rows) == 0:
-            raise ValueError(f"rows: got shape {rows.shape}, expected (m,) with m >= 1")
-        rows = np.array(rows, order="C")
-        low, high = int(rows.min()), int(rows.max())
-        if low < 0 or high >= self.size:
-            raise IndexError(f"rows: got index {low if low < 0 else high}, expected 0 to {self.size - 1}")
-        return rows.astype(np.int64, copy=False)
+
+def own_rows(rows: Integers, size: int) -> Integers:
+    """A copy as int64, checked: another thread may change the caller's while the kernels read."""
+    if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "iu":
+        got = rows.dtype if isinstance(rows, np.ndarray) else type(rows).__name__
+        raise TypeError(f"rows: got {got}, expected a numpy array of integers")
+    if rows.ndim != 1 or len(rows) == 0:
+        raise ValueError(f"rows: got shape {rows.shape}, expected (m,) with m >= 1")
+    rows = np.array(rows, order="C")
+    low, high = int(rows.min()), int(rows.max())
+    if low < 0 or high >= size:
+        raise IndexError(f"rows: got index {low if low < 0 else high}, expected 0 to {size - 1}")
+    return rows.astype(np.int64, copy=False)
 
 
 def _check_floats(name: str, array: Floats, ndim: int) -> None:
@@ -332,7 +334,8 @@ def _check_floats(name: str, array: Floats, ndim: int) -> None:
         )
     if array.ndim != ndim:
         shape = "(N, p), one example a row" if ndim == 2 else "(N,)"
-        flat = f"; flatten it with {name}.ravel()" if ndim == 1 and array.size == len(array) else ""
+        column = ndim == 1 <= array.ndim and array.size == len(array)
+        flat = f"; flatten it with {name}.ravel()" if column else ""
         raise ValueError(f"{name}: got shape {array.shape}, expected {shape}{flat}")
 
 

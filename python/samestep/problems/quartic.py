@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from .mse import Floats, Integers
+from .mse import Float64s, Floats, Integers
 from .smooth import Smooth
 
 
@@ -28,15 +27,15 @@ class Quartic(Smooth):
         """L(w); w has shape (2,), float64."""
         self._check_weights(w)
         u, v = w.tolist()
-        return float(u**4 / 4 + u * u / 2 + v * v + u * v / 2)
+        return float(u * u * u * u / 4 + u * u / 2 + v * v + u * v / 2)
 
-    def gradient(self, w: Floats, rows: Integers | None = None) -> npt.NDArray[np.float64]:
+    def gradient(self, w: Floats, rows: Integers | None = None) -> Float64s:
         """g(w) = (w1^3 + w1 + w2/2, 2 w2 + w1/2); w has shape (2,), float64."""
         self._check_weights(w)
         u, v = w.tolist()
-        return np.array([u**3 + u + v / 2, 2 * v + u / 2])
+        return np.array([u * u * u + u + v / 2, 2 * v + u / 2])
 
-    def hessian(self, w: Floats) -> npt.NDArray[np.float64]:
+    def hessian(self, w: Floats) -> Float64s:
         """H(w), shape (2, 2)."""
         self._check_weights(w)
         u, _ = w.tolist()

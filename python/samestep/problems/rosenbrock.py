@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from .mse import Floats, Integers
+from .mse import Float64s, Floats, Integers
 from .smooth import Smooth
 
 
@@ -31,15 +30,17 @@ class Rosenbrock(Smooth):
         """L(w); w has shape (2,), float64."""
         self._check_weights(w)
         x, y = w.tolist()
-        return float((1 - x) ** 2 + 100 * (y - x * x) ** 2)
+        # Products, here and in the other formulas: where ** raises OverflowError, they are infinite.
+        a, b = 1 - x, y - x * x
+        return float(a * a + 100 * (b * b))
 
-    def gradient(self, w: Floats, rows: Integers | None = None) -> npt.NDArray[np.float64]:
+    def gradient(self, w: Floats, rows: Integers | None = None) -> Float64s:
         """g(w) = (-2 (1 - w1) - 400 w1 (w2 - w1^2), 200 (w2 - w1^2)); w has shape (2,), float64."""
         self._check_weights(w)
         x, y = w.tolist()
         return np.array([-2 * (1 - x) - 400 * x * (y - x * x), 200 * (y - x * x)])
 
-    def hessian(self, w: Floats) -> npt.NDArray[np.float64]:
+    def hessian(self, w: Floats) -> Float64s:
         """H(w), shape (2, 2); indefinite where w2 > w1^2 + 1/200."""
         self._check_weights(w)
         x, y = w.tolist()

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from .mse import Floats, Integers
+from .mse import Float64s, Floats, Integers
 
 
 class Smooth:
@@ -24,7 +23,7 @@ class Smooth:
         """L(w)."""
         raise NotImplementedError
 
-    def gradient(self, w: Floats, rows: Integers | None = None) -> npt.NDArray[np.float64]:
+    def gradient(self, w: Floats, rows: Integers | None = None) -> Float64s:
         """The gradient of L at w, a new array; ``rows`` are left out of account."""
         raise NotImplementedError
 

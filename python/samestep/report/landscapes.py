@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..optimizers import SGD
-from ..problems import Hyperbola
-from ..table import Float64s
+from ..problems import Float64s, Hyperbola
 from ..theory import DoubleWell, double_well, sam_step
 from ..theory.landscape import (
     coin_minimum_probability,

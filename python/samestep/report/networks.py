@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..optimizers import SGD
-from ..problems import Higham
-from ..table import Float64s
+from ..problems import Float64s, Higham
 from ..theory.landscape import DeepLinear, mode_strength
 from .pictures import picture
 from .svg import COLORS, FAINT, INK, decades, figure

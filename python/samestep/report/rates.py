@@ -10,8 +10,7 @@ import numpy as np
 
 from ..optimizer import Optimizer
 from ..optimizers import NAG, SGD, AdaGrad, Adam, Momentum, RMSProp
-from ..problems import MSE, Quartic
-from ..table import Float64s
+from ..problems import MSE, Float64s, Quartic
 from ..theory import (
     accelerated_gap_bound,
     check_step_size,

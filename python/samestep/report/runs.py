@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..optimizer import Optimizer
-from ..problems import MSE
-from ..table import Float64s, diabetes
+from ..problems import MSE, Float64s
+from ..table import diabetes
 
 Make = Callable[[Any], Optimizer]
 

@@ -13,7 +13,8 @@ from ..batchnorm import BatchNorm, batchnorm_backward, batchnorm_forward
 from ..optimizers import SGD, Momentum
 from ..problems import MSE, Quartic, Rosenbrock, empirical_risk, test_risk
 from ..reference.sampling import Sampler
-from ..theory import backtracking, flows, inverse_time, run_until
+from ..schedules import constant, inverse_time
+from ..theory import backtracking, flows, run_until
 from ..theory.landscape import (
     DeepLinear,
     coin_minimum_probability,
@@ -219,11 +220,10 @@ def schedules(quick: bool) -> Checks:
     steps, rng = (4000 if quick else 20_000), Sampler(0)
     rows = rng.draws(steps, problem.size)
     ends = []
-    for schedule in (lambda t: 20.0, inverse_time(20.0, 0.002)):
+    for schedule in (constant(20.0), inverse_time(20.0, decay=0.002)):
         w = w_star.copy()
-        opt, squares = SGD(w, lr=20.0), []
+        opt, squares = SGD(w, lr=schedule), []
         for t in range(steps):
-            opt.lr = schedule(t)
             opt.step(problem.gradient(w, rows[t : t + 1]))
             if t >= steps // 2:
                 squares.append(problem.loss(w) - problem.optimum)

@@ -9,12 +9,11 @@ from .descent import backtracking, descent_ok
 from .edges import heavy_ball_edge, look_ahead_edge, sgd_edge
 from .gaps import GapBounds, accelerated_gap_bound, gap_bounds, gradient_bound, iterations_bound
 from .modes import mode_factors, mode_matrices, spectral_radius
-from .momentum import ema_step, polyak_step, terminal_step
+from .momentum import ema_step, nesterov_momenta, polyak_step, terminal_step
 from .newton import newton_step
 from .pl import pl_constant, pl_radius, pl_rate, pl_star_constant, sgd_step_interpolation, tangent_kernel
 from .run_check import BoundCheck, RunCheck, check_run
 from .sam import sam_step
-from .schedules import inverse_time, nesterov_momenta
 from .step_size import StepSizeCheck, check_step_size
 from .tuning import Tuning, tune_heavy_ball, tune_look_ahead, tune_nesterov, tune_sgd
 
@@ -41,7 +40,6 @@ __all__ = [
     "gradient_bound",
     "heavy_ball_edge",
     "hessian_fd",
-    "inverse_time",
     "iterations_bound",
     "landscape",
     "look_ahead_edge",

@@ -12,13 +12,12 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ..optimizer import Optimizer
 from ..optimizers import SGD
 from ..optional import require
-
-Float64s = npt.NDArray[np.float64]
+from ..problems import Float64s
+from .checks import check_momentum, check_not_negative, check_positive
 
 
 class Well(NamedTuple):
@@ -62,9 +61,9 @@ class DoubleWell:
     ) -> None:
         if not sharp.center < wide.center:
             raise ValueError(f"sharp, wide: got centers {sharp.center}, {wide.center}, expected sharp < wide")
-        _check_positive(softness=softness)
+        check_positive(softness=softness)
         for name, well in (("sharp", sharp), ("wide", wide)):
-            _check_positive(**{f"{name}.curvature": well.curvature})
+            check_positive(**{f"{name}.curvature": well.curvature})
         self.sharp = sharp
         self.wide = wide
         self.softness = softness
@@ -109,7 +108,7 @@ class DoubleWell:
         Raises:
             ValueError: a temperature that is not positive and finite.
         """
-        _check_positive(temperature=temperature)
+        check_positive(temperature=temperature)
         integrate = require("scipy.integrate", "the Boltzmann share of a basin")
         lowest = min(self.sharp.floor, self.wide.floor)
 
@@ -165,8 +164,8 @@ def double_well(
         >>> ss.theory.double_well(0.02, 1, time=20.0) > 0.2, ss.theory.double_well(0.02, 16, time=20.0)
         (True, 0.0)
     """
-    _check_positive(lr=lr, batch_size=batch_size, particles=particles, time=time)
-    _check_not_negative(noise=noise)
+    check_positive(lr=lr, batch_size=batch_size, particles=particles, time=time)
+    check_not_negative(noise=noise)
     well = DoubleWell() if well is None else well
     random = np.random.RandomState(seed)
     w = np.full(particles, well.sharp.center)
@@ -201,23 +200,10 @@ def stationary_variance(
         >>> round(ss.theory.stationary_variance(0.05, 1, 2.0, 2.0), 7)
         0.0263158
     """
-    _check_positive(lr=lr, batch_size=batch_size, curvature=curvature)
-    _check_not_negative(noise_variance=noise_variance)
-    if not 0.0 <= momentum < 1.0:
-        raise ValueError(f"momentum: got {momentum}, expected a number in [0, 1)")
+    check_positive(lr=lr, batch_size=batch_size, curvature=curvature)
+    check_not_negative(noise_variance=noise_variance)
+    check_momentum(momentum)
     room = 2.0 * (1.0 + momentum) - lr * curvature
     if room <= 0:
         return float("inf")
     return lr * noise_variance * (1.0 + momentum) / (batch_size * curvature * (1.0 - momentum) * room)
-
-
-def _check_positive(**values: float) -> None:
-    for name, value in values.items():
-        if not 0.0 < value < float("inf"):
-            raise ValueError(f"{name}: got {value}, expected a positive finite number")
-
-
-def _check_not_negative(**values: float) -> None:
-    for name, value in values.items():
-        if not 0.0 <= value < float("inf"):
-            raise ValueError(f"{name}: got {value}, expected a finite number, 0 or more")

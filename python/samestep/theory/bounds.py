@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..problems import MSE, Floats
-from .curvature import beta
+from .curvature import beta, check_symmetric
 
 
 def step_bound(g: Floats, H: Floats) -> float:
@@ -23,7 +23,7 @@ def step_bound(g: Floats, H: Floats) -> float:
         where g is 0, as there is no direction to step in, or not finite.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit, an H that is not symmetric or not finite.
 
     Source:
         The notes' one-step bound; Goodfellow, Bengio and Courville, eqs. 4.9 and 4.10.
@@ -33,8 +33,7 @@ def step_bound(g: Floats, H: Floats) -> float:
         >>> ss.theory.step_bound(np.array([-5.0, -6.0]), np.array([[2.0, 1.0], [1.0, 2.0]])) == 122 / 182
         True
     """
-    g, H = np.asarray(g, dtype=np.float64), np.asarray(H, dtype=np.float64)
-    _check_square(H)
+    g, H = np.asarray(g, dtype=np.float64), check_symmetric("H", H)
     if g.shape != H.shape[:1]:
         raise ValueError(f"g: got shape {g.shape}, expected {H.shape[:1]} for H of shape {H.shape}")
     # The bound does not depend on the length of g; a tiny one would vanish in its own square.
@@ -58,7 +57,7 @@ def cauchy_step(g: Floats, H: Floats) -> float:
         The step size; infinity where g'Hg <= 0, NaN where g is 0 or not finite.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit, an H that is not symmetric or not finite.
 
     Source:
         Goodfellow, Bengio and Courville, eq. 4.10.
@@ -97,8 +96,3 @@ def max_step(problem_or_H: MSE | Floats) -> float:
     """
     largest = beta(problem_or_H)
     return 2.0 / largest if largest > 0 else float("inf")
-
-
-def _check_square(H: Floats) -> None:
-    if H.ndim != 2 or H.shape[0] != H.shape[1] or H.shape[0] == 0:
-        raise ValueError(f"H: got shape {H.shape}, expected (p, p) with p >= 1")

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from ..optional import require
-from ..problems import MSE, Floats
+from ..problems import MSE, Float64s, Floats
+from .checks import check_positive
 
 Method = Literal["exact", "power", "lanczos"]
 
@@ -21,9 +21,10 @@ def beta(problem_or_H: MSE | Floats, method: Method = "exact", steps: int = 100)
     method       how
     ===========  =============================================================================
     ``exact``    all eigenvalues: p^3 operations
-    ``power``    v = H v/|H v| from (1, ..., 1), then v'Hv: ``steps`` products with H. It finds the
-                 eigenvalue of largest size, and so lambda_max only where none is as far below 0,
-                 as for every loss of problems.MSE; a start without a share of its direction misses it
+    ``power``    v = H v/|H v|, ``steps`` times from (1, ..., 1), then v'Hv: a product with H each. It
+                 finds the eigenvalue of largest size, and so lambda_max only where none is as far
+                 below 0, as for every loss of problems.MSE; a start without a share of its direction
+                 misses it
     ``lanczos``  SciPy's eigsh: some tens of products with H, whatever the signs
     ===========  =============================================================================
 
@@ -32,7 +33,7 @@ def beta(problem_or_H: MSE | Floats, method: Method = "exact", steps: int = 100)
     Args:
         problem_or_H: a problem, or a symmetric Hessian, shape (p, p).
         method: see the table.
-        steps: how many products "power" makes.
+        steps: how often "power" multiplies before its v'Hv.
 
     Returns:
         lambda_max in float64; below 0 for a concave function.
@@ -123,8 +124,8 @@ def hessian_fd(gradient: Callable[[Floats], Floats], w: Floats, h: float | None 
         raise ValueError(f"w: got shape {w.shape}, expected (p,) with p >= 1")
     if not np.isfinite(w).all():
         raise ValueError("w: got NaN or infinity, expected finite numbers")
-    if h is not None and not 0.0 < h < float("inf"):
-        raise ValueError(f"h: got {h}, expected a positive finite number")
+    if h is not None:
+        check_positive(h=h)
     H = np.empty((len(w), len(w)))
     for j in range(len(w)):
         shift = h if h is not None else float(np.finfo(np.float64).eps ** (1 / 3) * max(1.0, abs(w[j])))
@@ -139,9 +140,9 @@ def hessian_fd(gradient: Callable[[Floats], Floats], w: Floats, h: float | None 
     return symmetric
 
 
-def check_symmetric(name: str, matrix: Floats) -> npt.NDArray[np.float64]:
+def check_symmetric(name: str, matrix: Floats) -> Float64s:
     """The matrix in float64, if it can be a Hessian or a kernel."""
-    H: npt.NDArray[np.float64] = np.asarray(matrix, dtype=np.float64)
+    H: Float64s = np.asarray(matrix, dtype=np.float64)
     if H.ndim != 2 or H.shape[0] != H.shape[1] or H.shape[0] == 0:
         raise ValueError(f"{name}: got shape {H.shape}, expected (p, p) with p >= 1")
     if not np.isfinite(H).all():

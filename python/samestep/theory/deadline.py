@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..train import Problem
 
 Algorithm = Literal["sgd", "momentum", "nesterov"]
-Schedule = float | Callable[[int], float]
+PerStep = float | Callable[[int], float]
 
 
 class DeadlineRun(NamedTuple):
@@ -40,8 +40,8 @@ def run_until(
     algorithm: Algorithm,
     *,
     deadline: float,
-    lr: Schedule,
-    momentum: Schedule | None = None,
+    lr: PerStep,
+    momentum: PerStep | None = None,
     v0: Floats | None = None,
     seed: int = 0,
     clock: Callable[[], float] = time.monotonic,
@@ -128,5 +128,5 @@ def run_until(
     return DeadlineRun(w - a_of(k) * v if ahead else w, v, k)
 
 
-def _of_k(schedule: Schedule) -> Callable[[int], float]:
+def _of_k(schedule: PerStep) -> Callable[[int], float]:
     return schedule if callable(schedule) else lambda k: schedule

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..problems import Floats
+from .checks import check_not_negative, check_positive
 
 
 def descent_ok(before: float, after: float, g: Floats, lr: float, beta: float) -> bool:
@@ -40,9 +41,7 @@ def descent_ok(before: float, after: float, g: Floats, lr: float, beta: float) -
         >>> ss.theory.descent_ok(2.0, 0.0, g, lr=1.0, beta=1.0), ss.theory.descent_ok(2.0, 0.0, g, 1.0, 0.5)
         (True, False)
     """
-    for name, value in (("lr", lr), ("beta", beta)):
-        if not 0.0 <= value < float("inf"):
-            raise ValueError(f"{name}: got {value}, expected a finite number, 0 or more")
+    check_not_negative(lr=lr, beta=beta)
     g = np.asarray(g, dtype=np.float64)
     gain = lr * (1.0 - lr * beta / 2.0) * float(np.vdot(g, g))
     rounding = 4.0 * float(np.spacing(max(abs(before), abs(after))))
@@ -85,8 +84,7 @@ def backtracking(
         >>> ss.theory.backtracking(lambda w: 1.5 * float(w @ w), np.ones(1), np.full(1, 3.0))
         0.25
     """
-    if not 0.0 < lr < float("inf"):
-        raise ValueError(f"lr: got {lr}, expected a positive finite number")
+    check_positive(lr=lr)
     if not 0.0 < shrink < 1.0:
         raise ValueError(f"shrink: got {shrink}, expected a number between 0 and 1")
     squared, before = float(np.vdot(g, g)), loss(w)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .checks import check_not_negative, check_positive
+
 
 def sgd_edge(beta: float) -> float:
     """2/beta for gradient descent: |1 - lr beta| = 1.
@@ -69,13 +71,11 @@ def look_ahead_edge(beta: float, momentum: float, momentum_next: float | None = 
     """
     _check(beta, momentum)
     ahead = momentum if momentum_next is None else momentum_next
-    if not 0.0 <= ahead < float("inf"):
-        raise ValueError(f"momentum_next: got {ahead}, expected a finite number, 0 or more")
+    check_not_negative(momentum_next=ahead)
     return (2.0 + 2.0 * momentum) / ((1.0 + momentum + ahead) * beta)
 
 
 def _check(beta: float, momentum: float) -> None:
-    if not 0.0 < beta < float("inf"):
-        raise ValueError(f"beta: got {beta}, expected a positive finite number")
+    check_positive(beta=beta)
     if not 0.0 <= momentum < 1.0:
         raise ValueError(f"momentum: got {momentum}, expected 0 <= momentum < 1: beyond, no step is stable")

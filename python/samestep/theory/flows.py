@@ -11,14 +11,13 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from ..optimizer import Optimizer
 from ..optimizers import NAG, Momentum
 from ..optional import require
-from ..problems import Floats
+from ..problems import Float64s, Floats
+from .checks import check_momentum, check_positive
 
-Float64s = npt.NDArray[np.float64]
 Method = Literal["heavy_ball", "nesterov"]
 
 
@@ -128,7 +127,7 @@ def modified(
 
     Args:
         problem, u0, times, momentum: as for ``rescaled``.
-        lr: h, positive.
+        lr: h, positive and finite.
         method: "heavy_ball" or "nesterov".
 
     Returns, raises:
@@ -144,8 +143,7 @@ def modified(
         >>> flows.modified(parabola, np.ones(1), np.array([1.0]), 0.1, 0.0, "heavy_ball").round(6)
         array([[0.349023]])
     """
-    if not lr > 0.0:
-        raise ValueError(f"lr: got {lr}, expected a positive number")
+    check_positive(lr=lr)
     speed, b = _speed(momentum), _ahead(method, momentum)
     mass = lr * (1.0 + momentum - 2.0 * b * (1.0 - momentum)) / (2.0 * (1.0 - momentum))
     p = len(u0)
@@ -175,6 +173,7 @@ def manifold(
         >>> flows.manifold(parabola, np.ones(1), np.array([1.0]), 0.1, 0.0, "heavy_ball").round(6)
         array([[0.349938]])
     """
+    check_positive(lr=lr)
     coefficient = (1.0 + momentum) * _speed(momentum) / 2.0 - _ahead(method, momentum)
     return _solve(lambda u: _modified_descent(problem, u, lr, momentum, coefficient), u0, times)
 
@@ -208,8 +207,7 @@ def _modified_descent(
 
 
 def _speed(momentum: float) -> float:
-    if not 0.0 <= momentum < 1.0:
-        raise ValueError(f"momentum: got {momentum}, expected a number in [0, 1)")
+    check_momentum(momentum)
     return 1.0 / (1.0 - momentum)
 
 
@@ -224,12 +222,23 @@ def _solve(rate: Callable[[Floats], Floats], start: Floats, times: Floats) -> Fl
     """Of an autonomous equation, far below the errors that are looked for."""
     integrate = require("scipy.integrate", "a flow's solution")
     times = np.asarray(times, dtype=np.float64)
-    if times.ndim != 1 or len(times) == 0 or times[0] < 0 or not (np.diff(times) > 0).all():
-        raise ValueError(f"times: got {times}, expected increasing numbers from 0 on")
+    if (
+        times.ndim != 1
+        or len(times) == 0
+        or not (times[0] >= 0 and np.isfinite(times).all() and (np.diff(times) > 0).all())
+    ):
+        raise ValueError(f"times: got {times}, expected increasing finite numbers from 0 on")
+    first: Float64s = np.asarray(start, dtype=np.float64)
+    # SciPy seeks its first step for ever where the rate is NaN.
+    with np.errstate(all="ignore"):
+        if not (np.isfinite(first).all() and np.isfinite(rate(first)).all()):
+            raise ValueError("u0: got NaN or infinity, in it or in the gradient there, expected finite ones")
+    if times[-1] == 0.0:  # SciPy wants an interval
+        return first[np.newaxis].copy()
     found = integrate.solve_ivp(
         lambda t, z: rate(z),
         (0.0, times[-1]),
-        np.asarray(start, dtype=np.float64),
+        first,
         method="DOP853",
         rtol=1e-12,
         atol=1e-14,

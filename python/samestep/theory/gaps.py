@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .checks import check_not_negative, check_positive
+
 Steps = int | npt.NDArray[np.integer[Any]]
 Bound = Any  # a float, or an array for an array of steps
 
@@ -42,7 +44,8 @@ def gap_bounds(t: Steps, beta: float, distance: float) -> GapBounds:
         GapBounds: three floats, or three arrays of the shape of t.
 
     Raises:
-        ValueError: t below 0, beta not positive, a distance below 0, any of them not finite.
+        ValueError: t below 0 or an array without elements, beta not positive, a distance below 0, any of
+            them not finite.
 
     Source:
         The notes' optimality gap; Nesterov, Introductory Lectures, cor. 2.1.2 (recalled); Drori and
@@ -53,10 +56,8 @@ def gap_bounds(t: Steps, beta: float, distance: float) -> GapBounds:
         >>> ss.theory.gap_bounds(0, beta=3.0, distance=2.0)
         GapBounds(notes=24.0, nesterov=6.0, sharp=6.0)
     """
-    t = _check(t, beta=beta)
-    if not 0.0 <= distance < float("inf"):
-        raise ValueError(f"distance: got {distance}, expected a finite number, 0 or more")
-    scale = beta * distance**2
+    t = _check(t, beta, distance)
+    scale = beta * (distance * distance)
     return GapBounds(2.0 * scale / (t + 1), 2.0 * scale / (t + 4), scale / (4 * t + 2))
 
 
@@ -86,9 +87,8 @@ def iterations_bound(beta: float, gap: float, delta: float) -> float:
         >>> ss.theory.iterations_bound(beta=3.0, gap=10.0, delta=0.5)
         120.0
     """
-    _check(0, beta=beta, delta=delta)
-    if not 0.0 <= gap < float("inf"):
-        raise ValueError(f"gap: got {gap}, expected a finite number, 0 or more")
+    check_positive(beta=beta, delta=delta)
+    check_not_negative(gap=gap)
     return 2.0 * beta * gap / delta
 
 
@@ -112,9 +112,7 @@ def gradient_bound(t: Steps, beta: float, distance: float) -> Bound:
         >>> ss.theory.gradient_bound(3, beta=2.0, distance=4.0)
         2.0
     """
-    t = _check(t, beta=beta)
-    if not 0.0 <= distance < float("inf"):
-        raise ValueError(f"distance: got {distance}, expected a finite number, 0 or more")
+    t = _check(t, beta, distance)
     return beta * distance / (t + 1)
 
 
@@ -137,16 +135,17 @@ def accelerated_gap_bound(t: Steps, beta: float, distance: float) -> Bound:
         >>> ss.theory.accelerated_gap_bound(3, beta=2.0, distance=4.0)
         4.0
     """
-    t = _check(t, beta=beta)
-    if not 0.0 <= distance < float("inf"):
-        raise ValueError(f"distance: got {distance}, expected a finite number, 0 or more")
-    return 2.0 * beta * distance**2 / (t + 1) ** 2
+    t = _check(t, beta, distance)
+    return 2.0 * beta * (distance * distance) / ((t + 1) * (t + 1))
 
 
-def _check(t: Steps, **positive: float) -> Any:
-    for name, value in positive.items():
-        if not 0.0 < value < float("inf"):
-            raise ValueError(f"{name}: got {value}, expected a positive finite number")
-    if np.min(t) < 0:
-        raise ValueError(f"t: got {np.min(t)}, expected steps, 0 or more")
-    return t
+def _check(t: Steps, beta: float, distance: float) -> Any:
+    """t in float64, in which no formula of it overflows: a float, or an array of that shape."""
+    check_positive(beta=beta)
+    check_not_negative(distance=distance)
+    steps = np.asarray(t, dtype=np.float64)
+    if steps.size == 0:
+        raise ValueError(f"t: got shape {steps.shape}, expected at least one number of steps")
+    if not (steps >= 0).all() or np.isinf(steps).any():
+        raise ValueError(f"t: got {steps.min()} to {steps.max()}, expected finite numbers, 0 or more")
+    return steps.item() if steps.ndim == 0 else steps

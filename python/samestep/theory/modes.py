@@ -16,16 +16,14 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
-from ..problems import MSE, Floats
+from ..problems import MSE, Float64s, Floats
 from .curvature import check_symmetric
 
 Family = Literal["sgd", "momentum", "nag"]
-Vector = npt.NDArray[np.float64]
 
 
-def mode_factors(problem_or_H: MSE | Floats, lr: float) -> Vector:
+def mode_factors(problem_or_H: MSE | Floats, lr: float) -> Float64s:
     """1 - lr lambda_i: what a step of gradient descent multiplies the error by, mode by mode.
 
     A negative factor flips the sign at every step: that is the zigzag in steep directions. Beyond -1,
@@ -57,11 +55,11 @@ def mode_factors(problem_or_H: MSE | Floats, lr: float) -> Vector:
 
 def mode_matrices(
     family: Family,
-    curvatures: Vector,
+    curvatures: Float64s,
     lr: float,
     momentum: float = 0.0,
     momentum_next: float | None = None,
-) -> Vector:
+) -> Float64s:
     """What a step multiplies (e, v) by, for every curvature: the recursions of the module as matrices.
 
     Args:
@@ -94,7 +92,7 @@ def mode_matrices(
     return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
 
 
-def spectral_radius(family: Family, curvatures: Vector, lr: float, momentum: float = 0.0) -> float:
+def spectral_radius(family: Family, curvatures: Float64s, lr: float, momentum: float = 0.0) -> float:
     """The factor by which |w - w*| shrinks a step in the long run: the largest |z| over all modes.
 
     The z solve z = 1 - s; z^2 - (1 + a - s) z + a = 0 for the heavy ball, where complex z have

@@ -1,11 +1,15 @@
-"""Momentum written in the texts' other ways, and what a run of equal gradients comes to.
+"""Momentum written in the texts' other ways, what a run of equal gradients comes to, Nesterov's momenta.
 
 The kernels step the heavy ball, v = a v - lr g, w = w + v, and torch's form.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from math import sqrt
+
 from ..problems import Floats
+from .checks import check_momentum
 
 
 def polyak_step(w: Floats, previous: Floats, g: Floats, lr: float, momentum: float) -> Floats:
@@ -87,6 +91,30 @@ def terminal_step(lr: float, momentum: float, g: float, alternating: bool = Fals
         >>> ss.theory.terminal_step(lr=0.25, momentum=0.5, g=2.0)
         -1.0
     """
-    if not 0.0 <= momentum < 1.0:
-        raise ValueError(f"momentum: got {momentum}, expected a number in [0, 1)")
+    check_momentum(momentum)
     return -lr * g / (1.0 + momentum if alternating else 1.0 - momentum)
+
+
+def nesterov_momenta() -> Iterator[float]:
+    """a_k = (t_k - 1)/t_{k+1} for k = 1, 2, ..., t_1 = 1, t_{k+1} = (1 + sqrt(1 + 4 t_k^2))/2.
+
+    The momenta with which Nesterov's rule meets accelerated_gap_bound on a convex L, with lr = 1/beta.
+
+    Yields:
+        0, 0.2818..., 0.4340..., towards 1. The look-ahead form wants them in pairs: at step k
+        ``momentum`` is a_{k-1} (0 at first) and ``momentum_next`` a_k.
+
+    Source:
+        Beck and Teboulle (2009), eqs. 4.2 and 4.3 (recalled).
+
+    Example:
+        >>> import samestep as ss
+        >>> from itertools import islice
+        >>> [round(a, 4) for a in islice(ss.theory.nesterov_momenta(), 3)]
+        [0.0, 0.2818, 0.434]
+    """
+    t = 1.0
+    while True:
+        following = (1.0 + sqrt(1.0 + 4.0 * t * t)) / 2.0
+        yield (t - 1.0) / following
+        t = following

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
-from ..problems import Floats
+from ..problems import Float64s, Floats
+from .checks import check_not_negative
 from .curvature import check_symmetric
 
 Mode = Literal["newton", "saddle_free"]
@@ -55,15 +55,14 @@ def newton_step(g: Floats, H: Floats, damping: float = 0.0, mode: Mode = "newton
     """
     if mode not in get_args(Mode):
         raise ValueError(f"mode: got {mode!r}, expected one of {', '.join(map(repr, get_args(Mode)))}")
-    if not 0.0 <= damping < float("inf"):
-        raise ValueError(f"damping: got {damping}, expected a finite number, 0 or more")
+    check_not_negative(damping=damping)
     H = check_symmetric("H", H)
     g = np.asarray(g, dtype=np.float64)
     if g.shape != H.shape[:1]:
         raise ValueError(f"g: got shape {g.shape}, expected {H.shape[:1]} for H of shape {H.shape}")
     if not np.isfinite(g).all():
         raise ValueError("g: got NaN or infinity, expected finite numbers")
-    curvatures: npt.NDArray[np.float64]
+    curvatures: Float64s
     curvatures, Q = np.linalg.eigh(H)
     damped = (np.abs(curvatures) if mode == "saddle_free" else curvatures) + damping
     invertible = np.abs(damped) > len(H) * np.finfo(np.float64).eps * np.abs(curvatures).max()

@@ -8,9 +8,9 @@ from __future__ import annotations
 from math import sqrt
 
 import numpy as np
-import numpy.typing as npt
 
-from ..problems import MSE, Floats
+from ..problems import MSE, Float64s, Floats
+from .checks import check_not_negative, check_positive
 from .curvature import check_symmetric
 
 
@@ -37,7 +37,7 @@ def pl_constant(problem: MSE) -> float:
     return float(min(problem.eigenvalues[problem.eigenvalues > 0.0], default=float("inf")))
 
 
-def tangent_kernel(J: Floats) -> npt.NDArray[np.float64]:
+def tangent_kernel(J: Floats) -> Float64s:
     """K = J J', how the outputs F(w) change with one another when w moves.
 
     Args:
@@ -91,8 +91,7 @@ def pl_star_constant(K: Floats, c: float = 1.0) -> float:
         >>> round(ss.theory.pl_star_constant(np.array([[2.0, 1.0], [1.0, 2.0]])), 12)
         1.0
     """
-    if not 0.0 < c < float("inf"):
-        raise ValueError(f"c: got {c}, expected a positive finite number")
+    check_positive(c=c)
     eigenvalues = np.linalg.eigvalsh(check_symmetric("K", K))
     rounding = len(eigenvalues) * np.finfo(np.float64).eps * abs(float(eigenvalues[-1]))
     return c * float(eigenvalues[0]) if eigenvalues[0] > rounding else 0.0
@@ -152,8 +151,7 @@ def pl_radius(loss: float, beta: float, mu: float, lr: float | None = None) -> f
         16.0
     """
     lr = _check_pl(beta, mu, lr)
-    if not 0.0 <= loss < float("inf"):
-        raise ValueError(f"loss: got {loss}, expected a finite number, 0 or more")
+    check_not_negative(loss=loss)
     return sqrt(2.0 * beta * loss) / (mu * (1.0 - lr * beta / 2.0))
 
 
@@ -184,19 +182,20 @@ def sgd_step_interpolation(mu: float, smooth: float, smooth_one: float, m: int =
         >>> ss.theory.sgd_step_interpolation(mu=1.0, smooth=2.0, smooth_one=4.0)
         (0.125, 0.875)
     """
-    _check_pl(smooth, mu, None)
+    check_positive(smooth=smooth)
+    if not 0.0 < mu <= smooth:
+        raise ValueError(f"mu: got {mu}, expected 0 < mu <= smooth = {smooth}")
     if not smooth <= smooth_one < float("inf"):
         raise ValueError(f"smooth_one: got {smooth_one}, expected a finite number, at least smooth, {smooth}")
-    if m < 1:
-        raise ValueError(f"m: got {m}, expected 1 or more")
+    if not (1 <= m < float("inf") and m == int(m)):
+        raise ValueError(f"m: got {m}, expected a whole number, 1 or more")
     alpha = 2.0 * mu
     lr = alpha * m / (smooth * (alpha * (m - 1) + 2.0 * smooth_one))
     return lr, 1.0 - alpha * lr / 2.0
 
 
 def _check_pl(beta: float, mu: float, lr: float | None) -> float:
-    if not 0.0 < beta < float("inf"):
-        raise ValueError(f"beta: got {beta}, expected a positive finite number")
+    check_positive(beta=beta)
     if not 0.0 < mu <= beta:
         raise ValueError(f"mu: got {mu}, expected 0 < mu <= beta = {beta}: without PL there is no such bound")
     lr = 1.0 / beta if lr is None else lr

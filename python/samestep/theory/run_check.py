@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..problems import MSE
+from ..problems import MSE, Float64s
 from .gaps import gap_bounds, gradient_bound
 from .modes import mode_factors, mode_matrices
 from .pl import pl_constant
@@ -19,8 +19,6 @@ from .step_size import step_cap
 
 if TYPE_CHECKING:  # train imports theory, for the check before a run
     from ..train import Result
-
-Vector = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +42,9 @@ class BoundCheck:
     condition: str
     promised: bool
     steps: npt.NDArray[np.int64]
-    measured: Vector
-    bound: Vector
-    rounding: Vector
+    measured: Float64s
+    bound: Float64s
+    rounding: Float64s
     held: npt.NDArray[np.bool_]
 
     @property
@@ -70,10 +68,10 @@ class BoundCheck:
         return int(self.steps[np.argmax(self._shares)]) if len(self.steps) else None
 
     @property
-    def _shares(self) -> Vector:
+    def _shares(self) -> Float64s:
         sure = self.measured - self.rounding
         with np.errstate(divide="ignore", invalid="ignore"):
-            shares: Vector = np.where(sure > 0.0, sure / self.bound, 0.0)
+            shares: Float64s = np.where(sure > 0.0, sure / self.bound, 0.0)
         return np.nan_to_num(shares, nan=0.0, posinf=inf)
 
     def __str__(self) -> str:
@@ -236,11 +234,11 @@ class _Facts:
         self.constant = now == given
         self.plain = self.constant and result.batch_size is None
 
-    def _velocity(self) -> Vector:
+    def _velocity(self) -> Float64s:
         """v before the first step; of the torch forms it is -lr b."""
         state = self.result.start["state"]
         if "b" in state:
-            velocity: Vector = -self.lr * np.asarray(state["b"][0], np.float64)
+            velocity: Float64s = -self.lr * np.asarray(state["b"][0], np.float64)
             return velocity
         if "v" in state and self.family in ("momentum", "nag"):
             return np.asarray(state["v"][0], np.float64)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from ..optimizer import Optimizer
 from ..problems import Floats
 from ..sums import global_norm
+from .checks import check_not_negative
 
 
 def sam_step(optimizer: Optimizer, gradient: Callable[[Floats], Floats], rho: float) -> None:
@@ -27,7 +29,8 @@ def sam_step(optimizer: Optimizer, gradient: Callable[[Floats], Floats], rho: fl
         rho: the distance, 0 or more; 0 is the optimizer's plain step. Where g is 0, e is.
 
     Raises:
-        ValueError: an optimizer of several arrays, or a rho that is negative or not finite.
+        ValueError: an optimizer of several arrays, a rho that is negative or not finite, or a gradient of
+            another shape.
         TypeError: no optimizer. Also what the optimizer says about a gradient that does not fit.
             Whatever is raised, the weights are left as they were.
 
@@ -47,20 +50,21 @@ def sam_step(optimizer: Optimizer, gradient: Callable[[Floats], Floats], rho: fl
         raise ValueError(
             f"optimizer: got one of {len(optimizer.params)} arrays, expected one of an array alone"
         )
-    if not 0.0 <= rho < float("inf"):
-        raise ValueError(f"rho: got {rho}, expected a finite number, 0 or more")
+    check_not_negative(rho=rho)
+    from ..train import _like_params  # which imports this package
+
     w = optimizer.params[0]
-    g = np.asarray(gradient(w))
+    T: Any = np.float64 if w.dtype == np.float64 else np.float32  # 16 bits are computed in float32
+    g: Any = np.asarray(gradient(w))
+    if g.shape != w.shape:
+        raise ValueError(f"gradient: returned shape {g.shape}, expected {w.shape} as the weights")
+    g = g.astype(T, order="C")
     n = global_norm([g])
-    if n == 0.0:
-        e = np.zeros_like(w)
-    else:
-        k = w.dtype.type(rho / n)
-        e = k * g
-    saved = w.copy()
+    e = np.zeros_like(g) if n == 0.0 else T(rho / n) * g
+    saved = w.copy(order="K")
     try:
-        w += e
+        w[...] = w.astype(T) + e
         g = np.array(gradient(w), copy=True)
     finally:
         w[...] = saved  # w - e would round
-    optimizer.step(optimizer.groups[0].params.unflatten([g]))
+    optimizer.step(_like_params(optimizer, g))

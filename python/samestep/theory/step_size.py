@@ -8,6 +8,7 @@ from math import inf, sqrt
 from typing import Any
 
 from ..optimizer import Optimizer
+from .checks import check_not_negative
 from .edges import heavy_ball_edge, look_ahead_edge, sgd_edge
 from .plain import plain_hyper
 
@@ -152,8 +153,7 @@ def check_step_size(problem: Any, optimizer: Optimizer, batch_size: int | None =
             "knows the largest curvature of its loss"
         )
     beta = float(beta)
-    if not 0.0 <= beta < inf:
-        raise ValueError(f"problem.beta: got {beta}, expected a finite number, 0 or more")
+    check_not_negative(**{"problem.beta": beta})
     if batch_size is not None:
         if batch_size < 1:
             raise ValueError(f"batch_size: got {batch_size}, expected 1 or more, or None")
@@ -164,6 +164,9 @@ def check_step_size(problem: Any, optimizer: Optimizer, batch_size: int | None =
     if optimizer.family in _EDGES:
         formula, edge_of = _EDGES[optimizer.family]
         momenta = {name: value for name, value in hyper.items() if name != "lr"}
+        a = momenta.get("momentum")
+        if momenta.get("momentum_next", a) != a:
+            formula = "(2+2a)/((1+a+a')beta)"
         unstable = momenta.get("momentum", 0.0) >= 1.0
         edge = 0.0 if unstable else edge_of(beta, **momenta) if beta > 0.0 else inf
         sufficient = edge if optimizer.family == "sgd" and batch_size is None else None

@@ -12,7 +12,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-Float64s = npt.NDArray[np.float64]
+from ...problems import Float64s
+from ..checks import check_positive
 
 
 def coin_minimum_probability(d: int) -> float:
@@ -116,8 +117,7 @@ def semicircle_density(x: npt.ArrayLike, radius: float = 2.0) -> Float64s:
         >>> ss.theory.landscape.semicircle_density([0.0, 3.0]).round(6).tolist()
         [0.31831, 0.0]
     """
-    if not 0.0 < radius < math.inf:
-        raise ValueError(f"radius: got {radius}, expected a positive finite number")
+    check_positive(radius=radius)
     squares = np.maximum(radius**2 - np.asarray(x, dtype=np.float64) ** 2, 0.0)
     density: Float64s = 2.0 * np.sqrt(squares) / (math.pi * radius**2)
     return density

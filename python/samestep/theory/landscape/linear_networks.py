@@ -13,8 +13,7 @@ import numpy.typing as npt
 
 from ...optimizer import Optimizer
 from ...optimizers import SGD
-
-Float64s = npt.NDArray[np.float64]
+from ...problems import Float64s
 
 
 class DeepLinear:

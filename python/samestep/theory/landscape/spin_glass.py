@@ -14,13 +14,11 @@ from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
-import numpy.typing as npt
 
 from ...optimizer import Optimizer
 from ...optimizers import SGD
+from ...problems import Float64s
 from .hessians import semicircle_fraction
-
-Float64s = npt.NDArray[np.float64]
 
 THRESHOLD = 2.0 * math.sqrt(2.0 / 3.0)  # E_inf
 SAME = 1e-7  # energies nearer than this are those of one point
