@@ -21,8 +21,8 @@ from .arrays import digest
 from .golden import difference
 from .optimizer import Optimizer
 from .optimizers import NAG, SGD, AdaGrad, Adam, Momentum, RMSProp
-from .problems import MSE, Floats
-from .table import Float64s, Table, TableError
+from .problems import MSE, Float64s, Floats
+from .table import Table, TableError
 from .theory import max_step, tune_heavy_ball, tune_look_ahead, tune_sgd
 from .train import minimize
 

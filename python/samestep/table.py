@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .optional import require
-from .problems import Float64s as Float64s  # demo.py has it from here
+from .problems import Float64s
 from .sums import canonical_sum, global_norm
 
 _MISSING = frozenset(("", "na", "n/a", "nan", "null", "none"))
