@@ -581,6 +581,11 @@ def read_only(a):
         ({"eps": -1e-5}, ValueError, "eps: got -1e-05"),
         ({"eps": math.nan}, ValueError, "eps: got nan"),
         ({"eps": "a"}, TypeError, "eps: got 'a'"),
+        ({"eps": "1e-5"}, TypeError, "eps: got '1e-5', expected a number"),
+        ({"eps": math.inf}, ValueError, "eps: got inf, expected a finite number, 0 or more"),
+        ({"axis": np.ones(2)}, ValueError, "axis: got array"),
+        ({"relu": "no"}, TypeError, "relu: got 'no', expected True or False"),
+        ({"relu": np.ones(2)}, TypeError, "relu: got array"),
         ({"mean": np.ones(2, np.float32)}, ValueError, "mean: got shape"),
         ({"inv": np.ones(3)}, TypeError, "inv: got dtype"),
         ({"dy": X4[:1]}, ValueError, "dy: got shape"),
@@ -604,7 +609,9 @@ def test_errors(change, error, says):
     (wrong,) = change
     refused = 0
     for function, names in functions.items():
-        keywords = {"axis", "out", "backend"} | ({"eps"} if function is not ss.batchnorm_backward else set())
+        keywords = {"axis", "out", "backend", "relu"} | (
+            {"eps"} if function is not ss.batchnorm_backward else set()
+        )
         training_only = wrong == "x" and "at least 2" in says and function is ss.batchnorm_inference
         if (wrong not in names and wrong not in keywords) or training_only:
             continue
@@ -723,10 +730,13 @@ def test_layer_errors():
         ({"num_channels": 2, "momentum": "a"}, TypeError),
         ({"num_channels": 2, "eps": -1}, ValueError),
         ({"num_channels": 2, "dtype": np.float16}, TypeError),
+        ({"num_channels": 2, "dtype": None}, TypeError),
+        ({"num_channels": 2, "dtype": "foo"}, TypeError),
+        ({"num_channels": 2, "relu": "no"}, TypeError),
         ({"num_channels": 2, "axis": 0}, ValueError),
         ({"num_channels": 2, "backend": "gpu"}, ValueError),
     ):
-        with pytest.raises(error, match=r"^(num_channels|momentum|eps|dtype|axis|backend): got"):
+        with pytest.raises(error, match=r"^(num_channels|momentum|eps|dtype|relu|axis|backend): got"):
             ss.BatchNorm(**wrong)
     layer = ss.BatchNorm(4)
     before = layer.state_dict()
@@ -741,7 +751,7 @@ def test_layer_errors():
 
 def test_momentum_is_checked_when_it_is_set():
     layer = ss.BatchNorm(2)
-    for wrong, error in (("x", TypeError), (7.0, ValueError), (math.nan, ValueError), (10**400, TypeError)):
+    for wrong, error in (("x", TypeError), (7.0, ValueError), (math.nan, ValueError), (10**400, ValueError)):
         with pytest.raises(error, match=r"^momentum: got"):
             layer.momentum = wrong
         assert layer.momentum == 0.1

@@ -7,13 +7,14 @@ import signal
 import stat
 import struct
 import time
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 import samestep as ss
 from conftest import same_bits
-from samestep import golden
+from samestep import checkpoint, golden
 
 pytest.importorskip("safetensors")
 
@@ -62,11 +63,11 @@ def test_groups_layouts_and_the_class(tmp_path):
         same_bits(loaded.state[name], states)
     with pytest.raises(ValueError, match="of AdamW, expected SGD"):
         ss.SGD.load(tmp_path / "a", params())
-    with pytest.raises(ValueError, match=r"state_dict.*: got 4, expected 2"):
+    with pytest.raises(ValueError, match=r"params: got 2 arrays, expected 4 as in"):
         ss.AdamW.load(tmp_path / "a", params()[:1])
     wrong = params()
     wrong[1]["params"]["a"] = np.ones((4, 4), np.float32)
-    with pytest.raises(ValueError, match="dtype and shape of state_dict"):
+    with pytest.raises(ValueError, match=r"^params\[1\]\['params'\]\['a'\]: got float32 of shape"):
         ss.AdamW.load(tmp_path / "a", wrong)
 
 
@@ -196,5 +197,89 @@ def test_state_in_mapped_files(tmp_path):
     flat = np.fromfile(tmp_path / "v.1").reshape(4, 3)
     same_bits([flat], [expected.state["v"][1]])
     optimizer.save(tmp_path / "a")
-    loaded = ss.Adam.load(tmp_path / "a", params, state_dir=tmp_path)
+    (tmp_path / "loaded").mkdir()
+    loaded = ss.Adam.load(tmp_path / "a", params, state_dir=tmp_path / "loaded")
     same_bits([np.array(s) for s in loaded.state["m"]], expected.state["m"])
+
+
+def test_mapped_files_are_never_cut_off_and_none_is_left_by_what_fails(tmp_path):
+    folder = tmp_path / "state"
+    folder.mkdir()
+    w = np.ones(5)
+    optimizer = ss.Adam(w, state_dir=folder)
+    optimizer.step(np.ones(5))
+    optimizer.save(tmp_path / "a")
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    for attempt in (
+        lambda: ss.Adam.load(tmp_path / "a", np.ones(5), state_dir=folder),
+        lambda: ss.Adam.load(tmp_path / "a", np.ones(7), state_dir=folder),
+        lambda: ss.Adam(np.ones(5), state_dir=folder),
+    ):
+        with pytest.raises(FileExistsError, match=r"state_dir: the file .*m\.0 is there already, expected"):
+            attempt()
+        assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    optimizer.step(np.ones(5))  # still mapped
+    other = tmp_path / "other"
+    other.mkdir()
+    for error, attempt in (
+        (ValueError, lambda: ss.Adam([w, w], state_dir=other)),
+        (ValueError, lambda: ss.Adam([{"params": w}, {"params": np.ones(2), "lr": -1}], state_dir=other)),
+        (ValueError, lambda: ss.Adam.load(tmp_path / "a", np.ones(7), state_dir=other)),
+    ):
+        with pytest.raises(error):
+            attempt()
+        assert list(other.iterdir()) == []
+    with pytest.raises(ValueError, match="overlaps"):
+        optimizer.add_group({"params": w})
+    assert {file.name for file in folder.iterdir()} == set(before)
+    (folder / "v.1").touch()
+    with pytest.raises(FileExistsError, match=r"v\.1"):
+        optimizer.add_group({"params": np.ones(2)})
+    assert {file.name for file in folder.iterdir()} == {*before, "v.1"}  # m.1 is gone again
+
+
+def test_params_that_do_not_fit_are_named(tmp_path):
+    ss.SGD([np.ones(5, np.float32), np.ones(2)], 0.1).save(tmp_path / "a")
+    with pytest.raises(
+        ValueError, match=r"^params\[0\]: got float64 of shape \(7,\), expected float32 of shape \(5,\)"
+    ):
+        ss.SGD.load(tmp_path / "a", [np.ones(7), np.ones((3, 3))])
+    with pytest.raises(ValueError, match=r"^params\[1\]: .* as in .*a$"):
+        ss.SGD.load(tmp_path / "a", [np.ones(5, np.float32), np.ones((2, 1))])
+    with pytest.raises(ValueError, match=r"^params: got 1 arrays, expected 2 as in"):
+        ss.SGD.load(tmp_path / "a", np.ones(5, np.float32))
+
+
+def test_files_without_the_parameters_shapes_still_load(tmp_path, monkeypatch):
+    w = np.ones(5)
+    optimizer = ss.Adam(w)
+    with monkeypatch.context() as patch:
+        write = checkpoint.write
+        patch.setattr(
+            checkpoint,
+            "write",
+            lambda path, facts, state: write(path, {k: v for k, v in facts.items() if k != "params"}, state),
+        )
+        optimizer.save(tmp_path / "a")
+    assert ss.Adam.load(tmp_path / "a", w).t == 0
+    with pytest.raises(ValueError, match=r"^.*a: dtype and shape of state_dict\['state'\]\['m'\]"):
+        ss.Adam.load(tmp_path / "a", np.ones(7))
+
+
+def test_hyper_parameters_of_any_numeric_type(tmp_path):
+    optimizer = ss.AdamW(
+        np.ones(2), np.float32(0.5), (Fraction(1, 2), np.float64(0.25)), weight_decay=np.int64(1)
+    )
+    optimizer.save(tmp_path / "a")
+    loaded = ss.AdamW.load(tmp_path / "a", np.ones(2))
+    assert (loaded.lr, loaded.betas, loaded.weight_decay) == (0.5, (0.5, 0.25), 1.0)
+
+
+@pytest.mark.parametrize("given", [None, 0.25])
+def test_whether_momentum_next_follows_is_saved(given, tmp_path):
+    groups = [{"params": np.ones(2)}, {"params": np.ones(2), "momentum_next": given}]
+    ss.NAG(groups, 0.1).save(tmp_path / "a")
+    loaded = ss.NAG.load(tmp_path / "a", groups)
+    loaded.momentum = 0.5
+    expected = [0.5, 0.5 if given is None else given]
+    assert [group["momentum_next"] for group in loaded.groups] == expected

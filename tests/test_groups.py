@@ -188,6 +188,30 @@ class TestSchedules:
             optimizer.step(np.ones(1))
         assert (w[0], optimizer.t) == (-1.0, 1)
 
+    def test_a_step_that_is_not_made_leaves_every_lr(self):
+        halved = lambda t: 0.5**t  # noqa: E731
+        v = np.zeros(1)
+        optimizer = ss.SGD(
+            [{"params": np.zeros(1), "lr": halved}, {"params": v, "lr": lambda t: 1.0 if t < 2 else np.nan}],
+            lr=1.0,
+            nonfinite="skip",
+        )
+        ones = [np.ones(1), np.ones(1)]
+        optimizer.step(ones)
+        with pytest.raises(ValueError, match="lr: got nan"):
+            optimizer.step(ones)
+        assert optimizer.groups[0]["lr"] == 0.5
+        optimizer.groups[1]["lr"] = halved
+        optimizer.groups[1]["lr"] = 0.5  # no schedule
+        with pytest.raises(ValueError, match=r"grads\[1\]: got shape"):
+            optimizer.step([np.ones(1), np.ones(2)])
+        assert optimizer.lr == 0.5
+        optimizer.step([np.ones(1), np.array([np.inf])])
+        assert optimizer.skipped
+        assert optimizer.lr == 0.5
+        optimizer.step(ones)
+        assert [group["lr"] for group in optimizer.groups] == [0.25, 0.5]
+
     def test_only_lr_has_one(self):
         with pytest.raises(TypeError, match="eps: got <function"):
             ss.Adam(np.ones(1), eps=lambda t: 1.0)

@@ -135,6 +135,42 @@ class TestHyperParameters:
         with pytest.raises(ValueError, match=f"^{name}: got .* expected|^{name}: got .* only"):
             make(np.ones(3))
 
+    def test_momentum_next_follows_momentum_until_it_is_set(self):
+        def run(make, momentum=None, groups=False):
+            w = np.ones(1)
+            optimizer = make([{"params": w, **groups}] if groups else w)
+            for _ in range(3):
+                if momentum is not None:
+                    optimizer.momentum = momentum
+                optimizer.step([w.copy()] if groups else w.copy())
+            assert optimizer.momentum_next == dict(optimizer.groups[0])["momentum_next"]
+            return optimizer, w[0]
+
+        _, expected = run(lambda w: ss.NAG(w, 0.1, momentum=0.5))
+        assert run(lambda w: ss.NAG(w, 0.1), momentum=0.5)[1] == expected
+        assert run(lambda w: ss.NAG(w, 0.1), groups={"momentum": 0.5})[1] == expected
+        assert run(lambda w: ss.NAG(w, 0.1, momentum_next=0.9), momentum=0.5)[1] != expected
+        optimizer, _ = run(lambda w: ss.NAG(w, 0.1, momentum_next=0.9), momentum=0.5)
+        optimizer.momentum_next = None
+        assert optimizer.momentum_next == 0.5
+
+    @pytest.mark.parametrize("given", [None, 0.25])
+    def test_whether_momentum_next_follows_is_in_the_state_dict(self, given):
+        optimizer = ss.NAG(np.ones(1), 0.1, momentum_next=given)
+        other = ss.NAG(np.ones(1), 0.1, momentum_next=0.125 if given is None else None)
+        other.load_state_dict(pickle.loads(pickle.dumps(optimizer.state_dict())))
+        other.momentum = 0.5
+        assert other.momentum_next == (0.5 if given is None else given)
+
+    def test_names_that_the_optimizer_lacks_are_refused(self):
+        for optimizer, name in (
+            (ss.SGD(np.ones(3), 0.1), "momentum"),
+            (ss.Adam(np.ones(3)), "learning_rate"),
+        ):
+            with pytest.raises(AttributeError, match=rf"^{name}: {type(optimizer).__name__} has none.* lr,"):
+                setattr(optimizer, name, 0.5)
+            assert not hasattr(optimizer, name)
+
     def test_text_for_a_number(self):
         with pytest.raises(TypeError, match="lr: got 'fast', expected a number"):
             ss.SGD(np.ones(3), lr="fast")
@@ -327,6 +363,17 @@ class TestStateDict:
     @pytest.mark.parametrize(
         "spoil",
         [
+            lambda d: d.update(hyper=None),
+            lambda d: d.update(hyper=3),
+            lambda d: d.update(hyper=[3]),
+            lambda d: d.update(hyper={1: 2.0, "lr": 0.1}),
+            lambda d: d.update(state=None),
+            lambda d: d.update(state={1: [], "m": []}),
+            lambda d: d["state"].update(m=None),
+            lambda d: d.update(steps=None),
+            lambda d: d.update(steps=1),
+            lambda d: d.update(rule=np.ones(2)),
+            lambda d: d.update({1: 2}),
             lambda d: d.pop("t"),
             lambda d: d.update(extra=1),
             lambda d: d.update(contract=99),
@@ -400,6 +447,22 @@ def test_digest_refuses_what_it_cannot_hash():
         ss.digest([np.arange(3)])
 
 
+def test_digest_takes_the_same_arrays_in_any_width():
+    for dtype in (np.float16, np.float32, np.float64):
+        a = np.arange(3, dtype=dtype)
+        assert ss.digest(a.astype(a.dtype.newbyteorder(">"))) == ss.digest(a)
+        with pytest.raises(TypeError, match=r"arrays: got MaskedArray, expected a float32, .*bfloat16 array"):
+            ss.digest(np.ma.masked_array(a, [1, 0, 0]))
+
+
+def test_other_arguments_are_named():
+    for wrong in ("a", 1.0):
+        with pytest.raises(TypeError, match=r"axis: got .* expected a whole number or None"):
+            ss.canonical_sum(np.ones((2, 3)), axis=wrong)
+    with pytest.raises(TypeError, match="isa: got None, expected the name of one: "):
+        ss.set_isa(None)
+
+
 def test_digest_is_of_values_not_of_layout_or_byte_order():
     a = np.arange(12.0).reshape(3, 4)
     assert len({ss.digest(x) for x in (a, np.asfortranarray(a), a.astype(">f8"), a[None])}) == 1
@@ -408,6 +471,11 @@ def test_digest_is_of_values_not_of_layout_or_byte_order():
 
 
 class TestStats:
+    def test_on_is_a_switch(self):
+        opt = ss.SGD(np.ones(2), 0.1)
+        with pytest.raises(TypeError, match="on: got 'no', expected True or False"):
+            opt.record_stats("no")
+
     @pytest.mark.parametrize("backend", ["cpu", "reference"])
     def test_bytes_count_what_takes_part(self, backend):
         params = [np.zeros(100, np.float32), np.zeros((3, 5))]

@@ -292,6 +292,14 @@ def test_flushed_state():
         ({"clip_value": "1"}, TypeError, "clip_value: got '1', expected a number"),
         ({"nonfinite": "ignore"}, ValueError, "nonfinite: got 'ignore', expected one of propagate"),
         ({"ema": 1.0}, ValueError, "ema: got 1.0"),
+        ({"lr": 10**400}, ValueError, "lr: got a number beyond those of float64"),
+        ({"nonfinite": np.ones(2)}, ValueError, "nonfinite: got array"),
+        ({"master": np.ones(2)}, ValueError, "master: got array"),
+        ({"eps_placement": np.ones(2)}, ValueError, "eps_placement: got array"),
+        ({"maximize": np.ones(2)}, TypeError, "maximize: got array"),
+        ({"amsgrad": np.ones(2)}, TypeError, "amsgrad: got array"),
+        ({"amsgrad": "no"}, TypeError, "amsgrad: got 'no', expected True or False"),
+        ({"foo": 1}, TypeError, "Adam: got the unknown argument 'foo', expected some of params, lr, betas, "),
     ],
 )
 def test_refused_options(options, error, message):
@@ -299,10 +307,41 @@ def test_refused_options(options, error, message):
         ss.Adam(np.ones(3), **options)
     for make, words in (
         (lambda: ss.Momentum(np.ones(2), lr=1.0, dampening=0.5), "dampening: got 0.5, but only the torch"),
+        (lambda: ss.Momentum(np.ones(2), 1.0, form="torch", dampening=2.0), r"dampening: .* in \[0, 1\]$"),
         (lambda: ss.AdaGrad(np.ones(2), lr=1.0, initial_accumulator=-1.0), "initial_accumulator: got -1"),
     ):
         with pytest.raises(ValueError, match=words):
             make()
+
+
+def test_refused_options_of_rmsprop():
+    for options, words in (
+        ({"centered": "no"}, "centered: got 'no', expected True or False"),
+        ({"momentum": np.ones(2)}, "momentum: got array"),
+        ({"foo": 1}, "RMSProp: got the unknown argument 'foo', expected some of params, lr, rho, "),
+    ):
+        with pytest.raises(TypeError, match=words):
+            ss.RMSProp(np.ones(2), 0.1, **options)
+
+
+@pytest.mark.parametrize("nonfinite", ["propagate", "skip", "raise"])
+@pytest.mark.parametrize(
+    ("scale", "error", "message"),
+    [
+        (math.nan, ValueError, "scale: got nan, expected a finite number"),
+        (-math.inf, ValueError, "scale: got -inf"),
+        ("2", TypeError, "scale: got '2', expected a number"),
+        (np.ones(2), TypeError, "scale: got array"),
+    ],
+)
+def test_a_refused_scale_changes_nothing(scale, error, message, nonfinite):
+    w = np.ones(3)
+    optimizer = ss.SGD(w, lr=1.0, nonfinite=nonfinite)
+    with pytest.raises(error, match=message):
+        optimizer.step(np.ones(3), scale=scale)
+    assert (w.tolist(), optimizer.t) == ([1.0] * 3, 0)
+    optimizer.step(np.ones(3), scale=np.float32(0.5))
+    assert w.tolist() == [0.5] * 3
 
 
 def test_the_native_plan_checks_its_own_arguments():

@@ -251,11 +251,25 @@ def test_double_backward_is_refused():
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
-        ({"weight": torch.ones(3, dtype=torch.float64)}, TypeError, "gamma: got dtype float64"),
-        ({"bias": torch.ones(4)}, ValueError, r"beta: got shape \(4,\)"),
+        (
+            {"weight": torch.ones(3, dtype=torch.float64)},
+            TypeError,
+            "weight: got torch.float64, expected the input.s torch.float32",
+        ),
+        ({"bias": torch.ones(4)}, ValueError, r"bias: got shape \(4,\)"),
         ({"running_var": None}, ValueError, "running_mean, running_var"),
         ({"input": torch.ones(5, 3, device="meta")}, NotImplementedError, "input: got a tensor on meta"),
-        ({"input": torch.ones(5, 3, dtype=torch.int64)}, TypeError, "x: got dtype int64"),
+        (
+            {"input": torch.ones(5, 3, dtype=torch.int64)},
+            TypeError,
+            "input: got torch.int64, expected one of torch.float32",
+        ),
+        ({"input": [1.0]}, TypeError, "input: got list, expected a tensor"),
+        ({"weight": [1.0, 1.0, 1.0]}, TypeError, "weight: got list, expected a tensor"),
+        ({"running_mean": torch.zeros(4)}, ValueError, r"running_mean: got shape \(4,\)"),
+        ({"momentum": None}, TypeError, "momentum: got None, expected a number"),
+        ({"eps": "a"}, TypeError, "eps: got .a., expected a number"),
+        ({"relu": "no"}, TypeError, "relu: got .no., expected True or False"),
     ],
 )
 def test_what_does_not_fit_changes_nothing(change, error, says):

@@ -355,3 +355,16 @@ def test_optimizers_that_do_not_fit(error, message, optimizer):
         minimize(fixed(), np.zeros(2), optimizer, steps=1)
     if isinstance(optimizer, ss.SGD):
         assert all((w == 1).all() for w in optimizer.params)
+
+
+def test_an_optimizers_array_that_is_read_only_by_now():
+    w = np.ones(2)
+    optimizer = sgd(w)
+    w.flags.writeable = False
+    with pytest.raises(ValueError, match=r"^optimizer\.params\[0\]: the array is read-only"):
+        minimize(fixed(), np.zeros(2), optimizer, steps=1)
+
+
+def test_the_start_of_nag_is_in_numbers():
+    result = minimize(fixed(), np.zeros(2), lambda w: ss.NAG(w, 0.01), steps=1)
+    assert result.start["hyper"]["momentum_next"] == 0.9

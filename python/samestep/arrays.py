@@ -6,6 +6,7 @@ error that names the argument, what came, what was expected and the fix.
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
@@ -82,11 +83,25 @@ def same_layout(a: Array, b: Array) -> bool:
 
 
 def mapped_like(path: str, a: Array, dtype: Any) -> Array:
-    """Zeros with the shape and layout of a dense ``a``, in a new file of that name."""
-    if a.size == 0:
-        return np.zeros_like(a, dtype, subok=False)
+    """Zeros with the shape and layout of a dense ``a`` that is not empty, in a new file of that name.
+
+    Raises:
+        FileExistsError: there is one already; to cut it off would end a process that has it mapped.
+    """
     order = sorted(range(a.ndim), key=lambda d: -a.strides[d])
-    mapped: Array = np.memmap(path, dtype, "w+", shape=tuple(a.shape[d] for d in order) or (1,))
+    try:
+        file = open(path, "x+b")  # noqa: SIM115
+    except FileExistsError:
+        raise FileExistsError(
+            f"state_dir: the file {path} is there already, expected none of that name; remove it if no "
+            "optimizer needs it, or name another folder"
+        ) from None
+    with file:
+        try:
+            mapped: Array = np.memmap(file, dtype, "w+", shape=tuple(a.shape[d] for d in order) or (1,))
+        except BaseException:
+            os.unlink(path)
+            raise
     return mapped.transpose(np.argsort(order)) if a.ndim else mapped.reshape(())
 
 
@@ -208,8 +223,9 @@ def gradient_error(name: str, g: Any, w: Array, written: list[tuple[int, int]]) 
 
 
 def _half_bytes(a: Array) -> bytes:
-    bits = np.array(a, order="C").view(np.uint16)
-    infinity, quiet = (0x7C00, 0x7E00) if a.dtype == np.float16 else (0x7F80, 0x7FC0)
+    native = np.array(a, dtype=a.dtype.newbyteorder("="), order="C")
+    bits = native.view(np.uint16)
+    infinity, quiet = (0x7C00, 0x7E00) if native.dtype == np.float16 else (0x7F80, 0x7FC0)
     return np.where((bits & 0x7FFF) > infinity, quiet, bits).astype("<u2").tobytes()
 
 
@@ -222,7 +238,8 @@ def digest(arrays: Any) -> str:
     mean equal bits, -0 and subnormals included.
 
     Args:
-        arrays: float32, float64, float16 or bfloat16 arrays of any shape and layout, NumPy's or CuPy's.
+        arrays: float32, float64, float16 or bfloat16 arrays of any shape, layout and byte order, NumPy's
+            or CuPy's.
 
     Raises:
         TypeError: something else is among them.
@@ -241,12 +258,13 @@ def digest(arrays: Any) -> str:
     for a, name in zip(items, names, strict=True):
         if lives_on_gpu(a) and hasattr(a, "get"):
             a = a.get()
-        if isinstance(a, np.ndarray) and is_half(a):
+        is_plain = isinstance(a, np.ndarray) and not isinstance(a, np.ma.MaskedArray)
+        if not is_plain or (a.dtype.newbyteorder("=") not in DTYPES and a.dtype.name not in HALVES):
+            got = a.dtype if is_plain else type(a).__name__
+            raise TypeError(f"{name}: got {got}, expected a float32, float64, float16 or bfloat16 array")
+        if a.itemsize == 2:
             sha.update(_half_bytes(a))
             continue
-        if not isinstance(a, np.ndarray) or a.dtype.newbyteorder("=") not in DTYPES:
-            got = a.dtype if isinstance(a, np.ndarray) else type(a).__name__
-            raise TypeError(f"{name}: got {got}, expected a float32 or float64 array")
         little = np.array(a, dtype=a.dtype.newbyteorder("<"), order="C")
         quiet = 0x7FC00000 if a.itemsize == 4 else 0x7FF8000000000000
         little.view(f"<u{a.itemsize}")[np.isnan(little)] = quiet

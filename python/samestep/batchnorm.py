@@ -19,6 +19,7 @@ import numpy as np
 
 from . import arrays, backends
 from .arrays import Array
+from .options import number, switch
 
 
 class _Walk(NamedTuple):
@@ -138,6 +139,7 @@ def batchnorm_backward(
     read = {"dy": dy, "x": x, "gamma": gamma, "beta": beta, "mean": mean, "inv": inv}
     backend, (dy, x, gamma, beta, mean, inv, out) = backends.enter(backend, read, {"out": out})
     run = backends.module(backend)
+    relu = switch("relu", relu)
     walk = _check_values(x, axis, at_least=2)
     _check_like("dy", dy, x)
     for name, a in (("gamma", gamma), ("beta", beta), ("mean", mean), ("inv", inv)):
@@ -157,7 +159,7 @@ def batchnorm_backward(
         dbeta,
         walk.sizes,
         walk.channels_last,
-        bool(relu),
+        relu,
     )
     return dx, dgamma, dbeta
 
@@ -206,7 +208,7 @@ def batchnorm_inference(
     run = backends.module(backend)
     channels = dict(zip(channels, given, strict=True))
     gamma, beta, running_mean, running_var = given
-    eps = _number("eps", eps, math.inf)
+    eps, relu = check_eps(eps), switch("relu", relu)
     walk = _check_values(x, axis, at_least=0)
     for name, a in channels.items():
         _check_channels(name, a, walk, x)
@@ -221,7 +223,7 @@ def batchnorm_inference(
         see(y),
         walk.sizes,
         walk.channels_last,
-        bool(relu),
+        relu,
         eps,
     )
     return y
@@ -275,7 +277,7 @@ def batchnorm_inference_backward(
     run = backends.module(backend)
     channels = dict(zip(channels, given, strict=True))
     gamma, beta, running_mean, running_var = given
-    eps = _number("eps", eps, math.inf)
+    eps, relu = check_eps(eps), switch("relu", relu)
     walk = _check_values(x, axis, at_least=0)
     _check_like("dy", dy, x)
     for name, a in channels.items():
@@ -364,12 +366,11 @@ class BatchNorm:
             raise TypeError(f"num_channels: got {type(num_channels).__name__}, expected a whole number")
         if num_channels < 1:
             raise ValueError(f"num_channels: got {num_channels}, expected at least 1")
-        if np.dtype(dtype) not in arrays.DTYPES:
-            raise TypeError(f"dtype: got {np.dtype(dtype)}, expected float32 or float64")
+        dtype = _check_dtype(dtype)
         backends.check(backend)
-        self.eps = _number("eps", eps, math.inf)
+        self.eps = check_eps(eps)
         self.momentum = momentum
-        self.relu = bool(relu)
+        self.relu = switch("relu", relu)
         self.axis = _check_axis(axis)
         self.backend = backend
         self.training = True
@@ -393,7 +394,7 @@ class BatchNorm:
 
     @momentum.setter
     def momentum(self, momentum: float | None) -> None:
-        self._momentum = None if momentum is None else _number("momentum", momentum, 1.0)
+        self._momentum = None if momentum is None else check_momentum(momentum)
 
     def __repr__(self) -> str:
         momentum = "None" if self.momentum is None else f"{self.momentum:g}"
@@ -526,7 +527,7 @@ def forward_and_statistics(
     read = {"x": x, "gamma": gamma, "beta": beta}
     backend, (x, gamma, beta, *_, out) = backends.enter(backend, read, {**(running or {}), "out": out})
     run = backends.module(backend)
-    eps = _number("eps", eps, math.inf)
+    eps, relu = check_eps(eps), switch("relu", relu)
     walk = _check_values(x, axis, at_least=2)
     _check_channels("gamma", gamma, walk, x)
     _check_channels("beta", beta, walk, x)
@@ -543,7 +544,7 @@ def forward_and_statistics(
     mean64, var64 = (run.empty(walk.channels, np.float64, gamma) for _ in range(2))
     see = walk.arrange
     run.batchnorm_forward(
-        see(x), gamma, beta, see(y), mean, inv, mean64, var64, walk.sizes, walk.channels_last, bool(relu), eps
+        see(x), gamma, beta, see(y), mean, inv, mean64, var64, walk.sizes, walk.channels_last, relu, eps
     )
     return y, mean, inv, mean64, var64
 
@@ -556,18 +557,32 @@ def _check_count(name: str, count: Any) -> int:
     return int(count)
 
 
-def _number(name: str, value: Any, at_most: float) -> float:
+def check_eps(eps: Any) -> float:
+    found = number("eps", eps)
+    if not 0.0 <= found < math.inf:  # NaN fails as well
+        raise ValueError(f"eps: got {found}, expected a finite number, 0 or more")
+    return found
+
+
+def check_momentum(momentum: Any) -> float:
+    found = number("momentum", momentum)
+    if not 0.0 <= found <= 1.0:
+        raise ValueError(f"momentum: got {found}, expected a number from 0 to 1")
+    return found
+
+
+def _check_dtype(dtype: Any) -> np.dtype[Any]:
     try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise TypeError(f"{name}: got {value!r}, expected a number") from None
-    if not 0.0 <= number <= at_most or math.isinf(number):  # NaN fails as well
-        raise ValueError(f"{name}: got {number}, expected a finite number from 0 to {at_most:g}")
-    return number
+        found: np.dtype[Any] | None = None if dtype is None else np.dtype(dtype)  # NumPy: None is float64
+    except (TypeError, ValueError):
+        found = None
+    if found is None or found not in arrays.DTYPES:
+        raise TypeError(f"dtype: got {dtype!r}, expected float32 or float64")
+    return found
 
 
 def _check_axis(axis: Any) -> int:
-    if isinstance(axis, bool) or axis not in (1, -1):
+    if not isinstance(axis, (int, np.integer)) or isinstance(axis, bool) or axis not in (1, -1):
         raise ValueError(f"axis: got {axis!r}, expected 1 or -1, where the channels are")
     return int(axis)
 

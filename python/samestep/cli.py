@@ -91,8 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--peers", nargs="*", choices=peers, default=peers, metavar="PEER", help=", ".join(peers)
     )
-    bench.add_argument("--threads", nargs="+", type=_size, default=(1, 2), metavar="N", help="1 2 by default")
-    bench.add_argument("--seconds", type=float, default=3.0, help="for each row of the table")
+    bench.add_argument(
+        "--threads", nargs="+", type=_threads, default=(1, 2), metavar="N", help="1 2 by default"
+    )
+    bench.add_argument("--seconds", type=_seconds, default=3.0, help="for each row of the table")
     bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     bench.add_argument("--plot", metavar="FILE", help="draw time against size, to a .png, .svg or .pdf file")
     bench.set_defaults(command=_bench, parser=bench)
@@ -164,6 +166,22 @@ def _size(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number >= 1")
     return int(text)
+
+
+def _threads(text: str) -> int:
+    if _size(text) > cpu.MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected 1 to {cpu.MOST_THREADS} threads")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0.0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a finite number of seconds, 0 or more")
+    return seconds
 
 
 def _bench(arguments: argparse.Namespace) -> int:

@@ -47,6 +47,7 @@ __all__ = [
 ]
 
 CONTRACT = 1  # version of the bit contract
+MOST_THREADS = 1024
 OPTIONAL = ("sklearn", "matplotlib", "tqdm", "safetensors", "ml_dtypes")
 
 
@@ -59,7 +60,7 @@ def set_isa(name: str) -> None:
         name: one of ``info()["isas"]``.
 
     Raises:
-        ValueError: unknown, or not supported by this machine.
+        TypeError, ValueError: no text, unknown, or not supported by this machine.
 
     Example:
         >>> import samestep as ss
@@ -69,6 +70,8 @@ def set_isa(name: str) -> None:
         'baseline'
         >>> ss.set_isa(before)
     """
+    if not isinstance(name, str):
+        raise TypeError(f"isa: got {name!r}, expected the name of one: {', '.join(_core.isas())}")
     if not _core.set_isa(name):
         why = " (switched off: it failed the check at import)" if name in withdrawn else ""
         isas = ", ".join(_core.isas())
@@ -98,8 +101,8 @@ def set_num_threads(n: int) -> None:
     if isinstance(n, bool) or not hasattr(n, "__index__"):
         raise TypeError(f"n: got {type(n).__name__}, expected a whole number of threads")
     n = n.__index__()
-    if not 1 <= n <= 1024:
-        raise ValueError(f"n: got {n}, expected 1 to 1024 threads")
+    if not 1 <= n <= MOST_THREADS:
+        raise ValueError(f"n: got {n}, expected 1 to {MOST_THREADS} threads")
     _core.set_num_threads(n)
 
 

@@ -16,7 +16,8 @@ class Group(MutableMapping[str, float]):
     """The hyper-parameters of one group, by name; settable at any time.
 
     ``lr`` may be set to a callable of t = 1, 2, ..., see ``samestep.schedules``; reading it gives the
-    value of the last step.
+    value of the last step. What is set to None follows another, as ``momentum_next`` does ``momentum``,
+    and reads like it.
 
     Example:
         >>> import numpy as np, samestep as ss
@@ -32,7 +33,7 @@ class Group(MutableMapping[str, float]):
 
     def __init__(self, optimizer: Optimizer, params: GroupParams, hyper: Mapping[str, Any]) -> None:
         self._optimizer = optimizer
-        self._hyper: dict[str, float] = {}
+        self._hyper: dict[str, float | None] = {}  # None: as the one that it follows
         self._schedules: dict[str, Any] = {}
         self.params = params
         for name, value in hyper.items():
@@ -47,14 +48,20 @@ class Group(MutableMapping[str, float]):
             self._hyper[name] = checked.check(value)
             self._schedules.pop(name, None)
 
-    def follow_schedules(self, t: int) -> bool:
-        """Sets what follows a schedule to its value at step t; False: nothing does."""
-        for name, schedule in self._schedules.items():
-            self._hyper[name] = self._optimizer._hyper_of(name).check(schedule(t))
-        return bool(self._schedules)
+    def scheduled(self, t: int) -> dict[str, float | None]:
+        """The values at step t of what follows a schedule; nothing is set."""
+        return {
+            name: self._optimizer._hyper_of(name).check(schedule(t))
+            for name, schedule in self._schedules.items()
+        }
 
     def __getitem__(self, name: str) -> float:
-        return self._hyper[name]
+        value = self._hyper[name]
+        if value is None:
+            followed = self._optimizer._hyper_of(name).follows
+            assert followed is not None
+            value = self[followed]
+        return value
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name not in self._hyper:
@@ -72,7 +79,7 @@ class Group(MutableMapping[str, float]):
         return len(self._hyper)
 
     def __repr__(self) -> str:
-        return f"Group({self._hyper!r})"
+        return f"Group({dict(self)!r})"
 
 
 class GroupParams:

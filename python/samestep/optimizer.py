@@ -13,7 +13,7 @@ from . import arrays, backends, cpu
 from .arrays import Array
 from .groups import Group, GroupParams, is_grouped
 from .optional import require
-from .options import Options, arguments_of, check_options, number
+from .options import OptionArguments, Options, arguments_of, check_choice, check_options, number, switch
 from .stats import NONFINITE, STEPPED, RecordingPlan, StepStats
 
 if TYPE_CHECKING:
@@ -21,19 +21,29 @@ if TYPE_CHECKING:
 
 
 class Hyper:
-    """A hyper-parameter: settable at any time, refused outside ``[at_least, below)``.
+    """A hyper-parameter: settable at any time, refused outside ``[at_least, below)`` or above ``at_most``.
 
     On the optimizer it is that of all groups: reading it is an error where they differ.
     ``scheduled``: it may be a callable of the step number t. ``optional``: 0 is as good as absent.
+    ``follows``: it may be None, and then it is whatever the one of that name is.
     """
 
     def __init__(
-        self, *, at_least: float, below: float = math.inf, scheduled: bool = False, optional: bool = False
+        self,
+        *,
+        at_least: float,
+        below: float = math.inf,
+        at_most: float = math.inf,
+        scheduled: bool = False,
+        optional: bool = False,
+        follows: str | None = None,
     ) -> None:
         self.at_least = at_least
         self.below = below
+        self.at_most = at_most
         self.scheduled = scheduled
         self.optional = optional
+        self.follows = follows
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -50,12 +60,13 @@ class Hyper:
         for group in optimizer.groups:
             group[self.name] = value
 
-    def check(self, value: Any) -> float:
+    def check(self, value: Any) -> float | None:
+        if value is None and self.follows is not None:
+            return None
         found = number(self.name, value)
-        if not self.at_least <= found < self.below:  # NaN fails as well
-            raise ValueError(
-                f"{self.name}: got {found}, expected a number in [{self.at_least:g}, {self.below:g})"
-            )
+        if not (self.at_least <= found < self.below and found <= self.at_most):  # NaN fails as well
+            end = f"{self.below:g})" if self.at_most == math.inf else f"{self.at_most:g}]"
+            raise ValueError(f"{self.name}: got {found}, expected a number in [{self.at_least:g}, {end}")
         return found
 
 
@@ -89,9 +100,14 @@ class Optimizer:
         weight_decay: Any = 0.0,
         **options: Any,
     ) -> None:
+        for name in options:
+            if name not in OptionArguments.__annotations__:
+                raise TypeError(
+                    f"{type(self).__name__}: got the unknown argument {name!r}, expected some of "
+                    f"{', '.join((*self._own_arguments(), *OptionArguments.__annotations__))}"
+                )
         backends.check(backend)
-        if form not in (self.forms or (None,)):
-            raise ValueError(f"{self.form_argument}: got {form!r}, expected one of {', '.join(self.forms)}")
+        check_choice(self.form_argument, form, self.forms or (None,))
         self.form = form
         self.variant = variant or None
         self.rule = "_".join(part for part in (self.family, form, variant) if part)
@@ -99,9 +115,13 @@ class Optimizer:
         rows = {name: (hypers, states) for name, hypers, states in cpu.rules()}
         self._hyper_names, self._state_names = rows[self.rule]
         self.options = check_options(**options)
-        self._default_hyper = {**hyper, "weight_decay": weight_decay}
+        self._default_hyper = {
+            name: value if callable(value) else self._hyper_of(name).check(value)
+            for name, value in {**hyper, "weight_decay": weight_decay}.items()
+        }
         self._initial = dict(initial or {})
         self._state_dir = None if state_dir is None else os.fspath(state_dir)
+        self._files: list[str] = []  # that were made there
         self._grouped = is_grouped(params)
 
         self.groups: list[Group] = []
@@ -119,6 +139,26 @@ class Optimizer:
         # exception between the step and a count made here, such as Ctrl-C, would tear them apart.
         self._steps = np.zeros(1, np.int64)
         self._take_in(list(params) if self._grouped else [{"params": params}])
+
+    @classmethod
+    def _own_arguments(cls) -> list[str]:
+        """What the constructors of this class and its bases take by name, options left out."""
+        import inspect  # here: only an error needs it
+
+        makers = [vars(kind)["__init__"] for kind in cls.__mro__ if "__init__" in vars(kind)]
+        parameters = (p for make in makers[:-2] for p in inspect.signature(make).parameters.values())
+        names = dict.fromkeys(p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "self")
+        return [name for name in names if name not in OptionArguments.__annotations__]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Names that no class knows are refused once the groups are there: most likely a hyper-parameter
+        # of another optimizer or a misspelt one, which would change nothing.
+        known = name.startswith("_") or hasattr(type(self), name) or name in vars(self)
+        if not known and "groups" in vars(self):
+            raise AttributeError(
+                f"{name}: {type(self).__name__} has none, expected one of {', '.join(self._default_hyper)}"
+            )
+        super().__setattr__(name, value)
 
     def add_group(self, group: Mapping[str, Any]) -> None:
         """Adds parameters with hyper-parameters of their own; gradients then come as one entry a group.
@@ -148,12 +188,15 @@ class Optimizer:
         before = vars(self).copy()
         before["groups"] = list(self.groups)
         before["_state"] = {name: list(states) for name, states in self._state.items()}
+        before["_files"] = list(self._files)
         try:
             for entry in groups:
                 self._add(entry)
             self._check_params()
+            self._make_state(len(before["_steps"]) - 1)
             self._bind()
         except BaseException:
+            self._remove_files(len(before["_files"]))
             vars(self).update(before)
             raise
 
@@ -176,11 +219,19 @@ class Optimizer:
             arrays.check_inplace(name, w, halves=self._takes_halves)
             self._check_storage(name, w)
         self.groups.append(Group(self, params, {**self._default_hyper, **known}))
-        for name, states in self._state.items():
-            states += [self._first_state(name, len(states) + k, w) for k, w in enumerate(params.arrays)]
         counts = np.zeros(len(params.arrays), np.int64)
         self._steps = np.concatenate([self._steps[:-1], counts, self._steps[-1:]])
         self._gather()
+
+    def _make_state(self, first: int) -> None:
+        """The state of the parameters from that index on, once all of them are known to be in order."""
+        for name, states in self._state.items():
+            for i in range(first, len(self._params)):
+                states.append(self._first_state(name, i, self._params[i]))
+
+    def _remove_files(self, first: int = 0) -> None:
+        for path in self._files[first:]:
+            os.unlink(path)
 
     def _gather(self) -> None:
         self._params = [w for group in self.groups for w in group.params.arrays]
@@ -216,10 +267,12 @@ class Optimizer:
     def _first_state(self, name: str, i: int, w: Array) -> Array:
         dtype = self._state_dtype(name, w)
         state: Array
-        if self._state_dir is None:
+        if self._state_dir is None or w.size == 0:
             state = self._run.zeros_like(w, dtype)
         else:
-            state = arrays.mapped_like(os.path.join(self._state_dir, f"{name}.{i}"), w, dtype)
+            path = os.path.join(self._state_dir, f"{name}.{i}")
+            state = arrays.mapped_like(path, w, dtype)
+            self._files.append(path)
         if name in ("ema", "master", "copy"):
             with np.errstate(all="ignore"):
                 state[...] = w
@@ -309,11 +362,13 @@ class Optimizer:
         """Has every further step timed, or no longer; costs nothing while off. See ``stats``.
 
         Raises:
+            TypeError: ``on`` is neither True nor False.
             ValueError: the arrays live on a GPU, whose steps have not ended when the call returns.
         """
+        on = switch("on", on)
         if on and self.backend == "cuda":
             raise ValueError("record_stats: steps on a GPU end after the call; time them with CUDA's events")
-        self._records = bool(on)
+        self._records = on
         self._bind()
 
     @property
@@ -372,24 +427,33 @@ class Optimizer:
             grads: gradients in the structure of ``params``, each with its parameter's shape, dtype
                 and memory layout. None skips that parameter: its state and step count stay. With
                 groups, a list with an entry for each.
-            scale: the gradients count so many times: 1/loss_scale.
+            scale: the gradients count so many times: 1/loss_scale. A finite number.
 
         Returns:
             The norm of all gradients together, ``scale`` times, before clipping, if ``clip_norm`` is set.
 
         Raises:
-            TypeError, ValueError: a gradient does not fit; nothing has been changed.
+            TypeError, ValueError: a gradient or ``scale`` does not fit, or a schedule gives what is out of
+                range; nothing has been changed.
             FloatingPointError: a gradient is not finite and ``nonfinite`` is "raise"; likewise.
             RuntimeError: another thread is inside ``step`` of this optimizer.
         """
         flat = self._flat(grads)
-        if self._has_schedules:
-            self._follow_schedules()
-        status = self._plan.step(flat, self._hyper_values, scale)
+        if type(scale) is not float or scale != 1.0:
+            scale = _finite("scale", scale)
+        scheduled = self._scheduled() if self._has_schedules else None
+        hyper = self._hyper_values if scheduled is None else self._values(scheduled)
+        status = self._plan.step(flat, hyper, scale)
         if status not in (STEPPED, NONFINITE):
-            status = self._step_with_care(flat, scale)
-        self._skipped = status == NONFINITE
-        if self._skipped and self.options.nonfinite == "raise":
+            status = self._step_with_care(flat, hyper, scale)
+        skipped = status == NONFINITE
+        if skipped != self._skipped:  # asked, for to set an attribute takes five times as long
+            self._skipped = skipped
+        if scheduled is not None and not skipped:
+            for group, values in zip(self.groups, scheduled, strict=True):
+                group._hyper.update(values)
+            self._hyper_values = hyper
+        if skipped and self.options.nonfinite == "raise":
             raise FloatingPointError(f"{self._first_nonfinite(flat)}: infinite or NaN; nothing was changed")
         return self._plan.norm if self.options.clip_norm < math.inf else None
 
@@ -403,10 +467,17 @@ class Optimizer:
             g for group, given in zip(self.groups, grads, strict=True) for g in group.params.flatten(given)
         ]
 
-    def _follow_schedules(self) -> None:
-        for group in self.groups:
-            group.follow_schedules(self.t + 1)
-        self._refresh_hyper()
+    def _scheduled(self) -> list[dict[str, float | None]]:
+        """Of each group, the values of its schedules at the coming step."""
+        return [group.scheduled(self.t + 1) for group in self.groups]
+
+    def _values(self, scheduled: list[dict[str, float | None]]) -> list[float]:
+        """The hyper-parameters as the plan takes them, with these in the place of what the groups hold."""
+        return [
+            group[name] if (value := values.get(name)) is None else value
+            for group, values in zip(self.groups, scheduled, strict=True)
+            for name in self._hyper_names
+        ]
 
     def _first_nonfinite(self, grads: Any) -> str:
         names = (name for group in self.groups for name in group.params.grads_names)
@@ -415,7 +486,7 @@ class Optimizer:
                 return name
         return "grads"
 
-    def _step_with_care(self, grads: Any, scale: float) -> int:
+    def _step_with_care(self, grads: Any, hyper: list[float], scale: float) -> int:
         """After a refusal: says what is wrong, or binds what has moved and sees subclasses as arrays."""
         self._check_params()
         names = [name for group in self.groups for name in group.params.grads_names]
@@ -433,7 +504,7 @@ class Optimizer:
                 arrays.check_inplace(name, g, halves=True)
             arrays.check_disjoint(zeroed)
         self._bind()
-        status: int = self._plan.step(plain, self._hyper_values, scale)
+        status: int = self._plan.step(plain, hyper, scale)
         if status not in (STEPPED, NONFINITE):
             raise RuntimeError("params, grads: changed by another thread during the step")
         return status
@@ -450,8 +521,8 @@ class Optimizer:
         """A copy of everything but the parameters: plain ints, floats, strings and NumPy arrays.
 
         Keys: ``contract`` (version of the bit contract), ``rule``, ``options`` (name: value), ``t``,
-        ``steps`` (one count a parameter), ``hyper`` (name: value; with several groups a list of these)
-        and ``state`` (name: list of arrays). Schedules are not in it.
+        ``steps`` (one count a parameter), ``hyper`` (name: value, None for what follows another; with
+        several groups a list of these) and ``state`` (name: list of arrays). Schedules are not in it.
         """
         state = {name: [self._run.to_host(s) for s in states] for name, states in self._state.items()}
         return {**self._facts(), "state": state}
@@ -463,9 +534,9 @@ class Optimizer:
             "options": arguments_of(self.options),
             "t": self.t,
             "steps": self.steps,
-            "hyper": dict(self.groups[0])
+            "hyper": dict(self.groups[0]._hyper)
             if len(self.groups) == 1
-            else [dict(group) for group in self.groups],
+            else [dict(group._hyper) for group in self.groups],
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -514,7 +585,8 @@ class Optimizer:
             "initial": self._initial,
             "hyper": {n: self.groups[0][n] if callable(v) else v for n, v in self._default_hyper.items()},
         }
-        facts = {**self._facts(), "class": type(self).__name__, "made_with": made_with}
+        params = [[w.dtype.name, list(w.shape)] for w in self._params]
+        facts = {**self._facts(), "class": type(self).__name__, "made_with": made_with, "params": params}
         from . import checkpoint  # here: it imports a third of what the package does
 
         # In main memory no copy is made: state_dir may hold more than fits.
@@ -534,11 +606,12 @@ class Optimizer:
             path: of the file.
             params: arrays as at the time of saving, in any structure of as many groups.
             backend: "auto", "cpu", "reference" or "cuda".
-            state_dir: as for the constructor.
+            state_dir: as for the constructor: a folder without the files of another optimizer.
 
         Raises:
-            ValueError: the file is cut off or altered, of another rule or contract, or the
-                parameters do not fit it.
+            TypeError, ValueError: the file is cut off or altered, of another rule or contract, or the
+                parameters do not fit it; no file is left in ``state_dir``.
+            FileExistsError: ``state_dir`` has the state of another optimizer, which stays.
         """
         from . import checkpoint
 
@@ -554,8 +627,28 @@ class Optimizer:
             name: [checkpoint.restore(tensors.get(f"{name}.{i}"), s) for i, s in enumerate(states)]
             for name, states in made._state.items()
         }
-        made.load_state_dict({**{key: facts.get(key) for key in cls.state_dict_keys}, "state": state})
+        try:
+            made._check_same_params(os.fspath(path), facts.get("params"))
+            made.load_state_dict({**{key: facts.get(key) for key in cls.state_dict_keys}, "state": state})
+        except BaseException as error:
+            made._remove_files()
+            if type(error) is ValueError and os.fspath(path) not in str(error):
+                raise ValueError(f"{os.fspath(path)}: {error}") from None
+            raise
         return made
+
+    def _check_same_params(self, path: str, saved: list[list[Any]] | None) -> None:
+        """Raises unless dtypes and shapes are as in the checkpoint; None: it is an old one without them."""
+        if saved is None:
+            return
+        if len(saved) != len(self._params):
+            raise ValueError(f"params: got {len(self._params)} arrays, expected {len(saved)} as in {path}")
+        for name, w, (dtype, shape) in zip(self._names, self._params, saved, strict=True):
+            if (w.dtype.name, w.shape) != (dtype, tuple(shape)):
+                raise ValueError(
+                    f"{name}: got {w.dtype} of shape {w.shape}, expected {dtype} of shape {tuple(shape)} "
+                    f"as in {path}"
+                )
 
     @classmethod
     def _kind_saved_as(cls, name: str) -> type[Self] | None:
@@ -565,18 +658,29 @@ class Optimizer:
         found = (kind._kind_saved_as(name) for kind in cls.__subclasses__())
         return next((kind for kind in found if kind is not None), None)
 
-    def _check_state_dict(self, state_dict: Mapping[str, Any]) -> list[dict[str, float]]:
+    def _check_state_dict(self, state_dict: Mapping[str, Any]) -> list[dict[str, float | None]]:
         def expect(what: str, got: Any, expected: Any) -> None:
-            if got != expected:
+            if isinstance(got, np.ndarray) or got != expected:  # of an array != would ask each element
                 raise ValueError(f"{what}: got {got!r}, expected {expected!r}")
+
+        def keys(what: str, got: Any, expected: Any) -> None:
+            if not isinstance(got, Mapping):
+                raise TypeError(f"{what}: got {type(got).__name__}, expected a dict")
+            if set(got) != set(expected):
+                raise ValueError(f"keys of {what}: got {list(got)}, expected {sorted(expected)}")
+
+        def length(what: str, got: Any, expected: int) -> None:
+            if not isinstance(got, (list, tuple)) and not (isinstance(got, np.ndarray) and got.ndim == 1):
+                raise TypeError(f"{what}: got {type(got).__name__}, expected a list")
+            expect(f"length of {what}", len(got), expected)
 
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict: got {type(state_dict).__name__}, expected a dict")
-        expect("state_dict's keys", sorted(state_dict), sorted(self.state_dict_keys))
+        keys("state_dict", state_dict, self.state_dict_keys)
         expect("state_dict['contract']", state_dict["contract"], cpu.CONTRACT)
         expect("state_dict['rule']", state_dict["rule"], self.rule)
         expect("state_dict['options']", state_dict["options"], arguments_of(self.options))
-        expect("length of state_dict['steps']", len(state_dict["steps"]), len(self._params))
+        length("state_dict['steps']", state_dict["steps"], len(self._params))
         for count in (state_dict["t"], *state_dict["steps"]):
             whole = isinstance(count, (int, np.integer)) and not isinstance(count, bool)
             if not whole or not 0 <= count < 2**62:
@@ -584,15 +688,17 @@ class Optimizer:
         given = state_dict["hyper"]
         if isinstance(given, Mapping):
             given = [given]
+        if not isinstance(given, (list, tuple)):
+            raise TypeError(f"state_dict['hyper']: got {type(given).__name__}, expected a dict or a list")
         expect("number of groups in state_dict['hyper']", len(given), len(self.groups))
         hypers = []
         for group, hyper in zip(self.groups, given, strict=True):
-            expect("keys of state_dict['hyper']", sorted(hyper), sorted(group))
+            keys("state_dict['hyper']", hyper, group)
             hypers.append({name: self._hyper_of(name).check(value) for name, value in hyper.items()})
-        expect("keys of state_dict['state']", sorted(state_dict["state"]), sorted(self._state))
+        keys("state_dict['state']", state_dict["state"], self._state)
         for name, states in self._state.items():
             what = f"state_dict['state'][{name!r}]"
-            expect(f"length of {what}", len(state_dict["state"][name]), len(states))
+            length(what, state_dict["state"][name], len(states))
             for i, (new, old) in enumerate(zip(state_dict["state"][name], states, strict=True)):
                 arrays.check_writeable(f"state[{name!r}][{i}]", old)
                 if not isinstance(new, np.ndarray):
@@ -609,6 +715,13 @@ def _half_type(name: str | None) -> Any:
     if name == "bfloat16":
         return require("ml_dtypes", "bfloat16", "bfloat16").bfloat16
     return np.float16
+
+
+def _finite(name: str, value: Any) -> float:
+    found = number(name, value)
+    if not math.isfinite(found):
+        raise ValueError(f"{name}: got {found}, expected a finite number")
+    return found
 
 
 def pair(betas: Any) -> tuple[Any, Any]:

@@ -1,7 +1,7 @@
 """The optimizers: names, defaults, formulas. The arithmetic is in csrc/rules.h and its NumPy twin.
 
-Every class takes ``params``, an array or a list, tuple or dict of arrays, float32 or float64, and
-updates them in place; or a list of groups, ``{"params": arrays, "lr": ..., ...}``, each with
+Every class takes ``params``, an array or a list, tuple or dict of arrays, float32, float64, float16 or
+bfloat16, and updates them in place; or a list of groups, ``{"params": arrays, "lr": ..., ...}``, each with
 hyper-parameters of its own. ``backend`` is "auto" (by where the arrays live), "cpu", "reference" (the
 NumPy twin: the same bits, slowly) or "cuda" (arrays on an NVIDIA GPU). ``lr`` may be a callable of the
 step number, see ``samestep.schedules``. The ``options`` are those of ``samestep.options``: weight decay,
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .optimizer import Hyper, Optimizer, pair
-from .options import OptionArguments, number
+from .options import OptionArguments, number, switch
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -100,7 +100,7 @@ class Momentum(Optimizer):
     variants: ClassVar = {"torch_dampened": {"form": "torch", "dampening": 0.1}}
     lr = Hyper(at_least=0.0, scheduled=True)
     momentum = Hyper(at_least=0.0)
-    dampening = Hyper(at_least=0.0, below=1.0 + 2.0**-52)
+    dampening = Hyper(at_least=0.0, at_most=1.0)
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class Momentum(Optimizer):
     ) -> None:
         hyper = {"lr": lr, "momentum": momentum}
         variant = None
-        if dampening:
+        if number("dampening", dampening):
             if form != "torch":
                 raise ValueError(f"dampening: got {dampening}, but only the torch form has it")
             hyper["dampening"] = dampening
@@ -137,7 +137,7 @@ class NAG(Optimizer):
             lr < (2 + 2*momentum)/((1 + 2*momentum)*beta), which is below 2/beta.
         form: "look_ahead" or "torch".
         momentum_next: the momentum of the next step, for schedules (look_ahead only); None: the
-            same as ``momentum``.
+            same as ``momentum``, whatever that is set to.
         backend: "auto", "cpu", "reference" or "cuda".
         options: see ``samestep.options``.
 
@@ -161,7 +161,7 @@ class NAG(Optimizer):
     forms = ("look_ahead", "torch")
     lr = Hyper(at_least=0.0, scheduled=True)
     momentum = Hyper(at_least=0.0)
-    momentum_next = Hyper(at_least=0.0)
+    momentum_next = Hyper(at_least=0.0, follows="momentum")
 
     def __init__(
         self,
@@ -173,9 +173,9 @@ class NAG(Optimizer):
         backend: str = "auto",
         **options: Unpack[OptionArguments],
     ) -> None:
-        hyper = {"lr": lr, "momentum": momentum}
+        hyper: dict[str, Any] = {"lr": lr, "momentum": momentum}
         if form == "look_ahead":
-            hyper["momentum_next"] = momentum if momentum_next is None else momentum_next
+            hyper["momentum_next"] = momentum_next
         elif momentum_next is not None:
             raise ValueError(f"momentum_next: got {momentum_next}, but only look_ahead has one")
         super().__init__(params, form=form, backend=backend, hyper=hyper, **options)
@@ -302,9 +302,10 @@ class RMSProp(Optimizer):
         **options: Unpack[OptionArguments],
     ) -> None:
         hyper = {"lr": lr, "rho": rho, "eps": eps}
-        if momentum:
+        centered, keeps = switch("centered", centered), bool(number("momentum", momentum))
+        if keeps:
             hyper["momentum"] = momentum
-        variant = "_".join(["centered"] * bool(centered) + ["momentum"] * bool(momentum))
+        variant = "_".join(["centered"] * centered + ["momentum"] * keeps)
         super().__init__(params, form=eps_placement, variant=variant, backend=backend, hyper=hyper, **options)
 
 
@@ -368,7 +369,7 @@ class Adam(Optimizer):
     ) -> None:
         beta1, beta2 = pair(betas)
         hyper = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps}
-        variant = "amsgrad" if amsgrad else None
+        variant = "amsgrad" if switch("amsgrad", amsgrad) else None
         super().__init__(params, form=eps_placement, variant=variant, backend=backend, hyper=hyper, **options)
 
     @property

@@ -16,7 +16,8 @@ machine: a multiplication by a subnormal number takes about a hundred times as l
 state of a weight whose gradient stays 0 decays into them. ``nonfinite`` says what an infinity or NaN in a
 gradient does: "propagate", "skip" (the step is left out, with every byte and count as it was; ``skipped``
 tells) or "raise". ``state_dir`` is a folder for the state as memory-mapped files: it may be larger than
-the memory.
+the memory. A file that is there already is refused, so that no other optimizer's state is lost; those of a
+constructor or an ``add_group`` that fails are removed.
 
 Parameters and gradients may be kept in 16 bits: float16, or bfloat16 (ml_dtypes, the extra ``bfloat16``). The
 arithmetic and its scalars are float32 all the same, and so is the state unless ``state_dtype="param"``.
@@ -36,6 +37,8 @@ import math
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+
+import numpy as np
 
 from .arrays import Array
 
@@ -124,18 +127,17 @@ def check_options(
         ("master", master, (None, "float32", "split")),
         ("copy_dtype", copy_dtype, (None, "bfloat16", "float16")),
     ):
-        if value not in expected:
-            raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(str, expected))}")
+        check_choice(name, value, expected)
     if master is not None and (state_dtype != "float32" or stochastic_rounding is not None):
         raise ValueError(
             f"master: got {master!r} with state_dtype={state_dtype!r} and stochastic_rounding="
             f"{stochastic_rounding!r}; a master has float32 state and nothing to round at random"
         )
     return Options(
-        decoupled=_switch("decoupled_weight_decay", decoupled_weight_decay),
-        maximize=_switch("maximize", maximize),
-        zero_grads=_switch("zero_grads", zero_grads),
-        flush_subnormals=_switch("flush_subnormals", flush_subnormals),
+        decoupled=switch("decoupled_weight_decay", decoupled_weight_decay),
+        maximize=switch("maximize", maximize),
+        zero_grads=switch("zero_grads", zero_grads),
+        flush_subnormals=switch("flush_subnormals", flush_subnormals),
         nonfinite=nonfinite,
         clip_norm=_within("clip_norm", clip_norm, math.inf, lambda x: x > 0, "a number > 0 or None"),
         clip_value=_within("clip_value", clip_value, math.inf, lambda x: x > 0, "a number > 0 or None"),
@@ -173,12 +175,21 @@ def number(name: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name}: got {value!r}, expected a number") from None
+    except OverflowError:
+        raise ValueError(f"{name}: got a number beyond those of float64, expected a smaller one") from None
 
 
-def _switch(name: str, value: Any) -> bool:
-    if value not in (True, False):
+def switch(name: str, value: Any) -> bool:
+    """``value`` as a bool; only True, False, 1 and 0 are one."""
+    if not isinstance(value, (bool, int, np.bool_, np.integer)) or value not in (True, False):
         raise TypeError(f"{name}: got {value!r}, expected True or False")
     return bool(value)
+
+
+def check_choice(name: str, value: Any, expected: tuple[str | None, ...]) -> None:
+    """Raises ValueError unless ``value`` is one of these; of arrays ``in`` would ask each element."""
+    if not (value is None or isinstance(value, str)) or value not in expected:
+        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(str, expected))}")
 
 
 def _seed(value: Any) -> int | None:

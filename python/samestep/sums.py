@@ -48,6 +48,8 @@ def canonical_sum(x: Array, axis: int | None = None, *, backend: str = "auto") -
     if axis is None:
         total: NDArray[np.float64] = run.canonical_sum(x, 1, x.size, 1)
         return total.reshape(())
+    if not hasattr(axis, "__index__"):
+        raise TypeError(f"axis: got {axis!r}, expected a whole number or None")
     at = operator.index(axis)
     if not -x.ndim <= at < x.ndim:
         raise ValueError(f"axis: got {axis}, expected one of the {x.ndim} axes of x with shape {x.shape}")

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import cpu
+from .arrays import check_writeable
 from .optimizer import Optimizer
 from .optional import require
 from .problems import MSE, Floats, Integers
@@ -68,12 +69,14 @@ class Result:
         loss: L(w).
         losses: L at every recorded step, float64; the first is L(w0), the last ``loss``.
         recorded: the numbers of these steps, int64; the first is 0, the last ``steps``.
-        steps: how many steps were made.
+        steps: how many steps were taken, those among them that ``nonfinite="skip"`` left out:
+            ``optimizer.t`` counts without them.
         seconds: how long the run took, by its clock.
         stopped: which rule ended it: ``"steps"``, ``"epochs"``, ``"deadline"`` or ``"callback"``.
         optimizer: the optimizer, with its state: another minimize() from w goes on with it.
         w0: the weights at the start, a copy.
-        start: the optimizer's state_dict() at the start.
+        start: the optimizer's state_dict() at the start; a hyper-parameter that follows another stands in it
+            as the number that it was.
         batch_size: rows a step; None: all of them.
     """
 
@@ -195,7 +198,7 @@ def minimize(
     # Last, when nothing can be wrong any more: these are the caller's weights.
     if opt is optimizer:
         w[...] = w0
-    first, before = w.copy(), opt.state_dict()
+    first, before = w.copy(), {**opt.state_dict(), "hyper": _hyper(opt)}
 
     losses: list[float] = []
     recorded: list[int] = []
@@ -331,6 +334,7 @@ def _start(problem: Problem, w0: Floats, optimizer: Callable[[Floats], Optimizer
                 f"optimizer: got one of {got}, expected one of a single {w0.dtype} array of shape "
                 f"{w0.shape}, as w0"
             )
+        check_writeable("optimizer.params[0]", params[0])
         return optimizer
     if not callable(optimizer):
         raise TypeError(
@@ -350,6 +354,12 @@ def _start(problem: Problem, w0: Floats, optimizer: Callable[[Floats], Optimizer
             "that it was given, itself and alone"
         )
     return made
+
+
+def _hyper(optimizer: Optimizer) -> Any:
+    """As in a state dict, but all of them numbers."""
+    hypers = [dict(group) for group in optimizer.groups]
+    return hypers[0] if len(hypers) == 1 else hypers
 
 
 class _Steps(Protocol):

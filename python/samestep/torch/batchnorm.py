@@ -11,9 +11,11 @@ from torch.autograd.function import once_differentiable
 
 from .. import batchnorm as kernels
 from .. import cpu
+from ..options import number, switch
 from .tensors import as_array
 
 STORED = (torch.float16, torch.bfloat16)  # read and written in 16 bits, computed in float32
+TYPES = (torch.float32, torch.float64, *STORED)
 
 
 def batch_norm(
@@ -58,6 +60,8 @@ def batch_norm(
     """
     tensors = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
     for name, tensor in {"input": input, **tensors}.items():
+        if not isinstance(tensor, Tensor) and (tensor is not None or name == "input"):
+            raise TypeError(f"{name}: got {type(tensor).__name__}, expected a tensor")
         if tensor is not None and tensor.device.type != "cpu":
             raise NotImplementedError(
                 f"{name}: got a tensor on {tensor.device}, expected one on the CPU; "
@@ -65,6 +69,7 @@ def batch_norm(
             )
     if training:
         torch.nn.functional._verify_batch_size(input.size())
+    momentum, eps, relu = number("momentum", momentum), number("eps", eps), switch("relu", relu)
     if eps < 0.0 or (training and eps == 0.0):
         expected = "positive during training" if training else "non-negative"
         raise ValueError(f"batch_norm eps must be {expected}, but got {eps}")
@@ -75,9 +80,27 @@ def batch_norm(
             input, running_mean, running_var, weight, bias, training, momentum, eps
         )
         return torch.relu(y) if relu else y
+    _check(input, tensors)
     if training:
         return _Training.apply(input, weight, bias, running_mean, running_var, momentum, eps, relu)
     return _Inference.apply(input, weight, bias, running_mean, running_var, eps, relu)
+
+
+def _check(input: Tensor, per_channel: dict[str, Tensor | None]) -> None:
+    """Raises under torch's names where the kernels would under their own."""
+    if input.dtype not in TYPES:
+        raise TypeError(f"input: got {input.dtype}, expected one of {', '.join(map(str, TYPES))}")
+    if input.dim() < 2:
+        raise ValueError(f"input: got shape {tuple(input.shape)}, expected (N, C) or (N, C, ...)")
+    for name, values in per_channel.items():
+        if values is None:
+            continue
+        if _compute_type(values.dtype) != _compute_type(input.dtype):
+            raise TypeError(f"{name}: got {values.dtype}, expected the input's {input.dtype}")
+        if values.shape != (input.shape[1],):
+            raise ValueError(
+                f"{name}: got shape {tuple(values.shape)}, expected ({input.shape[1]},), one for each channel"
+            )
 
 
 def _compute_type(dtype: torch.dtype) -> torch.dtype:
