@@ -103,14 +103,14 @@ bool look_for(Condition there) {
   return there();
 }
 
-std::atomic<bool> wakes_always{false};
+std::atomic<int> wakes_always{0};  // an int: riscv64 has no exchange of a byte
 
 // A job offers seats; helpers that look for one sit down without a system call, those asleep are woken where that pays.
 class Pool {
  public:
   void run(Job& job, int helpers, bool worth_waking) {
-    worth_waking =
-        worth_waking || wakes_always || Clock::now() - last_ < kLook;  // one of many: awake helpers will meet the next
+    const bool is_one_of_many = Clock::now() - last_ < kLook;  // threads woken now will meet the next
+    if (is_one_of_many || wakes_always != 0) worth_waking = true;
     if (worth_waking) grow(helpers);
     job_ = &job;
     wanted_ = helpers;
@@ -286,7 +286,7 @@ int get_num_threads() {
 
 void set_num_threads(int n) { threads.store(n < 1 ? 1 : n, std::memory_order_relaxed); }
 
-bool wake_always(bool on) { return wakes_always.exchange(on); }
+bool wake_always(bool on) { return wakes_always.exchange(on) != 0; }
 
 void run_items(Index items, Task task, void* context, bool worth_waking) {
   const int wanted = static_cast<int>(std::min<Index>(get_num_threads(), items));
