@@ -70,14 +70,8 @@ inline void step(const R& rule, W w, T g, States... states) {
 
 // Elements in a row: whole vectors of any instruction set, whole cache lines of any type.
 constexpr Index kRun = 64;
-// From so many elements on, arrays come from memory (plan.cpp cuts small ones finer). There each run asks for the one
-// this far ahead, never past the end: what lies there may be another thread's. In cache asking costs up to a third.
-constexpr Index kFar = 16384, kAhead = 256;
-
-template <class T>
-inline void fetch_run(const T* x) {
-  for (Index i = 0; i < kRun; i += 64 / static_cast<Index>(sizeof(T))) __builtin_prefetch(x + i);
-}
+// From memory each run asks for the one this far ahead; never past the end, where it may be another thread's.
+constexpr Index kAhead = 256;
 
 // W: how w and g are kept, S: how states are.
 template <class W, class S, class R, class... States>
@@ -87,9 +81,9 @@ void loop(const R rule, Index n, typename W::Kept* __restrict w, const typename 
   Index i = 0;
   for (; i + kRun <= n; i += kRun) {
     if (i < fetched) {
-      fetch_run(w + i + kAhead);
-      fetch_run(g + i + kAhead);
-      (fetch_run(states + i + kAhead), ...);
+      fetch(w + i + kAhead, kRun);
+      fetch(g + i + kAhead, kRun);
+      (fetch(states + i + kAhead, kRun), ...);
     }
 #pragma GCC ivdep
     for (Index j = i; j < i + kRun; ++j) step(rule, W(w[j]), W::read(g[j]), S(states[j])...);
@@ -98,15 +92,17 @@ void loop(const R rule, Index n, typename W::Kept* __restrict w, const typename 
   for (; i < n; ++i) step(rule, W(w[i]), W::read(g[i]), S(states[i])...);
 }
 
-// A rule under decoupled weight decay.
+// A rule under decoupled weight decay, from a gradient that is scaled and clipped on the way: beside the rest that
+// costs nothing, and AdamW is mostly run with its gradients clipped.
 template <class R, class T>
 struct DecayedRule {
   R rule;
+  PreparedGradient<T> prepared;
   T d;
   template <class... States>
   void operator()(T& w, T g, States&... states) const {
     Decayed<T> decayed{w, d};
-    rule(decayed, g, states...);
+    rule(decayed, prepared(w, g, false), states...);
     w = decayed.w;
   }
 };
@@ -130,9 +126,10 @@ void update(const Coefficients& c, void* w, const void* g, void* const* states, 
 }
 
 template <class R, class T, class W, class S>
-void update_decayed(const Coefficients& c, void* w, const void* g, void* const* states, Index begin, Index end) {
+void update_decayed(const Coefficients& c, const Preparation& p, void* w, const void* g, void* const* states,
+                    Index begin, Index end) {
   using Kept = typename W::Kept;
-  const DecayedRule<R, T> rule{*reinterpret_cast<const R*>(c.bytes), T(c.decay)};
+  const DecayedRule<R, T> rule{*reinterpret_cast<const R*>(c.bytes), PreparedGradient<T>(p), T(c.decay)};
   unpack<n_states<R, T>, W, S>(rule, begin, end, static_cast<Kept*>(w), static_cast<const Kept*>(g), states);
 }
 

@@ -10,6 +10,9 @@ enum Type { float32, float64, kTypes };
 enum Storage { as_is, bfloat16, float16, kStorages };
 constexpr int kMaxStates = 4;
 constexpr int kMaxHyper = 8;
+// From so many elements on, a run comes from memory: small arrays are cut finer (plan.cpp). Loops then ask for what
+// follows, which costs up to a third of their time in cache and brings as much from memory.
+constexpr Index kFar = 16384;
 
 // A rule's coefficients at one step, ready for any kernel of that rule and type.
 struct Coefficients {
@@ -17,10 +20,18 @@ struct Coefficients {
   double decay;  // lr*weight_decay, for decoupled weight decay
 };
 
+// What a gradient goes through before the rule. Scale 1 and clip_value infinity change no bit.
+struct Preparation {
+  double scale, clip_value;
+  double weight_decay;  // coupled
+};
+
 // Updates elements begin..end-1 of w and of each state from g.
 struct Apply {
-  using Loop = void (*)(const Coefficients&, void* w, const void* g, void* const* states, Index begin, Index end);
-  Loop plain, decayed;  // without and with decoupled weight decay
+  void (*plain)(const Coefficients&, void* w, const void* g, void* const* states, Index begin, Index end);
+  // Under decoupled weight decay; scales and clips the gradient as well.
+  void (*decayed)(const Coefficients&, const Preparation&, void* w, const void* g, void* const* states, Index begin,
+                  Index end);
 };
 
 // One rule for one type.
@@ -37,12 +48,6 @@ struct Rule {
   const char* states;  // likewise
   int n_hyper, n_states;
   Update update[kTypes];
-};
-
-// What a gradient goes through before the rule. Scale 1, clip_value infinity and weight_decay 0 change no bit.
-struct Preparation {
-  double scale, clip_value;
-  double weight_decay;  // coupled
 };
 
 // The options of options.h for one type, over n elements.

@@ -175,26 +175,49 @@ bool Plan::needs_rule_only(const Tensor& t) const {
   if (!has_options_) return true;
   const bool is_whole = t.master == nullptr && t.low == nullptr && t.copy == nullptr && t.ema == nullptr;
   const bool is_kept = t.storage == as_is || (t.storage == bfloat16 && !options_.rounds_at_random);
-  const bool is_coupled = weight_decay(t.group) != 0.0 && !options_.decoupled;
-  return is_whole && is_kept && !is_coupled && !prepares_ && !options_.flush_subnormals;
+  const bool is_prepared = decays_apart(t) || (weight_decay(t.group) == 0.0 && !prepares_);
+  return is_whole && is_kept && is_prepared && !options_.flush_subnormals;
 }
 
-// The rule's loop for values that are kept as the tensor's, or for those it computes with.
-Apply::Loop Plan::loop_of(const Tensor& t, bool in_storage) const {
-  const Update& update = row_->update[t.type];
-  const Apply& found = in_storage ? update.apply_bfloat16[t.stores_states] : update.apply;
-  return weight_decay(t.group) != 0.0 && options_.decoupled ? found.decayed : found.plain;
+bool Plan::decays_apart(const Tensor& t) const { return weight_decay(t.group) != 0.0 && options_.decoupled; }
+
+Preparation Plan::preparation_of(const Tensor& t) const {
+  const double coupled = decays_apart(t) ? 0.0 : weight_decay(t.group);
+  return {options_.maximize ? -scale_ : scale_, options_.clip_value, coupled};
 }
 
 void Plan::run_rule(const Segment& part) const {
   const Tensor& t = tensors_[part.tensor];
+  const Update& update = row_->update[t.type];
+  const Apply& apply = t.storage == bfloat16 ? update.apply_bfloat16[t.stores_states] : update.apply;
   const Coefficients& coefficients = coefficients_[coefficients_of_[part.tensor]];
-  loop_of(t, t.storage == bfloat16)(coefficients, t.w, t.g, t.states, part.begin, part.end);
+  if (decays_apart(t)) {
+    apply.decayed(coefficients, preparation_of(t), t.w, t.g, t.states, part.begin, part.end);
+  } else {
+    apply.plain(coefficients, t.w, t.g, t.states, part.begin, part.end);
+  }
   if (options_.zero_grads) zero(t, part.begin, part.end);
 }
 
 void Plan::zero(const Tensor& t, Index begin, Index end) const {
   std::memset(const_cast<char*>(at(t.g, stored_bytes(t), begin)), 0, (end - begin) * stored_bytes(t));
+}
+
+// Asks memory for the elements begin..end-1 of what a step visits.
+void Plan::fetch(const Tensor& t, Index begin, Index end) const {
+  const auto ask = [&](const void* array, Index size_of) {
+    if (array == nullptr) return;
+    for (const char *line = at(array, size_of, begin), *past = at(array, size_of, end); line < past; line += 64) {
+      __builtin_prefetch(line);
+    }
+  };
+  const Index stored = stored_bytes(t), worked = worked_bytes(t);
+  ask(t.g, stored);
+  ask(t.w, stored);
+  ask(t.low, stored);
+  ask(t.master, worked);
+  for (int s = 0; s < row_->n_states; ++s) ask(t.states[s], t.stores_states ? stored : worked);
+  ask(t.ema, worked);
 }
 
 void Plan::run_with_options(const Segment& part) const {
@@ -204,14 +227,14 @@ void Plan::run_with_options(const Segment& part) const {
   const Coefficients& coefficients = coefficients_[coefficients_of_[part.tensor]];
   const OptionKernels& kernels = isa_->options[type];
   const StorageKernels& storage = isa_->storage[tensor.storage];
-  const double decay = weight_decay(tensor.group);
-  const bool coupled = decay != 0.0 && !options_.decoupled;
-  const Apply::Loop apply = loop_of(tensor, false);
-  const Preparation preparation{options_.maximize ? -scale_ : scale_, options_.clip_value, decay};
+  const Apply& apply = row_->update[type].apply;
+  const Preparation preparation = preparation_of(tensor);
+  const bool decays = decays_apart(tensor), is_coupled = preparation.weight_decay != 0.0;
   alignas(64) double prepared[kChunk];
   alignas(64) float wide_w[kChunk], wide_g[kChunk], wide_states[kMaxStates][kChunk];
   for (Index begin = part.begin; begin < part.end; begin += kChunk) {
     const Index n = std::min(kChunk, part.end - begin);
+    if (part.end - part.begin >= kFar) fetch(tensor, begin + n, std::min(begin + n + kChunk, part.end));
     void *w = at(tensor.w, stored, begin), *states[kMaxStates];
     const void* g = at(tensor.g, stored, begin);
     for (Index s = 0; s < n_states; ++s) {
@@ -233,11 +256,15 @@ void Plan::run_with_options(const Segment& part) const {
         w = wide_w;
       }
     }
-    if (coupled || prepares_) {
-      (coupled ? kernels.prepare_decayed : kernels.prepare)(preparation, w, g, n, prepared);
-      g = prepared;
+    if (decays) {
+      apply.decayed(coefficients, preparation, w, g, states, 0, n);
+    } else {
+      if (is_coupled || prepares_) {
+        (is_coupled ? kernels.prepare_decayed : kernels.prepare)(preparation, w, g, n, prepared);
+        g = prepared;
+      }
+      apply.plain(coefficients, w, g, states, 0, n);
     }
-    apply(coefficients, w, g, states, 0, n);
     for (Index s = 0; s < n_states; ++s) {
       if (options_.flush_subnormals) kernels.flush_subnormals(n, states[s]);
       if (tensor.stores_states) storage.narrow(wide_states[s], n, at(tensor.states[s], stored, begin));

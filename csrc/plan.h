@@ -90,9 +90,11 @@ class Plan {
   void form_coefficients(const double* hyper);
   void run_item(Index item) const;
   bool needs_rule_only(const Tensor& tensor) const;
-  Apply::Loop loop_of(const Tensor& tensor, bool in_storage) const;
+  bool decays_apart(const Tensor& tensor) const;
+  Preparation preparation_of(const Tensor& tensor) const;
   void run_rule(const Segment& part) const;
   void zero(const Tensor& tensor, Index begin, Index end) const;
+  void fetch(const Tensor& tensor, Index begin, Index end) const;
   void run_with_options(const Segment& part) const;
   void store_parameter(const Tensor& tensor, Index i, Index begin, Index n, const float* w) const;
   void count_step();

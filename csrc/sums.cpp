@@ -26,14 +26,20 @@ struct Sums {
   Index slabs() const { return (inner + kSumColumns - 1) / kSumColumns; }
   Index units() const { return outer * blocks * slabs(); }
 
-  void add(Index unit) const {
-    if (inner == 1) return add_run(unit / blocks, unit % blocks);
-    Index slab = unit % slabs(), block = unit / slabs();
-    add_columns(block / blocks, block % blocks, slab * kSumColumns);
+  void add(Index first, Index last) const {
+    if (inner == 1) return add_runs(first, last);
+    for (Index unit = first; unit < last; ++unit) {
+      Index slab = unit % slabs(), block = unit / slabs();
+      add_columns(block / blocks, block % blocks, slab * kSumColumns);
+    }
   }
 
-  void add_run(Index o, Index block) const {
-    sum.run(x + o * n * size_of, n, block, block + 1, block_sums + o * blocks + block);
+  void add_runs(Index first, Index last) const {
+    for (Index end; first < last; first = end) {
+      Index o = first / blocks, run = o * blocks;
+      end = std::min(last, run + blocks);
+      sum.run(x + o * n * size_of, n, first - run, end - run, block_sums + first);
+    }
   }
 
   void add_columns(Index o, Index block, Index column) const {
@@ -75,8 +81,7 @@ void canonical_sum(Type type, Terms terms, const void* x, Index outer, Index n, 
       ceil_div(sums.units(), sums.per_item),
       [](void* context, Index item) {
         const Sums& s = *static_cast<const Sums*>(context);
-        Index end = std::min(s.units(), (item + 1) * s.per_item);
-        for (Index unit = item * s.per_item; unit < end; ++unit) s.add(unit);
+        s.add(item * s.per_item, std::min(s.units(), (item + 1) * s.per_item));
       },
       &sums);
   sums.per_item = std::max<Index>(1, kItem / (blocks * inner));

@@ -1,6 +1,7 @@
 """minimize(): what a step sees, when a run ends, what it returns, and what it refuses."""
 
 import itertools
+import subprocess
 import sys
 import time
 
@@ -368,3 +369,11 @@ def test_an_optimizers_array_that_is_read_only_by_now():
 def test_the_start_of_nag_is_in_numbers():
     result = minimize(fixed(), np.zeros(2), lambda w: ss.NAG(w, 0.01), steps=1)
     assert result.start["hyper"]["momentum_next"] == 0.9
+
+
+def test_the_import_leaves_the_theory_alone_until_it_is_asked_for():
+    code = (
+        "import sys, samestep; assert 'samestep.theory' not in sys.modules and 'theory' in dir(samestep); "
+        "assert samestep.theory.max_step is sys.modules['samestep.theory'].max_step"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

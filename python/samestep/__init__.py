@@ -1,6 +1,8 @@
 """Optimizer and batch-norm kernels at memory speed, with the same bits on every machine."""
 
-from . import optimizers, options, problems, schedules, theory
+from typing import TYPE_CHECKING, Any
+
+from . import optimizers, options, problems, schedules
 from .arrays import digest
 from .batchnorm import (
     BatchNorm,
@@ -14,6 +16,21 @@ from .optimizer import Optimizer
 from .optimizers import NAG, SGD, AdaGrad, Adam, AdamW, Momentum, RMSProp
 from .sums import canonical_sum, global_norm
 from .train import Result, minimize
+
+if TYPE_CHECKING:
+    from . import theory
+else:
+    # Half of what the import of all would take, so it waits until somebody asks for it.
+    def __getattr__(name: str) -> Any:
+        if name == "theory":
+            from importlib import import_module
+
+            return import_module("samestep.theory")
+        raise AttributeError(f"module 'samestep' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), "theory"})
+
 
 __all__ = [
     "NAG",

@@ -24,7 +24,6 @@ from .optimizer import Optimizer
 from .optional import require
 from .problems import MSE, Floats, Integers
 from .reference.sampling import Sampler
-from .theory.step_size import check_step_size
 
 Sampling = Literal["full", "shuffle", "with_replacement"]
 Stopped = Literal["steps", "epochs", "deadline", "callback"]
@@ -193,8 +192,12 @@ def minimize(
     else:
         stepper = _PythonSteps(problem, opt, _batches(problem.size, sampling, batch_size, sampler))
     bar = _bar(limit) if progress else contextlib.nullcontext()
-    if check and (known := check_step_size(problem, opt, batch_size)).below is False:
-        warnings.warn(str(known), RuntimeWarning, stacklevel=2)
+    if check:
+        from .theory.step_size import check_step_size  # here, since few ask and it takes the theory along
+
+        known = check_step_size(problem, opt, batch_size)
+        if known.below is False:
+            warnings.warn(str(known), RuntimeWarning, stacklevel=2)
     # Last, when nothing can be wrong any more: these are the caller's weights.
     if opt is optimizer:
         w[...] = w0
