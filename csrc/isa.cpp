@@ -73,6 +73,13 @@ constexpr Index kRun = 64;
 // From memory each run asks for the one this far ahead; never past the end, where it may be another thread's.
 constexpr Index kAhead = 256;
 
+// The next loop's elements are independent: gcc loses sight of __restrict on the way through the structs above.
+#ifdef __clang__
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
 // W: how w and g are kept, S: how states are.
 template <class W, class S, class R, class... States>
 void loop(const R rule, Index n, typename W::Kept* __restrict w, const typename W::Kept* __restrict g,
@@ -85,10 +92,10 @@ void loop(const R rule, Index n, typename W::Kept* __restrict w, const typename 
       fetch(g + i + kAhead, kRun);
       (fetch(states + i + kAhead, kRun), ...);
     }
-#pragma GCC ivdep
+    INDEPENDENT
     for (Index j = i; j < i + kRun; ++j) step(rule, W(w[j]), W::read(g[j]), S(states[j])...);
   }
-#pragma GCC ivdep
+  INDEPENDENT
   for (; i < n; ++i) step(rule, W(w[i]), W::read(g[i]), S(states[i])...);
 }
 
