@@ -82,7 +82,7 @@ void apply(const Work& w, Index begin, Index end) {
 
 void run_batchnorm(Type type, Direction direction, bool relu, BatchNorm job) {
   const Isa& isa = active_isa();
-  Index size_of = type == float32 ? 4 : 8;
+  Index size_of = bytes_of(type);
   Work work{isa.batchnorm[type][direction][relu], job, job.samples * job.positions, 0, 0};
   BatchNorm& b = work.b;
   work.blocks = ceil_div(work.values, kSumBlock);

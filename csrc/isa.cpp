@@ -1,6 +1,7 @@
 // The loops, compiled once per instruction set with the flags of CMakeLists.txt; exports one constant table.
 // No library header and no linkage but the table's: see rules.h.
 #include "batchnorm.h"
+#include "fetch.h"
 #include "kernels.h"
 #include "mse.h"
 #include "options.h"

@@ -8,6 +8,7 @@ using Index = long long;  // sizes and step counters: 64 bits everywhere
 enum Type { float32, float64, kTypes };
 // How a float32 is kept in memory: as itself or in 16 bits.
 enum Storage { as_is, bfloat16, float16, kStorages };
+constexpr Index bytes_of(Type type) { return type == float32 ? 4 : 8; }
 constexpr int kMaxStates = 4;
 constexpr int kMaxHyper = 8;
 // From so many elements on, a run comes from memory: small arrays are cut finer (plan.cpp). Loops then ask for what

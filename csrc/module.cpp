@@ -233,7 +233,7 @@ Options options_of(const py::object& options) {
   return out;
 }
 
-Index gradient_bytes(const Tensor& t) { return t.size * (t.storage != as_is ? 2 : t.type == float32 ? 4 : 8); }
+Index gradient_bytes(const Tensor& t) { return t.size * (t.storage != as_is ? 2 : bytes_of(t.type)); }
 
 void check_hyper(const Plan& plan, const std::vector<double>& hyper) {
   if (static_cast<int>(hyper.size()) != plan.n_groups() * active_isa().rules[plan.rule()].n_hyper) {
@@ -485,7 +485,7 @@ class AddressedPlan {
       written_.add(at(w), gradient_bytes(tensor));
       for (size_t s = 0; s < n_states; ++s) {
         tensor.states[s] = at(states[s]);
-        written_.add(at(states[s]), size * (tensor.type == float32 ? 4 : 8));
+        written_.add(at(states[s]), size * bytes_of(tensor.type));
       }
       size_ += size;
     }

@@ -6,6 +6,7 @@
 // csum is the canonical sum: float64, blocks of 1024 terms, 32 lanes a block, lanes halved, blocks paired. Over j the
 // lanes lie along a row; over i they are 32 rows of sums of their own, since all columns are summed at once.
 #pragma once
+#include "fetch.h"
 #include "kernels.h"
 #include "sums.h"
 #include "vector.h"
@@ -185,30 +186,23 @@ inline void dot_four(const T* const* x, const double* w, Index n, double* out) {
 }
 #endif
 
-// Asks for a row of the next group: memory would stand idle while this group's share of the gradient is added up (a
-// quarter faster on rows of 64 floats; the processor's own prefetcher stops where the reading stops). Row by row
-// between the products: asked for in one go, a group costs more than it brings. Always inlined: see
-// MseProblem::prefetch.
-template <class T>
-__attribute__((always_inline)) inline void prefetch_row(const T* row, Index p) {
-  const char* end = reinterpret_cast<const char*>(row + p);
-  for (const char* line = reinterpret_cast<const char*>(row); line < end; line += 64) __builtin_prefetch(line, 0, 2);
-}
-
 [[maybe_unused]] constexpr Index kLongRow = 64;  // from here on rows are taken one by one
 
-// dot() of n rows with w; the rows `ahead` elements further on will be wanted next, unless that is 0.
+// dot() of n rows with w; the rows `ahead` elements further on will be wanted next, unless that is 0. They are asked
+// for since memory would stand idle while this group's share of the gradient is added up (a quarter faster on rows of
+// 64 floats; the processor's own prefetcher stops where the reading stops). Row by row between the products: asked for
+// in one go, a group costs more than it brings.
 template <class T>
 inline void dot_rows(const T* const* rows, Index n, const double* w, Index p, Index ahead, double* out) {
   Index i = 0;
 #if defined(__AVX512F__)
   for (; i + 4 <= n && p < kLongRow; i += 4) {
-    for (int k = 0; k < 4 && ahead > 0; ++k) prefetch_row(rows[i + k] + ahead, p);
+    for (int k = 0; k < 4 && ahead > 0; ++k) fetch<2>(rows[i + k] + ahead, p);
     dot_four(rows + i, w, p, out + i);
   }
 #endif
   for (; i < n; ++i) {
-    if (ahead > 0) prefetch_row(rows[i] + ahead, p);
+    if (ahead > 0) fetch<2>(rows[i] + ahead, p);
     out[i] = dot(rows[i], w, p);
   }
 }

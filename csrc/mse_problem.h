@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "fetch.h"
 #include "kernels.h"
 #include "sampling.h"
 
@@ -27,13 +28,11 @@ class MseProblem {
     kernels.row(at(Phi_, row * p_), at(y_, row), w, p_, scale_, g);
   }
 
-  // Asks for a row that will be read soon: rows come in no order that the processor could guess. Always inlined, since
-  // gcc takes a function that only prefetches for one that does nothing, and drops the call.
+  // Asks for a row that will be read soon: rows come in no order that the processor could guess. Always inlined: see
+  // fetch.h.
   __attribute__((always_inline)) void prefetch(Index row) const {
-    const char* begin = static_cast<const char*>(at(Phi_, row * p_));
-    const char* end = static_cast<const char*>(at(begin, std::min(p_, kPrefetched)));
-    for (const char* line = begin; line < end; line += 64) __builtin_prefetch(line);
-    __builtin_prefetch(at(y_, row));
+    fetch(at(Phi_, row * p_), std::min(p_, kPrefetched) * bytes_of(type_));
+    fetch(at(y_, row), bytes_of(type_));
   }
 
   Type type() const { return type_; }
@@ -42,9 +41,7 @@ class MseProblem {
  private:
   static constexpr Index kPrefetched = 128;  // elements; further on the processor sees a pattern by itself
 
-  const void* at(const void* array, Index i) const {
-    return static_cast<const char*>(array) + i * (type_ == float32 ? 4 : 8);
-  }
+  const char* at(const void* array, Index i) const { return static_cast<const char*>(array) + i * bytes_of(type_); }
 
   Type type_;
   const void *Phi_, *y_;

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "dispatch.h"
+#include "fetch.h"
 #include "fp_mode.h"
 #include "jobs.h"
 #include "sampling.h"
@@ -32,9 +33,8 @@ constexpr Index kChunk = 1024;
 char* at(void* array, Index size_of, Index i) { return static_cast<char*>(array) + i * size_of; }
 const char* at(const void* array, Index size_of, Index i) { return static_cast<const char*>(array) + i * size_of; }
 
-// Bytes of an element in the type of the arithmetic, and of a parameter or gradient.
-Index worked_bytes(const Tensor& t) { return t.type == float32 ? 4 : 8; }
-Index stored_bytes(const Tensor& t) { return t.storage == as_is ? worked_bytes(t) : 2; }
+// Bytes of an element of a parameter or gradient; of its arithmetic, bytes_of(type).
+Index stored_bytes(const Tensor& t) { return t.storage == as_is ? bytes_of(t.type) : 2; }
 
 // Where an item ends that has room up to element `end` of a parameter: on the page border before, if there is one.
 // Processors fetch ahead up to such borders; past the end of an item, that would be what another thread is to write.
@@ -128,7 +128,7 @@ bool Plan::admits_gradients(double scale) {
 bool Plan::all_finite(const Tensor& t, Index begin, Index end) const {
   const Isa& isa = active_isa();
   if (t.storage == as_is) {
-    return isa.options[t.type].all_finite(at(t.g, worked_bytes(t), begin), end - begin);
+    return isa.options[t.type].all_finite(at(t.g, bytes_of(t.type), begin), end - begin);
   }
   bool passed = true;
   float widened[kChunk];
@@ -206,12 +206,9 @@ void Plan::zero(const Tensor& t, Index begin, Index end) const {
 // Asks memory for the elements begin..end-1 of what a step visits.
 void Plan::fetch(const Tensor& t, Index begin, Index end) const {
   const auto ask = [&](const void* array, Index size_of) {
-    if (array == nullptr) return;
-    for (const char *line = at(array, size_of, begin), *past = at(array, size_of, end); line < past; line += 64) {
-      __builtin_prefetch(line);
-    }
+    if (array != nullptr) samestep::fetch(at(array, size_of, begin), (end - begin) * size_of);
   };
-  const Index stored = stored_bytes(t), worked = worked_bytes(t);
+  const Index stored = stored_bytes(t), worked = bytes_of(t.type);
   ask(t.g, stored);
   ask(t.w, stored);
   ask(t.low, stored);
@@ -223,7 +220,7 @@ void Plan::fetch(const Tensor& t, Index begin, Index end) const {
 void Plan::run_with_options(const Segment& part) const {
   const Tensor& tensor = tensors_[part.tensor];
   const Type type = tensor.type;
-  const Index stored = stored_bytes(tensor), worked = worked_bytes(tensor), n_states = row_->n_states;
+  const Index stored = stored_bytes(tensor), worked = bytes_of(tensor.type), n_states = row_->n_states;
   const Coefficients& coefficients = coefficients_[coefficients_of_[part.tensor]];
   const OptionKernels& kernels = isa_->options[type];
   const StorageKernels& storage = isa_->storage[tensor.storage];

@@ -11,6 +11,7 @@
 //
 // Whoever calls cuts the terms into blocks, keeps their sums in an array and ends with pair().
 #pragma once
+#include "fetch.h"
 #include "fp.h"
 #include "kernels.h"
 #include "vector.h"

@@ -71,12 +71,6 @@ inline void store(T* to, X x) {
   __builtin_memcpy(to, &x, sizeof(X));
 }
 
-// Asks memory for x[0], ..., x[n - 1]. Always inlined: gcc 12 drops calls of a function that does nothing else.
-template <class T>
-__attribute__((always_inline)) inline void fetch(const T* x, int n) {
-  for (int i = 0; i < n; i += 64 / static_cast<int>(sizeof(T))) __builtin_prefetch(x + i);
-}
-
 // A store that leaves the caches alone, to a multiple of kVectorBytes; finish_stores() before others may look.
 template <class T, class V>
 inline void store_past_caches(T* to, V x) {

@@ -125,6 +125,8 @@ def test_that_gate_fails_without_vectors(tmp_path):
 def test_that_gate_tells_fused_sums_of_float32_from_all_others():
     for function, mnemonic, allowed in (
         ("void run_block<float, Squares<float> >(...)", "vfmadd231pd", True),
+        ("void run_streams<4, float, Squares<float> >(...)", "vfmadd231pd", True),
+        ("void run_streams<4, double, Squares<double> >(...)", "vfmadd231pd", False),
         ("void mse_block<float>(samestep::MseBlock const&)", "vfmadd213sd", True),
         ("void mse_block<double>(samestep::MseBlock const&)", "vfmadd213sd", False),
         ("void plane_block<1, float, true>(...)", "vfmadd231ps", False),
