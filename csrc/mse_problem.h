@@ -32,7 +32,7 @@ class MseProblem {
   // fetch.h.
   __attribute__((always_inline)) void prefetch(Index row) const {
     fetch(at(Phi_, row * p_), std::min(p_, kPrefetched) * bytes_of(type_));
-    fetch(at(y_, row), bytes_of(type_));
+    fetch(at(y_, row), 1);
   }
 
   Type type() const { return type_; }

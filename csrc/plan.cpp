@@ -81,6 +81,7 @@ Plan::Plan(int rule, std::vector<Tensor> tensors, Index* steps)
     }
   }
   items_.push_back(segments_.size());
+  formed_.resize(n_groups_ * kTypes);
 }
 
 // Whether the step may be made; sets the scale of its gradients.
@@ -143,8 +144,8 @@ bool Plan::all_finite(const Tensor& t, Index begin, Index end) const {
 void Plan::form_coefficients(const double* hyper) {
   isa_ = &active_isa();
   row_ = &isa_->rules[rule_];
-  coefficients_.clear();
-  formed_.assign(n_groups_ * kTypes, {});
+  std::fill(formed_.begin(), formed_.end(), Formed{});
+  Index n_formed = 0;
   for (size_t i = 0; i < tensors_.size(); ++i) {
     const Tensor& tensor = tensors_[i];
     if (tensor.g == nullptr) continue;
@@ -152,10 +153,11 @@ void Plan::form_coefficients(const double* hyper) {
     Formed& formed = formed_[tensor.group * kTypes + tensor.type];
     if (formed.at < 0 || formed.t != t) {
       const double* of_group = hyper + tensor.group * row_->n_hyper;
-      formed = {t, static_cast<Index>(coefficients_.size())};
-      coefficients_.emplace_back();
-      row_->update[tensor.type].coefficients(t, of_group, &coefficients_.back());
-      coefficients_.back().decay = isa_->decoupled_decay(of_group[0], weight_decay(tensor.group));
+      formed = {t, n_formed++};
+      if (n_formed > static_cast<Index>(coefficients_.size())) coefficients_.emplace_back();
+      Coefficients& coefficients = coefficients_[formed.at];
+      row_->update[tensor.type].coefficients(t, of_group, &coefficients);
+      coefficients.decay = isa_->decoupled_decay(of_group[0], weight_decay(tensor.group));
     }
     coefficients_of_[i] = formed.at;
   }

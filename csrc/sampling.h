@@ -12,19 +12,23 @@
 namespace samestep {
 
 // The block of four words at a counter: Philox4x64-10 of Salmon et al. (2011), "Parallel random numbers: as easy as
-// 1, 2, 3".
+// 1, 2, 3". By names and not by index: gcc 12 keeps an array in memory, where every round waits for its stores.
 inline void philox(const std::uint64_t (&counter)[4], std::uint64_t seed, std::uint64_t* words) {
   __extension__ typedef unsigned __int128 Wide;
-  std::copy(counter, counter + 4, words);
-  std::uint64_t key[2] = {seed, 0};
+  std::uint64_t w0 = counter[0], w1 = counter[1], w2 = counter[2], w3 = counter[3], k0 = seed, k1 = 0;
   for (int round = 0; round < 10; ++round) {
-    Wide a = Wide(0xD2E7470EE14C6C93) * words[0], b = Wide(0xCA5A826395121157) * words[2];
-    std::uint64_t next[4] = {std::uint64_t(b >> 64) ^ words[1] ^ key[0], std::uint64_t(b),
-                             std::uint64_t(a >> 64) ^ words[3] ^ key[1], std::uint64_t(a)};
-    std::copy(next, next + 4, words);
-    key[0] += 0x9E3779B97F4A7C15;  // the golden ratio's and the square root of 3's fractions
-    key[1] += 0xBB67AE8584CAA73B;
+    const Wide a = Wide(0xD2E7470EE14C6C93) * w0, b = Wide(0xCA5A826395121157) * w2;
+    w0 = std::uint64_t(b >> 64) ^ w1 ^ k0;
+    w1 = std::uint64_t(b);
+    w2 = std::uint64_t(a >> 64) ^ w3 ^ k1;
+    w3 = std::uint64_t(a);
+    k0 += 0x9E3779B97F4A7C15;  // the golden ratio's and the square root of 3's fractions
+    k1 += 0xBB67AE8584CAA73B;
   }
+  words[0] = w0;
+  words[1] = w1;
+  words[2] = w2;
+  words[3] = w3;
 }
 
 // Word i is element i mod 4 of the block at counter (i div 4 + 1, 0, 0, 0) under key (seed, 0), as NumPy's
