@@ -17,7 +17,8 @@ MODES = [
 ]
 
 _MXCSR_AT = 28  # offset in glibc's fenv_t
-_MASKED, _EXCEPTION_FLAGS = 0x1F80, 0x3F
+_MASKED, _INEXACT = 0x1F80, 0x20
+EXCEPTION_FLAGS = 0x3F
 
 
 def _environment(libm: ctypes.CDLL) -> ctypes.Array[ctypes.c_uint8]:
@@ -27,16 +28,19 @@ def _environment(libm: ctypes.CDLL) -> ctypes.Array[ctypes.c_uint8]:
 
 
 @contextmanager
-def mxcsr(bits: int) -> Iterator[None]:
-    """Sets the mode, and fails if it is another one at the end."""
+def mxcsr(bits: int, flags: int | None = None) -> Iterator[None]:
+    """Sets the mode, and fails if it is another one at the end; likewise the exception flags, where they
+    are given, but for "inexact", which Python's own arithmetic raises."""
     libm = ctypes.CDLL("libm.so.6")
     before = _environment(libm)
     changed = (ctypes.c_uint8 * 32)(*before)
-    ctypes.c_uint32.from_buffer(changed, _MXCSR_AT).value = _MASKED | bits
+    ctypes.c_uint32.from_buffer(changed, _MXCSR_AT).value = _MASKED | bits | (flags or 0)
     libm.fesetenv(changed)
     try:
         yield
         after = _environment(libm)
     finally:
         libm.fesetenv(before)
-    assert ctypes.c_uint32.from_buffer(after, _MXCSR_AT).value & ~_EXCEPTION_FLAGS == _MASKED | bits
+    of_no_interest = EXCEPTION_FLAGS if flags is None else _INEXACT
+    changes = ctypes.c_uint32.from_buffer(after, _MXCSR_AT).value ^ (_MASKED | bits | (flags or 0))
+    assert changes & ~of_no_interest == 0

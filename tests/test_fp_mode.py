@@ -8,7 +8,7 @@ import pytest
 
 import samestep as ss
 from conftest import same_bits
-from control_register import DAZ, FTZ, MODES, mxcsr, needs_x86
+from control_register import DAZ, EXCEPTION_FLAGS, FTZ, MODES, mxcsr, needs_x86
 from samestep import golden
 
 pytestmark = needs_x86
@@ -43,6 +43,21 @@ def test_mode_changes_no_bit_and_is_kept(case, bits, threads):
         for g in grads:
             optimizer.step(g)
     same_bits([got, *(s[0] for s in optimizer.state.values())], expected)
+
+
+@pytest.mark.parametrize("flags", [0, EXCEPTION_FLAGS])
+def test_exception_flags_of_the_caller_are_kept(flags, isa):
+    """Also where the values overflow, underflow, are subnormal or have no result."""
+    largest, tiny = np.finfo(np.float32).max, np.finfo(np.float32).tiny
+    w = np.array([largest, np.inf, tiny, tiny / 8], np.float32)
+    g = np.array([-largest, np.inf, tiny, tiny / 16], np.float32)
+    optimizers = [ss.SGD(w.copy(), lr=0.5), ss.Adam(w.copy())]
+    with mxcsr(0, flags):
+        for optimizer in optimizers:
+            optimizer.step(g)
+        ss.canonical_sum(w)
+    stepped = optimizers[0].params[0]
+    assert np.isposinf(stepped[0]) and np.isnan(stepped[1])
 
 
 def test_workers_started_in_another_mode():
