@@ -12,7 +12,8 @@ namespace samestep {
 class FpMode {
  public:
 #if defined(__x86_64__) || defined(__i386__)
-  // To write the register takes ten times as long as to read it, and mostly it is right: nothing is written then.
+  // To write the register takes ten times as long as to read it. Mostly the mode is right and the caller has met an
+  // inexact result before, which is all that kernels raise: nothing is written then.
   FpMode() : saved_(__builtin_ia32_stmxcsr()) {
     if ((saved_ & ~kFlags) != kMode) __builtin_ia32_ldmxcsr(kMode);
   }

@@ -64,7 +64,7 @@ void canonical_sum(Type type, Terms terms, const void* x, Index outer, Index n, 
   if (blocks == 0 || outer == 0 || inner == 0) return std::fill(out, out + outer * inner, 0.0);
   const Isa& isa = active_isa();
   std::vector<double> block_sums(outer * blocks * inner);
-  Index size_of = type == float32 ? 4 : 8;
+  Index size_of = bytes_of(type);
   Index unit = std::min(n, kSumBlock) * std::min(inner, kSumColumns);
   Sums sums{isa,
             isa.sum[type][terms],

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conftest import build_native
 from samestep import _core
 
 ROOT = Path(__file__).parent.parent
@@ -88,6 +89,15 @@ def test_that_gate_fails_when_contraction_is_on(tmp_path, flags):
 
 
 @needs_binutils
+@pytest.mark.parametrize("estimate", ["_mm512_rsqrt14_ps", "_mm512_rcp14_ps", "_mm_rsqrt_ps", "_mm_rcp_ps"])
+def test_that_gate_fails_on_an_estimate(tmp_path, estimate):
+    vector = "__m512" if "512" in estimate else "__m128"
+    source = f"#include <immintrin.h>\n{vector} f({vector} x) {{ return {estimate}(x); }}"
+    assert compile_source(tmp_path, source, "-O2", "-mavx512f").returncode == 0
+    assert len(forbidden_in(tmp_path / "fault.o")) == 1
+
+
+@needs_binutils
 def test_each_table_has_its_vectors_and_no_wider_ones(native):
     """An AVX register in the baseline, or a 512-bit one in avx2, would crash an older processor."""
     for obj in isa_objects(native):
@@ -108,9 +118,13 @@ def scalar_loops(obj: Path) -> set[str]:
 
 
 @needs_binutils
-def test_every_loop_of_a_rule_is_vectorised(native):
+@pytest.mark.parametrize("compiler", ["g++", "clang++-14"])
+def test_every_loop_of_a_rule_is_vectorised(compiler):
     """One that the compiler leaves scalar is right at a tenth of the speed: nothing else would tell."""
-    for obj in isa_objects(native):
+    if shutil.which(compiler) is None:
+        pytest.skip(f"not installed: {compiler}")
+    machine = "clang" if "clang" in compiler else "gcc"
+    for obj in isa_objects(build_native(f"native-{machine}", f"-DCMAKE_CXX_COMPILER={compiler}")):
         assert scalar_loops(obj) == set()
 
 

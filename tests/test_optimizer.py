@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import samestep as ss
-from conftest import same_bits
+from conftest import ISAS, same_bits
 from samestep import golden
 
 
@@ -329,15 +329,22 @@ class TestGradientErrors:
 
 
 class TestStateDict:
-    def test_resume_gives_the_uninterrupted_bits(self, case, isa):
-        w = golden.random_values(1000, case.dtype, 1)
-        grads = [golden.random_values(1000, case.dtype, s) for s in range(2, 8)]
+    @pytest.mark.parametrize("saved_by", ["reference", *ISAS])
+    def test_resume_gives_the_uninterrupted_bits(self, case, saved_by, machine):
+        """Saved under one instruction set on two threads, or by the reference, and loaded under another."""
+        w = golden.random_values(10_000, case.dtype, 1)
+        grads = [golden.random_values(10_000, case.dtype, s) for s in range(2, 8)]
         expected = case.run(w, grads)
         first = w.copy()
-        optimizer = case.make(first, backend="reference")
+        if saved_by != "reference":
+            ss.set_isa(saved_by)
+            ss.set_num_threads(2)
+        optimizer = case.make(first, backend="reference" if saved_by == "reference" else "cpu")
         for g in grads[:3]:
             optimizer.step(g)
         saved = pickle.loads(pickle.dumps(optimizer.state_dict()))
+        ss.set_isa(machine[0])
+        ss.set_num_threads(machine[1])
         resumed = case.make(first, "other", backend="cpu")
         resumed.load_state_dict(saved)
         for g in grads[3:]:

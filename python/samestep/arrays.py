@@ -116,10 +116,12 @@ def _check_array(name: str, a: Any, purpose: str, halves: bool = False) -> None:
         raise TypeError(f"{name}: got {type(a).__name__}, expected a NumPy array{purpose}")
     if a.dtype not in DTYPES and not (halves and is_half(a)):
         expected = "float32, float64, float16 or bfloat16" if halves else "float32 or float64"
-        raise TypeError(
-            f"{name}: got dtype {a.dtype.str if not a.dtype.isnative else a.dtype}, expected native "
-            f"{expected}; convert it once with {name}.astype(np.float32) and use that array"
-        )
+        dtype = a.dtype if a.dtype.isnative else a.dtype.str
+        got = f"{name}: got dtype {dtype}, expected native {expected}"
+        if a.dtype.kind == "c":
+            raise TypeError(f"{got}; pass its parts, {name}.view(np.float{4 * a.itemsize})")
+        nearest = "float32" if a.itemsize <= 4 else "float64"
+        raise TypeError(f"{got}; convert it once with {name}.astype(np.{nearest}) and use that array")
 
 
 def _is_aligned(a: Array) -> bool:
@@ -195,14 +197,18 @@ def extents(written: Iterable[Array]) -> list[tuple[int, int]]:
 def gradient_error(name: str, g: Any, w: Array, written: list[tuple[int, int]]) -> Exception | None:
     """Why ``g`` cannot be the gradient of ``w``, or None if it can; ``written`` from :func:`extents`."""
     if not is_array(g) or isinstance(g, np.ma.MaskedArray):
-        return TypeError(f"{name}: got {type(g).__name__}, expected a NumPy array or None")
+        return TypeError(
+            f"{name}: got {type(g).__name__}, expected a NumPy array or None; "
+            f"use np.asarray({name}, np.{w.dtype})"
+        )
     if g.dtype != w.dtype:
         return TypeError(
             f"{name}: got dtype {g.dtype.str if not g.dtype.isnative else g.dtype}, expected the "
             f"parameter's {w.dtype}; use {name}.astype(np.{w.dtype})"
         )
     if g.shape != w.shape:
-        return ValueError(f"{name}: got shape {g.shape}, expected the parameter's {w.shape}")
+        fix = f"; use {name}.reshape({w.shape})" if g.size == w.size else ""
+        return ValueError(f"{name}: got shape {g.shape}, expected the parameter's {w.shape}{fix}")
     if not _is_aligned(g):
         return ValueError(
             f"{name}: its data do not lie on a multiple of {g.itemsize} bytes; pass {name}.copy()"

@@ -25,6 +25,8 @@ DIGESTS: dict[str, str] = json.loads(FILE.read_text())["digests"]
 
 # Of every rule: nothing, one element, less than a vector, one work item, several with a last short one.
 SIZES = (0, 1, 7, 1000, 100_003)
+# With options, some chunks with a last short one within a work item; several items with all of them at once.
+OPTION_SIZES = (0, 1, 7, 1000, 2500)
 LONG_STEPS = 10_000
 
 # Hyper-parameters by name; those that a rule does not have are left out. "default" is the optimizer's
@@ -293,11 +295,16 @@ def programs() -> dict[str, list[Program]]:
             RuleProgram(case, "exact", 1000, 5, "default"),
             *(RuleProgram(case, "random", size, 3, hyper) for hyper in HYPER for size in SIZES),
             RuleProgram(case, "finite", 7, LONG_STEPS, "default"),
-            *(OptionProgram(case, name, "random", 2500) for name in ("coupled", "decoupled")),
-            *(OptionProgram(case, "all", "finite", size) for size in (7, 2500)),
+            *(
+                OptionProgram(case, name, "finite" if name == "all" else "random", size)
+                for name in OPTIONS
+                for size in (*OPTION_SIZES, *((100_003,) if name == "all" else ()))
+            ),
         ]
         if case.dtype == np.float32:
-            found[str(case)] += [StorageProgram(case, name, 2500) for name in STORAGE]
+            found[str(case)] += [
+                StorageProgram(case, name, size) for name in STORAGE for size in OPTION_SIZES
+            ]
     for dtype in DTYPES:
         found[f"sum {dtype}"] = [SumProgram(dtype, size) for size in SIZES]
         found[f"batchnorm {dtype}"] = [

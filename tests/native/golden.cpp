@@ -25,6 +25,9 @@ namespace {
 
 using namespace samestep;
 
+// SIZES and OPTION_SIZES of golden.py.
+constexpr int kSizes[] = {0, 1, 7, 1000, 100003}, kOptionSizes[] = {0, 1, 7, 1000, 2500};
+
 // HYPER of golden.py; eps of the default set differs from rule to rule.
 double hyper_value(const std::string& set, const std::string& rule, const std::string& name) {
   static const std::map<std::string, double> other = {{"lr", 0.3},         {"momentum", 0.5}, {"momentum_next", 0.25},
@@ -171,8 +174,9 @@ std::string stored_digest(int row, int size, const Stored& how) {
   Plan plan(row, {tensor}, steps);
   plan.options() = options;
   const std::vector<double> hyper = hyper_values(rule, "default");
+  static const std::uint16_t none{};  // as above
   for (const Halves& g : grads) {
-    plan.tensors()[0].g = g.data();
+    plan.tensors()[0].g = size ? g.data() : &none;
     plan.step(hyper.data(), 1.0);
   }
   std::vector<std::uint8_t> bytes;
@@ -187,10 +191,13 @@ std::string stored_digest(int row, int size, const Stored& how) {
 std::vector<RuleProgram> rule_programs() {
   std::vector<RuleProgram> out = {{"exact", 1000, 5, "default"}, {"finite", 7, 10000, "default"}};
   for (const char* hyper : {"default", "other", "zero"}) {
-    for (int size : {0, 1, 7, 1000, 100003}) out.push_back({"random", size, 3, hyper});
+    for (int size : kSizes) out.push_back({"random", size, 3, hyper});
   }
-  for (const char* options : {"coupled", "decoupled"}) out.push_back({"random", 2500, 3, options});
-  for (int size : {7, 2500}) out.push_back({"finite", size, 3, "all"});
+  for (int size : kOptionSizes) {
+    for (const char* options : {"coupled", "decoupled"}) out.push_back({"random", size, 3, options});
+    out.push_back({"finite", size, 3, "all"});
+  }
+  out.push_back({"finite", 100003, 3, "all"});
   return out;
 }
 
@@ -272,7 +279,7 @@ void add_programs(std::vector<Program>& out, Type type, const std::string& dtype
                      [=] { return rule_digest<T>(row, type, p); }});
     }
   }
-  for (int size : {0, 1, 7, 1000, 100003}) {
+  for (int size : kSizes) {
     out.push_back({"sum " + dtype + " " + std::to_string(size), [=] { return sum_digest<T>(type, size); }});
   }
   for (bool relu : {false, true}) {
@@ -305,8 +312,11 @@ int main(int argc, char** argv) {
   add_programs<double>(programs, float64, "float64");
   for (int row = 0; row < active_isa().n_rules; ++row) {
     for (const Stored& how : kStored) {
-      programs.push_back({std::string(active_isa().rules[row].name) + " float32 random 2500 3 " + how.name,
-                          [row, how] { return stored_digest(row, 2500, how); }});
+      for (int size : kOptionSizes) {
+        programs.push_back(
+            {std::string(active_isa().rules[row].name) + " float32 random " + std::to_string(size) + " 3 " + how.name,
+             [=] { return stored_digest(row, size, how); }});
+      }
     }
   }
   int configurations = 0, differing = 0;
