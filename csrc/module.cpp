@@ -35,36 +35,69 @@ const auto& raw(py::handle array) { return *py::detail::array_proxy(array.ptr())
 // A subclass may hide something, such as a mask: optimizer.py looks at it.
 bool is_plain_array(py::handle object) { return Py_TYPE(object.ptr()) == py::detail::npy_api::get().PyArray_Type_; }
 
-bool same_dtype(py::handle a, py::handle b) {
-  if (raw(a).descr == raw(b).descr) return true;
-  auto da = py::reinterpret_borrow<py::array>(a).dtype(), db = py::reinterpret_borrow<py::array>(b).dtype();
-  return da.equal(db);
-}
-
-// Same shape, and the same place in memory for the same index, counted in elements of a_bytes and b_bytes: one flat
-// loop walks both.
-bool same_layout(py::handle a, py::handle b, Index a_bytes = 1, Index b_bytes = 1) {
-  const auto &ra = raw(a), &rb = raw(b);
-  if (ra.nd != rb.nd) return false;
-  bool same_strides = true, is_empty = false;
-  for (int d = 0; d < ra.nd; ++d) {
-    if (ra.dimensions[d] != rb.dimensions[d]) return false;
-    is_empty = is_empty || ra.dimensions[d] == 0;
-    same_strides = same_strides && (ra.strides[d] * b_bytes == rb.strides[d] * a_bytes || ra.dimensions[d] <= 1);
-  }
-  return same_strides || is_empty;
-}
-
-Index size_of(py::handle array) {
-  Index size = 1;
-  for (int d = 0; d < raw(array).nd; ++d) size *= raw(array).dimensions[d];
-  return size;
-}
-
 bool has_flags(py::handle array, int flags) { return (raw(array).flags & flags) == flags; }
 
 constexpr int kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
 constexpr int kInPlace = kAligned | py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+
+// An array as it lay when it was bound. Address, dtype, shape and strides of a NumPy array can all be set later, and
+// kernels walk what was bound: whatever is asked between two steps is asked of this copy, never of the array itself.
+class BoundArray {
+ public:
+  explicit BoundArray(const py::array& array)
+      : array_(array),
+        dtype_(array.dtype()),
+        data_(raw(array).data),
+        itemsize_(array.itemsize()),
+        axes_(array.shape(), array.shape() + array.ndim()) {
+    axes_.insert(axes_.end(), array.strides(), array.strides() + array.ndim());
+  }
+
+  // Whether it still lies there, and as it did.
+  bool is_there() const {
+    const auto& now = raw(array_);
+    return now.data == data_ && now.descr == dtype_.ptr() && has_same_axes(now) && has_flags(array_, kInPlace);
+  }
+
+  // Whether `other`, of elements of so many bytes, has the same shape, and the same place in memory for the same index,
+  // counted in elements: one flat loop walks both.
+  bool walks_with(py::handle other, Index other_itemsize) const {
+    const auto& now = raw(other);
+    if (itemsize_ == other_itemsize && has_same_axes(now)) return true;
+    if (now.nd != n_axes()) return false;
+    bool same_strides = true, is_empty = false;
+    for (int d = 0; d < now.nd; ++d) {
+      if (now.dimensions[d] != axes_[d]) return false;
+      is_empty = is_empty || axes_[d] == 0;
+      same_strides =
+          same_strides && (now.strides[d] * itemsize_ == axes_[now.nd + d] * other_itemsize || axes_[d] <= 1);
+    }
+    return same_strides || is_empty;
+  }
+
+  // Whether `g` is an array of the same dtype that walks with it: what a gradient of it has to be.
+  bool takes_gradient(py::handle g) const {
+    if (!is_plain_array(g)) return false;
+    const bool same_dtype = raw(g).descr == dtype_.ptr() || py::reinterpret_borrow<py::array>(g).dtype().equal(dtype_);
+    return same_dtype && walks_with(g, itemsize_);
+  }
+
+ private:
+  int n_axes() const { return static_cast<int>(axes_.size() / 2); }
+
+  template <class Raw>
+  bool has_same_axes(const Raw& now) const {
+    const size_t bytes = n_axes() * sizeof(py::ssize_t);
+    return now.nd == n_axes() && std::memcmp(now.dimensions, axes_.data(), bytes) == 0 &&
+           std::memcmp(now.strides, axes_.data() + n_axes(), bytes) == 0;
+  }
+
+  py::array array_;
+  py::dtype dtype_;
+  const void* data_;
+  Index itemsize_;
+  std::vector<py::ssize_t> axes_;  // the shape, then the strides in bytes
+};
 
 int find_rule(const std::string& name) {
   const Isa& isa = active_isa();
@@ -102,6 +135,7 @@ class BoundMse {
   BoundMse(const py::array& Phi, const py::array& y, double factor, bool per_row)
       : Phi_(Phi),
         y_(y),
+        size_(Phi.ndim() == 2 ? Phi.shape(0) : 0),
         problem_(type_of(Phi), Phi.data(), y.data(), Phi.ndim() == 2 ? Phi.shape(1) : 0, {factor, per_row}) {
     if (Phi.ndim() != 2 || Phi.size() == 0) throw std::invalid_argument("Phi: expected a matrix that is not empty");
     dtype_ = problem_.type() == float32 ? py::dtype::of<float>() : py::dtype::of<double>();
@@ -131,11 +165,12 @@ class BoundMse {
     return mine.evaluate(w.data(), batch, to_r, to_g);
   }
 
-  Index size() const { return Phi_.shape(0); }
+  Index size() const { return size_; }  // not Phi's own: its shape can be set
   const MseProblem& problem() const { return problem_; }
 
  private:
   py::array Phi_, y_;
+  Index size_;
   MseProblem problem_;
   py::dtype dtype_;
 };
@@ -288,19 +323,18 @@ class BoundPlan {
     for (size_t i = 0; i < params.size(); ++i) {
       tensors.push_back(bind(params[i], i, states));
       Tensor& tensor = tensors.back();
-      const py::array& w = params[i];
       if (groups[i] < 0) throw std::invalid_argument("groups: expected numbers from 0 on");
       tensor.group = groups[i];
       const bool is_half = tensor.storage != as_is;
-      if (!averages.empty()) tensor.ema = bind_beside(w, averages[i], working_dtype(tensor), "averages");
-      if (!masters.empty() && is_half) tensor.master = bind_beside(w, masters[i], working_dtype(tensor), "masters");
+      if (!averages.empty()) tensor.ema = bind_beside(averages[i], working_dtype(tensor), "averages");
+      if (!masters.empty() && is_half) tensor.master = bind_beside(masters[i], working_dtype(tensor), "masters");
       if (!lows.empty() && tensor.storage == bfloat16) {
-        tensor.low = bind_beside(w, lows[i], py::dtype::of<std::uint16_t>(), "lows");
+        tensor.low = bind_beside(lows[i], py::dtype::of<std::uint16_t>(), "lows");
       }
       if (!copies.empty() && tensor.type == float32) {
         tensor.copy_storage = storage_of(copies[i]);
         if (tensor.copy_storage == as_is) throw std::invalid_argument("copies: expected 16-bit arrays");
-        tensor.copy = bind_beside(w, copies[i], copies[i].dtype(), "copies");
+        tensor.copy = bind_beside(copies[i], copies[i].dtype(), "copies");
       }
     }
     written_.sort();
@@ -341,15 +375,7 @@ class BoundPlan {
         tensors[0].size != trainer.problem().p()) {
       throw std::invalid_argument("trainer: expected a plan of one array like the problem's weights");
     }
-    const Tensor& tensor = tensors[0];
-    std::vector<const void*> expected = {tensor.w};
-    expected.insert(expected.end(), tensor.states, tensor.states + n_states_);
-    for (void* beside : {tensor.ema, tensor.master, tensor.low, tensor.copy}) {
-      if (beside != nullptr) expected.push_back(beside);
-    }
-    for (size_t a = 0; a < arrays_.size(); ++a) {
-      if (!is_there(arrays_[a], expected[a], tensor.size)) return kMoved;
-    }
+    if (!all_are_there()) return kMoved;
     py::gil_scoped_release others_may_run;
     trainer.run(*plan_, hyper.data(), steps);
     return kStepped;
@@ -368,33 +394,32 @@ class BoundPlan {
     }
     Tensor tensor{is_float ? float32 : float64, static_cast<Index>(w.size()), raw(w).data, {}, nullptr};
     tensor.storage = storage;
-    tensor.stores_states = storage != as_is && n_states_ > 0 && same_dtype(states[0][i], w);
+    tensor.stores_states = storage != as_is && n_states_ > 0 && states[0][i].dtype().equal(w.dtype());
     size_ += tensor.size;
-    add_written(w);
+    params_.emplace_back(w);
+    written_.add(raw(w).data, w.nbytes());
     for (int s = 0; s < n_states_; ++s) {
       const py::dtype dtype = tensor.stores_states ? w.dtype() : working_dtype(tensor);
-      tensor.states[s] = bind_beside(w, states[s][i], dtype, "states");
+      tensor.states[s] = bind_beside(states[s][i], dtype, "states");
     }
     return tensor;
   }
 
-  // An array that lies like w and is written with it.
-  void* bind_beside(const py::array& w, const py::array& array, const py::dtype& dtype, const char* name) {
-    if (!array.dtype().equal(dtype) || !same_layout(array, w, array.itemsize(), w.itemsize()) ||
+  // An array that lies like the last parameter and is written with it.
+  void* bind_beside(const py::array& array, const py::dtype& dtype, const char* name) {
+    if (!array.dtype().equal(dtype) || !params_.back().walks_with(array, array.itemsize()) ||
         !has_flags(array, kInPlace)) {
       throw std::invalid_argument(std::string(name) + ": expected arrays like the parameters");
     }
-    add_written(array);
+    beside_.emplace_back(array);
+    written_.add(raw(array).data, array.nbytes());
     return raw(array).data;
   }
 
-  void add_written(const py::array& array) {
-    arrays_.push_back(array);
-    written_.add(raw(array).data, array.nbytes());
-  }
-
-  static bool is_there(const py::array& array, const void* data, Index size) {
-    return raw(array).data == data && size_of(array) == size && has_flags(array, kInPlace);
+  bool all_are_there() const {
+    const auto is_there = [](const BoundArray& array) { return array.is_there(); };
+    return std::all_of(params_.begin(), params_.end(), is_there) &&
+           std::all_of(beside_.begin(), beside_.end(), is_there);
   }
 
   // Enters the gradients into the plan, or says what is in the way.
@@ -406,22 +431,15 @@ class BoundPlan {
     const Options& options = plan_->options();
     const int gradient_flags = options.zero_grads ? kInPlace : kAligned;
     in_order_.clear();
-    for (size_t i = 0, a = 0; i < tensors.size(); ++i) {
+    if (!all_are_there()) return kMoved;
+    for (size_t i = 0; i < tensors.size(); ++i) {
       Tensor& tensor = tensors[i];
-      py::handle w = arrays_[a];
-      if (!is_there(arrays_[a++], tensor.w, tensor.size)) return kMoved;
-      for (int s = 0; s < n_states_; ++s) {
-        if (!is_there(arrays_[a++], tensor.states[s], tensor.size)) return kMoved;
-      }
-      for (void* beside : {tensor.ema, tensor.master, tensor.low, tensor.copy}) {
-        if (beside != nullptr && !is_there(arrays_[a++], beside, tensor.size)) return kMoved;
-      }
       py::handle g = PyTuple_GET_ITEM(grads.ptr(), i);
       if (g.is_none()) {
         tensor.g = nullptr;
         continue;
       }
-      if (!is_plain_array(g) || !same_dtype(g, w) || !same_layout(g, w) || !has_flags(g, gradient_flags)) return i;
+      if (!params_[i].takes_gradient(g) || !has_flags(g, gradient_flags)) return i;
       if (raw(g).data != accepted_[i]) {
         if (written_.overlaps(raw(g).data, gradient_bytes(tensor))) return i;
         accepted_[i] = raw(g).data;
@@ -455,7 +473,8 @@ class BoundPlan {
   py::array_t<Index> steps_;
   int n_states_ = 0;
   Index size_ = 0;
-  Arrays arrays_;                      // parameter, its states, its running average, next parameter ...
+  std::vector<BoundArray> params_;
+  std::vector<BoundArray> beside_;     // their states, running averages and whatever else a step writes
   Arrays in_order_;                    // copies of gradients that lie in another order than C's
   Written written_;                    // all of them, disjoint
   std::vector<const char*> accepted_;  // where each gradient was when it was last held against them

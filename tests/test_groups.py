@@ -142,6 +142,93 @@ def test_state_goes_on_with_the_same_bits():
             second.load_state_dict(bad)
 
 
+class TestNestedParameters:
+    def make(self):
+        params = {
+            "l1": {"W": np.ones((2, 2)), "b": np.ones(2)},
+            "rest": [(np.ones(3), np.ones(1)), np.ones(4)],
+        }
+        return params, ss.Adam(params, lr=0.5, eps=0.0)
+
+    def grads(self, params):
+        if isinstance(params, dict):
+            return {key: self.grads(params[key]) for key in reversed(params)}
+        if isinstance(params, (list, tuple)):
+            return [self.grads(entry) for entry in params]
+        return np.full(params.shape, 3.0)
+
+    def test_gradients_come_in_the_same_structure(self):
+        params, optimizer = self.make()
+        optimizer.step(self.grads(params))
+        assert [w.shape for w in optimizer.params] == [(2, 2), (2,), (3,), (1,), (4,)]
+        assert all((w == 0.5).all() for w in optimizer.params)
+
+    def test_none_skips_an_array_or_a_branch(self):
+        params, optimizer = self.make()
+        grads = self.grads(params)
+        grads["l1"]["b"] = None
+        grads["rest"] = None
+        optimizer.step(grads)
+        assert optimizer.steps == [1, 0, 0, 0, 0]
+        grads["rest"] = [None, np.full(4, 3.0)]
+        optimizer.step(grads)
+        assert optimizer.steps == [2, 0, 0, 0, 1]
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda g: g.update(l1=[1, 2]), r"grads\['l1'\]: got list, expected a dict like params"),
+            (lambda g: g["l1"].pop("W"), r"grads\['l1'\]: key 'W' is not in grads"),
+            (lambda g: g["rest"].append(1), r"grads\['rest'\]: got 3 gradients, expected 2"),
+            (
+                lambda g: g["rest"].__setitem__(0, {}),
+                r"grads\['rest'\]\[0\]: got dict, expected a list or tuple",
+            ),
+            (
+                lambda g: g["rest"].__setitem__(1, [np.ones(4)]),
+                r"grads\['rest'\]\[1\]: got list, expected a NumPy",
+            ),
+            (lambda g: g["l1"].update(b=np.ones(3)), r"grads\['l1'\]\['b'\]: got shape \(3,\), expected"),
+        ],
+    )
+    def test_errors_name_the_path(self, change, message):
+        params, optimizer = self.make()
+        grads = self.grads(params)
+        change(grads)
+        with pytest.raises((TypeError, ValueError), match=message):
+            optimizer.step(grads)
+        assert optimizer.t == 0
+        with pytest.raises(TypeError, match="grads: got NoneType"):
+            optimizer.step(None)
+
+    def test_parameters_are_named_by_their_path(self):
+        for leaf in (None, "text", np.float64(1.0), np.ones(3, int)):
+            with pytest.raises(TypeError, match=r"params\['a'\]\[0\]\[1\]: got"):
+                ss.SGD({"a": [(np.ones(2), leaf)]}, lr=0.1)
+        with pytest.raises(ValueError, match="params: got none"):
+            ss.SGD({"a": [], "b": ()}, lr=0.1)
+
+    def test_within_groups_and_in_minimize(self):
+        layers = [{"W": np.ones(2)}, {"W": np.ones(3)}]
+        optimizer = ss.SGD([{"params": layers}, {"params": np.ones(1), "lr": 0.25}], lr=0.5)
+        optimizer.step([[{"W": np.ones(2)}, None], np.ones(1)])
+        assert [w[0].item() for w in optimizer.params] == [0.5, 1.0, 0.75]
+        problem = ss.problems.MSE(np.eye(2), np.ones(2))
+        run = ss.minimize(
+            problem, np.zeros(2), ss.SGD({"a": (np.zeros(2),)}, lr=0.5), steps=2, callback=lambda *_: None
+        )
+        assert run.w.tolist() == [0.75, 0.75]
+
+    def test_state_dict_checkpoint_and_digest(self):
+        params, optimizer = self.make()
+        optimizer.step(self.grads(params))
+        _, other = self.make()
+        other.load_state_dict(optimizer.state_dict())
+        assert other.steps == optimizer.steps
+        assert ss.digest(params) == ss.digest(optimizer.params)
+        assert ss.global_norm(params) == ss.global_norm(optimizer.params)
+
+
 class TestSchedules:
     def test_values(self):
         assert [schedules.step(1.0, every=3)(t) for t in (1, 3, 4)] == [1.0, 1.0, 0.1]

@@ -1,10 +1,12 @@
 """Every kernel that the extension exports has its proofs; one that is added without them fails here."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
+import samestep as ss
 from mutate import FAULTS, ROOT
 from samestep import _core
 
@@ -103,3 +105,14 @@ def test_seeded_faults_still_fit_the_sources(fault):
     """mutate.py scores the suite with them; a fault whose place is gone would score nothing."""
     assert fault.old in (ROOT / fault.file).read_text()
     assert fault.old != fault.new
+
+
+def test_help_begins_with_every_public_name():
+    words = set(re.findall(r"\w+", ss.__doc__))
+    assert set(ss.__all__) <= words
+
+
+def test_version():
+    assert ss.__version__ == ss.info()["version"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", ss.__version__)
+    assert "__version__" in dir(ss)

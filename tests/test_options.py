@@ -344,6 +344,113 @@ def test_a_refused_scale_changes_nothing(scale, error, message, nonfinite):
     assert w.tolist() == [0.5] * 3
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda w: ss.SGD(w, lr=1e300), "lr"),
+        (lambda w: ss.SGD(w, lr=1e-50), "lr"),
+        (lambda w: ss.SGD(w, lr=0.1, weight_decay=1e-50), "weight_decay"),
+        (lambda w: ss.SGD(w, lr=lambda t: 1e300), "lr"),
+        (lambda w: ss.SGD([{"params": np.ones(2)}, {"params": w, "lr": 1e300}], lr=0.1), "lr"),
+        (lambda w: ss.Adam(w, eps=1e-50), "eps"),
+        (lambda w: ss.Adam(w, betas=(0.9, 1.0 - 1e-12)), "beta2"),
+        (lambda w: ss.RMSProp(w, lr=0.1, rho=1.0 - 1e-12), "rho"),
+        (lambda w: ss.Momentum(w, lr=0.1, momentum=1e-50), "momentum"),
+        (lambda w: ss.AdaGrad(w, lr=0.1, initial_accumulator=1e300), "initial_accumulator"),
+        (lambda w: ss.AdaGrad(w, lr=0.1, initial_accumulator=1e-50), "initial_accumulator"),
+        (lambda w: ss.SGD(w, lr=0.1, clip_value=1e-50), "clip_value"),
+        (lambda w: ss.SGD(w, lr=0.1, clip_norm=1e-50), "clip_norm"),
+        (lambda w: ss.SGD(w, lr=0.1, ema=1.0 - 1e-12), "ema"),
+    ],
+)
+def test_values_that_float32_cannot_tell_from_a_limit(dtype, make, name):
+    """Checked in float64 and used in float32, they would be infinity, 0 or 1."""
+    with pytest.raises(
+        ValueError, match=rf"^{name}: got .*, which is (inf|0|1) in float32, .* expected a number"
+    ):
+        make(np.ones(3, dtype))
+    make(np.ones(3))  # of float64 they are what they are
+
+
+def test_such_a_value_set_later_changes_nothing():
+    w, wide = np.ones(3, np.float32), np.ones(3)
+    optimizer = ss.Adam([{"params": wide}, {"params": w}], lr=0.5)
+    for name, value in (("lr", 1e300), ("eps", 1e-50), ("betas", (0.5, 1.0 - 1e-12))):
+        before = [dict(group) for group in optimizer.groups]
+        with pytest.raises(ValueError, match="in float32"):
+            setattr(optimizer, name, value)
+        assert [dict(group) for group in optimizer.groups] == before
+    state = optimizer.state_dict()
+    state["hyper"][1]["lr"] = 1e300
+    with pytest.raises(ValueError, match="lr: got 1e\\+300"):
+        optimizer.load_state_dict(state)
+    with pytest.raises(ValueError, match="scale: got 1e-50"):
+        optimizer.step([wide.copy(), w.copy()], scale=1e-50)
+    with pytest.raises(ValueError, match="scale: got 1e\\+300"):
+        optimizer.step([wide.copy(), w.copy()], scale=1e300)
+    assert (w.tolist(), wide.tolist(), optimizer.t) == ([1.0] * 3, [1.0] * 3, 0)
+
+
+def test_values_at_the_limits_that_stay_allowed():
+    ss.Adam(np.ones(3, np.float32), eps=0.0, lr=0.0, weight_decay=0.0, betas=(0.0, 0.0))
+    ss.Adam(np.ones(3, np.float32), lr=1e-45, eps=1.5e-45, clip_norm=1e300, clip_value=1e300)
+    ss.AdaGrad(np.ones(3, np.float32), lr=1.0, lr_decay=1e-50)  # used in float64
+    fading = ss.SGD(np.ones(3, np.float32), lr=lambda t: 0.5 * 1e-40**t)
+    fading.step(np.ones(3, np.float32))
+    fading.step(np.ones(3, np.float32))
+
+
+class TestCopiedGradients:
+    """``copy_grads``: gradients in another memory order than their parameter."""
+
+    @pytest.mark.parametrize("backend", ["cpu", "reference"])
+    @pytest.mark.parametrize(
+        "options", [{}, {"clip_norm": 0.5}, {"nonfinite": "skip"}, {"weight_decay": 0.1, "ema": 0.5}]
+    )
+    def test_equal_those_that_lie_as_the_parameter_does(self, backend, options):
+        layers = [golden.finite_values(12, np.dtype(np.float32), seed).reshape(3, 4) for seed in (1, 2, 3)]
+        grads = [golden.finite_values(12, np.dtype(np.float32), seed).reshape(3, 4) for seed in (4, 5, 6)]
+        plain = ss.Adam([w.copy() for w in layers], backend=backend, **options)
+        other = ss.Adam([w.copy() for w in layers], backend=backend, copy_grads=True, **options)
+        with pytest.raises(ValueError, match=r"grads\[0\]: strides .* copy_grads=True"):
+            plain.step([np.asfortranarray(g) for g in grads])
+        other.record_stats()
+        broadcast = np.broadcast_to(grads[1][:1], (3, 4))
+        for given, expected, copied in (
+            ([np.asfortranarray(grads[0]), grads[1], None], [grads[0], grads[1], None], 48),
+            (
+                [grads[0], broadcast, np.repeat(grads[2], 2, 1)[:, ::2]],
+                [grads[0], broadcast.copy(), grads[2]],
+                96,
+            ),
+            (grads, grads, 0),
+        ):
+            plain.step(expected)
+            other.step(given)
+            assert other.stats.copied == copied
+        same_bits(
+            [*other.params, *(s for states in other.state.values() for s in states)],
+            [*plain.params, *(s for states in plain.state.values() for s in states)],
+        )
+
+    def test_other_faults_stay_errors(self):
+        optimizer = ss.SGD(np.ones((2, 3)), lr=0.5, copy_grads=True)
+        for bad in (np.ones((3, 2)), np.ones((2, 3), np.float32), np.ma.ones((3, 2)).T, [[1.0] * 3] * 2):
+            with pytest.raises((TypeError, ValueError), match="grads: got"):
+                optimizer.step(bad)
+        with pytest.raises(ValueError, match="copy_grads: got True with zero_grads=True"):
+            ss.SGD(np.ones(2), lr=0.5, copy_grads=True, zero_grads=True)
+        with pytest.raises(TypeError, match="copy_grads: got 'yes'"):
+            ss.SGD(np.ones(2), lr=0.5, copy_grads="yes")
+
+    def test_a_state_dict_goes_from_one_to_the_other(self):
+        saved = ss.Adam(np.ones(2), copy_grads=True).state_dict()
+        ss.Adam(np.ones(2)).load_state_dict(saved)
+        del saved["options"]["copy_grads"]  # as one that was saved before there was the option
+        ss.Adam(np.ones(2)).load_state_dict(saved)
+
+
 def test_the_native_plan_checks_its_own_arguments():
     plan = ss.cpu.Plan("sgd", [np.ones(2)], [], np.zeros(2, np.int64))
     with pytest.raises(ValueError, match="weight_decay: expected one for every group"):

@@ -1,4 +1,35 @@
-"""Optimizer and batch-norm kernels at memory speed, with the same bits on every machine."""
+"""Optimizer and batch-norm kernels at memory speed, with the same bits on every machine.
+
+Optimizers, which update NumPy arrays in place:
+    SGD                           w = w - lr*g
+    Momentum                      heavy ball, or torch's form
+    NAG                           Nesterov's look-ahead, or torch's form
+    AdaGrad, RMSProp, Adam        steps divided by a root of squared gradients
+    AdamW                         Adam with decoupled weight decay
+    Optimizer                     what they share: step, groups, state_dict, save, load
+    optimizers, options           the modules of these; what a step does besides
+    schedules                     lr as a function of the step
+
+Batch norm, with ReLU on request:
+    BatchNorm                     the layer, with running statistics
+    batchnorm_forward, batchnorm_backward
+    batchnorm_inference, batchnorm_inference_backward
+
+Sums in one order on every machine:
+    canonical_sum, global_norm
+    digest                        sha256 of arrays, to compare runs
+
+Problems and their theory:
+    minimize, Result              a problem, an optimizer and a stopping rule make a run
+    problems                      mean squared error and others
+    theory                        step sizes, rates and bounds; checks before and after a run
+
+How it runs:
+    info                          versions, instruction sets, threads
+    set_isa, set_num_threads, get_num_threads
+
+Beside them, imported on their own: samestep.torch, the drop-ins for PyTorch. The command is samestep.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +50,13 @@ from .train import Result, minimize
 
 if TYPE_CHECKING:
     from . import theory
+
+    __version__: str
 else:
-    # Half of what the import of all would take, so it waits until somebody asks for it.
+    # Half of what the import of all would take, so they wait until somebody asks for them.
     def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            return info()["version"]
         if name == "theory":
             from importlib import import_module
 
@@ -29,7 +64,7 @@ else:
         raise AttributeError(f"module 'samestep' has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), "theory"})
+        return sorted({*globals(), "theory", "__version__"})
 
 
 __all__ = [

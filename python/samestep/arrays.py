@@ -6,11 +6,12 @@ error that names the argument, what came, what was expected and the fix.
 
 from __future__ import annotations
 
+import math
 import os
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,18 +50,31 @@ def may_overlap(a: Any, b: Any) -> bool:
     return bool(address(a) < address(b) + b.nbytes and address(b) < address(a) + a.nbytes)
 
 
-def flatten(params: Any, name: str = "params") -> tuple[list[Any], list[str], list[Any] | None]:
-    """The arrays in ``params``, a name for each in messages, and the keys of a dict."""
-    if is_array(params):
-        return [params], [name], None
+class Layout(NamedTuple):
+    """How an array lay in memory when it was bound: its own dtype, shape and strides can be set later."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @classmethod
+    def of(cls, a: Any) -> Layout:
+        return cls(a.dtype, a.shape, a.strides)
+
+
+def flatten(params: Any, name: str = "params") -> tuple[list[Any], list[str]]:
+    """The arrays in nested lists, tuples and dicts, and a name for each: its path, as Python writes it."""
     if isinstance(params, Mapping):
-        keys = list(params)
-        return [params[k] for k in keys], [f"{name}[{k!r}]" for k in keys], keys
-    if isinstance(params, (list, tuple)):
-        return list(params), [f"{name}[{i}]" for i in range(len(params))], None
-    raise TypeError(
-        f"{name}: got {type(params).__name__}, expected a NumPy array, or a list, tuple or dict of them"
-    )
+        entries = [(params[key], f"{name}[{key!r}]") for key in params]
+    elif isinstance(params, (list, tuple)):
+        entries = [(entry, f"{name}[{i}]") for i, entry in enumerate(params)]
+    else:
+        return [params], [name]
+    found: tuple[list[Any], list[str]] = [], []
+    for entry, path in entries:
+        for all_of_them, of_entry in zip(found, flatten(entry, path), strict=True):
+            all_of_them += of_entry
+    return found
 
 
 def is_dense(a: Array) -> bool:
@@ -74,12 +88,12 @@ def is_dense(a: Array) -> bool:
     return True
 
 
-def same_layout(a: Array, b: Array) -> bool:
+def same_layout(a: Array | Layout, b: Array | Layout) -> bool:
     """Whether one flat walk over memory visits the same indices in ``a`` and ``b``."""
     if a.shape != b.shape:
         return False
     walks = zip(a.strides, b.strides, a.shape, strict=True)
-    return a.size == 0 or all(sa == sb or length <= 1 for sa, sb, length in walks)
+    return 0 in a.shape or all(sa == sb or length <= 1 for sa, sb, length in walks)
 
 
 def mapped_like(path: str, a: Array, dtype: Any) -> Array:
@@ -113,7 +127,9 @@ def is_half(a: Array) -> bool:
 def _check_array(name: str, a: Any, purpose: str, halves: bool = False) -> None:
     """Raises unless ``a`` is an array of a working type, or of 16 bits where ``halves`` are taken."""
     if not is_array(a) or isinstance(a, np.ma.MaskedArray):
-        raise TypeError(f"{name}: got {type(a).__name__}, expected a NumPy array{purpose}")
+        is_number = isinstance(a, (int, float, np.generic))
+        fix = "; a number is none: make an array of it once, with numpy.array(...)" if is_number else ""
+        raise TypeError(f"{name}: got {type(a).__name__}, expected a NumPy array{purpose}{fix}")
     if a.dtype not in DTYPES and not (halves and is_half(a)):
         expected = "float32, float64, float16 or bfloat16" if halves else "float32 or float64"
         dtype = a.dtype if a.dtype.isnative else a.dtype.str
@@ -128,7 +144,17 @@ def _is_aligned(a: Array) -> bool:
     return a.flags.aligned if isinstance(a, np.ndarray) else address(a) % a.itemsize == 0
 
 
-def _check_aligned(name: str, a: Array) -> None:
+def _is_writeable(a: Array) -> bool:
+    return getattr(a.flags, "writeable", True)  # gpu.py has looked at those on a GPU
+
+
+def is_in_place(a: Array) -> bool:
+    """Whether a step may write where ``a`` lies."""
+    return _is_writeable(a) and _is_aligned(a)
+
+
+def check_aligned(name: str, a: Array) -> None:
+    """Raises if ``a`` does not lie on an address of its type."""
     if not _is_aligned(a):
         raise ValueError(
             f"{name}: its data do not lie on a multiple of {a.itemsize} bytes; pass {name}.copy()"
@@ -138,20 +164,21 @@ def _check_aligned(name: str, a: Array) -> None:
 def check_aligned_array(name: str, a: Any) -> None:
     """Raises unless ``a`` is a NumPy array of a working type on an address of its type."""
     _check_array(name, a, "")
-    _check_aligned(name, a)
+    check_aligned(name, a)
 
 
-def check_writeable(name: str, a: Array) -> None:
-    """Raises if ``a`` is read-only."""
-    if not getattr(a.flags, "writeable", True):  # gpu.py has looked at those on a GPU
-        raise ValueError(f"{name}: the array is read-only; pass a writeable one, such as {name}.copy()")
+def check_writeable(name: str, a: Array, fix: str = "") -> None:
+    """Raises if ``a`` is read-only; ``fix`` says what to do about it."""
+    if not _is_writeable(a):
+        fix = fix or f"pass a writeable one, such as {name}.copy()"
+        raise ValueError(f"{name}: the array is read-only; {fix}")
 
 
 def check_inplace(name: str, a: Any, halves: bool = False) -> Array:
     """Returns ``a`` if kernels can update it where it lies; else raises. ``halves``: 16 bits will do."""
     _check_array(name, a, " that can be updated in place", halves)
     check_writeable(name, a)
-    _check_aligned(name, a)
+    check_aligned(name, a)
     if a.size and not is_dense(a):
         raise ValueError(
             f"{name}: strides {a.strides} for shape {a.shape} leave gaps or repeat elements, so it "
@@ -159,6 +186,17 @@ def check_inplace(name: str, a: Any, halves: bool = False) -> Array:
         )
     checked: Array = a
     return checked
+
+
+def check_bound(name: str, a: Array, bound: Layout) -> None:
+    """Raises if dtype, shape or strides of ``a`` have been set since it was bound."""
+    now = Layout.of(a)
+    for what, got, expected in zip(Layout._fields, now, bound, strict=True):
+        if got != expected and not (what == "strides" and same_layout(now, bound)):
+            raise ValueError(
+                f"{name}: its {what} is now {got}, expected {expected} as at the start; set it back, or make "
+                "a new optimizer"
+            )
 
 
 def check_readable(name: str, a: Any) -> Array:
@@ -194,8 +232,11 @@ def extents(written: Iterable[Array]) -> list[tuple[int, int]]:
     return sorted(_extent(a) for a in written if a.size)
 
 
-def gradient_error(name: str, g: Any, w: Array, written: list[tuple[int, int]]) -> Exception | None:
-    """Why ``g`` cannot be the gradient of ``w``, or None if it can; ``written`` from :func:`extents`."""
+def gradient_error(name: str, g: Any, w: Layout, written: list[tuple[int, int]]) -> Exception | None:
+    """Why ``g`` cannot be the gradient of a parameter that was bound as ``w``, or None if it can.
+
+    ``written`` comes from :func:`extents`.
+    """
     if not is_array(g) or isinstance(g, np.ma.MaskedArray):
         return TypeError(
             f"{name}: got {type(g).__name__}, expected a NumPy array or None; "
@@ -207,7 +248,7 @@ def gradient_error(name: str, g: Any, w: Array, written: list[tuple[int, int]]) 
             f"parameter's {w.dtype}; use {name}.astype(np.{w.dtype})"
         )
     if g.shape != w.shape:
-        fix = f"; use {name}.reshape({w.shape})" if g.size == w.size else ""
+        fix = f"; use {name}.reshape({w.shape})" if g.size == math.prod(w.shape) else ""
         return ValueError(f"{name}: got shape {g.shape}, expected the parameter's {w.shape}{fix}")
     if not _is_aligned(g):
         return ValueError(
@@ -216,8 +257,8 @@ def gradient_error(name: str, g: Any, w: Array, written: list[tuple[int, int]]) 
     if not same_layout(g, w):
         return ValueError(
             f"{name}: strides {g.strides} differ from the parameter's {w.strides}, so the two cannot "
-            "be walked together; lay the gradient out like the parameter: "
-            f"a = np.empty_like(w); a[...] = {name}"
+            "be walked together; lay the gradient out like the parameter (a = np.empty_like(w); a[...] = "
+            f"{name}), or make the optimizer with copy_grads=True"
         )
     low, high = _extent(g)
     before = bisect_left(written, (high, 0))  # those that begin before g ends; the last of them ends last
@@ -236,7 +277,7 @@ def _half_bytes(a: Array) -> bytes:
 
 
 def digest(arrays: Any) -> str:
-    """sha256 over the values of one array, or of a list, tuple or dict of them, as 64 hex digits.
+    """sha256 over the values of one array, or of nested lists, tuples and dicts of them, as 64 hex digits.
 
     The bytes hashed are the little-endian elements in C order, array after array (a dict in its
     own order); every NaN counts as the one quiet NaN ``0x7fc00000`` or ``0x7ff8000000000000``, since
@@ -257,7 +298,7 @@ def digest(arrays: Any) -> str:
         >>> ss.digest([np.float64([1.0, np.nan])]) == ss.digest([np.float64([1.0, -np.nan])])
         True
     """
-    items, names, _ = flatten(arrays, "arrays")
+    items, names = flatten(arrays, "arrays")
     import hashlib  # here: it loads OpenSSL
 
     sha = hashlib.sha256()

@@ -309,7 +309,7 @@ def _ceil_div(a: int, b: int) -> int:
 # ---- rules ----
 
 # The arguments of an optimizer that a step here heeds; groups, schedules and the scale of step() beside them.
-SUPPORTED = ("decoupled_weight_decay", "maximize", "clip_value", "flush_subnormals")
+SUPPORTED = ("decoupled_weight_decay", "maximize", "clip_value", "flush_subnormals", "copy_grads")
 
 
 def check_options(options: Options, state_dir: str | None) -> None:

@@ -36,24 +36,37 @@ class Group(MutableMapping[str, float]):
         self._hyper: dict[str, float | None] = {}  # None: as the one that it follows
         self._schedules: dict[str, Any] = {}
         self.params = params
+        # What is narrower than float32 is computed in it.
+        self._is_single = any(w.dtype.itemsize <= 4 for w in params.arrays)
         for name, value in hyper.items():
-            self._set(name, value)
+            self._set(name, *self._checked(name, value))
 
-    def _set(self, name: str, value: Any) -> None:
-        checked = self._optimizer._hyper_of(name)
-        if callable(value) and checked.scheduled:
-            self._hyper[name] = checked.check(value(self._optimizer.t + 1))
-            self._schedules[name] = value
-        else:
-            self._hyper[name] = checked.check(value)
+    def check(self, name: str, value: Any) -> tuple[float | None, Any]:
+        """What `name` may be set to, in the form that ``_set`` takes; nothing is set."""
+        if name not in self._hyper:
+            raise KeyError(f"{name}: expected one of {', '.join(self._hyper)}")
+        return self._checked(name, value)
+
+    def _checked(self, name: str, value: Any) -> tuple[float | None, Any]:
+        """The value of the next step, and the schedule if ``value`` is one."""
+        hyper = self._optimizer._hyper_of(name)
+        if callable(value) and hyper.scheduled:
+            return self._value(name, value, self._optimizer.t + 1), value
+        return hyper.check(value, self._is_single), None
+
+    def _value(self, name: str, schedule: Any, t: int) -> float | None:
+        return self._optimizer._hyper_of(name).check(schedule(t), self._is_single, may_vanish=True)
+
+    def _set(self, name: str, value: float | None, schedule: Any) -> None:
+        self._hyper[name] = value
+        if schedule is None:
             self._schedules.pop(name, None)
+        else:
+            self._schedules[name] = schedule
 
     def scheduled(self, t: int) -> dict[str, float | None]:
         """The values at step t of what follows a schedule; nothing is set."""
-        return {
-            name: self._optimizer._hyper_of(name).check(schedule(t))
-            for name, schedule in self._schedules.items()
-        }
+        return {name: self._value(name, schedule, t) for name, schedule in self._schedules.items()}
 
     def __getitem__(self, name: str) -> float:
         value = self._hyper[name]
@@ -64,9 +77,7 @@ class Group(MutableMapping[str, float]):
         return value
 
     def __setitem__(self, name: str, value: Any) -> None:
-        if name not in self._hyper:
-            raise KeyError(f"{name}: expected one of {', '.join(self._hyper)}")
-        self._set(name, value)
+        self._set(name, *self.check(name, value))
         self._optimizer._refresh_hyper()
 
     def __delitem__(self, name: str) -> None:
@@ -83,12 +94,14 @@ class Group(MutableMapping[str, float]):
 
 
 class GroupParams:
-    """An array, or a list, tuple or dict of arrays, and how gradients for it are taken apart."""
+    """An array, or nested lists, tuples and dicts of arrays, and how gradients for it are taken apart."""
 
     def __init__(self, params: Any, name: str, grads_name: str) -> None:
-        self._single = arrays.is_array(params)
         self.arrays: list[Array]
-        self.arrays, self.names, self._keys = arrays.flatten(params, name)
+        self.arrays, self.names = arrays.flatten(params, name)
+        self._structure = _structure(params)
+        # A plain list or tuple, which most are: its gradients need no walk.
+        self._is_flat_list = self._structure == [None] * len(self.arrays)
         self._grads_name = grads_name
         self.grads_names = [grads_name + given.removeprefix(name) for given in self.names]
         if not self.arrays:
@@ -96,35 +109,69 @@ class GroupParams:
 
     def flatten(self, grads: Any) -> Any:
         """The gradients as a sequence, one for each array, or an error that says what is wrong."""
-        name = self._grads_name
-        if self._single:
+        if self._structure is None:
             return (grads,)
-        if self._keys is not None:
-            return self._by_key(grads, self._keys)
-        if not isinstance(grads, (list, tuple)):
-            raise TypeError(f"{name}: got {type(grads).__name__}, expected a list or tuple like params")
-        if len(grads) != len(self.arrays):
-            raise ValueError(
-                f"{name}: got {len(grads)} gradients, expected {len(self.arrays)}, one for each "
-                "parameter (None for those to skip)"
-            )
-        return grads
+        if self._is_flat_list and isinstance(grads, (list, tuple)) and len(grads) == len(self.arrays):
+            return grads
+        return list(_walk(self._structure, grads, self._grads_name))
 
     def unflatten(self, grads: list[Array]) -> Any:
         """The gradients in the structure of the parameters."""
-        if self._keys is not None:
-            return dict(zip(self._keys, grads, strict=True))
-        return grads[0] if self._single else grads
+        left = iter(grads)
 
-    def _by_key(self, grads: Any, keys: list[Any]) -> list[Any]:
-        name = self._grads_name
+        def build(structure: Any) -> Any:
+            if structure is None:
+                return next(left)
+            if isinstance(structure, dict):
+                return {key: build(entry) for key, entry in structure.items()}
+            return [build(entry) for entry in structure]
+
+        return build(self._structure)
+
+
+def _structure(params: Any) -> Any:
+    """Dicts and lists as ``params`` nests them, with None in the place of each array."""
+    if isinstance(params, Mapping):
+        return {key: _structure(params[key]) for key in params}
+    if isinstance(params, (list, tuple)):
+        return [_structure(entry) for entry in params]
+    return None
+
+
+def _walk(structure: Any, grads: Any, name: str) -> Iterator[Any]:
+    """The gradients in the order of the parameters; None in the place of a branch skips all of it."""
+    if structure is None:
+        yield grads
+        return
+    if isinstance(structure, dict):
         if not isinstance(grads, Mapping):
             raise TypeError(f"{name}: got {type(grads).__name__}, expected a dict like params")
-        for key in (*grads, *keys):
-            if key not in grads or key not in keys:
+        for key in (*grads, *structure):
+            if key not in grads or key not in structure:
                 where = "params" if key in grads else "grads"
                 raise ValueError(f"{name}: key {key!r} is not in {where}; expected params' own keys")
-        return [grads[key] for key in keys]
+        branches = list(structure.items())
+    else:
+        if not isinstance(grads, (list, tuple)):
+            raise TypeError(f"{name}: got {type(grads).__name__}, expected a list or tuple like params")
+        if len(grads) != len(structure):
+            raise ValueError(
+                f"{name}: got {len(grads)} gradients, expected {len(structure)}, one for each "
+                "parameter (None for those to skip)"
+            )
+        branches = list(enumerate(structure))
+    for key, branch in branches:
+        if grads[key] is None:
+            yield from [None] * _count(branch)
+        else:
+            yield from _walk(branch, grads[key], f"{name}[{key!r}]")
+
+
+def _count(structure: Any) -> int:
+    """How many arrays there are."""
+    if structure is None:
+        return 1
+    return sum(map(_count, structure.values() if isinstance(structure, dict) else structure))
 
 
 def is_grouped(params: Any) -> bool:

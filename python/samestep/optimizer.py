@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
-from collections.abc import Mapping
+import pickle
+import sys
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -13,8 +16,18 @@ from . import arrays, backends, cpu
 from .arrays import Array
 from .groups import Group, GroupParams, is_grouped
 from .optional import require
-from .options import OptionArguments, Options, arguments_of, check_choice, check_options, number, switch
-from .stats import NONFINITE, STEPPED, RecordingPlan, StepStats
+from .options import (
+    OptionArguments,
+    Options,
+    arguments_of,
+    check_choice,
+    check_options,
+    check_rounded,
+    number,
+    switch,
+)
+from .reference.storage import join, widen
+from .stats import MOVED, NONFINITE, STEPPED, RecordingPlan, StepStats
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,6 +39,7 @@ class Hyper:
     On the optimizer it is that of all groups: reading it is an error where they differ.
     ``scheduled``: it may be a callable of the step number t. ``optional``: 0 is as good as absent.
     ``follows``: it may be None, and then it is whatever the one of that name is.
+    ``in_float64``: it is never rounded to the type of the parameters.
     """
 
     def __init__(
@@ -37,6 +51,7 @@ class Hyper:
         scheduled: bool = False,
         optional: bool = False,
         follows: str | None = None,
+        in_float64: bool = False,
     ) -> None:
         self.at_least = at_least
         self.below = below
@@ -44,6 +59,7 @@ class Hyper:
         self.scheduled = scheduled
         self.optional = optional
         self.follows = follows
+        self.in_float64 = in_float64
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -57,16 +73,22 @@ class Hyper:
         return values.pop()
 
     def __set__(self, optimizer: Optimizer, value: Any) -> None:
-        for group in optimizer.groups:
-            group[self.name] = value
+        optimizer._set_hyper(**{self.name: value})
 
-    def check(self, value: Any) -> float | None:
+    def check(self, value: Any, is_single: bool = False, may_vanish: bool = False) -> float | None:
+        """The value, if it is in range.
+
+        ``is_single``: also after it is rounded to float32, in which some of the parameters are stepped.
+        ``may_vanish``: there it may become 0, as the values of a schedule that fades do.
+        """
         if value is None and self.follows is not None:
             return None
         found = number(self.name, value)
         if not (self.at_least <= found < self.below and found <= self.at_most):  # NaN fails as well
             end = f"{self.below:g})" if self.at_most == math.inf else f"{self.at_most:g}]"
             raise ValueError(f"{self.name}: got {found}, expected a number in [{self.at_least:g}, {end}")
+        if is_single and not self.in_float64:
+            check_rounded(self.name, found, np.float32, below=self.below, may_vanish=may_vanish)
         return found
 
 
@@ -153,8 +175,10 @@ class Optimizer:
     def __setattr__(self, name: str, value: Any) -> None:
         # Names that no class knows are refused once the groups are there: most likely a hyper-parameter
         # of another optimizer or a misspelt one, which would change nothing.
+        # A class derived elsewhere may have attributes of its own.
         known = name.startswith("_") or hasattr(type(self), name) or name in vars(self)
-        if not known and "groups" in vars(self):
+        is_derived = not type(self).__module__.startswith(f"{__package__}.")
+        if not known and not is_derived and "groups" in vars(self):
             raise AttributeError(
                 f"{name}: {type(self).__name__} has none, expected one of {', '.join(self._default_hyper)}"
             )
@@ -192,8 +216,9 @@ class Optimizer:
         try:
             for entry in groups:
                 self._add(entry)
-            self._check_params()
+            arrays.check_disjoint(zip(self._names, self._params, strict=True))
             self._make_state(len(before["_steps"]) - 1)
+            self._remember_layouts()
             self._bind()
         except BaseException:
             self._remove_files(len(before["_files"]))
@@ -236,7 +261,18 @@ class Optimizer:
     def _gather(self) -> None:
         self._params = [w for group in self.groups for w in group.params.arrays]
         self._names = [name for group in self.groups for name in group.params.names]
-        self._shapes = [np.shape(w) for w in self._params]
+
+    def _numbered(self) -> Iterator[tuple[Group, int]]:
+        """The group and the number of each parameter."""
+        groups = (group for group in self.groups for _ in group.params.arrays)
+        return ((group, i) for i, group in enumerate(groups))
+
+    def _remember_layouts(self) -> None:
+        """Of every array that a step writes, the layout that kernels will walk."""
+        named = [*zip(self._names, self._params, strict=True)]
+        for state, values in self._state.items():
+            named += ((f"state[{state!r}][{i}]", a) for i, a in enumerate(values))
+        self._layouts = [(name, a, arrays.Layout.of(a)) for name, a in named]
 
     def _hyper_arguments(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         """The hyper-parameters of a group by their own names; ``betas`` are two of them."""
@@ -263,6 +299,10 @@ class Optimizer:
                 raise TypeError(f"{name}: got {w.dtype}, expected bfloat16 for stochastic_rounding")
             if not w.flags.c_contiguous:
                 raise ValueError(f"{name}: its elements are not in C order, in which they are rounded")
+        T = np.float32 if w.dtype.itemsize <= 4 else np.float64
+        for limit in ("clip_value", "clip_norm"):  # of these infinity is none
+            check_rounded(limit, min(getattr(options, limit), 1.0), T)
+        check_rounded("ema", options.ema, T, below=1.0)
 
     def _first_state(self, name: str, i: int, w: Array) -> Array:
         dtype = self._state_dtype(name, w)
@@ -277,6 +317,7 @@ class Optimizer:
             with np.errstate(all="ignore"):
                 state[...] = w
         elif name in self._initial:
+            check_rounded("initial_accumulator", self._initial[name], dtype)
             self._run.assign(state, self._initial[name])
         return state
 
@@ -301,14 +342,21 @@ class Optimizer:
     def _takes_halves(self) -> bool:
         return self.backend != "cuda"
 
-    def _check_params(self) -> None:
-        for name, w, shape in zip(self._names, self._params, self._shapes, strict=True):
-            arrays.check_inplace(name, w, halves=self._takes_halves)
-            if w.shape != shape:
-                raise ValueError(f"{name}: its shape is now {w.shape}, expected {shape} as at the start")
+    def _check_arrays(self) -> None:
+        """Raises unless all that a step writes lies as it was bound and can be written."""
+        for name, a, bound in self._layouts:
+            arrays.check_bound(name, a, bound)
+            arrays.check_writeable(name, a, "set its flag, or step copy.deepcopy(optimizer) and its params")
+            arrays.check_aligned(name, a)
         arrays.check_disjoint(zip(self._names, self._params, strict=True))
 
     def _bind(self) -> None:
+        """Makes the plan, or puts that off to a step: what was read from a file may be read-only."""
+        self._weight_decay = [0.0] * len(self.groups)
+        if not all(arrays.is_in_place(a) for _, a, _ in self._layouts):
+            self._plan: Any = _NoPlan()
+            self._refresh_hyper()
+            return
         states = [list(self._state[name]) for name in self._state_names]
         options = None
         if len(self.groups) > 1 or self.options != Options():
@@ -319,10 +367,9 @@ class Optimizer:
             options = self.options._replace(
                 groups=tuple(groups), averages=averages, masters=masters, lows=lows, copies=copies
             )
-        self._plan: Any = self._run.Plan(self.rule, self._params, states, self._steps, options)
+        self._plan = self._run.Plan(self.rule, self._params, states, self._steps, options)
         if self._records:
             self._plan = RecordingPlan(self._plan, self._moved_bytes())
-        self._weight_decay = [0.0] * len(self.groups)
         self._refresh_hyper()
 
     def _moved_bytes(self) -> list[int]:
@@ -333,6 +380,15 @@ class Optimizer:
             of_w * w.nbytes + sum(ways[name] * states[i].nbytes for name, states in self._state.items())
             for i, w in enumerate(self._params)
         ]
+
+    def _set_hyper(self, **values: Any) -> None:
+        """Sets hyper-parameters of all groups, or on an error none."""
+        checked = [
+            (group, name, group.check(name, value)) for group in self.groups for name, value in values.items()
+        ]
+        for group, name, found in checked:
+            group._set(name, *found)
+        self._refresh_hyper()
 
     def _refresh_hyper(self) -> None:
         """Hands on what has been set; called after every change."""
@@ -352,11 +408,24 @@ class Optimizer:
         return f"{type(self).__name__}({form}{hyper}, t={self.t})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_plan"}
+        for i, group in enumerate(self.groups):
+            for name, schedule in group._schedules.items():
+                _check_picklable(f"groups[{i}][{name!r}]", schedule)
+        # A copy's state lies in main memory.
+        state = {**vars(self), "_state_dir": None, "_files": []}
+        return {name: value for name, value in state.items() if name not in ("_plan", "_layouts")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        self._steps = np.array(self._steps)  # it may be read-only, and a step counts in it
+        self._remember_layouts()
         self._bind()
+
+    def __copy__(self) -> Self:
+        """An optimizer of the same parameters, with hyper-parameters, state and step counts of its own."""
+        own = ("groups", "_state", "_steps")
+        shared = [*self._params, *(value for name, value in vars(self).items() if name not in own)]
+        return copy.deepcopy(self, {id(value): value for value in shared})
 
     def record_stats(self, on: bool = True) -> None:
         """Has every further step timed, or no longer; costs nothing while off. See ``stats``.
@@ -383,7 +452,8 @@ class Optimizer:
             >>> opt.stats.bytes, opt.stats.gb_per_s > 0
             (28000, True)
         """
-        return self._plan.stats if self._records else None
+        stats: StepStats | None = getattr(self._plan, "stats", None)
+        return stats
 
     @property
     def params(self) -> list[Array]:
@@ -399,6 +469,25 @@ class Optimizer:
     def ema(self) -> list[Array]:
         """The running averages of the parameters; empty unless asked for with ``ema``."""
         return list(self._state.get("ema", ()))
+
+    @property
+    def iterate(self) -> list[Array]:
+        """The point that the texts call x or w_t, one array for each parameter: copies of the parameters.
+
+        Only ``NAG`` keeps another point in their place. 16-bit parameters are widened to float32.
+        """
+        return [self._widened(i) for i in range(len(self._params))]
+
+    def _widened(self, i: int) -> Array:
+        """A copy of a parameter in the type of the arithmetic."""
+        w = self._params[i]
+        if not arrays.is_half(w):
+            return w.copy()
+        if "master" in self._state:
+            return self._state["master"][i].copy()
+        if "low" in self._state:
+            return join(w, self._state["low"][i])
+        return widen(w)
 
     @property
     def copies(self) -> list[Array]:
@@ -441,11 +530,18 @@ class Optimizer:
         flat = self._flat(grads)
         if type(scale) is not float or scale != 1.0:
             scale = _finite("scale", scale)
+            if any(group._is_single for group in self.groups):
+                check_rounded("scale", scale, np.float32)
         scheduled = self._scheduled() if self._has_schedules else None
         hyper = self._hyper_values if scheduled is None else self._values(scheduled)
+        copied = 0
+        if self.options.copy_grads:
+            flat, copied = self._laid_out(flat)
         status = self._plan.step(flat, hyper, scale)
         if status not in (STEPPED, NONFINITE):
             status = self._step_with_care(flat, hyper, scale)
+        if copied and self._records and status == STEPPED:
+            self._plan.stats = self._plan.stats._replace(copied=copied)
         skipped = status == NONFINITE
         if skipped != self._skipped:  # asked, for to set an attribute takes five times as long
             self._skipped = skipped
@@ -466,6 +562,17 @@ class Optimizer:
         return [
             g for group, given in zip(self.groups, grads, strict=True) for g in group.params.flatten(given)
         ]
+
+    def _laid_out(self, grads: Any) -> tuple[list[Any], int]:
+        """The gradients, those that lie in another order than their parameter copied, and bytes copied."""
+        out, copied = list(grads), 0
+        for i, (g, w) in enumerate(zip(grads, self._params, strict=True)):
+            is_plain = isinstance(g, type(w)) and not isinstance(g, np.ma.MaskedArray)
+            if is_plain and (g.dtype, g.shape) == (w.dtype, w.shape) and not arrays.same_layout(g, w):
+                out[i] = self._run.empty_like(w)
+                out[i][...] = g
+                copied += g.nbytes
+        return out, copied
 
     def _scheduled(self) -> list[dict[str, float | None]]:
         """Of each group, the values of its schedules at the coming step."""
@@ -488,13 +595,13 @@ class Optimizer:
 
     def _step_with_care(self, grads: Any, hyper: list[float], scale: float) -> int:
         """After a refusal: says what is wrong, or binds what has moved and sees subclasses as arrays."""
-        self._check_params()
+        self._check_arrays()
         names = [name for group in self.groups for name in group.params.grads_names]
         given = dict(zip(names, grads, strict=True))
         _, (_, *grads) = backends.enter(self.backend, {self._names[0]: self._params[0], **given})
-        written = arrays.extents([*self._params, *(s for states in self._state.values() for s in states)])
-        for name, g, w in zip(names, grads, self._params, strict=True):
-            error = g is not None and arrays.gradient_error(name, g, w, written)
+        written = arrays.extents(a for _, a, _ in self._layouts)
+        for name, g, (_, _, bound) in zip(names, grads, self._layouts[: len(names)], strict=True):
+            error = g is not None and arrays.gradient_error(name, g, bound, written)
             if error:
                 raise error
         plain = [np.asarray(g) if isinstance(g, np.ndarray) else g for g in grads]
@@ -512,7 +619,7 @@ class Optimizer:
     def _train(self, trainer: cpu.Trainer, steps: int) -> None:
         """So many steps along the gradient of the trainer's problem, in one native call."""
         if self._plan.train(trainer, self._hyper_values, steps) != STEPPED:
-            self._check_params()
+            self._check_arrays()
             self._bind()
             if self._plan.train(trainer, self._hyper_values, steps) != STEPPED:
                 raise RuntimeError("params: moved by another thread during the steps")
@@ -679,7 +786,12 @@ class Optimizer:
         keys("state_dict", state_dict, self.state_dict_keys)
         expect("state_dict['contract']", state_dict["contract"], cpu.CONTRACT)
         expect("state_dict['rule']", state_dict["rule"], self.rule)
-        expect("state_dict['options']", state_dict["options"], arguments_of(self.options))
+        options = state_dict["options"]
+        if not isinstance(options, Mapping):
+            raise TypeError(f"state_dict['options']: got {type(options).__name__}, expected a dict")
+        # One that came later is off in what was saved before; copy_grads is of this run alone.
+        saved, own = {**arguments_of(Options()), **options}, arguments_of(self.options)
+        expect("state_dict['options']", {**saved, "copy_grads": own["copy_grads"]}, own)
         length("state_dict['steps']", state_dict["steps"], len(self._params))
         for count in (state_dict["t"], *state_dict["steps"]):
             whole = isinstance(count, (int, np.integer)) and not isinstance(count, bool)
@@ -694,7 +806,7 @@ class Optimizer:
         hypers = []
         for group, hyper in zip(self.groups, given, strict=True):
             keys("state_dict['hyper']", hyper, group)
-            hypers.append({name: self._hyper_of(name).check(value) for name, value in hyper.items()})
+            hypers.append({name: group.check(name, value)[0] for name, value in hyper.items()})
         keys("state_dict['state']", state_dict["state"], self._state)
         for name, states in self._state.items():
             what = f"state_dict['state'][{name!r}]"
@@ -709,6 +821,37 @@ class Optimizer:
                     (str(old.dtype), old.shape),
                 )
         return hypers
+
+
+class _NoPlan:
+    """Stands for the plan of arrays that cannot be stepped where they lie: a step then says why not."""
+
+    norm = math.nan
+
+    def set_weight_decay(self, weight_decay: list[float]) -> None:
+        pass
+
+    def step(self, grads: Any, hyper: list[float], scale: float = 1.0) -> int:
+        return MOVED
+
+    def train(self, trainer: Any, hyper: list[float], steps: int) -> int:
+        return MOVED
+
+
+def _check_picklable(name: str, schedule: Any) -> None:
+    """Raises where pickle, and nothing that can do more, is about to meet a function that it cannot store."""
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_globals.get("__name__", "").split(".")[-1] in ("copy", "cloudpickle", "_dill"):
+            return
+    try:
+        pickle.dumps(schedule)
+    except Exception as error:
+        raise pickle.PicklingError(
+            f"{name}: got {schedule!r}, which pickle cannot store; use one of samestep.schedules, a function "
+            "at the top level of a module, or cloudpickle"
+        ) from error
 
 
 def _half_type(name: str | None) -> Any:

@@ -1,9 +1,9 @@
 """The optimizers: names, defaults, formulas. The arithmetic is in csrc/rules.h and its NumPy twin.
 
-Every class takes ``params``, an array or a list, tuple or dict of arrays, float32, float64, float16 or
-bfloat16, and updates them in place; or a list of groups, ``{"params": arrays, "lr": ..., ...}``, each with
-hyper-parameters of its own. ``backend`` is "auto" (by where the arrays live), "cpu", "reference" (the
-NumPy twin: the same bits, slowly) or "cuda" (arrays on an NVIDIA GPU). ``lr`` may be a callable of the
+Every class takes ``params``, an array or nested lists, tuples and dicts of arrays, float32, float64,
+float16 or bfloat16, and updates them in place; or a list of groups, ``{"params": arrays, "lr": ..., ...}``,
+each with hyper-parameters of its own. ``backend`` is "auto" (by where the arrays live), "cpu", "reference"
+(the NumPy twin: the same bits, slowly) or "cuda" (arrays on an NVIDIA GPU). ``lr`` may be a callable of the
 step number, see ``samestep.schedules``. The ``options`` are those of ``samestep.options``: weight decay,
 clipping, maximizing, a running average of the parameters and others, in the same pass.
 """
@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .arrays import Array
 from .optimizer import Hyper, Optimizer, pair
 from .options import OptionArguments, number, switch
 
@@ -127,7 +128,7 @@ class NAG(Optimizer):
 
     ``look_ahead``: ``v = momentum*v - lr*g``, ``w = w + (momentum_next*v - lr*g)``. The stored w is
     the look-ahead point, where the gradient is taken; the iterate of the textbook form is
-    ``w - momentum_next*v``.
+    ``w - momentum_next*v``, which ``iterate`` returns.
     ``torch``: ``b = momentum*b + g``, ``w = w - lr*(g + momentum*b)``.
 
     Args:
@@ -180,6 +181,27 @@ class NAG(Optimizer):
             raise ValueError(f"momentum_next: got {momentum_next}, but only look_ahead has one")
         super().__init__(params, form=form, backend=backend, hyper=hyper, **options)
 
+    @property
+    def iterate(self) -> list[Array]:
+        """The iterate x of the textbook form, one array for each parameter, all of them copies.
+
+        ``x = w - momentum_next*v`` in the look-ahead form, whose stored w is where the next gradient is
+        taken; the parameters themselves in torch's form.
+
+        Example:
+            >>> import numpy as np, samestep as ss
+            >>> opt = ss.NAG(np.array([1.0]), lr=0.25, momentum=0.5)
+            >>> opt.step(np.array([4.0]))
+            >>> opt.params[0], opt.iterate[0]
+            (array([-0.5]), array([0.]))
+        """
+        iterates = super().iterate
+        if self.form == "look_ahead":
+            for group, i in self._numbered():
+                x, v = iterates[i], self._state["v"][i]
+                x -= x.dtype.type(group["momentum_next"]) * v.astype(x.dtype)
+        return iterates
+
 
 class AdaGrad(Optimizer):
     """AdaGrad: each weight's step shrinks with the sum of its squared gradients.
@@ -218,7 +240,7 @@ class AdaGrad(Optimizer):
     form_argument = "eps_placement"
     lr = Hyper(at_least=0.0, scheduled=True)
     eps = Hyper(at_least=0.0)
-    lr_decay = Hyper(at_least=0.0, optional=True)
+    lr_decay = Hyper(at_least=0.0, optional=True, in_float64=True)
 
     def __init__(
         self,
@@ -380,9 +402,7 @@ class Adam(Optimizer):
     @betas.setter
     def betas(self, betas: tuple[float, float]) -> None:
         beta1, beta2 = pair(betas)
-        type(self).beta2.check(beta2)
-        self.beta1 = beta1
-        self.beta2 = beta2
+        self._set_hyper(beta1=beta1, beta2=beta2)
 
 
 class AdamW(Adam):

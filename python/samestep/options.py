@@ -17,7 +17,9 @@ state of a weight whose gradient stays 0 decays into them. ``nonfinite`` says wh
 gradient does: "propagate", "skip" (the step is left out, with every byte and count as it was; ``skipped``
 tells) or "raise". ``state_dir`` is a folder for the state as memory-mapped files: it may be larger than
 the memory. A file that is there already is refused, so that no other optimizer's state is lost; those of a
-constructor or an ``add_group`` that fails are removed.
+constructor or an ``add_group`` that fails are removed. A gradient that lies in another memory order than its
+parameter, as the transpose ``(dY.T @ X).T`` does, is an error; with ``copy_grads`` it is copied into that
+order first, and ``stats.copied`` tells how many bytes that were.
 
 Parameters and gradients may be kept in 16 bits: float16, or bfloat16 (ml_dtypes, the extra ``bfloat16``). The
 arithmetic and its scalars are float32 all the same, and so is the state unless ``state_dtype="param"``.
@@ -65,6 +67,7 @@ class OptionArguments(TypedDict, total=False):
     master: str | None
     stochastic_rounding: int | None
     copy_dtype: str | None
+    copy_grads: bool
 
 
 class Options(NamedTuple):
@@ -83,6 +86,7 @@ class Options(NamedTuple):
         master: None, "float32" or "split", where 16-bit parameters are kept in float32.
         stochastic_rounding: the seed of how bfloat16 parameters are rounded; None: to nearest.
         copy_dtype: "bfloat16" or "float16", for a copy of float32 parameters; None: none is made.
+        copy_grads: gradients in another memory layout than their parameter's are copied into that.
         groups: the group of each parameter.
         averages, masters, lows, copies: arrays beside the parameters, or none.
     """
@@ -99,6 +103,7 @@ class Options(NamedTuple):
     master: str | None = None
     stochastic_rounding: int | None = None
     copy_dtype: str | None = None
+    copy_grads: bool = False
     groups: tuple[int, ...] = ()
     averages: tuple[Array, ...] = ()
     masters: tuple[Array, ...] = ()
@@ -119,6 +124,7 @@ def check_options(
     master: Any = None,
     stochastic_rounding: Any = None,
     copy_dtype: Any = None,
+    copy_grads: Any = False,
 ) -> Options:
     """The options, or TypeError or ValueError that names the one that does not fit."""
     for name, value, expected in (
@@ -133,6 +139,10 @@ def check_options(
             f"master: got {master!r} with state_dtype={state_dtype!r} and stochastic_rounding="
             f"{stochastic_rounding!r}; a master has float32 state and nothing to round at random"
         )
+    if switch("copy_grads", copy_grads) and switch("zero_grads", zero_grads):
+        raise ValueError(
+            "copy_grads: got True with zero_grads=True, which would zero the copies; leave one out"
+        )
     return Options(
         decoupled=switch("decoupled_weight_decay", decoupled_weight_decay),
         maximize=switch("maximize", maximize),
@@ -145,6 +155,7 @@ def check_options(
         master=master,
         stochastic_rounding=_seed(stochastic_rounding),
         copy_dtype=copy_dtype,
+        copy_grads=bool(copy_grads),
         ema=_within("ema", ema, 0.0, lambda x: 0 < x < 1, "a number in (0, 1) or None"),
     )
 
@@ -164,6 +175,7 @@ def arguments_of(options: Options) -> dict[str, Any]:
         "master": options.master,
         "stochastic_rounding": options.stochastic_rounding,
         "copy_dtype": options.copy_dtype,
+        "copy_grads": options.copy_grads,
     }
 
 
@@ -177,6 +189,19 @@ def number(name: str, value: Any) -> float:
         raise TypeError(f"{name}: got {value!r}, expected a number") from None
     except OverflowError:
         raise ValueError(f"{name}: got a number beyond those of float64, expected a smaller one") from None
+
+
+def check_rounded(
+    name: str, value: float, dtype: Any, *, below: float = math.inf, may_vanish: bool = False
+) -> None:
+    """Raises if ``value``, rounded to the type in which it is used, becomes infinity, ``below`` or 0."""
+    with np.errstate(over="ignore"):
+        rounded = float(np.dtype(dtype).type(value))
+    if rounded >= below > value or (rounded == 0.0 and value != 0.0 and not may_vanish):
+        raise ValueError(
+            f"{name}: got {value!r}, which is {rounded:g} in {np.dtype(dtype)}, where it is used; expected a "
+            f"number that {np.dtype(dtype)} tells from {rounded:g}"
+        )
 
 
 def switch(name: str, value: Any) -> bool:

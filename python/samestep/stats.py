@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 # What a plan's step() returns, else where something does not fit. But for STEPPED nothing was written.
-STEPPED, NONFINITE = -1, -3
+STEPPED, MOVED, NONFINITE = -1, -2, -3
 
 
 class StepStats(NamedTuple):
@@ -18,6 +18,7 @@ class StepStats(NamedTuple):
             parameter and its states twice (read and written), and what options keep beside them.
         seconds: from the call of the kernels to their return, the check of the arrays included.
         steps: how many steps that were; more than one where a whole loop is compiled.
+        copied: bytes of gradients that ``copy_grads`` copied into their parameters' layout before it.
 
     Example:
         >>> from samestep.stats import StepStats
@@ -28,6 +29,7 @@ class StepStats(NamedTuple):
     bytes: int
     seconds: float
     steps: int
+    copied: int = 0
 
     @property
     def gb_per_s(self) -> float:

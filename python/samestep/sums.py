@@ -66,7 +66,7 @@ def global_norm(arrays: Any, *, backend: str = "auto") -> float:
     paired in the order of the list, then the root.
 
     Args:
-        arrays: an array, or a list, tuple or dict of them; float32 or float64, contiguous.
+        arrays: an array, or nested lists, tuples and dicts of them; float32 or float64, contiguous.
         backend: "auto", "cpu", "reference" or "cuda".
 
     Returns:
@@ -80,7 +80,7 @@ def global_norm(arrays: Any, *, backend: str = "auto") -> float:
         >>> ss.global_norm([np.float32([3.0]), np.float64([4.0])])
         5.0
     """
-    given, names, _ = front_door.flatten(arrays, "arrays")
+    given, names = front_door.flatten(arrays, "arrays")
     backend, items = backends.enter(backend, dict(zip(names, given, strict=True)))
     for a, name in zip(items, names, strict=True):
         front_door.check_readable(name, a)

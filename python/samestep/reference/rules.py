@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import Array, check_disjoint, extents, gradient_error
+from ..arrays import Array, Layout, check_disjoint, extents, gradient_error
 from ..options import Options
+from ..stats import MOVED, NONFINITE, STEPPED
 from .options import Decayed, all_finite, average, clip_scale, flush_subnormals, prepare_gradient
 from .storage import is_bfloat16, join, narrow, narrow_at_random, split, widen
 from .sums import global_norm
@@ -405,7 +406,9 @@ class Plan:
         self._groups = self._options.groups or (0,) * len(params)
         self._weight_decay = [0.0] * (max(self._groups) + 1)
         flat = (state for each in states for state in each)
-        self._written = extents([*params, *flat, *o.averages, *o.masters, *o.lows, *o.copies])
+        self._arrays = [*params, *flat, *o.averages, *o.masters, *o.lows, *o.copies]
+        self._layouts = [Layout.of(a) for a in self._arrays]  # the params' come first
+        self._written = extents(self._arrays)
         self._alone = threading.Lock()
         self.norm = float("nan")
 
@@ -413,8 +416,10 @@ class Plan:
         self._weight_decay = weight_decay
 
     def step(self, grads: Sequence[Array | None], hyper: Sequence[float], scale: float = 1.0) -> int:
-        for i, (w, g) in enumerate(zip(self._params, grads, strict=True)):
-            if g is not None and gradient_error("grads", g, w, self._written):
+        if self._layouts != [Layout.of(a) for a in self._arrays]:
+            return MOVED
+        for i, (bound, g) in enumerate(zip(self._layouts[: len(self._params)], grads, strict=True)):
+            if g is not None and gradient_error("grads", g, bound, self._written):
                 return i
         if self._options.zero_grads and not _each_its_own(grads):
             return 0
@@ -432,13 +437,13 @@ class Plan:
             scale = clip_scale(scale, self.norm, self._options.clip_norm)
         with np.errstate(all="ignore"):
             if self._options.nonfinite != "propagate" and not all(all_finite(g) for g in given):
-                return -3
+                return NONFINITE
             self._write(self._updates(grads, hyper, scale))
         if self._options.zero_grads:
             for g in grads:
                 if g is not None:
                     g[...] = 0
-        return -1
+        return STEPPED
 
     def _updates(self, grads: Sequence[Array | None], hyper: Sequence[float], scale: float) -> list[Any]:
         """(index, (target, new values) pairs) of every parameter that steps; nothing is written yet."""
