@@ -10,7 +10,8 @@ import pytest
 
 import samestep as ss
 from conftest import ISAS, same_bits
-from samestep import golden
+from samestep import arrays as front_door
+from samestep import golden, reference
 
 
 def arrays(*sizes, dtype=np.float32, seed=1):
@@ -327,6 +328,54 @@ class TestGradientErrors:
         w[:] = 1
         optimizer.step(np.ones(1000))
         assert (w == 0.5).all()
+
+
+def layouts_of(dtype):
+    """Arrays of one dtype in many layouts and at many addresses."""
+    block = np.zeros(4096, np.uint8)
+    for shape in ((), (1,), (4,), (3, 4), (4, 3), (2, 1, 6), (2, 6, 1), (0, 3), (3, 0), (2, 3, 2)):
+        plain = np.zeros(shape, dtype)
+        yield plain
+        yield plain.transpose().copy().transpose()
+        yield plain.transpose()
+        yield np.zeros((*shape, 2), dtype)[..., 0]
+        yield np.broadcast_to(dtype.type(0), shape)
+        yield plain[::-1] if shape else plain.copy()
+        yield block[1 : 1 + plain.nbytes].view(dtype).reshape(shape)
+        yield block[64 : 64 + plain.nbytes].view(dtype).reshape(shape)
+        yield np.ma.zeros(shape, dtype)
+        yield np.zeros(shape, dtype.newbyteorder())
+
+
+def test_plans_and_the_front_door_accept_the_same_gradients():
+    """The check stands in C++ for the fast way and in Python for the message; they may not drift apart."""
+    singles, doubles = (list(layouts_of(np.dtype(dtype))) for dtype in (np.float32, np.float64))
+    accepted = refused = 0
+    for w in singles[::2] + doubles[:4]:
+        try:
+            front_door.check_inplace("params", w)
+        except (TypeError, ValueError):
+            continue
+        bound, written = front_door.Layout.of(w), front_door.extents([w])
+        plans = [kind("sgd", [w], [], np.zeros(2, np.int64)) for kind in (ss.cpu.Plan, reference.Plan)]
+        for g in [
+            *singles,
+            *doubles,
+            w,
+            w.reshape(-1)[1:],
+            None,
+            1.0,
+            [1.0],
+            np.float32(1.0),
+            np.zeros(w.shape, int),
+        ]:
+            fits = g is None or front_door.gradient_error("grads", g, bound, written) is None
+            for plan in plans:
+                assert plan.step([g], [0.0]) == (-1 if fits else 0), (w.shape, w.strides, g)
+            accepted += fits
+            refused += not fits
+    assert accepted > 100
+    assert refused > 1000
 
 
 def set_strides(a, strides):
