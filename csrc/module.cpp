@@ -87,9 +87,12 @@ class BoundArray {
 
   template <class Raw>
   bool has_same_axes(const Raw& now) const {
-    const size_t bytes = n_axes() * sizeof(py::ssize_t);
-    return now.nd == n_axes() && std::memcmp(now.dimensions, axes_.data(), bytes) == 0 &&
-           std::memcmp(now.strides, axes_.data() + n_axes(), bytes) == 0;
+    if (now.nd != n_axes()) return false;
+    const py::ssize_t* axes = axes_.data();
+    for (int d = 0; d < now.nd; ++d) {
+      if (now.dimensions[d] != axes[d] || now.strides[d] != axes[now.nd + d]) return false;
+    }
+    return true;
   }
 
   py::array array_;

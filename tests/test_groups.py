@@ -142,6 +142,13 @@ def test_state_goes_on_with_the_same_bits():
             second.load_state_dict(bad)
 
 
+def test_a_copy_of_a_group_sets_nothing_in_the_optimizer():
+    optimizer = ss.SGD(np.ones(2), lr=0.5)
+    values = copy.copy(optimizer.groups[0])
+    values["lr"] = 0.25
+    assert (optimizer.lr, values) == (0.5, {"lr": 0.25, "weight_decay": 0.0})
+
+
 class TestNestedParameters:
     def make(self):
         params = {

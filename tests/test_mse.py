@@ -387,3 +387,14 @@ def test_no_floating_point_mode_reaches_the_loop(sampling):
         got = run()
     assert ss.digest(got.w) == ss.digest(expected.w)
     assert ss.digest(got.losses) == ss.digest(expected.losses)
+
+
+def test_a_shape_that_is_set_later_adds_no_rows():
+    Phi, y, g = np.ones((4, 4)), np.ones(4), np.zeros(4)
+    mse = ss.cpu.Mse(Phi, y, 1.0, False)
+    Phi.shape = (8, 2)
+    for rows in ([7], [4], [-1]):
+        with pytest.raises(IndexError, match="rows: no such row"):
+            mse.evaluate(np.ones(4), np.array(rows), None, g)
+    mse.evaluate(np.ones(4), None, None, g)
+    assert g.tolist() == [12.0] * 4

@@ -89,6 +89,10 @@ class Group(MutableMapping[str, float]):
     def __len__(self) -> int:
         return len(self._hyper)
 
+    def __copy__(self) -> dict[str, float]:
+        """The values as they are now: a second view of the group would set the optimizer's."""
+        return dict(self)
+
     def __repr__(self) -> str:
         return f"Group({dict(self)!r})"
 
