@@ -83,6 +83,8 @@ FAULTS = (
           "for (int k = 0; k < n; ++k) factor[k] = Doubles{} + r[k ^ (n > 1)];"),
     Fault("Fisher-Yates without staying", "csrc/sampling.h", "(i) + 1)]", "(i))]", "test_sampling.py test_loop.py"),
     Fault("overlap not seen", "csrc/module.cpp", "if (written_.overlaps(raw(g).data", "if (false && written_.overlaps(raw(g).data", "test_optimizer.py"),
+    Fault("strides that are set later not seen", "csrc/module.cpp", " || now.strides[d] != axes[now.nd + d]", "", "test_optimizer.py"),
+    Fault("a dtype that is set later not seen", "csrc/module.cpp", "now.descr == dtype_.ptr() && ", "", "test_optimizer.py"),
     Fault("an item lost between threads", "csrc/threads.cpp", "if (i >= run.end) return false;",
           "if (i >= run.end - (n_runs_ > 1)) return false;", "test_golden.py"),
     Fault("halves rounded up from the middle", "csrc/storage.h", "0x7fff + ((bits_of(x) >> 16) & 1)", "0x8000",
