@@ -933,6 +933,25 @@ def test_without_a_gpu(monkeypatch, cuda_on_host, tmp_path):
             ss.canonical_sum(np.zeros(3), backend="cuda")
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_process_is_told_that_cuda_does_not_work_there(kernels):
+    w, g = device(np.zeros(3)), device(np.ones(3))
+    optimizer = ss.SGD(w, lr=0.5)
+    optimizer.step(g)
+    child = os.fork()
+    if child == 0:
+        told = 0
+        for call in (lambda: optimizer.step(g), lambda: ss.canonical_sum(g), lambda: optimizer.step(g)):
+            try:
+                call()
+            except RuntimeError as error:
+                told += "forked from one that had used the GPU" in str(error)
+        os._exit(told + 10 * ("forked" in str(gpu.why_not())))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 13
+    optimizer.step(g)
+    assert w.host.tolist() == [-1.0] * 3
+
+
 def test_import_leaves_cupy_alone():
     code = "import sys, samestep; assert 'cupy' not in sys.modules; print(sorted(samestep.info()))"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=os.environ)

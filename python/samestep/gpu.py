@@ -70,8 +70,16 @@ WORDS = 480  # that one launch of write_words carries
 # ---- the device ----
 
 
+_is_forked = False
+
+
 @functools.cache
 def _cupy() -> Any:
+    if _is_forked:
+        raise RuntimeError(
+            "backend='cuda': this process was forked from one that had used the GPU, and CUDA does not work "
+            "here; start it with multiprocessing's method 'spawn'"
+        )
     cupy = require("cupy", "backend='cuda'", "cuda12", "cuda13")
     try:
         cupy.cuda.runtime.getDeviceCount()
@@ -81,6 +89,15 @@ def _cupy() -> Any:
             "install NVIDIA's driver and, by its version, 'samestep[cuda12]' or 'samestep[cuda13]'"
         ) from error
     return cupy
+
+
+def _after_fork() -> None:
+    global _is_forked
+    _is_forked = _is_forked or _cupy.cache_info().currsize > 0
+    _cupy.cache_clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def why_not() -> str | None:
@@ -659,6 +676,7 @@ class Plan:
         Raises:
             RuntimeError: another thread is inside, or an earlier step was interrupted between two launches.
         """
+        _cupy()  # or, in a child process, the reason why not
         me = threading.get_ident()
         if me in self._inside:
             raise RuntimeError("step() of this optimizer was called from within it")
