@@ -8,7 +8,7 @@ import contextlib
 import ctypes
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,6 +21,26 @@ class NVRTCError(RuntimeError):
     pass
 
 
+class CUDADriverError(RuntimeError):
+    pass
+
+
+class Stream:
+    """Nothing runs beside anything here: what matters is who is told to wait for whom."""
+
+    current = 1  # as DLPack numbers CUDA's default stream
+
+    def __init__(self, ptr: int) -> None:
+        self.ptr = ptr
+
+    def __enter__(self) -> Any:
+        self._before, Stream.current = Stream.current, self.ptr
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Stream.current = self._before
+
+
 class Device:
     current = 0
 
@@ -29,6 +49,10 @@ class Device:
         self._before: list[int] = []
 
     compute_capability = "90"
+    waited_for: ClassVar[list[int]] = []
+
+    def synchronize(self) -> None:
+        Device.waited_for.append(self.id)
 
     def __enter__(self) -> Any:
         self._before.append(Device.current)
@@ -45,7 +69,7 @@ class ndarray:  # noqa: N801
         self.device = Device(device)
 
     dtype = property(lambda self: self.host.dtype)
-    shape = property(lambda self: self.host.shape)
+    shape = property(lambda self: self.host.shape, lambda self, shape: self._set_shape(shape))
     strides = property(lambda self: self.host.strides)
     size = property(lambda self: self.host.size)
     ndim = property(lambda self: self.host.ndim)
@@ -60,6 +84,22 @@ class ndarray:  # noqa: N801
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return 2, self.device.id
+
+    def __dlpack__(self, *, stream: int, max_version: Any = None, copy: Any = None) -> Any:
+        return self.host.__dlpack__(max_version=max_version)
+
+    def _set_shape(self, shape: Any) -> None:
+        """As CuPy does: in place, in the same memory."""
+        host = self.host.reshape(shape)
+        if not np.may_share_memory(host, self.host):
+            raise AttributeError("incompatible shape")
+        self.host = host
+
+    def __deepcopy__(self, memo: Any) -> ndarray:
+        return self.copy()
+
+    def __reduce__(self) -> Any:
+        return _array, (self.get(),)
 
     def __array__(self, *_: object, **__: object) -> np.ndarray:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Use `.get()`.")
@@ -96,12 +136,37 @@ def asarray(a: Any, blocking: bool = False) -> ndarray:
         return ndarray(a.copy())
     if isinstance(a, float):
         return ndarray(np.asarray(a))
-    interface = types.SimpleNamespace(__array_interface__=a.__cuda_array_interface__)
+    interface = types.SimpleNamespace(__array_interface__=a.__cuda_array_interface__, owner=a)  # stays alive
     return ndarray(np.asarray(interface))
 
 
+def _array(host: np.ndarray) -> ndarray:
+    return ndarray(host.copy())
+
+
+class _Exported:
+    """A capsule, as NumPy takes it."""
+
+    def __init__(self, capsule: Any) -> None:
+        self._capsule = capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+    def __dlpack__(self, **_: object) -> Any:
+        return self._capsule
+
+
 def from_dlpack(a: Any) -> ndarray:
-    return ndarray(np.from_dlpack(a.on_host()))
+    """As CuPy 14 does: from the current stream, whether read-only or not."""
+    kind, number = a.__dlpack_device__()
+    assert kind in (2, 13)
+    with Device(number):
+        try:
+            capsule = a.__dlpack__(stream=Stream.current, max_version=(1, 0), copy=None)
+        except TypeError:
+            capsule = a.__dlpack__(stream=Stream.current)
+    return ndarray(np.from_dlpack(_Exported(capsule)), number)
 
 
 def zeros(shape: Any, dtype: Any) -> ndarray:
@@ -156,9 +221,10 @@ class HostKernels:
 def make(kernels: HostKernels) -> types.ModuleType:
     """The module ``cupy``."""
 
-    class RawModule:
-        def __init__(self, *, path: str) -> None:
-            self.text = Path(path).read_text()
+    class Module:
+        def load(self, cubin: bytes) -> None:
+            if cubin not in [repr(program).encode() for program in programs.values()]:
+                raise CUDADriverError("CUDA_ERROR_INVALID_IMAGE: device kernel image is invalid")
 
         def get_function(self, name: str) -> Any:
             return lambda grid, block, arguments: kernels.launch(name, grid, block, arguments)
@@ -182,7 +248,6 @@ def make(kernels: HostKernels) -> types.ModuleType:
         zeros_like,
         empty_like,
         concatenate,
-        RawModule,
     ):
         setattr(cupy, thing.__name__, thing)
     nvrtc = types.SimpleNamespace(
@@ -201,7 +266,10 @@ def make(kernels: HostKernels) -> types.ModuleType:
         getDevice=lambda: Device.current,
         getDeviceProperties=lambda device: {"name": b"fibers on the host"},
     )
-    cupy.cuda = types.SimpleNamespace(nvrtc=nvrtc, runtime=runtime, Device=Device)  # type: ignore[attr-defined]
+    function = types.SimpleNamespace(Module=Module)
+    cupy.cuda = types.SimpleNamespace(  # type: ignore[attr-defined]
+        nvrtc=nvrtc, runtime=runtime, function=function, Device=Device
+    )
     return cupy
 
 

@@ -2,9 +2,14 @@
 Some 20 seconds.
 """
 
+import copy
+import errno
 import os
+import pickle
 import subprocess
 import sys
+import types
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,6 +119,57 @@ class TestBits:
         assert w.host.tolist() == v.host.tolist() == [-2.5] * 3
         assert optimizer.steps == [2, 2]
 
+    def test_an_interrupted_step_is_known_in_all_that_comes_after(self, kernels, monkeypatch):
+        """In copies, in what is saved, once the plan is made anew: until state and counts are put back."""
+
+        def interrupted(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        w, g = device(np.zeros(3)), device(np.ones(3))
+        optimizer = ss.Momentum(w, lr=1.0, momentum=0.5)
+        optimizer.step(g)
+        with monkeypatch.context() as patch:
+            patch.setattr(gpu, "_launch", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                optimizer.step(g)
+        optimizer.record_stats(False)  # binds again
+        for each in (optimizer, copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+            with pytest.raises(RuntimeError, match="an earlier step was interrupted"):
+                each.step(g)
+        saved = optimizer.state_dict()
+        with pytest.raises(ValueError, match=r"got step count -2, expected a whole number >= 0"):
+            optimizer.load_state_dict(saved)
+        optimizer.add_group({"params": device(np.zeros(2))})
+        with pytest.raises(RuntimeError, match="an earlier step was interrupted"):
+            optimizer.step([g, device(np.ones(2))])
+
+    @pytest.mark.parametrize("failing", ["compileProgram", "getCUBIN", "load", "get_function"])
+    def test_a_kernel_that_cannot_be_had(self, kernels, monkeypatch, failing):
+        """The second of the two that a step takes: nothing is changed, and the next step is a whole one."""
+        w, v = device(np.ones(3)), device(np.ones(3))
+        groups = [{"params": w}, {"params": v, "weight_decay": 0.5}]
+        optimizer = ss.SGD(groups, lr=0.5, decoupled_weight_decay=True)
+        grads = [device(np.ones(3))] * 2
+        cuda, calls = sys.modules["cupy"].cuda, []
+        place = cuda.nvrtc if failing in ("compileProgram", "getCUBIN") else cuda.function.Module
+        original = getattr(place, failing)
+
+        def fails(*arguments: Any) -> Any:
+            calls.append(arguments)
+            if len(calls) == 3:  # after those of write_words and of the first group
+                raise cuda.nvrtc.NVRTCError("out of memory")
+            return original(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(place, failing, fails)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                optimizer.step(grads)
+        assert w.host.tolist() == v.host.tolist() == [1.0] * 3
+        assert optimizer.steps == [0, 0]
+        optimizer.step(grads)
+        assert w.host.tolist() == [0.5] * 3
+        assert v.host.tolist() == [0.25] * 3
+
     def test_many_tensors_and_step_counts(self, kernels):
         """More words than a launch carries, and tensors that have made differing numbers of steps."""
         rng = np.random.default_rng(1)
@@ -201,6 +257,13 @@ class TestBits:
         same_bits([other.gradient(device(w), rows).get()], [one.gradient(w, rows)])
         assert other.loss(device(w)) == one.loss(w)
         assert other.minimizer().get().tolist() == one.minimizer().tolist()
+
+    def test_a_problem_whose_array_is_given_another_shape(self, kernels):
+        Phi, y, w = np.arange(8.0).reshape(4, 2), np.ones(4), np.float64([1, -1])
+        there = device(Phi)
+        problem = ss.problems.MSE(there, device(y))
+        there.shape = (2, 4)
+        same_bits([problem.gradient(device(w)).get()], [ss.problems.MSE(Phi, y).gradient(w)])
 
     def test_verify_holds_the_gpu_to_the_reference(self, kernels, monkeypatch):
         some = {"sum float32": golden.programs()["sum float32"]}
@@ -311,6 +374,26 @@ class TestOptions:
         same_bits([there.get(), again.state["r"][0].get()], [here, one.state["r"][0]])
 
 
+class Tensor:
+    """An array of another library, as torch's: by DLPack, which is told of streams, and by the interface."""
+
+    def __init__(self, host: np.ndarray, streams: list[int] | None = None, number: int = 0) -> None:
+        self.host, self.number = host, number
+        self.streams = [] if streams is None else streams
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, self.number
+
+    def __dlpack__(self, *, stream: int, max_version: Any = None, copy: Any = None) -> Any:
+        assert host_cupy.Device.current == self.number
+        self.streams.append(stream)
+        return self.host.__dlpack__(max_version=max_version)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {**self.host.__array_interface__, "version": 2}
+
+
 class TestFrontDoor:
     """Errors before anything is written, and arrays of other libraries."""
 
@@ -332,6 +415,16 @@ class TestFrontDoor:
     def test_parameters_in_both_places(self, kernels, backend):
         with pytest.raises(TypeError, match=r"params\[1\]: got numpy.ndarray, which is not on a GPU"):
             ss.SGD([device(np.zeros(3)), np.zeros(3)], lr=0.1, backend=backend)
+
+    def test_classes_derived_from_cupys(self, kernels):
+        class Derived(ndarray):
+            pass
+
+        w, v = device(np.zeros(3)), Derived(np.zeros(3))
+        optimizer = ss.SGD([w, v], lr=0.5)
+        for _ in range(2):
+            optimizer.step([Derived(np.ones(3)), device(np.ones(3))])
+        assert w.host.tolist() == v.host.tolist() == [-1.0] * 3
 
     def test_two_gpus(self, kernels):
         with pytest.raises(ValueError, match=r"params\[1\]: lives on GPU 1, expected GPU 0 as params\[0\]"):
@@ -411,6 +504,94 @@ class TestFrontDoor:
         y, _, _ = ss.batchnorm_forward(Other(x), device(np.ones(2, "f")), device(np.zeros(2, "f")))
         same_bits([y.get()], [ss.batchnorm_forward(x, np.ones(2, "f"), np.zeros(2, "f"))[0]])
 
+    @pytest.mark.parametrize("number", [0, 1])
+    def test_the_stream_of_another_library_is_waited_for(self, kernels, number):
+        """By DLPack also where there is the interface, whose version 2, torch's, names no stream."""
+        w, g = np.zeros(3), np.ones(3)
+        streams: list[int] = []
+        optimizer = ss.SGD(Tensor(w, streams, number), lr=0.5)
+        with host_cupy.Stream(77):
+            optimizer.step(Tensor(g, streams, number))
+            optimizer.step(Tensor(g, streams, number))
+        assert streams == [1, 77, 77]
+        assert w.tolist() == [-1.0] * 3
+
+    @pytest.mark.parametrize(("version", "waits"), [(2, True), (3, False)])
+    def test_an_interface_without_a_stream(self, kernels, monkeypatch, version, waits):
+        class Other:
+            def __init__(self, host: np.ndarray) -> None:
+                self.host = host
+
+            @property
+            def __cuda_array_interface__(self) -> dict[str, Any]:
+                return {**self.host.__array_interface__, "version": version}
+
+        optimizer = ss.SGD(Other(np.zeros(3)), lr=0.5)
+        monkeypatch.setattr(host_cupy.Device, "waited_for", [])
+        optimizer.step(Other(np.ones(3)))
+        assert host_cupy.Device.waited_for == ([0] if waits else [])
+
+    @pytest.mark.parametrize("by", ["DLPack 0 and the interface", "DLPack 1 and the interface", "DLPack 1"])
+    def test_what_is_read_only_is_read_but_not_written(self, kernels, by):
+        """DLPack 1 has a flag for it, which CuPy does not look at; DLPack 0 hands nothing out."""
+
+        class Other(Tensor):
+            if by.startswith("DLPack 0"):
+
+                def __dlpack__(self, *, stream: int) -> Any:
+                    return self.host.__dlpack__()
+
+            if by == "DLPack 1":
+                __cuda_array_interface__ = property()
+
+        w, g = np.zeros(3), np.ones(3)
+        g.flags.writeable = False
+        ss.SGD(Other(w), lr=0.5).step(Other(g))
+        assert w.tolist() == [-0.5] * 3
+        with pytest.raises(ValueError, match=r"^params: the array is read-only"):
+            ss.SGD(Other(g), lr=0.5)
+        one = device(np.ones(3))
+        with pytest.raises(ValueError, match=r"^out: the array is read-only"):
+            ss.batchnorm_forward(device(np.ones((1, 3))), one, one, out=Other(g.reshape(1, 3)))
+
+    def test_what_the_interface_alone_calls_read_only(self, kernels):
+        """Libraries that hand out by DLPack what may not be written."""
+
+        class Other(Tensor):
+            @property
+            def __cuda_array_interface__(self) -> dict[str, Any]:
+                return {**self.host.__array_interface__, "data": (self.host.ctypes.data, True)}
+
+        with pytest.raises(ValueError, match=r"^params: the array is read-only"):
+            ss.SGD(Other(np.zeros(3)), lr=0.5)
+
+    def test_a_copy_is_not_written(self, kernels):
+        class Other(Tensor):
+            def __dlpack__(self, *, stream: int, max_version: Any = None, copy: Any = None) -> Any:
+                return self.host.__dlpack__(max_version=max_version, copy=True)
+
+        w = device(np.zeros(3))
+        ss.SGD(w, lr=0.5).step(Other(np.ones(3)))
+        assert w.host.tolist() == [-0.5] * 3
+        with pytest.raises(TypeError, match=r"^params: .* cannot be shared \(its library hands out a copy\)"):
+            ss.SGD(Other(np.zeros(3)), lr=0.5)
+
+    def test_what_neither_dlpack_nor_the_interface_hands_out(self, kernels):
+        """A tensor of torch that requires a gradient."""
+
+        class Other(Tensor):
+            def __dlpack__(self, **_: Any) -> Any:
+                raise BufferError("it requires gradient")
+
+            @property
+            def __cuda_array_interface__(self) -> dict[str, Any]:
+                raise RuntimeError("Can't get __cuda_array_interface__")
+
+        w = device(np.zeros(3))
+        with pytest.raises(TypeError, match=r"^grads\[0\]: .* cannot be shared \(it requires gradient\)"):
+            ss.SGD([w], lr=0.5).step([Other(np.ones(3))])
+        assert (w.host == 0).all()
+
     def test_arrays_by_dlpack_alone(self, kernels):
         class Other:
             def __init__(self, host: np.ndarray, error: str | None = None) -> None:
@@ -419,10 +600,10 @@ class TestFrontDoor:
             def __dlpack_device__(self) -> tuple[int, int]:
                 return 2, 0
 
-            def on_host(self) -> np.ndarray:
+            def __dlpack__(self, *, stream: int) -> Any:
                 if self.error:
                     raise BufferError(self.error)
-                return self.host
+                return self.host.__dlpack__()
 
         w = np.zeros(3)
         ss.SGD(Other(w), lr=0.5).step(Other(np.ones(3)))
@@ -467,8 +648,228 @@ class TestFrontDoor:
         assert ss.digest(there) == ss.digest(here)
 
 
+class TestLayouts:
+    """CuPy lets the shape of an array be set; a plan goes by the layout that it was bound to."""
+
+    @pytest.mark.parametrize("changed", ["shape", "strides", "dtype"])
+    @pytest.mark.parametrize("is_seen", [False, True])
+    def test_of_a_parameter(self, kernels, changed, is_seen):
+        w = device(np.zeros((2, 2)))
+        optimizer = ss.Momentum(w, lr=1.0)
+        if is_seen:
+            optimizer.step(device(np.ones((2, 2))))
+        kernels.launches.clear()
+        steps = optimizer.steps
+        if changed == "shape":
+            w.shape = (4,)
+        else:
+            w.host = w.host.T if changed == "strides" else w.host.astype(np.float32)
+        before = w.get()
+        g = np.arange(4, dtype=w.dtype).reshape(w.shape)
+        with pytest.raises((TypeError, ValueError)):
+            optimizer.step(ndarray(g.T if changed == "strides" else g))
+        assert not kernels.launches
+        assert optimizer.steps == steps
+        same_bits([w.host], [before])
+
+    def test_that_is_set_back(self, kernels):
+        w, g = device(np.zeros((2, 3))), device(np.ones((2, 3)))
+        optimizer = ss.SGD(w, lr=1.0)
+        w.shape = (6,)
+        with pytest.raises(ValueError, match=r"params: its shape is now \(6,\), expected \(2, 3\)"):
+            optimizer.step(device(np.ones(6)))
+        w.shape = (2, 3)
+        optimizer.step(g)
+        assert (w.host == -1).all()
+
+    def test_of_a_gradient_that_was_seen(self, kernels):
+        w, g = device(np.zeros((2, 3))), device(np.ones((2, 3)))
+        optimizer = ss.SGD(w, lr=1.0)
+        optimizer.step(g)
+        g.shape = (3, 2)
+        with pytest.raises(ValueError, match=r"grads: got shape \(3, 2\), expected the parameter's \(2, 3\)"):
+            optimizer.step(g)
+        g.host = np.full((2, 3), 2.0)  # in other memory; CuPy has no way to do this
+        optimizer.step(g)
+        assert (w.host == -3).all()
+
+    @pytest.mark.parametrize("changed", ["shape", "strides", "dtype"])
+    def test_of_a_state(self, kernels, changed):
+        """Held against the parameters whenever a plan is made."""
+        optimizer = ss.Momentum(device(np.zeros((2, 2))), lr=1.0)
+        (v,) = optimizer.state["v"]
+        if changed == "shape":
+            v.shape = (4,)
+        else:
+            v.host = v.host.T if changed == "strides" else v.host.astype(np.float32)
+        with pytest.raises(ValueError, match="state"):
+            optimizer.record_stats(False)
+
+    @pytest.mark.parametrize("make", [copy.deepcopy, lambda a: pickle.loads(pickle.dumps(a))])
+    def test_of_a_copy(self, kernels, make):
+        """CuPy copies into C order, parameters and states alike; the original goes on in its own."""
+        values = np.arange(6.0).reshape(2, 3).T
+        w, g = ndarray(values.copy(order="K")), ndarray(np.ones((2, 3)).T)
+        optimizer = ss.Adam(w, lr=0.5)
+        optimizer.step(g)
+        other = make(optimizer)
+        other.step(ndarray(np.ones((3, 2))))
+        assert (optimizer.steps, other.steps) == ([1], [2])
+        optimizer.step(g)
+        same_bits([other.params[0].host], [w.host])
+        assert w.host.tolist() == optimizer.params[0].host.tolist() != values.tolist()
+
+    def test_stats_are_not_to_be_had(self, kernels):
+        optimizer = ss.SGD(device(np.zeros(3)), lr=0.5)
+        with pytest.raises(ValueError, match="record_stats: steps on a GPU end after the call"):
+            optimizer.record_stats()
+        optimizer.step(device(np.ones(3)))
+        assert optimizer.stats is None
+
+
 class TestKernels:
     """How they are compiled and kept."""
+
+    @staticmethod
+    def step() -> int:
+        """A step in a new process, as it were; returns how many programs were compiled for it."""
+        w, programs = device(np.zeros(3)), sys.modules["cupy"].cuda.nvrtc.programs
+        gpu._module.cache_clear()
+        gpu._kernel.cache_clear()
+        before = len(programs)
+        ss.SGD(w, lr=0.5).step(device(np.ones(3)))
+        assert w.host.tolist() == [-0.5] * 3
+        return len(programs) - before
+
+    @pytest.mark.parametrize("own", [True, False])
+    def test_a_user_without_a_home(self, kernels, monkeypatch, own):
+        def home() -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr(Path, "home", home)
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        if own:
+            assert self.step() == 2
+            return
+        monkeypatch.delenv("SAMESTEP_CACHE")
+        monkeypatch.setattr(gpu, "_said_not_kept", set())
+        with pytest.warns(RuntimeWarning, match=r"not kept.*no home.*SAMESTEP_CACHE"):
+            assert self.step() == 2
+        assert self.step() == 2  # and does not warn, which would be an error
+
+    @pytest.mark.parametrize("what", ["no folder can be made", "no file can be made", "no file can be moved"])
+    def test_a_disk_that_cannot_be_written(self, kernels, tmp_path, monkeypatch, what):
+        def refuse(*_: Any, **__: Any) -> None:
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        if what == "no folder can be made":
+            (tmp_path / "file").touch()
+            monkeypatch.setenv("SAMESTEP_CACHE", str(tmp_path / "file" / "below"))
+        elif what == "no file can be made":
+            monkeypatch.setattr(gpu.tempfile, "NamedTemporaryFile", refuse)
+        else:
+            monkeypatch.setattr(os, "replace", refuse)
+        monkeypatch.setattr(gpu, "_said_not_kept", set())
+        with pytest.warns(RuntimeWarning, match=r"not kept, so that every process.*SAMESTEP_CACHE"):
+            assert self.step() == 2
+        assert self.step() == 2  # and does not warn, which would be an error
+        assert [path.name for path in tmp_path.iterdir() if path.name != "file"] == []
+
+    def test_a_warning_that_is_an_error_is_one_once(self, kernels, tmp_path, monkeypatch):
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("SAMESTEP_CACHE", str(tmp_path / "file"))
+        monkeypatch.setattr(gpu, "_said_not_kept", set())
+        w, g = device(np.zeros(3)), device(np.ones(3))
+        optimizer = ss.SGD(w, lr=0.5)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(RuntimeWarning, match="not kept"):
+                optimizer.step(g)
+            optimizer.step(g)
+        assert w.host.tolist() == [-0.5] * 3
+
+    def test_an_interrupt_leaves_no_file_behind(self, kernels, tmp_path, monkeypatch):
+        def interrupted(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        w, g = device(np.zeros(3)), device(np.ones(3))
+        optimizer = ss.SGD(w, lr=0.5)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                optimizer.step(g)
+        assert list(tmp_path.iterdir()) == []
+        optimizer.step(g)
+        assert w.host.tolist() == [-0.5] * 3
+
+    @pytest.mark.parametrize("fault", ["torn", "empty", "changed", "plain", "unloadable", "swapped", "link"])
+    def test_a_file_that_is_not_what_was_written(self, kernels, tmp_path, monkeypatch, fault):
+        """It is compiled again, once."""
+        assert self.step() == 2
+        files = sorted(tmp_path.glob("*.cubin"))
+        good = [path.read_bytes() for path in files]
+        for path, data in zip(files, good, strict=True):
+            if fault == "link":
+                path.rename(tmp_path / f"{path.name}.kept")
+                path.symlink_to(tmp_path / f"{path.name}.kept")
+            elif fault == "unloadable":  # what was written, by the driver of another machine
+                gpu._keep(path, b"of another machine")
+            else:
+                bad = {"torn": data[:-1], "empty": b"", "changed": data[:-1] + b"?", "plain": data[32:]}
+                path.write_bytes(bad.get(fault, good[data == good[0]]))
+        assert self.step() == 2
+        assert [path.read_bytes() for path in files] == good
+        assert not any(path.is_symlink() for path in files)
+        assert self.step() == 0
+
+    @pytest.mark.parametrize("mode", [0o775, 0o757])
+    def test_a_folder_that_others_can_write(self, kernels, tmp_path, monkeypatch, mode):
+        assert self.step() == 2
+        tmp_path.chmod(mode)
+        monkeypatch.setattr(gpu, "_said_not_kept", set())
+        before = sorted(tmp_path.iterdir())
+        with pytest.warns(RuntimeWarning, match=r"others can write there \(chmod go-w\)"):
+            assert self.step() == 2
+        assert sorted(tmp_path.iterdir()) == before
+        tmp_path.chmod(0o755)
+        assert self.step() == 0
+
+    @pytest.mark.parametrize("mode", [0o660, 0o606])
+    def test_a_file_that_others_can_write(self, kernels, tmp_path, mode):
+        assert self.step() == 2
+        for path in tmp_path.iterdir():
+            path.chmod(mode)
+        assert self.step() == 2
+        assert self.step() == 0
+        assert {path.stat().st_mode & 0o077 for path in tmp_path.iterdir()} == {0}
+
+    def test_what_another_user_owns(self, kernels, tmp_path, monkeypatch):
+        me, other = os.geteuid(), 4711
+        for owner, ours in ((me, True), (0, True), (other, False)):
+            assert gpu._is_ours(types.SimpleNamespace(st_uid=owner, st_mode=0o100644)) is ours
+        assert self.step() == 2
+        if me == 0:
+            os.chown(tmp_path, other, -1)
+        else:
+            monkeypatch.setattr(os, "geteuid", lambda: other)
+        monkeypatch.setattr(gpu, "_said_not_kept", set())
+        with pytest.warns(RuntimeWarning, match="belongs to another user"):
+            assert self.step() == 2
+
+    def test_the_folder_is_made_for_this_user_alone(self, kernels, tmp_path, monkeypatch):
+        monkeypatch.setenv("SAMESTEP_CACHE", str(tmp_path / "a" / "b"))
+        assert self.step() == 2
+        assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
+
+    def test_a_driver_that_loads_nothing(self, kernels, monkeypatch):
+        def load(self: Any, cubin: bytes) -> None:
+            raise host_cupy.CUDADriverError("CUDA_ERROR_NO_BINARY_FOR_GPU")
+
+        monkeypatch.setattr(sys.modules["cupy"].cuda.function.Module, "load", load)
+        with pytest.raises(
+            RuntimeError, match=r"does not load .*\(CUDA_ERROR_NO_BINARY_FOR_GPU\).*update it"
+        ):
+            self.step()
 
     def test_options_and_cache(self, kernels, tmp_path, monkeypatch):
         w = device(np.zeros(3))
@@ -530,6 +931,25 @@ def test_without_a_gpu(monkeypatch, cuda_on_host, tmp_path):
         monkeypatch.setattr(sys.modules["cupy"].cuda.runtime, "getDeviceCount", fails)
         with pytest.raises(RuntimeError, match=r"no GPU that it can use here \(no CUDA-capable device"):
             ss.canonical_sum(np.zeros(3), backend="cuda")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_process_is_told_that_cuda_does_not_work_there(kernels):
+    w, g = device(np.zeros(3)), device(np.ones(3))
+    optimizer = ss.SGD(w, lr=0.5)
+    optimizer.step(g)
+    child = os.fork()
+    if child == 0:
+        told = 0
+        for call in (lambda: optimizer.step(g), lambda: ss.canonical_sum(g), lambda: optimizer.step(g)):
+            try:
+                call()
+            except RuntimeError as error:
+                told += "forked from one that had used the GPU" in str(error)
+        os._exit(told + 10 * ("forked" in str(gpu.why_not())))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 13
+    optimizer.step(g)
+    assert w.host.tolist() == [-1.0] * 3
 
 
 def test_import_leaves_cupy_alone():

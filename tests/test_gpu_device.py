@@ -163,6 +163,25 @@ def test_tensors_of_torch(cupy):
         optimizer.step(torch.zeros(1000))
 
 
+def test_a_stream_of_torch_is_waited_for(cupy):
+    """The gradient is made on a stream that CUDA's default stream, CuPy's, does not wait for by itself."""
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU")
+    w, g = torch.zeros(1 << 20, device="cuda"), torch.zeros(1 << 20, device="cuda")
+    optimizer = ss.SGD(w, lr=0.5)
+    optimizer.step(g)
+    a = torch.ones(4096, 4096, dtype=torch.float64, device="cuda")
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        for _ in range(20):
+            a = torch.matmul(a, a) * 1e-4  # long enough to be under way still
+        g.fill_(2.0)
+        optimizer.step(g)
+    cupy.cuda.Device().synchronize()
+    assert (w == -1.0).all()
+
+
 def test_verify_includes_the_gpu():
     result = verify.run(lambda line: None)
     assert result["gpu"] == gpu.device_name()

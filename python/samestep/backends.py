@@ -30,7 +30,8 @@ def enter(
 
     Raises:
         ValueError: an unknown backend; arrays on different GPUs; a read-only one that is to be written.
-        TypeError: arrays in main memory beside some on a GPU, or where the backend does not reach.
+        TypeError: arrays in main memory beside some on a GPU, where the backend does not reach, or whose
+            library does not share their memory.
         ImportError, RuntimeError: there is no CuPy, or no GPU, for those that are on one.
     """
     check(backend)

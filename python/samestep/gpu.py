@@ -1,31 +1,36 @@
 """The GPU backend: csrc/kernels.cu, compiled for the GPU at hand and launched through CuPy.
 
 Nothing here imports CuPy before an array on a GPU, or ``backend="cuda"``, asks for it. Kernels run on
-CuPy's current stream and nothing waits for them; what returns a Python float does wait.
+CuPy's current stream and nothing waits for them; what returns a Python float does wait. Arrays of other
+libraries come by DLPack, which makes that stream wait for theirs. What their library does with them next
+it must order itself: on CUDA's default stream, where both work unless told otherwise, it is in order.
 """
 
 from __future__ import annotations
 
-import bisect
+import contextlib
+import ctypes
 import functools
 import hashlib
 import math
 import os
 import re
+import stat
 import tempfile
 import threading
+import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
 from ._core import rules
-from .arrays import Array, lives_on_gpu, same_layout
+from .arrays import Array, extents, gradient_error, lives_on_gpu, same_layout
 from .optional import require
 from .options import Options, arguments_of
 from .stats import STEPPED
@@ -65,8 +70,16 @@ WORDS = 480  # that one launch of write_words carries
 # ---- the device ----
 
 
+_is_forked = False
+
+
 @functools.cache
 def _cupy() -> Any:
+    if _is_forked:
+        raise RuntimeError(
+            "backend='cuda': this process was forked from one that had used the GPU, and CUDA does not work "
+            "here; start it with multiprocessing's method 'spawn'"
+        )
     cupy = require("cupy", "backend='cuda'", "cuda12", "cuda13")
     try:
         cupy.cuda.runtime.getDeviceCount()
@@ -76,6 +89,15 @@ def _cupy() -> Any:
             "install NVIDIA's driver and, by its version, 'samestep[cuda12]' or 'samestep[cuda13]'"
         ) from error
     return cupy
+
+
+def _after_fork() -> None:
+    global _is_forked
+    _is_forked = _is_forked or _cupy.cache_info().currsize > 0
+    _cupy.cache_clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def why_not() -> str | None:
@@ -125,16 +147,80 @@ def _view(name: str, a: Any, written: bool) -> Any:
             f"for example with cupy.asarray({name})"
         )
     try:
-        interface = getattr(a, "__cuda_array_interface__", None)
-        view = cupy.from_dlpack(a) if interface is None else cupy.asarray(a)
-    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as error:
+        view, may_write = _shared(a, written)
+    except _CANNOT_SHARE as error:
         raise TypeError(
             f"{name}: got {kind}, whose memory cannot be shared ({error}); pass a float32 or float64 array "
             f"that takes no part in automatic differentiation, for torch {name}.detach()"
         ) from error
-    if written and interface is not None and interface["data"][1]:
+    if not may_write:
         raise ValueError(f"{name}: the array is read-only; pass a writeable one, such as cupy.array({name})")
     return view
+
+
+_CANNOT_SHARE = (AttributeError, BufferError, RuntimeError, TypeError, ValueError)
+_READ_ONLY, _IS_COPIED = 1, 2  # flags of DLPack
+_is_capsule = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_IsValid", ctypes.pythonapi)
+)
+_pointer_in = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+
+
+class _Export:
+    """Another library's array on its way through cupy.from_dlpack, which does not look at the flags."""
+
+    def __init__(self, a: Any) -> None:
+        self._a = a
+        self.flags = 0  # versions of DLPack before 1 have none: they refuse what is read-only
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        device: tuple[int, int] = self._a.__dlpack_device__()
+        return device
+
+    def __dlpack__(self, **how: Any) -> Any:
+        capsule, name = self._a.__dlpack__(**how), b"dltensor_versioned"
+        if _is_capsule(capsule, name):  # two numbers of the version, two pointers, the flags
+            self.flags = ctypes.c_uint64.from_address(_pointer_in(capsule, name) + 24).value
+        return capsule
+
+
+def _shared(a: Any, written: bool) -> tuple[Any, bool]:
+    """CuPy's view of another library's array, and whether it may be used so.
+
+    By DLPack, which has CuPy's current stream wait for the library's, or by the CUDA array interface. An
+    array whose library names no stream there has its GPU waited for.
+    """
+    cupy, error = _cupy(), None
+    if hasattr(type(a), "__dlpack__"):
+        export = _Export(a)
+        try:
+            view = cupy.from_dlpack(export)
+        except _CANNOT_SHARE as raised:  # it may be read-only, or on a stream that it cannot name
+            error = raised
+        else:
+            if not written:
+                return view, True
+            if export.flags & _IS_COPIED:
+                raise BufferError("its library hands out a copy")
+            return view, not (export.flags & _READ_ONLY or _is_read_only(a))
+    try:
+        interface = a.__cuda_array_interface__
+        view = cupy.asarray(a)
+    except _CANNOT_SHARE as raised:
+        raise (error or raised) from None
+    if interface.get("version", 0) < 3:
+        view.device.synchronize()
+    return view, not (written and interface["data"][1])
+
+
+def _is_read_only(a: Any) -> bool:
+    """Whether the CUDA array interface says so: libraries with a DLPack before 1 may leave it at that."""
+    try:
+        return bool(a.__cuda_array_interface__["data"][1])
+    except _CANNOT_SHARE:
+        return False
 
 
 def zeros_like(a: Any, dtype: Any = None) -> Any:
@@ -214,9 +300,13 @@ def text_of(group: str) -> str:
 
 def _cache() -> Path:
     """Where compiled kernels are kept: SAMESTEP_CACHE, or the user's folder for such things."""
-    own = os.environ.get("SAMESTEP_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(own) if own else Path(home) / "samestep"
+    own, home = os.environ.get("SAMESTEP_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    if own:
+        return Path(own)
+    try:
+        return Path(home or Path.home() / ".cache") / "samestep"
+    except RuntimeError:  # neither HOME nor an entry in the list of users
+        raise OSError("this user has no home") from None
 
 
 def _compile(text: str, options: tuple[str, ...]) -> bytes:
@@ -233,12 +323,68 @@ def _compile(text: str, options: tuple[str, ...]) -> bytes:
     return code
 
 
-def _store(path: Path, code: bytes) -> None:
-    """All of the file or none, also where several processes write it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+# What is kept is run, so it is taken from this user or root alone. The folders above need no look: who puts
+# another folder or file in the place of these owns it.
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    """Whether nobody but this user and root can have written there."""
+    return status.st_uid in (0, os.geteuid()) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _folder() -> Path:
+    """Where compiled kernels are kept, made if it is not there; OSError says why nothing can be."""
+    folder = _cache()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not _is_ours(folder.stat()):
+        raise OSError(f"{folder} belongs to another user, or others can write there (chmod go-w)")
+    return folder
+
+
+def _digest(key: str, code: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + code).digest()
+
+
+def _kept(path: Path) -> bytes | None:
+    """The code that ``_keep`` wrote there; None if it is another's, torn, or not there."""
+    try:
+        careful = os.O_NOFOLLOW | os.O_NONBLOCK  # neither follows a link nor waits for a pipe
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | careful)) as file:
+            if not _is_ours(os.fstat(file.fileno())):
+                return None
+            digest, code = file.read(32), file.read()
+    except OSError:
+        return None
+    return code if digest == _digest(path.stem, code) else None
+
+
+def _keep(path: Path, code: bytes) -> None:
+    """All of the file or nothing, also where several processes write it."""
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(code)
-    os.replace(file.name, path)
+        try:
+            file.write(_digest(path.stem, code) + code)
+            file.flush()
+            os.replace(file.name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(file.name)
+            raise
+
+
+_said_not_kept: set[str] = set()
+
+
+def _say_not_kept(error: OSError) -> None:
+    message = f"compiled kernels are not kept, so that every process compiles them anew: {error}"
+    if message not in _said_not_kept:
+        _said_not_kept.add(message)
+        warnings.warn(f"{message}; name a folder of yours in SAMESTEP_CACHE", RuntimeWarning, stacklevel=2)
+
+
+def _loaded(code: bytes) -> Any:
+    module = _cupy().cuda.function.Module()
+    module.load(code)
+    return module
 
 
 @functools.cache
@@ -247,10 +393,30 @@ def _module(group: str, device: int) -> Any:
     options = (*OPTIONS, f"--gpu-architecture=sm_{cupy.cuda.Device(device).compute_capability}")
     text = text_of(group)
     key = hashlib.sha256(repr((text, options, cupy.cuda.nvrtc.getVersion())).encode()).hexdigest()
-    path = _cache() / f"{key}.cubin"
-    if not path.exists():
-        _store(path, _compile(text, options))
-    return cupy.RawModule(path=str(path))
+    path = None
+    try:
+        path = _folder() / f"{key}.cubin"
+    except OSError as error:
+        _say_not_kept(error)
+    code = None if path is None else _kept(path)
+    if code is not None:
+        with contextlib.suppress(RuntimeError):  # compiled anew then
+            return _loaded(code)
+    code = _compile(text, options)
+    try:
+        module = _loaded(code)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"backend='cuda': the GPU's driver does not load the compiled kernels ({error}); it may be older "
+            "than CuPy's CUDA: update it, or install the extra of its version, 'samestep[cuda12]' or "
+            "'samestep[cuda13]'"
+        ) from error
+    if path is not None:
+        try:
+            _keep(path, code)
+        except OSError as error:
+            _say_not_kept(error)
+    return module
 
 
 @functools.cache
@@ -258,11 +424,20 @@ def _kernel(group: str, name: str, device: int) -> Any:
     return _module(group, device).get_function(name)
 
 
-def _launch(group: str, name: str, blocks: int, argument: NDArray[Any]) -> None:
+def _ready(group: str, name: str) -> Any:
+    """A kernel of the current device, compiled and loaded if it is the first of its list."""
+    return _kernel(group, name, _cupy().cuda.runtime.getDevice())
+
+
+def _launch(kernel: Any, blocks: int, argument: NDArray[Any]) -> None:
     """On the current device and stream."""
     if blocks:
-        kernel = _kernel(group, name, _cupy().cuda.runtime.getDevice())
         kernel((blocks,), (THREADS,), (argument,))
+
+
+def _run(group: str, name: str, blocks: int, argument: NDArray[Any]) -> None:
+    if blocks:
+        _launch(_ready(group, name), blocks, argument)
 
 
 # The kernels' arguments, field by field as in kernels.cu. All fields are of 8 bytes, so that nobody pads.
@@ -349,6 +524,9 @@ class _Coefficients:
         return "_options" if asks else ""
 
 
+Launch = tuple[Any, int, NDArray[Any]]  # kernel, blocks of threads, argument
+
+
 class _Tensors:
     """Those parameters of a plan that are of one type, and the tables that their kernel reads."""
 
@@ -393,13 +571,18 @@ class _Tensors:
             self._wanted[row] = g.data.ptr, launch
         self._write_given()
 
-    def step(self, steps: NDArray[np.int64], coefficients: _Coefficients) -> None:
+    def launches(self, steps: NDArray[np.int64], coefficients: _Coefficients) -> list[Launch]:
+        """Those of a step of the gradients that were taken, all but launched."""
+        out = []
         for launch, first in enumerate(self._firsts):
             t, group = int(steps[first]) + 1, self._groups[first]
-            way = coefficients.enter(self._argument, self._rule, self._dtype, group, t)
-            self._argument["group"] = launch
+            argument = self._argument.copy()
+            way = coefficients.enter(argument, self._rule, self._dtype, group, t)
+            argument["group"] = launch
             kernels = f"{'OPTION' if way else 'STEP'}_KERNELS({self._rule})"
-            _launch(kernels, f"step_{self._rule}{way}_{self._dtype}", self._items, self._argument)
+            kernel = _ready(kernels, f"step_{self._rule}{way}_{self._dtype}")
+            out.append((kernel, self._items, argument))
+        return out
 
     def _write_given(self) -> None:
         """Brings the device's table up to date, where it is not: gradients tend to lie where they lay."""
@@ -411,7 +594,7 @@ class _Tensors:
             count = min(WORDS, int(changed[-1]) + 1 - first)
             argument = _argument(WORD, to=self._tables[2].data.ptr + 8 * first, count=count)
             argument["words"][0, :count] = words[first : first + count]
-            _launch("WORD_KERNELS()", "write_words", 1, argument)
+            _run("WORD_KERNELS()", "write_words", 1, argument)
         self._given[...] = self._wanted
 
 
@@ -421,6 +604,28 @@ def _gradient_view(g: Any) -> Any:
         return _view("grads", g, False)
     except TypeError:
         return g
+
+
+class _Layout(NamedTuple):
+    """How an array lay when it was last looked at: its shape, and with that its strides, can be set."""
+
+    address: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @classmethod
+    def of(cls, a: Any) -> _Layout:
+        return cls(a.data.ptr, a.dtype, a.shape, a.strides)
+
+    def is_of(self, a: Any) -> bool:
+        """Whether ``a`` lies so still."""
+        same = a.data.ptr == self.address and a.shape == self.shape and a.strides == self.strides
+        return bool(same and a.dtype == self.dtype)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
 
 
 class Plan:
@@ -440,11 +645,17 @@ class Plan:
         check_options(self._options, None)
         groups = self._options.groups or (0,) * len(params)
         self._weight_decay = [0.0] * (max(groups) + 1)
-        self._params = params
-        self._states = states  # held: the lists below know addresses only
+        self._held = params, states  # the lists below know addresses only
+        self._bound: list[Any] = [_Layout.of(w) for w in params]
+        for state in states:
+            for s, w in zip(state, params, strict=True):
+                if s.dtype != w.dtype or s.device.id != w.device.id or not same_layout(s, w):
+                    raise ValueError("states: expected arrays like the parameters")
+        # While a step is launched the first count is below zero, so that every copy of the optimizer, and
+        # what is saved of it, tells that the step was interrupted there.
         self._steps = steps
         self._device = params[0].device
-        self._kind = type(params[0])
+        self._kind = _cupy().ndarray
         tensors = [[w, *(s[i] for s in states)] for i, w in enumerate(params)]
         with self._device:
             self._lists = [
@@ -452,15 +663,13 @@ class Plan:
                 for dtype in dict.fromkeys(w.dtype for w in params)
                 if (numbers := [i for i, w in enumerate(params) if w.dtype == dtype and w.size])
             ]
-        spans = sorted((a.data.ptr, a.data.ptr + a.nbytes) for one in tensors for a in one if a.size)
-        self._begins, self._ends = [begin for begin, _ in spans], [end for _, end in spans]
-        # Of the last step: weak references to the gradients, None where there was none; what it added to the
-        # counters, and what these were then.
-        self._seen: list[Any] = []
+        self._written = extents(a for one in tensors for a in one)
+        # Of the last step: weak references to the gradients and how they lay, None where there was none; what
+        # it added to the counters, and what these were then.
+        self._seen: list[tuple[weakref.ref[Any], _Layout] | None] = []
         self._counts = np.zeros_like(steps)
         self._after = steps.copy()
         self._inside: dict[int, bool] = {}  # threads, by their number
-        self._is_torn = False  # between the first launch of a step and its last count
 
     def set_weight_decay(self, weight_decay: list[float]) -> None:
         """One for each group."""
@@ -472,6 +681,7 @@ class Plan:
         Raises:
             RuntimeError: another thread is inside, or an earlier step was interrupted between two launches.
         """
+        _cupy()  # or, in a child process, the reason why not
         me = threading.get_ident()
         if me in self._inside:
             raise RuntimeError("step() of this optimizer was called from within it")
@@ -479,7 +689,7 @@ class Plan:
             self._inside[me] = True
             if len(self._inside) > 1:
                 raise RuntimeError("another thread is inside step() of this optimizer")
-            if self._is_torn:
+            if self._steps[0] < 0:
                 raise RuntimeError(
                     "an earlier step was interrupted, so that parameters, states and counts no longer belong "
                     "together; put all of them back, the states with load_state_dict"
@@ -494,41 +704,37 @@ class Plan:
                     for tensors in self._lists:
                         tensors.take(grads, self._steps)
                     self._counts[:] = [*(g is not None for g in grads), True]
-                    self._seen = [None if g is None else weakref.ref(g) for g in grads]
+                    self._seen = [None if g is None else (weakref.ref(g), _Layout.of(g)) for g in grads]
                 coefficients = _Coefficients(self._options, hyper, self._weight_decay, scale)
-                self._is_torn = True
-                for tensors in self._lists:
-                    tensors.step(self._steps, coefficients)
-            self._steps += self._counts
-            self._after[:] = self._steps
-            self._is_torn = False
+                # All that may fail comes before the first launch.
+                launches = [
+                    one for tensors in self._lists for one in tensors.launches(self._steps, coefficients)
+                ]
+                after = self._steps + self._counts
+                self._steps[0] = ~self._steps[0]
+                for one in launches:
+                    _launch(*one)
+            self._steps[:] = after
+            self._after[:] = after
         finally:
             self._inside.pop(me, None)
         return STEPPED
 
     def _has_seen(self, grads: Sequence[Any]) -> bool:
-        """Whether these are the very arrays of the last step: a CuPy array stays where it is. Counters that
-        others have set may call for other groups.
+        """Whether these are the very arrays of the last step, and lie as they lay. Counters that others have
+        set may call for other groups.
         """
         if len(grads) != len(self._seen) or not np.array_equal(self._steps, self._after):
             return False
         return all(
-            g is None if seen is None else g is not None and g is seen()
+            g is None if seen is None else g is not None and g is seen[0]() and seen[1].is_of(g)
             for g, seen in zip(grads, self._seen, strict=True)
         )
 
     def _fits(self, i: int, g: Any) -> bool:
-        w = self._params[i]
-        if type(g) is not type(w) or g.dtype != w.dtype or g.device.id != self._device.id:
+        if not isinstance(g, self._kind) or g.device.id != self._device.id:
             return False
-        if g.data.ptr % g.itemsize:
-            return False
-        if (g.strides != w.strides or g.shape != w.shape) and not same_layout(g, w):
-            return False
-        # The spans are disjoint: only the last that begins before the gradient's end can meet it.
-        begin = g.data.ptr
-        last = bisect.bisect_left(self._begins, begin + g.nbytes) - 1
-        return g.size == 0 or last < 0 or self._ends[last] <= begin
+        return gradient_error("", g, self._bound[i], self._written) is None
 
 
 # ---- canonical sums ----
@@ -542,7 +748,7 @@ def _pair(sums: Any, sets: int, n: int, width: int, at_most: int = 1) -> tuple[i
         argument = _argument(
             PAIRS, sums=sums, sets=sets, n=n, width=width, stride=apart * width, set_stride=set_stride
         )
-        _launch("SUM_KERNELS()", "pair_rows", sets * runs * _ceil_div(width, TILE), argument)
+        _run("SUM_KERNELS()", "pair_rows", sets * runs * _ceil_div(width, TILE), argument)
         n, apart = runs, apart * PAIRED_ROWS
     return n, apart
 
@@ -560,10 +766,10 @@ def _sum(terms: str, x: Any, outer: int, n: int, inner: int) -> Any:
     sums = cupy.empty((outer, blocks, inner), np.float64)
     argument = _argument(BLOCK_SUMS, x=x, outer=outer, n=n, inner=inner, out=sums)
     if inner == 1:
-        _launch("SUM_KERNELS()", f"sum_runs_{terms}_{x.dtype}", _warps(outer * blocks), argument)
+        _run("SUM_KERNELS()", f"sum_runs_{terms}_{x.dtype}", _warps(outer * blocks), argument)
     else:
         grid = outer * blocks * _ceil_div(inner, TILE)
-        _launch("SUM_KERNELS()", f"sum_columns_{terms}_{x.dtype}", grid, argument)
+        _run("SUM_KERNELS()", f"sum_columns_{terms}_{x.dtype}", grid, argument)
     _pair(sums, outer, blocks, inner)
     return sums[:, 0, :].copy().reshape(outer * inner)
 
@@ -597,7 +803,7 @@ def _norm(x: Any, sizes: Sizes, channels_last: bool, **values: Any) -> NDArray[A
 
 
 def _apply(direction: str, x: Any, argument: NDArray[Any]) -> None:
-    _launch("BATCHNORM_KERNELS()", f"apply_{direction}_{x.dtype}", _ceil_div(x.size, ITEM), argument)
+    _run("BATCHNORM_KERNELS()", f"apply_{direction}_{x.dtype}", _ceil_div(x.size, ITEM), argument)
 
 
 def _statistics_then_apply(direction: str, x: Any, sizes: Sizes, channels_last: bool, **values: Any) -> None:
@@ -609,10 +815,10 @@ def _statistics_then_apply(direction: str, x: Any, sizes: Sizes, channels_last: 
     argument = _norm(x, sizes, channels_last, coefficients=coefficients, sums=sums, **values)
     tiles = _ceil_div(C, TILE)
     grid = tiles * blocks if channels_last else _warps(C * blocks)
-    _launch("BATCHNORM_KERNELS()", f"add_blocks_{direction}_{x.dtype}", grid, argument)
+    _run("BATCHNORM_KERNELS()", f"add_blocks_{direction}_{x.dtype}", grid, argument)
     sets, width = (2, C) if channels_last else (2 * C, 1)
     argument["left"], argument["stride"] = _pair(sums, sets, blocks, width, PAIRED_ROWS)
-    _launch("BATCHNORM_KERNELS()", f"finish_{direction}_{x.dtype}", tiles if channels_last else C, argument)
+    _run("BATCHNORM_KERNELS()", f"finish_{direction}_{x.dtype}", tiles if channels_last else C, argument)
     _apply(direction, x, argument)
 
 
@@ -674,7 +880,7 @@ def batchnorm_inference(
         coefficients = _cupy().empty(NORM_COEFFICIENTS * sizes[1], x.dtype)
         argument = _norm(x, sizes, channels_last, coefficients=coefficients, **values, eps=eps)
         grid = _ceil_div(sizes[1], THREADS)
-        _launch("BATCHNORM_KERNELS()", f"prepare_{direction}_{x.dtype}", grid, argument)
+        _run("BATCHNORM_KERNELS()", f"prepare_{direction}_{x.dtype}", grid, argument)
         _apply(direction, x, argument)
 
 
@@ -701,7 +907,7 @@ def update_running(
     )
     with running_mean.device:
         name = f"update_running_{running_mean.dtype}"
-        _launch("BATCHNORM_KERNELS()", name, _ceil_div(channels, THREADS), argument)
+        _run("BATCHNORM_KERNELS()", name, _ceil_div(channels, THREADS), argument)
 
 
 # ---- mean squared error ----
@@ -712,6 +918,7 @@ class Mse:
 
     def __init__(self, Phi: Any, y: Any, factor: float, per_row: bool) -> None:
         self._Phi = Phi
+        self._rows, self._columns = Phi.shape  # it can be set later
         self._y = y
         self._factor = factor
         self._per_row = per_row
@@ -721,7 +928,7 @@ class Mse:
         cupy = _cupy()
         Phi = self._Phi
         with Phi.device:
-            count, p = len(Phi) if rows is None else len(rows), Phi.shape[1]
+            count, p = self._rows if rows is None else len(rows), self._columns
             indices = None if rows is None else cupy.asarray(rows)
             residuals = cupy.empty(count, Phi.dtype) if r is None else r
             argument = _argument(MSE, Phi=Phi, y=self._y, w=w, count=count, p=p, r=residuals)
@@ -739,8 +946,8 @@ class Mse:
                 return None
             squares, loss = _sum("squares", residuals, 1, count, 1), cupy.empty(1, np.float64)
             argument["squares"], argument["loss"] = squares.data.ptr, loss.data.ptr
-            _launch("MSE_KERNELS()", "mse_loss_float64", 1, argument)
+            _run("MSE_KERNELS()", "mse_loss_float64", 1, argument)
             return loss.get()[0]
 
     def _launch(self, name: str, grid: int, argument: NDArray[Any]) -> None:
-        _launch("MSE_KERNELS()", f"mse_{name}_{self._Phi.dtype}", grid, argument)
+        _run("MSE_KERNELS()", f"mse_{name}_{self._Phi.dtype}", grid, argument)
