@@ -29,7 +29,10 @@ def lives_on_gpu(a: Any) -> bool:
     if kind is np.ndarray:
         return False
     if hasattr(kind, "__dlpack_device__"):
-        return bool(a.__dlpack_device__()[0] in CUDA_DEVICES)
+        try:
+            return bool(a.__dlpack_device__()[0] in CUDA_DEVICES)
+        except Exception:  # it is no one array, such as one of JAX in several pieces
+            return False
     return hasattr(kind, "__cuda_array_interface__")
 
 

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from . import _core
 from ._core import rules
-from .arrays import Array, extents, gradient_error, lives_on_gpu, same_layout
+from .arrays import Array, Layout, extents, gradient_error, lives_on_gpu, same_layout
 from .optional import require
 from .options import Options, arguments_of
 from .stats import STEPPED
@@ -606,8 +606,8 @@ def _gradient_view(g: Any) -> Any:
         return g
 
 
-class _Layout(NamedTuple):
-    """How an array lay when it was last looked at: its shape, and with that its strides, can be set."""
+class _Place(NamedTuple):
+    """Where and how a gradient lay when it was last looked at: its shape and strides can be set."""
 
     address: int
     dtype: np.dtype[Any]
@@ -615,17 +615,13 @@ class _Layout(NamedTuple):
     strides: tuple[int, ...]
 
     @classmethod
-    def of(cls, a: Any) -> _Layout:
+    def of(cls, a: Any) -> _Place:
         return cls(a.data.ptr, a.dtype, a.shape, a.strides)
 
     def is_of(self, a: Any) -> bool:
         """Whether ``a`` lies so still."""
         same = a.data.ptr == self.address and a.shape == self.shape and a.strides == self.strides
         return bool(same and a.dtype == self.dtype)
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
 
 
 class Plan:
@@ -646,7 +642,7 @@ class Plan:
         groups = self._options.groups or (0,) * len(params)
         self._weight_decay = [0.0] * (max(groups) + 1)
         self._held = params, states  # the lists below know addresses only
-        self._bound: list[Any] = [_Layout.of(w) for w in params]
+        self._bound = [Layout.of(w) for w in params]
         for state in states:
             for s, w in zip(state, params, strict=True):
                 if s.dtype != w.dtype or s.device.id != w.device.id or not same_layout(s, w):
@@ -666,7 +662,7 @@ class Plan:
         self._written = extents(a for one in tensors for a in one)
         # Of the last step: weak references to the gradients and how they lay, None where there was none; what
         # it added to the counters, and what these were then.
-        self._seen: list[tuple[weakref.ref[Any], _Layout] | None] = []
+        self._seen: list[tuple[weakref.ref[Any], _Place] | None] = []
         self._counts = np.zeros_like(steps)
         self._after = steps.copy()
         self._inside: dict[int, bool] = {}  # threads, by their number
@@ -704,7 +700,7 @@ class Plan:
                     for tensors in self._lists:
                         tensors.take(grads, self._steps)
                     self._counts[:] = [*(g is not None for g in grads), True]
-                    self._seen = [None if g is None else (weakref.ref(g), _Layout.of(g)) for g in grads]
+                    self._seen = [None if g is None else (weakref.ref(g), _Place.of(g)) for g in grads]
                 coefficients = _Coefficients(self._options, hyper, self._weight_decay, scale)
                 # All that may fail comes before the first launch.
                 launches = [
