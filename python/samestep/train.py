@@ -383,7 +383,8 @@ def _batch_size(problem: Problem, sampling: Sampling, batch_size: int | None) ->
         raise ValueError(f"batch_size: got None, expected the rows a step for sampling={sampling!r}")
     batch_size = _count("batch_size", batch_size, 1)
     if sampling == "shuffle" and batch_size > problem.size:
-        raise ValueError(f"batch_size: got {batch_size}, expected at most the {problem.size} rows there are")
+        there = "one row there is" if problem.size == 1 else f"{problem.size} rows there are"
+        raise ValueError(f"batch_size: got {batch_size}, expected at most the {there}")
     if batch_size > LARGEST_BATCH:
         raise ValueError(f"batch_size: got {batch_size}, expected at most {LARGEST_BATCH} (2^31 - 1)")
     return batch_size
