@@ -32,7 +32,6 @@ def parts(table: Table) -> tuple[list[Picture], list[Item]]:
     """
     problem = MSE(table.Phi, table.y)
     check_solvable(table, problem)
-    steps = affordable(problem, rates.FIGURE_STEPS)
 
     def scan_steps(quick: bool) -> int:
         runs = 3 * (68 if quick else 135)
@@ -41,7 +40,7 @@ def parts(table: Table) -> tuple[list[Picture], list[Item]]:
     bounds = replace(
         rates.bounds,
         title="Loss against its bounds: your table, six optimizers",
-        drawing=lambda quick: rates.bounds_of(problem, steps),
+        drawing=lambda quick: rates.bounds_of(problem, _picture_steps(problem)),
     )
     edge = replace(
         rates.edge,
@@ -83,6 +82,10 @@ def parts(table: Table) -> tuple[list[Picture], list[Item]]:
             ),
         )
     ]
+
+
+def _picture_steps(problem: MSE) -> int:
+    return affordable(problem, rates.FIGURE_STEPS)
 
 
 def _formulas(problem: MSE, quick: bool) -> Checks:
@@ -136,7 +139,17 @@ def _gap(problem: MSE, quick: bool) -> Checks:
     check, rows = _broken(problem, partial(SGD, lr=1.0 / problem.beta), quick)
     sharp = check["gap LD2/(4t+2)"]
     allowed = sharp.bound + sharp.rounding
-    return [*rows, at_most("largest gap over βD^2/(4t + 2)", (sharp.measured / allowed).max(), 1.0)]
+    rounding = 1e-20 * sharp.measured[0]  # of w, squared
+    above = [
+        np.any(curve.bounded > bound * (1 + 1e-9) + rounding)
+        for curve in rates.curves(problem, _picture_steps(problem)).values()
+        for bound in curve.bounds
+    ]
+    return [
+        *rows,
+        at_most("largest gap over βD^2/(4t + 2)", (sharp.measured / allowed).max(), 1.0),
+        never("six optimizers: bounds of the first picture that broke", above),
+    ]
 
 
 def _rules(problem: MSE, quick: bool) -> Checks:

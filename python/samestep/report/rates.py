@@ -55,7 +55,8 @@ def heavy_ball_bound(problem: MSE, lr: float, momentum: float, steps: int) -> Fl
 
     mu is the smallest curvature but 0: where there is none, w stays.
     """
-    curvatures = np.linspace(pl_constant(problem), problem.beta, 400)
+    own = problem.eigenvalues[problem.eigenvalues > 0.0]
+    curvatures = np.concatenate([np.linspace(own[0], problem.beta, 400), own])
     M = mode_matrices("momentum", curvatures, lr, momentum)
     power = np.broadcast_to(np.eye(2), M.shape)
     bound = np.empty(steps + 1)
