@@ -185,13 +185,44 @@ Sampling sampling_of(const std::string& name) {
   throw std::invalid_argument("sampling: got '" + name + "'");
 }
 
+// Held while a thread is inside an object that serves one at a time.
+class Stepping {
+ public:
+  using Flag = std::atomic<int>;  // the generation of the process whose thread is at it
+  static constexpr int kNobody = -1;
+
+  struct Inside {
+    const char *what, *after_fork;
+  };
+  static constexpr Inside kOptimizer = {
+      "step() of this optimizer",
+      "its parameters and state are half stepped; restore both (load_state_dict for the state) before the next step"};
+
+  explicit Stepping(Flag& flag, const Inside& inside = kOptimizer) : flag_(flag) {
+    int nobody = kNobody;
+    if (flag_.compare_exchange_strong(nobody, fork_generation())) return;
+    const std::string what = inside.what;
+    if (nobody == fork_generation()) throw std::runtime_error("another thread is inside " + what);
+    flag_ = kNobody;
+    throw std::runtime_error("this process was forked while another thread was inside " + what + ": here " +
+                             inside.after_fork);
+  }
+  ~Stepping() { flag_ = kNobody; }
+
+ private:
+  Flag& flag_;
+};
+
 // A Trainer and the problem whose arrays it reads.
 class BoundTrainer {
  public:
+  static constexpr Stepping::Inside kInside = {"a run with this trainer", "its draws are half made; make a new one"};
+
   BoundTrainer(py::object problem, const std::string& sampling, Index batch_size, std::uint64_t seed)
       : held_(std::move(problem)), trainer_(make(held_.cast<const BoundMse&>(), sampling, batch_size, seed)) {}
 
   Trainer& trainer() { return trainer_; }
+  Stepping::Flag& stepping() { return stepping_; }
 
  private:
   static Trainer make(const BoundMse& mse, const std::string& sampling, Index batch_size, std::uint64_t seed) {
@@ -201,27 +232,43 @@ class BoundTrainer {
 
   py::object held_;
   Trainer trainer_;
+  Stepping::Flag stepping_{Stepping::kNobody};
 };
 
-// Held while a step is made.
-class Stepping {
+// A Sampler for one thread at a time: two at once would draw the same words, or none that there are.
+class BoundSampler {
  public:
-  using Flag = std::atomic<int>;  // the generation of the process whose thread is at it
-  static constexpr int kNobody = -1;
+  explicit BoundSampler(std::uint64_t seed) : sampler_(seed) {}
 
-  explicit Stepping(Flag& flag) : flag_(flag) {
-    int nobody = kNobody;
-    if (flag_.compare_exchange_strong(nobody, fork_generation())) return;
-    if (nobody == fork_generation()) throw std::runtime_error("another thread is inside step() of this optimizer");
-    flag_ = kNobody;
-    throw std::runtime_error(
-        "this process was forked while another thread was inside step() of this optimizer: here its parameters and "
-        "state are half stepped; restore both (load_state_dict for the state) before the next step");
+  py::array_t<Index> shuffle(Index n) {
+    return drawn(n, [n](Sampler& sampler, Index* order) { sampler.shuffle(order, n); });
   }
-  ~Stepping() { flag_ = kNobody; }
+
+  py::array_t<Index> draws(Index m, Index n) {
+    if (n < 1) throw std::invalid_argument("n: got " + std::to_string(n) + ", expected at least 1");
+    return drawn(m, [m, n](Sampler& sampler, Index* out) { sampler.draws(out, m, n); });
+  }
 
  private:
-  Flag& flag_;
+  static constexpr Stepping::Inside kInside = {"this sampler", "its draws are half made; make a new one"};
+
+  template <class Draw>
+  py::array_t<Index> drawn(Index count, Draw draw) {
+    if (count < 0) throw std::invalid_argument("got " + std::to_string(count) + " draws, expected 0 or more");
+    Stepping alone(stepping_, kInside);
+    py::array_t<Index> out(count);
+    Index* to = out.mutable_data();
+    if (count < kReleaseInterpreter) {
+      draw(sampler_, to);
+    } else {
+      py::gil_scoped_release others_may_run;
+      draw(sampler_, to);
+    }
+    return out;
+  }
+
+  Sampler sampler_;
+  Stepping::Flag stepping_{Stepping::kNobody};
 };
 
 struct Range {
@@ -371,6 +418,7 @@ class BoundPlan {
   // So many steps along the gradient of the trainer's problem.
   Index train(BoundTrainer& bound, const std::vector<double>& hyper, Index steps) {
     Stepping alone(stepping_);
+    Stepping alone_there(bound.stepping(), BoundTrainer::kInside);
     check_hyper(*plan_, hyper);
     Trainer& trainer = bound.trainer();
     const std::vector<Tensor>& tensors = plan_->tensors();
@@ -756,23 +804,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   py::class_<BoundTrainer>(m, "Trainer")
       .def(py::init<py::object, const std::string&, Index, std::uint64_t>(), py::arg("problem"), py::arg("sampling"),
            py::arg("batch_size"), py::arg("seed"));
-  py::class_<Sampler>(m, "Sampler")
+  py::class_<BoundSampler>(m, "Sampler")
       .def(py::init<std::uint64_t>(), py::arg("seed"))
-      .def(
-          "shuffle",
-          [](Sampler& sampler, Index n) {
-            py::array_t<Index> order(n);
-            sampler.shuffle(order.mutable_data(), n);
-            return order;
-          },
-          py::arg("n"))
-      .def(
-          "draws",
-          [](Sampler& sampler, Index m, Index n) {
-            if (n < 1) throw std::invalid_argument("n: got " + std::to_string(n) + ", expected at least 1");
-            py::array_t<Index> out(m);
-            sampler.draws(out.mutable_data(), m, n);
-            return out;
-          },
-          py::arg("m"), py::arg("n"));
+      .def("shuffle", &BoundSampler::shuffle, py::arg("n"))
+      .def("draws", &BoundSampler::draws, py::arg("m"), py::arg("n"));
 }

@@ -15,8 +15,6 @@ class Trainer {
   Trainer(MseProblem problem, Batches batches);
 
   const MseProblem& problem() const { return problem_; }
-  // Elements of Phi that a step reads.
-  Index work() const { return batches_.largest() * problem_.p(); }
 
   // The plan is of one tensor of p elements and the problem's type; its gradient is set here.
   void run(Plan& plan, const double* hyper, Index steps);

@@ -195,7 +195,7 @@ class TestTables:
             ("size\tprice\n1\t2\n2\t3\n", "whose separator seems to be '\\t'; save it with commas"),
             ('"size";"price"\n1;2\n2;3\n', "is not CSV: ',' expected after '\"'; are the cells separated by"),
             (b"\xff\xfesize", "is not UTF-8 text"),
-            ("size,price\n1,2\n", "got 1 rows below the header, expected at least two"),
+            ("size,price\n1,2\n", "got 1 row below the header, expected at least two"),
             ("size,price\n", "got 0 rows below the header, expected at least two"),
             ("size,cost\n1,2\n2,3\n", "no column 'price'; it has 'size', 'cost'"),
             ("size,size,price\n1,1,2\n2,3,3\n", "has two columns named 'size'"),
@@ -205,7 +205,7 @@ class TestTables:
             ("size,price\nNaN,1\n2,3\n", "row 1 (line 2), column 'size': the value is missing"),
             ("size,price\n1,2\n2,-inf\n", "row 2 (line 3), column 'price': got '-inf', expected a finite"),
             ("size,price\n1,2\n1_0,3\n", "row 2 (line 3), column 'size': got '1_0'"),
-            ("size,price\n1,2\n2\n", "row 2 (line 3): got 1 cells, expected 2"),
+            ("size,price\n1,2\n2\n", "row 2 (line 3): got 1 cell, expected 2"),
             ("size,price\n1,2\n2,3,4\n", "row 2 (line 3): got 3 cells, expected 2"),
             ('size,price\n1,"2\n', "is not CSV: unexpected end of data"),
             ("size,price\n1,5\n2,5\n", "column 'price' is 5 in every row; a target must vary"),
@@ -228,6 +228,43 @@ class TestTables:
         assert done.stderr.startswith("samestep demo: ")
         assert "Traceback" not in done.stderr
 
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (
+                "city,price\nUlm,1\nBonn,2\n",
+                "'price' varies (text, and left out: city); nothing to learn from",
+            ),
+            (
+                "size,price\n1,low\n2,high\n",
+                "row 1 (line 2), column 'price': got 'low', expected a number; mend",
+            ),
+            ("my size,price\n1,1\nbig,3\n", "mend the cell, or leave the column out: --drop 'my size'\n"),
+            ("size,price\n1,1\n,3\n", "fill it in or remove the row, or leave the column out: --drop size\n"),
+            ("size,price\n1,1\n1,\n", "the value is missing; fill it in or remove the row\n"),
+            ("size,price\n1,1\ninf,3\n", "got 'inf', expected a finite number; mend the cell, or leave"),
+            (
+                "1,2\n2,4\n3,6\n",
+                "the first line holds numbers alone (1, 2), expected the names of the columns",
+            ),
+            ("70,3,12,210\n90,4,40,272\n", "alone (70, 3, 12, ...), expected the names"),
+            (
+                "70,3,12,210\n90,4,40,272\n",
+                "put them into a line above it, such as x1,x2,...,y, or give each",
+            ),
+            ("1,1\n2,4\n", "the first line holds numbers alone"),  # and not: two columns of one name
+            (
+                "Ulm,1,2\nBonn,2,4\n",
+                "it has 'Ulm', '1', '2'; is the line with the names of the columns missing?",
+            ),
+        ],
+    )
+    def test_what_is_wrong_comes_with_the_way_out(self, content, message, tmp_path, capsys):
+        path = tmp_path / "table.csv"
+        path.write_text(content)
+        assert cli.main(["demo", "--csv", str(path), "--target", "price"]) == 2
+        assert message in capsys.readouterr().err
+
     def test_a_folder(self, tmp_path):
         done = samestep("demo", "--csv", tmp_path, "--target", "price")
         assert done.returncode == 2
@@ -242,6 +279,40 @@ class TestTables:
         assert got.y.tolist() == [-4.0, 0.0, 4.0]
         assert got.Phi[:, 0] == pytest.approx(np.array([-2, -1, 3]) / 14**0.5, rel=1e-14)
         assert got.Phi[:, 1] == pytest.approx(np.array([1, -2, 1]) / 6**0.5, rel=1e-14)
+
+    def test_columns_of_text_are_left_out_by_name(self, tmp_path, capsys):
+        path = tmp_path / "table.csv"
+        path.write_text("city,size,note,one,price\nUlm,1,,3,2\n n/a ,2,a b,3,4\nKiel,4,7 c,3,7\n")
+        got = table.read_csv(path, "price")
+        assert (got.columns, got.left_out) == (("size",), ("one",))
+        assert got.text == {"city": "Ulm", "note": "a b"}
+        assert cli.main(["demo", "--csv", str(path), "--target", "price"]) == 0
+        shown = capsys.readouterr().out
+        assert "table.csv: 3 rows, 1 column to predict price\n" in shown
+        assert "left out, being constant: one\n" in shown
+        assert "left out, having no number: city ('Ulm'), note ('a b')\n" in shown
+        assert cli.main(["demo", "--csv", str(path), "--target", "price", "--json"]) == 0
+        problem = json.loads(capsys.readouterr().out)["problem"]
+        assert (problem["columns"], problem["text_columns"], problem["rows"]) == (
+            ["size"],
+            ["city", "note"],
+            3,
+        )
+
+    def test_columns_are_dropped_on_request(self, tmp_path, capsys):
+        path = tmp_path / "table.csv"
+        path.write_text("id,size,grade,city,price\n1,1,A,Ulm,2\n2,2,3,Bonn,4\n3,4,B,Kiel,7\n")
+        arguments = ["demo", "--csv", str(path), "--target", "price", "--json", "--drop"]
+        assert cli.main([*arguments, "id", "grade", "city"]) == 0
+        problem = json.loads(capsys.readouterr().out)["problem"]
+        assert (problem["columns"], problem["text_columns"]) == (["size"], [])
+        for names, message in (
+            (["age"], f"drop: {path} has no column 'age'; it has 'id', 'size', 'grade', 'city', 'price'"),
+            (["grade", "price"], "drop: got 'price', which is the target; name another column"),
+            (["id"], "column 'grade': got 'A', expected a number"),
+        ):
+            assert cli.main([*arguments, *names]) == 2
+            assert message in capsys.readouterr().err
 
     @pytest.mark.parametrize("blank", ["\n", "\r\n\r\n", "\ufeff\n", "  \n\t\n"])
     def test_blank_lines_before_the_header(self, blank, tmp_path):
@@ -277,6 +348,11 @@ class TestArguments:
             (["demo", "--digits", "--csv", "houses.csv"], "--digits goes without --csv"),
             (["demo", "--digits", "--target", "price"], "--digits goes without --target"),
             (["demo", "--digits", "--plot", "curves.png"], "--digits goes without --plot"),
+            (["demo", "--digits", "--drop", "age"], "--digits goes without --drop"),
+            (["demo", "--drop", "age"], "--drop needs --csv as well: demo --csv FILE --target COLUMN"),
+            (["demo", "--csv", "a.csv", "--drop", "age"], "--csv needs --target as well"),
+            (["report", "--csv", "houses.csv"], "--csv needs --target as well: report --csv FILE --target"),
+            (["report", "--target", "price"], "--target needs --csv as well"),
         ],
     )
     def test_errors(self, arguments, message):

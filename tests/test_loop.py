@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+
 import numpy as np
 import pytest
 
@@ -135,11 +138,120 @@ def test_a_call_of_any_length(monkeypatch, counted):
     how = {"steps": 100, "record_every": 1000, "sampling": "shuffle", "batch_size": 3}
     expected = ss.minimize(problem, np.zeros(4), lambda w: ss.Adam(w, 0.1), **how)
     assert counted == [100]
-    monkeypatch.setattr(train, "CALL", 7 * 3 * 4)
+    monkeypatch.setattr(train, "CALL", 7 * train._step_cost(3, 4))
     assert everything(ss.minimize(problem, np.zeros(4), lambda w: ss.Adam(w, 0.1), **how)) == everything(
         expected
     )
     assert counted[1:] == [7] * 14 + [2]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """As counted, but the steps are not made: any number of them takes no time."""
+    calls = []
+    monkeypatch.setattr(ss.SGD, "_train", lambda self, trainer, steps: calls.append(steps))
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "way", "nanoseconds"),
+    [
+        (20, 1, {"sampling": "shuffle", "batch_size": 1}, (30, 400)),  # a step's own cost: rule, draw, plan
+        (20, 10, {"sampling": "shuffle", "batch_size": 1}, (30, 400)),
+        (20, 10, {"sampling": "with_replacement", "batch_size": 8}, (180, 900)),
+        (2000, 1, {"sampling": "full"}, (8e3, 80e3)),
+        (2000, 500, {"sampling": "full"}, (250e3, 1500e3)),
+        (5, 4000, {"sampling": "shuffle", "batch_size": 1}, (2e3, 20e3)),
+    ],
+)
+def test_a_call_takes_about_a_tenth_of_a_second(rows, columns, way, nanoseconds, asked):
+    """By what a step was measured to take, with SGD and with Adam, from the cache and from memory."""
+    steps = 2**31 // (way.get("batch_size", rows) * columns)
+    make = lambda w: ss.SGD(w, 0.1)  # noqa: E731
+    run = ss.minimize(
+        problem_of(rows, columns, np.float64), np.zeros(columns), make, steps=steps, record_every=steps, **way
+    )
+    assert sum(asked) == run.steps == steps
+    assert len(set(asked[:-1])) == 1
+    # At its least it is worth the call, at its most it is heard within half a second.
+    assert asked[0] * nanoseconds[0] >= 0.01e9
+    assert asked[0] * nanoseconds[1] <= 0.5e9
+
+
+def test_a_step_that_takes_longer_than_a_call_is_made(monkeypatch, counted):
+    problem = problem_of(20, 4, np.float64)
+    make = lambda w: ss.Adam(w, 0.1)  # noqa: E731
+    expected = ss.minimize(problem, np.zeros(4), make, steps=5)
+    monkeypatch.setattr(train, "CALL", train._step_cost(20, 4) - 1)
+    counted.clear()
+    assert everything(ss.minimize(problem, np.zeros(4), make, steps=5)) == everything(expected)
+    assert counted == [1] * 5
+
+
+def test_the_bar_moves_after_every_call(monkeypatch, asked):
+    moves = []
+
+    class Bar:
+        update = staticmethod(moves.append)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setattr(train, "_bar", lambda total: Bar())
+    how = {"steps": 2**28, "sampling": "shuffle", "batch_size": 1, "record_every": 2**28, "progress": True}
+    ss.minimize(problem_of(20, 1, np.float64), np.zeros(1), lambda w: ss.SGD(w, 0.1), **how)
+    assert moves == asked
+    assert len(moves) > 100
+
+
+def begun(optimizer):
+    """Waits until another thread is inside a run of it: the plan counts its steps in place."""
+    while optimizer.steps[0] == 0:
+        pass
+
+
+def test_two_threads_with_one_trainer():
+    problem = problem_of(200, 50, np.float64)
+    trainer = _core.Trainer(problem._kernels, "shuffle", 1, 0)
+    first, second = ss.SGD(np.zeros(50), 1e-3), ss.SGD(np.zeros(50), 1e-3)
+    steps = 10_000_000  # a third of a second and more
+    thread = threading.Thread(target=first._train, args=(trainer, steps))
+    thread.start()
+    begun(first)
+    try:
+        with pytest.raises(RuntimeError, match="another thread is inside a run with this trainer"):
+            second._train(trainer, 1)
+    finally:
+        thread.join()
+    assert (first.steps, second.steps) == ([steps], [0])
+    assert not second.params[0].any()
+    second._train(trainer, 1)  # the trainer and the optimizer that it was refused are free again
+    assert second.steps == [1]
+
+
+def test_two_threads_with_one_sampler():
+    sampler, n, before, drawn, refused = _core.Sampler(5), 3_000_000, [], [], []
+
+    def draw():
+        while not drawn:
+            with contextlib.suppress(RuntimeError):
+                drawn.append(sampler.draws(n, 100))
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    while thread.is_alive():  # one that comes first is served, one that comes during the draws is not
+        try:
+            before.append(sampler.draws(1, 100))
+        except RuntimeError as error:
+            refused.append(str(error))
+            break
+    thread.join()
+    assert refused == ["another thread is inside this sampler"]
+    whole = Sampler(5).draws(len(before) + n, 100)
+    np.testing.assert_array_equal(np.concatenate([*before, *drawn]), whole)
 
 
 def test_callback_sees_and_stops_the_same(monkeypatch):

@@ -13,9 +13,12 @@ import pytest
 
 from browser import CHROMIUM, Browser
 from samestep import cli, report
-from samestep.report import descent, items, landscapes, methods, paths, slides, surfaces
+from samestep.demo import Edge
+from samestep.report import descent, items, landscapes, methods, own, paths, slides, surfaces
 from samestep.report.page import page
 from samestep.report.pictures import drawn
+from samestep.table import read_csv
+from samestep.theory import check_run
 
 IN_BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium, which is not installed")
 
@@ -232,6 +235,97 @@ class TestCommand:
         assert message in error
         assert error.count("\n") == 1
         assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+class TestOwnTable:
+    """A report on a table of one's own, with names that HTML and formulas would take for their own."""
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def houses(tmp_path_factory):
+        path = tmp_path_factory.mktemp("own") / "my_<b>houses.csv"
+        path.write_text(
+            "city,size,rooms,age,one,price_in_$\nUlm,70,3,12,1,210\nBonn,90,4,40,1,272\n"
+            "Kiel,120,4,3,1,341\nJena,55,2,60,1,150\nHalle,101,5,22,1,300\n"
+        )
+        return path
+
+    def test_the_page(self, houses, tmp_path, capsys):
+        out = tmp_path / "page.html"
+        arguments = ["report", "--csv", str(houses), "--target", "price_in_$", "--out", str(out), "--quick"]
+        assert cli.main(arguments) == 0
+        assert capsys.readouterr().out == f"{out}: every item as the theory says\n"
+        text = out.read_text(encoding="utf-8")
+        assert "<b>my_&lt;b&gt;houses.csv</b>: 5 rows, 3 columns to predict price_in_$;" in text
+        assert "left out, being constant: one." in text
+        assert "left out, having no number: city ('Ulm')." in text
+        assert "diabetes" not in text
+        assert "without <code>--csv</code>" in text
+        assert text.count("<figure ") == 2
+        assert text.count('<span class="verdict pass">') == 4 + 1  # the tally has one
+        assert "FAIL</span>" not in text
+        assert "$" not in text.replace("price_in_$", "").partition("<script>")[0]
+        ids = [attributes["id"] for _, attributes in Elements(text).found if "id" in attributes]
+        assert len(ids) == len(set(ids))
+
+    def test_json_and_drop(self, houses, tmp_path, capsys):
+        arguments = ["report", "--csv", houses, "--target", "price_in_$", "--out", tmp_path / "page.html"]
+        assert cli.main([*map(str, arguments), "--quick", "--json", "--drop", "rooms", "city"]) == 0
+        shown = json.loads(capsys.readouterr().out)
+        assert shown["passed"] is True
+        assert shown["table"]["columns"] == ["size", "age"]
+        assert [item["item"] for item in shown["items"]] == ["A1-A5", "A9", "A24-A26", "A15-A16, B20"]
+        assert all(item["checks"] for item in shown["items"])
+
+    def test_the_texts_own_report_has_no_table(self, made):
+        assert "table" not in made[0].as_dict()
+        assert "Every item of the notes and slides" in made[1].read_text(encoding="utf-8")
+
+    def test_a_table_that_cannot_be_used_is_said_before_the_work(self, tmp_path, capsys):
+        path = tmp_path / "table.csv"
+        path.write_text("size,price\n-1,1\n0,0\n1,1\n")
+        out = tmp_path / "page.html"
+        assert cli.main(["report", "--csv", str(path), "--target", "price", "--out", str(out)]) == 2
+        assert "no column tells anything of 'price'" in capsys.readouterr().err
+        assert not out.exists()
+
+    @pytest.mark.parametrize("kind", ["dependent", "wide", "ill-conditioned", "one column", "fitted"])
+    def test_every_item_passes_on_any_table(self, kind, tmp_path):
+        rng = np.random.default_rng(5)
+        x = np.linspace(0.1, 1, 40)
+        columns, y = {
+            "dependent": (np.stack([x, 2 * x, x**2], axis=1), np.sin(5 * x)),
+            "wide": (rng.standard_normal((6, 9)), rng.standard_normal(6)),
+            "ill-conditioned": (np.stack([x**k for k in range(1, 13)], axis=1), 1e6 * np.sin(5 * x)),
+            "one column": (x[:, None], x + 0.1 * rng.standard_normal(40)),
+            "fitted": (np.stack([x, x**2], axis=1), x + 2 * x**2),
+        }[kind]
+        path = tmp_path / "table.csv"
+        header = ",".join([*(f"x{j}" for j in range(columns.shape[1])), "y"])
+        np.savetxt(path, np.column_stack([columns, y]), delimiter=",", header=header, comments="")
+        parts = own.parts(read_csv(path, "y"))[1]
+        assert [c for item in parts for c in items.measured(item, quick=True).checks if not c.passed] == []
+
+    @pytest.mark.parametrize(
+        ("at", "name", "wrong"),
+        [
+            (0, "norms", lambda v: np.asarray(1.0)),
+            (1, "try_edge", lambda problem, times: Edge(times, 1.0, 10, 1.5 if times < 2 else 0.5)),
+            (2, "check_run", lambda problem, run: broken(check_run(problem, run))),
+            (3, "check_run", lambda problem, run: broken(check_run(problem, run))),
+        ],
+    )
+    def test_a_wrong_measurement_is_a_fail(self, at, name, wrong, houses, monkeypatch):
+        item = own.parts(read_csv(houses, "price_in_$"))[1][at]
+        assert items.measured(item, quick=True).passed
+        monkeypatch.setattr(own, name, wrong)
+        assert not items.measured(item, quick=True).passed
+
+
+def broken(check):
+    """The check of a run none of whose bounds held."""
+    bounds = [dataclasses.replace(bound, held=np.zeros_like(bound.held)) for bound in check.bounds]
+    return dataclasses.replace(check, bounds=tuple(bounds))
 
 
 @pytest.fixture(scope="module")

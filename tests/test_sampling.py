@@ -135,6 +135,10 @@ def test_the_sampler_has_these_variances(m):
         (ValueError, r"seed: got -1, expected 0 to 2\^64 - 1", lambda: Sampler(-1)),
         (ValueError, r"seed: got 18446744073709551616", lambda: Sampler(2**64)),
         (ValueError, r"n: got -1", lambda: Sampler(0).shuffle(-1)),
+        (TypeError, r"n: got float, expected an integer", lambda: Sampler(0).shuffle(2.0)),
+        (TypeError, r"n: got bool, expected an integer", lambda: Sampler(0).shuffle(True)),
+        (TypeError, r"n: got float, expected an integer", lambda: Sampler(0).draws(3, 2.5)),
+        (TypeError, r"m: got bool, expected an integer", lambda: Sampler(0).draws(True, 5)),
         (ValueError, r"m: got -1", lambda: Sampler(0).draws(-1, 5)),
         (ValueError, r"n: got 0, expected 1 to 2\^63 - 1", lambda: Sampler(0).draws(1, 0)),
         (ValueError, r"n: got 9223372036854775808", lambda: Sampler(0).draws(1, 2**63)),
@@ -143,3 +147,8 @@ def test_the_sampler_has_these_variances(m):
 def test_draws_that_cannot_be(error, message, call):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_counts_may_be_narrow_integers():
+    assert Sampler(1).shuffle(np.uint8(200)).tolist() == Sampler(1).shuffle(200).tolist()
+    assert Sampler(1).draws(np.int8(9), np.int8(100)).tolist() == Sampler(1).draws(9, 100).tolist()

@@ -155,6 +155,57 @@ class TestRecord:
         assert result.recorded.tolist() == seen == recorded
         assert len(result.losses) == len(recorded)
 
+    @pytest.mark.parametrize("sampling", ["shuffle", "with_replacement"])
+    @pytest.mark.parametrize("deadline", [None, 1e9])
+    def test_once_an_epoch_where_rows_are_drawn(self, sampling, deadline):
+        """By default: the full loss of a large problem takes as long as an epoch of steps."""
+        seen = []
+        result = minimize(
+            Watched(rows=7),
+            np.zeros(2),
+            sgd,
+            steps=8,
+            deadline=deadline,
+            batch_size=3,
+            sampling=sampling,
+            callback=lambda step, w, loss: seen.append(step),
+        )
+        assert result.recorded.tolist() == seen == [0, 3, 6, 8]
+
+    def test_an_epoch_costs_two_losses(self, monkeypatch):
+        losses, loss = [], MSE.loss
+        monkeypatch.setattr(MSE, "loss", lambda self, w: losses.append(1) or loss(self, w))
+        problem = MSE(np.ones((1000, 2)), np.zeros(1000), "mean")
+        minimize(problem, np.ones(2), sgd, epochs=1, batch_size=1, sampling="shuffle")
+        assert len(losses) == 2
+
+    def test_an_explicit_number_is_taken_as_it_is(self):
+        for sampling in ("shuffle", "with_replacement"):
+            result = minimize(
+                fixed(), np.zeros(2), sgd, steps=4, batch_size=2, sampling=sampling, record_every=1
+            )
+            assert result.recorded.tolist() == [0, 1, 2, 3, 4]
+
+    @pytest.mark.parametrize("how", [{}, {"deadline": 1e9}, {"record_every": 3}, {"steps": 0}])
+    def test_the_way_is_kept_on_request(self, how):
+        seen = []
+        how = {"steps": 7, "callback": lambda step, w, loss: seen.append(w), **how}
+        result = minimize(fixed(), np.zeros(2), sgd, record_w=True, **how)
+        assert result.ws.shape == (len(result.recorded), 2)
+        assert result.ws.dtype == np.float64
+        assert result.ws.tolist() == [w.tolist() for w in seen]
+        assert [fixed().loss(w) for w in result.ws] == result.losses.tolist()
+        assert result.ws[0].tolist() == result.w0.tolist()
+        assert result.ws[-1].tolist() == result.w.tolist()
+        plain = minimize(fixed(), np.zeros(2), sgd, **how)
+        assert plain.ws is None
+        assert ss.digest(plain.w) == ss.digest(result.w)
+
+    def test_the_callback_may_keep_w(self):
+        kept = []
+        minimize(fixed(), np.zeros(2), sgd, steps=2, callback=lambda step, w, loss: kept.append(w))
+        assert [w.tolist() for w in kept] == [[0, 0], [1.25, 1.5], [1.5, 1.9375]]
+
     def test_the_callback_cannot_change_w(self):
         def meddle(step, w, loss):
             w[:] = 0
@@ -294,6 +345,17 @@ def never(w):
             for rows in (2**31, 2**62, 2**63, 2**64)
         ),
         (ValueError, r"seed: got -1", {"steps": 1, "seed": -1}),
+        (TypeError, r"seed: got float", {"steps": 1, "seed": 1.5}),
+        (TypeError, r"seed: got bool", {"steps": 1, "seed": True}),
+        (TypeError, r"record_every: got 1\.5, expected a whole number", {"steps": 1, "record_every": 1.5}),
+        (TypeError, r"record_w: got 'no', expected True or False", {"steps": 1, "record_w": "no"}),
+        (TypeError, r"progress: got 1, expected True or False", {"steps": 1, "progress": 1}),
+        (TypeError, r"check: got None, expected True or False", {"steps": 1, "check": None}),
+        (
+            TypeError,
+            r"callback: cannot be called as callback\(step, w, loss\)",
+            {"steps": 1, "callback": lambda w: 0},
+        ),
     ],
 )
 def test_arguments_that_do_not_fit(error, message, options):
@@ -332,6 +394,7 @@ def test_counts_may_be_narrow_integers():
         (TypeError, r"w0: got list, expected a numpy array of float64", [0.0, 0.0]),
         (TypeError, r"w0: got float32, expected the problem's float64; .* w0\.astype", np.zeros(2, "f4")),
         (ValueError, r"w0: got shape \(3,\), expected the problem's \(2,\)", np.zeros(3)),
+        (TypeError, r"w0: got MaskedArray, expected a numpy array", np.ma.zeros(2)),
     ],
 )
 def test_starts_that_do_not_fit(error, message, w0):
@@ -377,3 +440,148 @@ def test_the_import_leaves_the_theory_alone_until_it_is_asked_for():
         "assert samestep.theory.max_step is sys.modules['samestep.theory'].max_step"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_clock_is_read_before_anything_is_written():
+    opt = sgd(np.full(2, 7.0))
+    with pytest.raises(TypeError, match="clock: returned None, expected seconds as a number"):
+        minimize(fixed(), np.zeros(2), opt, steps=1, clock=lambda: None)
+    assert opt.params[0].tolist() == [7, 7]
+
+
+def test_a_warning_tells_what_scaling_the_columns_would_bring():
+    """Raw columns: lengths 1 and 1000, which is the whole condition number of 10^6."""
+    raw = MSE(np.array([[1.0, 0.0], [0.0, 1000.0]]), np.ones(2))
+    with pytest.warns(RuntimeWarning, match=r"columns of Phi differ.*norm\(Phi, axis=0\).*from 1e\+06 to 1$"):
+        minimize(raw, np.zeros(2), sgd, steps=1, check=True)
+    for problem in (fixed(), MSE(np.array([[1000.0, 0.0], [1000.0, 0.0]]), np.ones(2))):
+        with pytest.warns(RuntimeWarning) as told:
+            minimize(problem, np.zeros(2), lambda w: ss.SGD(w, lr=1.0), steps=1, check=True)
+        assert "columns" not in str(told[0].message)
+
+
+class Own:
+    """|w|^2/2 as somebody writes it who has read the docstring alone."""
+
+    size, dimension, dtype = 1, 2, np.dtype(np.float64)
+
+    def __init__(self, **other):
+        vars(self).update(other)
+
+    def loss(self, w):
+        return 0.5 * float(w @ w)
+
+    def gradient(self, w, rows=None):
+        return w
+
+
+class Small(Own):
+    def gradient(self, w):
+        return w.copy()
+
+
+class Strict(Own):
+    def gradient(self, w, rows):
+        assert rows is None or rows.dtype == np.int64
+        return w.copy()
+
+
+class TestOwnProblems:
+    @pytest.mark.parametrize("kind", [Own, Small, Strict])
+    def test_full_batches(self, kind):
+        run = minimize(kind(), np.array([1.0, -2.0]), sgd, steps=2)
+        assert run.w.tolist() == [0.5625, -1.125]
+
+    @pytest.mark.parametrize("kind", [Own, Strict])
+    def test_drawn_rows(self, kind):
+        run = minimize(kind(), np.array([1.0, -2.0]), sgd, steps=2, batch_size=1, sampling="shuffle")
+        assert run.w.tolist() == [0.5625, -1.125]
+
+    def test_what_lies_otherwise_is_laid_in_order(self):
+        run = minimize(Own(gradient=lambda w: w[::-1]), np.array([1.0, -2.0]), sgd, steps=1)
+        assert run.w.tolist() == [1.5, -2.25]
+        run = minimize(Own(gradient=lambda w: np.ones((2, 2))[:, 0]), np.zeros(2), sgd, steps=1)
+        assert run.w.tolist() == [-0.25, -0.25]
+
+    @pytest.mark.parametrize("number", [np.float32(1.5), np.array(1.5), 3, np.int64(3)])
+    def test_a_loss_of_any_kind_of_number(self, number):
+        run = minimize(Own(loss=lambda w: number), np.ones(2), sgd, steps=1)
+        assert type(run.loss) is float
+        assert run.loss == number
+
+    @pytest.mark.parametrize(
+        ("error", "message", "problem"),
+        [
+            (
+                TypeError,
+                r"problem: got function, expected an object with size, dimension, dtype, loss\(w\), "
+                r"gradient\(w, rows=None\), such as problems\.MSE or problems\.Function\(loss, gradient, ",
+                lambda w: w,
+            ),
+            (TypeError, r"problem: got NoneType, expected an object", None),
+            (TypeError, r"problem: got ndarray without dimension, loss, gradient, expected", np.ones((2, 2))),
+            (TypeError, r"problem: got the class MSE, expected an object that it made", MSE),
+            (TypeError, r"problem\.size: got 1\.0, expected a whole number", Own(size=1.0)),
+            (ValueError, r"problem\.size: got 0, expected 1 or more", Own(size=0)),
+            (TypeError, r"problem\.dimension: got \(2,\), expected a whole number", Own(dimension=(2,))),
+            (TypeError, r"problem\.dtype: got int64, expected float32 or float64", Own(dtype=np.int64)),
+            (TypeError, r"problem\.dtype: got 'real', expected float32", Own(dtype="real")),
+            (TypeError, r"problem\.loss: got float, expected a method", Own(loss=1.0)),
+            (TypeError, r"problem\.gradient: got ndarray, expected a method", Own(gradient=np.ones(2))),
+            (
+                TypeError,
+                r"problem\.gradient: cannot be called as gradient\(w, rows\), as sampling='full' does$",
+                Own(gradient=lambda: 1),
+            ),
+        ],
+    )
+    def test_what_is_no_problem(self, error, message, problem):
+        opt = sgd(np.full(2, 7.0))
+        with pytest.raises(error, match=message):
+            minimize(problem, np.zeros(2), opt, steps=1)
+        assert opt.params[0].tolist() == [7, 7]
+
+    @pytest.mark.parametrize("name", ["size", "dimension", "dtype", "loss", "gradient"])
+    def test_what_is_missing_is_named(self, name):
+        some = {n: getattr(Own(), n) for n in ("size", "dimension", "dtype", "loss", "gradient") if n != name}
+        with pytest.raises(TypeError, match=rf"problem: got Some without {name}, expected an object with"):
+            minimize(type("Some", (), some)(), np.zeros(2), never, steps=1)
+
+    def test_a_gradient_without_rows_cannot_draw(self):
+        with pytest.raises(
+            TypeError, match=r"as sampling='shuffle' does; sampling='full' does with gradient"
+        ):
+            minimize(Small(), np.zeros(2), never, steps=1, batch_size=1, sampling="shuffle")
+
+    @pytest.mark.parametrize(
+        ("error", "message", "gradient"),
+        [
+            (TypeError, r"returned NoneType, expected a numpy array of float64, shape \(2,\), as w", None),
+            (TypeError, r"returned list, expected a numpy array", [1.0, 2.0]),
+            (TypeError, r"returned float, expected", 1.0),
+            (TypeError, r"returned MaskedArray, expected", np.ma.ones(2)),
+            (TypeError, r"returned float32, .* convert it with \.astype\(numpy\.float64\)", np.ones(2, "f4")),
+            (TypeError, r"returned int64, expected", np.ones(2, int)),
+            (ValueError, r"returned shape \(3,\), expected .*, as w$", np.ones(3)),
+            (ValueError, r"returned shape \(2, 1\), .* flatten it with \.ravel\(\)", np.ones((2, 1))),
+        ],
+    )
+    def test_gradients_that_are_none(self, error, message, gradient):
+        opt = sgd(np.full(2, 7.0))
+        with pytest.raises(error, match=r"^problem\.gradient: " + message):
+            minimize(Own(gradient=lambda w: gradient), np.ones(2), opt, steps=1)
+        assert (opt.params[0].tolist(), opt.t) == ([1, 1], 0)
+
+    @pytest.mark.parametrize(
+        ("loss", "message"),
+        [
+            (None, "returned NoneType"),
+            (True, "returned bool"),
+            ("1", "returned str"),
+            (1j, "returned complex"),
+            (np.ones(1), r"returned ndarray of shape \(1,\)"),
+        ],
+    )
+    def test_losses_that_are_no_number(self, loss, message):
+        with pytest.raises(TypeError, match=rf"^problem\.loss: {message}, expected a number$"):
+            minimize(Own(loss=lambda w: loss), np.ones(2), sgd, steps=1)

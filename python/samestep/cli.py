@@ -25,9 +25,9 @@ from .demo import STAGES, run_demo
 from .digits import train_digits
 from .optional import require
 from .render import FigureError, Style, as_text, check_figure, digits_as_text, save_figure
+from .report import OWN_STAGES, ReportError, check_out, report_on, run_report
 from .report import STAGES as REPORT_STAGES
-from .report import ReportError, check_out, run_report
-from .table import TableError, diabetes, read_csv
+from .table import Table, TableError, diabetes, read_csv
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
 
@@ -65,8 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="command", dest="name", required=True)
 
     demo = commands.add_parser("demo", help="solve a real problem with all six optimizers")
-    demo.add_argument("--csv", metavar="FILE", help="a table of your own: numbers, first line column names")
-    demo.add_argument("--target", metavar="COLUMN", help="the column of FILE to predict")
+    _add_table(demo)
     demo.add_argument("--digits", action="store_true", help="train a network with batch norm instead")
     demo.add_argument("--plot", metavar="FILE", help="draw the loss curves, to a .png, .svg or .pdf file")
     demo.set_defaults(command=_demo, parser=demo)
@@ -104,22 +103,42 @@ def _parser() -> argparse.ArgumentParser:
         "--out", metavar="FILE", default="report.html", help="the page; report.html by default"
     )
     report.add_argument("--quick", action="store_true", help="fewer draws and steps: half a minute at most")
-    report.set_defaults(command=_report)
+    _add_table(report)
+    report.set_defaults(command=_report, parser=report)
 
     for command in (demo, info, check, bench, report):
         command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return parser
 
 
+def _add_table(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--csv",
+        metavar="FILE",
+        help="a table of your own: numbers, first line column names; text is left out",
+    )
+    command.add_argument("--target", metavar="COLUMN", help="the column of FILE to predict")
+    command.add_argument("--drop", metavar="COLUMN", nargs="+", help="columns of FILE to leave out")
+
+
+def _own_table(arguments: argparse.Namespace) -> Table | None:
+    if arguments.csv is None and arguments.target is None and arguments.drop is None:
+        return None
+    for missing in ("csv", "target"):
+        if getattr(arguments, missing) is None:
+            given = next(name for name in ("csv", "target", "drop") if getattr(arguments, name) is not None)
+            arguments.parser.error(
+                f"--{given} needs --{missing} as well: {arguments.name} --csv FILE --target COLUMN"
+            )
+    return read_csv(arguments.csv, arguments.target, arguments.drop or ())
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     if arguments.digits:
         return _digits(arguments)
-    if (arguments.csv is None) != (arguments.target is None):
-        given, missing = ("--csv", "--target") if arguments.target is None else ("--target", "--csv")
-        arguments.parser.error(f"{given} needs {missing} as well: demo --csv FILE --target COLUMN")
     if arguments.plot is not None:
         check_figure(arguments.plot)
-    table = diabetes() if arguments.csv is None else read_csv(arguments.csv, arguments.target)
+    table = _own_table(arguments) or diabetes()
     with _progress(STAGES) as announce:
         demo = run_demo(table, announce)
     if arguments.plot is not None:
@@ -134,7 +153,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _digits(arguments: argparse.Namespace) -> int:
-    for option in ("csv", "target", "plot"):
+    for option in ("csv", "target", "drop", "plot"):
         if getattr(arguments, option) is not None:
             arguments.parser.error(f"--digits goes without --{option}: it trains on data of its own")
     result = train_digits()
@@ -231,8 +250,13 @@ def _certificate(result: dict[str, Any]) -> str:
 
 def _report(arguments: argparse.Namespace) -> int:
     check_out(arguments.out)
-    with _progress(REPORT_STAGES) as announce:
-        report = run_report(arguments.quick, announce)
+    table = _own_table(arguments)
+    if table is None:
+        with _progress(REPORT_STAGES) as announce:
+            report = run_report(arguments.quick, announce)
+    else:
+        with _progress(OWN_STAGES) as announce:
+            report = report_on(table, arguments.quick, announce)
     report.write(arguments.out)
     if arguments.json:
         _print_json(report.as_dict())
@@ -240,7 +264,8 @@ def _report(arguments: argparse.Namespace) -> int:
         failed = [row.item for row in report.rows if not row.passed]
         for item in failed:
             print(f"FAIL {item.key} {item.title}")
-        verdict = f"{len(failed)} items FAIL" if failed else "every item as the theory says"
+        tally = "1 item FAILS" if len(failed) == 1 else f"{len(failed)} items FAIL"
+        verdict = tally if failed else "every item as the theory says"
         print(f"{arguments.out}: {verdict}")
     return OK if report.passed else FAILED
 

@@ -105,7 +105,7 @@ class Demo:
     @property
     def limit(self) -> int:
         """How many steps a run may have."""
-        return _affordable(self.problem, LIMIT_STEPS)
+        return affordable(self.problem, LIMIT_STEPS)
 
     @property
     def passed(self) -> bool:
@@ -117,11 +117,7 @@ class Demo:
         problem = self.problem
         return {
             "problem": {
-                "name": self.table.name,
-                "target": self.table.target,
-                "columns": list(self.table.columns),
-                "left_out": list(self.table.left_out),
-                "rows": problem.size,
+                **self.table.as_dict(),
                 "dtype": str(problem.dtype),
                 "scale": problem.scale,
                 "beta": problem.beta,
@@ -164,9 +160,8 @@ def run_demo(table: Table, announce: Callable[[str], None] = lambda stage: None)
         TableError: the table gives no problem that could be solved in float64.
     """
     problem = MSE(table.Phi, table.y)
-    w_star = problem.minimizer()
-    gap = _gap_to(problem, w_star)
-    _check_solvable(table, problem, gap)
+    check_solvable(table, problem)
+    gap = gap_to(problem)
     runs = []
     for name, lr_source, make in _contestants(problem):
         announce(name)
@@ -174,29 +169,31 @@ def run_demo(table: Table, announce: Callable[[str], None] = lambda stage: None)
     edges = []
     for times_beta in (1.99, 2.01):
         announce(f"{times_beta}/beta")
-        edges.append(_try_edge(problem, w_star, gap, times_beta))
+        edges.append(try_edge(problem, times_beta))
     return Demo(table, problem, runs, edges)
 
 
-def _check_solvable(table: Table, problem: MSE, gap: Gap) -> None:
+def check_solvable(table: Table, problem: MSE) -> None:
+    """Raises TableError for a table that gives no problem that could be solved in float64."""
     first = problem.loss(np.zeros(problem.dimension))
     if not 1e-250 < first < 1e250:
         raise TableError(
             f"{table.name}: the squares of column {table.target!r} add up to {2 * first:g}, "
             "too far from 1 for float64; give it in another unit"
         )
-    if gap(np.zeros(problem.dimension)) <= 1e-24 * first:
+    if gap_to(problem)(np.zeros(problem.dimension)) <= 1e-24 * first:
         raise TableError(
             f"{table.name}: no column tells anything of {table.target!r}: w = 0 is the best there is"
         )
 
 
-def _gap_to(problem: MSE, w_star: Floats) -> Gap:
+def gap_to(problem: MSE) -> Gap:
     """L(w) - L* = (c/2) |Phi (w - w*)|^2 as a function of w, without the cancellation of the difference.
 
     That is the loss for the target 0, taken at w - w*. Between machines the gap differs by what w* does,
     at GOAL by some 1e-11 of itself: enough for another last step only if a gap lies that near to GOAL.
     """
+    w_star = problem.minimizer()
     distance = MSE(problem.Phi, np.zeros(problem.size, problem.dtype), problem.scale)
     return lambda w: distance.loss(w - w_star)
 
@@ -210,7 +207,7 @@ def _significant_below_1(x: float) -> float:
     return float(1 - Context(prec=SIGNIFICANT).create_decimal_from_float(1.0 - x))
 
 
-def _affordable(problem: MSE, steps: int) -> int:
+def affordable(problem: MSE, steps: int) -> int:
     """Steps that do not take long, by the size of the table: a clock would tell each machine another."""
     return max(FEWEST_STEPS, min(steps, LIMIT_ELEMENTS // problem.Phi.size))
 
@@ -256,7 +253,7 @@ def _race(problem: MSE, gap: Gap, name: str, lr_source: str, make: Callable[...,
     gaps = [1.0]
     ticks = []
     differs_at = None
-    limit = _affordable(problem, LIMIT_STEPS)
+    limit = affordable(problem, LIMIT_STEPS)
     while gaps[-1] > GOAL and opt.t < limit:
         g = problem.gradient(w)
         tick = time.perf_counter_ns()
@@ -291,17 +288,18 @@ def _same_bits(a: Optimizer, b: Optimizer) -> bool:
     )
 
 
-def _try_edge(problem: MSE, w_star: Floats, gap: Gap, times_beta: float) -> Edge:
+def try_edge(problem: MSE, times_beta: float) -> Edge:
     """Gradient descent with lr = times_beta/beta.
 
     Only the steepest direction tells the two sides apart: there a step multiplies the distance from
     w* by 1 - lr beta, -0.99 or -1.01. The start lies |w*| up that direction, away from w*, so that
     its part of the gap is at least half and 35 steps show the growth, whatever the table.
     """
+    w_star, gap = problem.minimizer(), gap_to(problem)
     steepest = np.linalg.eigh(problem.hessian())[1][:, -1]
     side = -1.0 if float(steepest @ w_star) > 0 else 1.0
     w0 = side * float(np.linalg.norm(w_star)) * steepest
     lr = times_beta / problem.beta
-    steps = _affordable(problem, EDGE_STEPS)
+    steps = affordable(problem, EDGE_STEPS)
     result = minimize(problem, w0, partial(SGD, lr=lr), steps=steps, record_every=steps)
     return Edge(times_beta, lr, result.steps, gap(result.w) / gap(w0))

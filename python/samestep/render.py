@@ -13,6 +13,7 @@ import numpy as np
 from .demo import FLAT, GOAL, SIGNIFICANT, Demo, Run, steep_curvatures
 from .digits import BATCH, CLASSES, DIGEST_NOTE, HIDDEN, REQUIRED, DigitsResult
 from .optional import require
+from .table import counted, left_out
 from .theory import max_step
 
 _WIDTH = 96
@@ -111,8 +112,7 @@ def _problem(demo: Demo, style: Style) -> list[str]:
     table, problem = demo.table, demo.problem
     first = problem.loss(np.zeros(problem.dimension, problem.dtype))
     notes = []
-    if table.left_out:
-        notes.append(f"left out, being constant: {', '.join(table.left_out)}")
+    notes += left_out(table)
     if problem.mu == 0.0:
         curved = problem.eigenvalues[problem.eigenvalues > 0]
         notes.append(
@@ -120,7 +120,8 @@ def _problem(demo: Demo, style: Style) -> list[str]:
             f"{curved[0]:.4g}: the columns depend on each other"
         )
     return [
-        f"{table.name}: {problem.size:,} rows, {problem.dimension} columns to predict {table.target}",
+        f"{table.name}: {counted(problem.size, 'row')}, {counted(problem.dimension, 'column')} "
+        f"to predict {table.target}",
         *(style.dim(line) for note in notes for line in textwrap.wrap(note, _WIDTH)),
         style.dim("L(w) = ½|Φw - y|², from w = 0; columns centred and scaled to length 1, y centred"),
         "",

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import dataclass
+import shlex
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +39,8 @@ class Table:
         Phi: shape (N, p), float64: every column with mean 0 and Euclidean norm 1.
         y: shape (N,), float64, mean 0.
         left_out: columns of the file that are constant, and so carry nothing.
+        text: columns of the file that hold no number in any row, each with its first cell that holds
+            something.
     """
 
     name: str
@@ -43,6 +49,18 @@ class Table:
     Phi: Float64s
     y: Float64s
     left_out: tuple[str, ...] = ()
+    text: dict[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The names and the number of rows, as plain strings, lists and numbers."""
+        return {
+            "name": self.name,
+            "target": self.target,
+            "columns": list(self.columns),
+            "left_out": list(self.left_out),
+            "text_columns": list(self.text),
+            "rows": len(self.y),
+        }
 
 
 def diabetes() -> Table:
@@ -67,52 +85,96 @@ def diabetes() -> Table:
     return Table("diabetes", tuple(data.feature_names), "progression", Phi, y)
 
 
-def read_csv(path: str | PathLike[str], target: str) -> Table:
+def read_csv(path: str | PathLike[str], target: str, drop: Sequence[str] = ()) -> Table:
     """A table from a file of comma-separated numbers, whose first line names the columns.
 
-    Empty lines and lines of spaces count for nothing.
+    Empty lines and lines of spaces count for nothing. A column without a number in any row is text, and
+    left out.
 
     Args:
         path: the file, UTF-8.
         target: the column to predict; all others are features. They are centred and scaled as Table
             says, the target is centred.
+        drop: columns that are to be left out, whatever they hold.
 
     Raises:
-        TableError: the file cannot be read, a cell holds no finite number, a row is shorter or longer
-            than the header, the target is not there or constant, no feature varies, or there are
-            fewer than two rows.
+        TableError: the file cannot be read, its first line holds numbers, a cell beside numbers holds no
+            finite one, a row is shorter or longer than the header, the target or a column to drop is not
+            there, the target is constant or dropped, no feature varies, or there are fewer than two rows.
 
     Example:
         >>> import pathlib, tempfile
         >>> from samestep.table import read_csv
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = pathlib.Path(folder, "houses.csv")
-        ...     _ = path.write_text("size,price\\n70,210\\n90,270\\n120,330\\n")
+        ...     _ = path.write_text("city,size,price\\nUlm,70,210\\nBonn,90,270\\nKiel,120,330\\n")
         ...     table = read_csv(path, "price")
         >>> table.y
         array([-60.,   0.,  60.])
+        >>> table.columns, table.text
+        (('size',), {'city': 'Ulm'})
     """
     path = Path(path)
     header, rows = _read(path)
-    if target not in header:
-        raise TableError(f"target: {path} has no column {target!r}; it has {', '.join(map(repr, header))}")
+    _check_there(path, header, "target", target)
+    for name in drop:
+        _check_there(path, header, "drop", name)
+    if target in drop:
+        raise TableError(f"drop: got {target!r}, which is the target; name another column")
     if len(rows) < 2:
-        raise TableError(f"{path}: got {len(rows)} rows below the header, expected at least two")
-    values = np.array(rows)
+        raise TableError(f"{path}: got {counted(len(rows), 'row')} below the header, expected at least two")
     at = header.index(target)
-    varies = values.max(axis=0) > values.min(axis=0)
+    text = {}
+    for j, name in enumerate(header):
+        if j != at and name not in drop and not any(_is_number(row.cells[j]) for row in rows):
+            text[name] = next((row.cells[j].strip() for row in rows if row.cells[j].strip()), "")
+    used = [j for j, name in enumerate(header) if name not in drop and name not in text]
+    values = np.array([[_number(path, row, header[j], j, j == at) for j in used] for row in rows])
+    varies = dict(zip(used, values.max(axis=0) > values.min(axis=0), strict=True))
+    column = dict(zip(used, values.T, strict=True))
     if not varies[at]:
-        raise TableError(f"{path}: column {target!r} is {values[0, at]:g} in every row; a target must vary")
-    kept = [j for j in range(len(header)) if j != at and varies[j]]
+        raise TableError(f"{path}: column {target!r} is {column[at][0]:g} in every row; a target must vary")
+    kept = [j for j in used if j != at and varies[j]]
     if not kept:
-        raise TableError(f"{path}: no column but the target {target!r} varies; nothing to learn from")
-    Phi = np.stack([_unit(values[:, j]) for j in kept], axis=1)
-    y = values[:, at] - _mean(values[:, at])
-    left_out = tuple(header[j] for j in range(len(header)) if j != at and not varies[j])
-    return Table(path.name, tuple(header[j] for j in kept), target, Phi, y, left_out)
+        words = f" (text, and left out: {', '.join(text)})" if text else ""
+        raise TableError(f"{path}: no column but the target {target!r} varies{words}; nothing to learn from")
+    Phi = np.stack([_unit(column[j]) for j in kept], axis=1)
+    y = column[at] - _mean(column[at])
+    left_out = tuple(header[j] for j in used if j != at and not varies[j])
+    return Table(path.name, tuple(header[j] for j in kept), target, Phi, y, left_out, text)
 
 
-def _read(path: Path) -> tuple[list[str], list[list[float]]]:
+def counted(n: int, thing: str) -> str:
+    """So many of them in words.
+
+    Example:
+        >>> from samestep.table import counted
+        >>> counted(1, "row"), counted(1200, "column")
+        ('1 row', '1,200 columns')
+    """
+    return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}s"
+
+
+def left_out(table: Table) -> list[str]:
+    """What a reader is told of the columns that are not used, a sentence for each kind."""
+    told = []
+    if table.left_out:
+        told.append(f"left out, being constant: {', '.join(table.left_out)}")
+    if table.text:
+        examples = (f"{name} ({textwrap.shorten(cell, 24)!r})" for name, cell in table.text.items())
+        told.append(f"left out, having no number: {', '.join(examples)}")
+    return told
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One of the file: where it stands, and its cells as they are written."""
+
+    place: str
+    cells: list[str]
+
+
+def _read(path: Path) -> tuple[list[str], list[_Row]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = csv.reader(file, strict=True)
@@ -120,10 +182,15 @@ def _read(path: Path) -> tuple[list[str], list[list[float]]]:
             filled = (cells for cells in lines if len(cells) > 1 or "".join(cells).strip())
             header = [name.strip() for name in next(filled, [])]
             _check_header(path, header)
-            rows: list[list[float]] = []
+            rows: list[_Row] = []
             for cells in filled:
-                place = f"{path}: row {len(rows) + 1} (line {lines.line_num})"
-                rows.append(_numbers(place, header, cells))
+                place = f"row {len(rows) + 1} (line {lines.line_num})"
+                if len(cells) != len(header):
+                    raise TableError(
+                        f"{path}: {place}: got {counted(len(cells), 'cell')}, "
+                        f"expected {len(header)} as the header has"
+                    )
+                rows.append(_Row(place, cells))
     except OSError as error:
         raise TableError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -132,6 +199,15 @@ def _read(path: Path) -> tuple[list[str], list[list[float]]]:
         hint = "; are the cells separated by commas?" if "expected after" in str(error) else ""
         raise TableError(f"{path}: line {lines.line_num} is not CSV: {error}{hint}") from error
     return header, rows
+
+
+def _check_there(path: Path, header: list[str], argument: str, name: str) -> None:
+    if name in header:
+        return
+    first = "; is the line with the names of the columns missing?" if any(map(_is_number, header)) else ""
+    raise TableError(
+        f"{argument}: {path} has no column {name!r}; it has {', '.join(map(repr, header))}{first}"
+    )
 
 
 def _check_header(path: Path, header: list[str]) -> None:
@@ -143,28 +219,49 @@ def _check_header(path: Path, header: list[str]) -> None:
                 f"{path}: got one column, {header[0]!r}, whose separator seems to be {separator!r}; "
                 "save it with commas between the cells and points in the numbers"
             )
+    if all(map(_is_number, header)):
+        names = ["x1", "x2", *(["..."] if len(header) > 3 else [])][: len(header) - 1]
+        raise TableError(
+            f"{path}: the first line holds numbers alone ({', '.join(header[:3])}"
+            f"{', ...' if len(header) > 3 else ''}), expected the names of the columns; put them into a line "
+            f"above it, such as {','.join([*names, 'y'])}, or give each a letter if these are the names"
+        )
     for name in header:
         if header.count(name) > 1:
             raise TableError(f"{path}: has two columns named {name!r}; rename one")
 
 
-def _numbers(place: str, header: list[str], cells: list[str]) -> list[float]:
-    if len(cells) != len(header):
-        raise TableError(f"{place}: got {len(cells)} cells, expected {len(header)} as the header has")
-    return [_number(f"{place}, column {name!r}", cell) for name, cell in zip(header, cells, strict=True)]
+def _parsed(cell: str) -> float:
+    if "_" in cell:  # 1_000 is a number to Python, and a slip of the pen in a table
+        raise ValueError
+    return float(cell)
 
 
-def _number(place: str, cell: str) -> float:
-    if cell.strip().lower() in _MISSING:
-        raise TableError(f"{place}: the value is missing; fill it in or remove the row")
+def _is_missing(cell: str) -> bool:
+    return cell.strip().lower() in _MISSING
+
+
+def _is_number(cell: str) -> bool:
+    """Whether it holds one, be it infinite."""
     try:
-        if "_" in cell:  # 1_000 is a number to Python, and a slip of the pen in a table
-            raise ValueError
-        number = float(cell)
+        _parsed(cell)
     except ValueError:
-        raise TableError(f"{place}: got {cell.strip()!r}, expected a number") from None
+        return False
+    return not _is_missing(cell)
+
+
+def _number(path: Path, row: _Row, name: str, j: int, needed: bool) -> float:
+    cell = row.cells[j]
+    place = f"{path}: {row.place}, column {name!r}"
+    drop = "" if needed else f", or leave the column out: --drop {shlex.quote(name)}"
+    if _is_missing(cell):
+        raise TableError(f"{place}: the value is missing; fill it in or remove the row{drop}")
+    try:
+        number = _parsed(cell)
+    except ValueError:
+        raise TableError(f"{place}: got {cell.strip()!r}, expected a number; mend the cell{drop}") from None
     if not math.isfinite(number):
-        raise TableError(f"{place}: got {cell.strip()!r}, expected a finite number")
+        raise TableError(f"{place}: got {cell.strip()!r}, expected a finite number; mend the cell{drop}")
     return number
 
 

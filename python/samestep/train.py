@@ -7,6 +7,7 @@ of the compiled loop (csrc/train.cpp), with the same bits.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import numbers
 import sys
 import time
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import cpu
-from .arrays import check_writeable
+from .arrays import check_writeable, frozen
 from .optimizer import Optimizer
 from .optional import require
 from .problems import MSE, Floats, Integers
@@ -29,9 +30,9 @@ Sampling = Literal["full", "shuffle", "with_replacement"]
 Stopped = Literal["steps", "epochs", "deadline", "callback"]
 Callback = Callable[[int, Floats, float], object]
 
-# Elements of Phi that one call of the compiled loop may read: a tenth of a second or so, after which
-# Ctrl-C is heard and the progress bar moves.
-CALL = 2**28
+# Nanoseconds of steps that one call of the compiled loop is asked for; then Ctrl-C is heard and the progress
+# bar moves. A single step that takes longer is still made.
+CALL = 10**8
 
 LARGEST_BATCH = 2**31 - 1  # rows; their indices alone take 16 GiB
 
@@ -77,6 +78,8 @@ class Result:
         start: the optimizer's state_dict() at the start; a hyper-parameter that follows another stands in it
             as the number that it was.
         batch_size: rows a step; None: all of them.
+        ws: the weights at every recorded step, one a row: shape (len(recorded), p), the problem's dtype.
+            None without ``record_w``.
     """
 
     w: Floats
@@ -90,6 +93,7 @@ class Result:
     w0: Floats
     start: dict[str, Any]
     batch_size: int | None
+    ws: Floats | None = None
 
     @property
     def diverged(self) -> bool:
@@ -109,7 +113,8 @@ def minimize(
     sampling: Sampling = "full",
     seed: int = 0,
     callback: Callback | None = None,
-    record_every: int = 1,
+    record_every: int | None = None,
+    record_w: bool = False,
     progress: bool = False,
     check: bool = False,
     clock: Callable[[], float] = time.monotonic,
@@ -129,7 +134,10 @@ def minimize(
     tells.
 
     Args:
-        problem: such as problems.MSE.
+        problem: problems.MSE, problems.Function, or anything else with the attributes ``size``,
+            ``dimension`` and ``dtype`` (float32 or float64) and the methods ``loss(w)``, which returns a
+            number, and ``gradient(w, rows)``, which returns an array like w; for ``full`` batches
+            ``gradient(w)`` is enough. What they return is checked when they return it.
         w0: the start, shape (p,), the problem's dtype.
         optimizer: a callable that is given a copy of w0 and returns an optimizer of it, such as
             ``lambda w: ss.Adam(w, lr=0.1)``; or an optimizer of one array of that shape and dtype,
@@ -143,9 +151,12 @@ def minimize(
         sampling: see the table.
         seed: of the draws, 0 to 2^64 - 1: same seed, same rows, on every machine.
         callback: called as ``callback(step, w, loss)`` for each recorded loss; something true ends
-            the run. w is a read-only view that changes with the next step.
+            the run. w is a copy, to be kept if wanted, and read-only, since the run would not see what
+            is written to it.
         record_every: the loss of the full problem is computed at step 0, every so many steps, and at
-            the end.
+            the end. None: every step of full batches; where rows are drawn, every epoch of
+            ceil(N / batch_size) steps, as the full loss may cost a thousand times what a step does.
+        record_w: keep the weights of every recorded step, in ``Result.ws``.
         progress: a progress bar on stderr, if that is a terminal.
         check: warn (RuntimeWarning) if lr is not below the method's stability edge, by
             theory.check_step_size; the problem must know its ``beta``.
@@ -156,7 +167,8 @@ def minimize(
 
     Raises:
         TypeError, ValueError: an argument of another type, shape or range, or arguments that do not go
-            together. Nothing has been written then.
+            together: nothing has been written then. Or what the problem returned is no loss or gradient:
+            the steps before have been made.
         ImportError: ``progress`` without tqdm.
 
     Example:
@@ -170,7 +182,14 @@ def minimize(
         ...                   callback=lambda step, w, loss: loss < 0.2, steps=100)
         >>> run.steps, run.stopped
         (4, 'callback')
+        >>> run = ss.minimize(problem, np.zeros(2), lambda w: ss.SGD(w, lr=0.25), steps=100, record_every=50,
+        ...                   record_w=True)
+        >>> run.recorded, run.ws.round(3)
+        (array([  0,  50, 100]), array([[0.   , 0.   ],
+               [1.333, 2.333],
+               [1.333, 2.333]]))
     """
+    _check_problem(problem, sampling)
     batch_size = _batch_size(problem, sampling, batch_size)
     per_epoch = 1 if batch_size is None else -(-problem.size // batch_size)
     limit, limited_by = _limit(steps, epochs, per_epoch)
@@ -178,9 +197,14 @@ def minimize(
         raise ValueError("steps, epochs, deadline: got none of them; give at least one, or no end")
     if deadline is not None:
         _check_deadline(deadline)
-    record_every = _count("record_every", record_every, 1)
+    record_every = per_epoch if record_every is None else _count("record_every", record_every, 1)
+    for name, switch in (("record_w", record_w), ("progress", progress), ("check", check)):
+        if not isinstance(switch, (bool, np.bool_)):
+            raise TypeError(f"{name}: got {switch!r}, expected True or False")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback: got {type(callback).__name__}, expected a callable or None")
+    if callback is not None and not _takes(callback, 3):
+        raise TypeError("callback: cannot be called as callback(step, w, loss)")
     if not callable(clock):
         raise TypeError(f"clock: got {type(clock).__name__}, expected a callable that returns seconds")
     sampler = Sampler(seed)
@@ -197,7 +221,10 @@ def minimize(
 
         known = check_step_size(problem, opt, batch_size)
         if known.below is False:
-            warnings.warn(str(known), RuntimeWarning, stacklevel=2)
+            warnings.warn(f"{known}{_scaling_hint(problem)}", RuntimeWarning, stacklevel=2)
+    start = clock()
+    if isinstance(start, bool) or not isinstance(start, numbers.Real):
+        raise TypeError(f"clock: returned {start!r}, expected seconds as a number")
     # Last, when nothing can be wrong any more: these are the caller's weights.
     if opt is optimizer:
         w[...] = w0
@@ -205,19 +232,19 @@ def minimize(
 
     losses: list[float] = []
     recorded: list[int] = []
-    seen = w.view()
-    seen.flags.writeable = False
+    ws: list[Floats] = []
 
     def record() -> bool:
-        loss = problem.loss(w)
+        loss = _own_loss(problem, w)
         losses.append(loss)
         recorded.append(step)
-        return callback is not None and bool(callback(step, seen, loss))
+        if record_w:
+            ws.append(w.copy())
+        return callback is not None and bool(callback(step, frozen(w), loss))
 
     step = 0
     stopped: Stopped
     with bar as shown:
-        start = clock()
         while True:
             if step % record_every == 0 and record():
                 stopped = "callback"
@@ -251,6 +278,92 @@ def minimize(
         w0=first,
         start=before,
         batch_size=batch_size,
+        ws=np.array(ws) if record_w else None,
+    )
+
+
+def _check_problem(problem: Problem, sampling: Sampling) -> None:
+    """That it has what a Problem has, and draws what is to be drawn."""
+    expected = (
+        "expected an object with size, dimension, dtype, loss(w), gradient(w, rows=None), such as "
+        "problems.MSE or problems.Function(loss, gradient, dimension)"
+    )
+    if isinstance(problem, type):
+        raise TypeError(f"problem: got the class {problem.__name__}, expected an object that it made")
+    names = ("size", "dimension", "dtype", "loss", "gradient")
+    missing = [name for name in names if not hasattr(problem, name)]
+    if missing:
+        without = "" if len(missing) == len(names) else f" without {', '.join(missing)}"
+        raise TypeError(f"problem: got {type(problem).__name__}{without}, {expected}")
+    for name in ("size", "dimension"):
+        _count(f"problem.{name}", getattr(problem, name), 1)
+    try:
+        dtype = np.dtype(problem.dtype)
+    except TypeError:
+        raise TypeError(f"problem.dtype: got {problem.dtype!r}, expected float32 or float64") from None
+    if dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise TypeError(f"problem.dtype: got {dtype}, expected float32 or float64")
+    for name in ("loss", "gradient"):
+        if not callable(getattr(problem, name)):
+            got = type(getattr(problem, name)).__name__
+            raise TypeError(f"problem.{name}: got {got}, expected a method")
+    if not _takes(problem.gradient, 2) and (sampling != "full" or not _takes(problem.gradient, 1)):
+        fix = "" if sampling == "full" else "; sampling='full' does with gradient(w)"
+        raise TypeError(
+            f"problem.gradient: cannot be called as gradient(w, rows), as sampling={sampling!r} does{fix}"
+        )
+
+
+def _takes(function: Callable[..., object], arguments: int) -> bool:
+    """Whether it can be called with so many; of a compiled one that may not be known."""
+    try:
+        inspect.signature(function).bind(*[None] * arguments)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
+
+
+def _own_loss(problem: Problem, w: Floats) -> float:
+    """L(w) as Python's float."""
+    loss: Any = problem.loss(w)
+    if isinstance(loss, np.ndarray) and loss.shape == ():
+        loss = loss[()]
+    if isinstance(loss, (bool, np.bool_)) or not isinstance(loss, numbers.Real):
+        shape = f" of shape {loss.shape}" if isinstance(loss, np.ndarray) else ""
+        raise TypeError(f"problem.loss: returned {type(loss).__name__}{shape}, expected a number")
+    return float(loss)
+
+
+def _own_gradient(g: Floats, w: Floats) -> Floats:
+    """A gradient that a problem returned as a step takes it: an array of its own that lies like w."""
+    expected = f"expected a numpy array of {w.dtype}, shape {w.shape}, as w"
+    if not isinstance(g, np.ndarray) or isinstance(g, np.ma.MaskedArray):
+        raise TypeError(f"problem.gradient: returned {type(g).__name__}, {expected}")
+    if g.dtype != w.dtype:
+        raise TypeError(
+            f"problem.gradient: returned {g.dtype}, {expected}; convert it with .astype(numpy.{w.dtype})"
+        )
+    if g.shape != w.shape:
+        flat = "; flatten it with .ravel()" if g.size == w.size else ""
+        raise ValueError(f"problem.gradient: returned shape {g.shape}, {expected}{flat}")
+    # That of |w|^2/2 may be w itself, which the step is to write.
+    return g.copy() if np.may_share_memory(g, w) else np.ascontiguousarray(g)
+
+
+def _scaling_hint(problem: Problem) -> str:
+    """What scaling the columns would bring, where that is much."""
+    if not isinstance(problem, MSE) or problem.backend == "cuda":
+        return ""
+    lengths = np.linalg.norm(problem.Phi.astype(np.float64), axis=0)
+    scaled = problem.Phi / np.where(lengths > 0.0, lengths, 1.0).astype(problem.dtype)
+    kappa = MSE(scaled, problem.y, problem.scale).kappa if np.isfinite(scaled).all() else np.inf
+    if not 10.0 * kappa < problem.kappa:
+        return ""
+    return (
+        f"; the columns of Phi differ in length: divided by numpy.linalg.norm(Phi, axis=0) they would cut "
+        f"the condition number from {problem.kappa:.3g} to {kappa:.3g}"
     )
 
 
@@ -270,7 +383,8 @@ def _batch_size(problem: Problem, sampling: Sampling, batch_size: int | None) ->
         raise ValueError(f"batch_size: got None, expected the rows a step for sampling={sampling!r}")
     batch_size = _count("batch_size", batch_size, 1)
     if sampling == "shuffle" and batch_size > problem.size:
-        raise ValueError(f"batch_size: got {batch_size}, expected at most the {problem.size} rows there are")
+        there = "one row there is" if problem.size == 1 else f"{problem.size} rows there are"
+        raise ValueError(f"batch_size: got {batch_size}, expected at most the {there}")
     if batch_size > LARGEST_BATCH:
         raise ValueError(f"batch_size: got {batch_size}, expected at most {LARGEST_BATCH} (2^31 - 1)")
     return batch_size
@@ -320,7 +434,7 @@ def _batches(
 
 def _start(problem: Problem, w0: Floats, optimizer: Callable[[Floats], Optimizer] | Optimizer) -> Optimizer:
     """An optimizer of one array like w0: a made one of a copy, a given one as it is, nothing written."""
-    if not isinstance(w0, np.ndarray):
+    if not isinstance(w0, np.ndarray) or isinstance(w0, np.ma.MaskedArray):
         raise TypeError(f"w0: got {type(w0).__name__}, expected a numpy array of {problem.dtype}")
     if w0.dtype != problem.dtype:
         raise TypeError(
@@ -377,11 +491,12 @@ class _PythonSteps:
         self._problem = problem
         self._optimizer = optimizer
         self._batches = batches
+        self._alone = _takes(problem.gradient, 1)
 
     def make(self, wanted: int) -> int:
-        w = self._optimizer.params[0]
-        g = self._problem.gradient(w, next(self._batches))
-        self._optimizer.step(_like_params(self._optimizer, g))
+        w, rows = self._optimizer.params[0], next(self._batches)
+        g = self._problem.gradient(w) if rows is None and self._alone else self._problem.gradient(w, rows)
+        self._optimizer.step(_like_params(self._optimizer, _own_gradient(g, w)))
         return 1
 
 
@@ -399,12 +514,21 @@ class _CompiledSteps:
         rows = problem.size if batch_size is None else batch_size
         self._optimizer = optimizer
         self._trainer = cpu.Trainer(problem._kernels, sampling, rows, seed)
-        self._most = max(1, CALL // (rows * problem.dimension))
+        self._most = max(1, CALL // _step_cost(rows, problem.dimension))
 
     def make(self, wanted: int) -> int:
         steps = min(wanted, self._most)
         self._optimizer._train(self._trainer, steps)
         return steps
+
+
+def _step_cost(rows: int, dimension: int) -> int:
+    """Nanoseconds that a step of the compiled loop takes, within a factor of three or so.
+
+    Those of a step whatever its size, of a row, which may come from memory, of an element of Phi, and of a
+    weight, which Adam takes some 2 ns for.
+    """
+    return 100 + 32 * rows + rows * dimension // 2 + 2 * dimension
 
 
 def _compiled_can(problem: Problem, optimizer: Optimizer) -> TypeGuard[MSE]:

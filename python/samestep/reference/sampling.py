@@ -8,6 +8,13 @@ import numpy.typing as npt
 _LARGEST = np.uint64(2**64 - 1)
 
 
+def _whole(name: str, value: int) -> int:
+    """The value as Python's int, which never overflows."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected an integer")
+    return int(value)
+
+
 class Sampler:
     """Uniform integers from a counter-based generator.
 
@@ -39,11 +46,10 @@ class Sampler:
     """
 
     def __init__(self, seed: int) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-            raise TypeError(f"seed: got {type(seed).__name__}, expected an integer")
+        seed = _whole("seed", seed)
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed: got {seed}, expected 0 to 2^64 - 1")
-        self._philox = np.random.Philox(key=int(seed))
+        self._philox = np.random.Philox(key=seed)
 
     def shuffle(self, n: int) -> npt.NDArray[np.int64]:
         """A permutation of 0..n-1, each equally likely.
@@ -56,11 +62,15 @@ class Sampler:
         Returns:
             shape (n,), int64.
 
+        Raises:
+            TypeError, ValueError: another n.
+
         Example:
             >>> from samestep.reference.sampling import Sampler
             >>> sorted(Sampler(seed=7).shuffle(4).tolist())
             [0, 1, 2, 3]
         """
+        n = _whole("n", n)
         if n < 0:
             raise ValueError(f"n: got {n}, expected 0 or more")
         order = list(range(n))
@@ -79,11 +89,15 @@ class Sampler:
         Returns:
             shape (m,), int64.
 
+        Raises:
+            TypeError, ValueError: other numbers.
+
         Example:
             >>> from samestep.reference.sampling import Sampler
             >>> Sampler(seed=7).draws(3, 1)
             array([0, 0, 0])
         """
+        m, n = _whole("m", m), _whole("n", n)
         if m < 0:
             raise ValueError(f"m: got {m}, expected 0 or more")
         if not 1 <= n < 2**63:

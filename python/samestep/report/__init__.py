@@ -8,8 +8,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from ..table import Table
+
 # Four of them are imported for the items that they add to the list.
-from . import descent, items, landscapes, methods, networks, paths, rates, slides, surfaces  # noqa: F401
+from . import descent, items, landscapes, methods, networks, own, paths, rates, slides, surfaces  # noqa: F401
 from .items import Row, measured
 from .page import page
 from .pictures import Drawn, drawn
@@ -31,6 +33,7 @@ PICTURES = (
 )
 ITEMS = sorted(items.ITEMS, key=lambda item: item.place)
 STAGES = len(PICTURES) + len(ITEMS)
+OWN_STAGES = own.STAGES
 
 
 class ReportError(ValueError):
@@ -45,11 +48,13 @@ class Report:
         pictures: in the page's order.
         rows: in the order of the texts.
         quick: whether less was run for it.
+        table: what it was measured on; None: the problems of the texts.
     """
 
     pictures: list[Drawn]
     rows: list[Row]
     quick: bool
+    table: Table | None = None
 
     @property
     def passed(self) -> bool:
@@ -60,6 +65,7 @@ class Report:
         """The rows as plain numbers, strings, lists and dicts."""
         return {
             "quick": self.quick,
+            **({} if self.table is None else {"table": self.table.as_dict()}),
             "items": [row.as_dict() for row in self.rows],
             "passed": self.passed,
         }
@@ -71,7 +77,7 @@ class Report:
             OSError: the file cannot be written.
         """
         path = Path(path)
-        _unfinished(path).write_text(page(self.pictures, self.rows, self.quick), encoding="utf-8")
+        _unfinished(path).write_text(page(self.pictures, self.rows, self.quick, self.table), encoding="utf-8")
         _unfinished(path).replace(path)
 
 
@@ -117,3 +123,29 @@ def run_report(quick: bool = False, announce: Callable[[str], None] = lambda sta
         announce(item.key)
         rows.append(measured(item, quick))
     return Report(pictures, rows, quick)
+
+
+def report_on(
+    table: Table, quick: bool = False, announce: Callable[[str], None] = lambda stage: None
+) -> Report:
+    """Draws and measures what holds for every least-squares problem, on a table of the user's own.
+
+    Args:
+        table: see table.py.
+        quick: fewer step sizes and steps.
+        announce: told the name of each of the OWN_STAGES before it starts.
+
+    Raises:
+        TableError: the table gives no problem that could be solved in float64.
+        ImportError: matplotlib is not installed.
+    """
+    pictures, own_items = own.parts(table)
+    made = []
+    for picture in pictures:
+        announce(picture.name)
+        made.append(drawn(picture, quick))
+    rows = []
+    for item in own_items:
+        announce(item.key)
+        rows.append(measured(item, quick))
+    return Report(made, rows, quick, table)

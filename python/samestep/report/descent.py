@@ -250,7 +250,9 @@ def gap(quick: bool) -> Checks:
     checked = check_run(problem, run)
     rounding = 1e-20 * found[0]  # of w, squared
     above = [
-        np.any(c.bounded > bound * (1 + 1e-9) + rounding) for c in curves().values() for bound in c.bounds
+        np.any(c.bounded > bound * (1 + 1e-9) + rounding)
+        for c in curves(problem).values()
+        for bound in c.bounds
     ]
     return [
         near(
@@ -272,7 +274,7 @@ def gap(quick: bool) -> Checks:
 @item("A27", "Is 1/β best?", "β = sup_w |H(w)|_2")
 def pessimistic(quick: bool) -> Checks:
     """No: it is the worst direction's; with least squares it costs one eigenvalue."""
-    scan = edge_scan("sgd", np.array([1.0, 1.9]), 0.0, 2000)
+    scan = edge_scan(patients(), "sgd", np.array([1.0, 1.9]), 0.0, 2000)
     first = gaps(patients(), np.zeros((1, 10)))[0]
     return [
         near("gap after 2000 steps of 1/β", scan[0] * first, 0.988323, rel=1e-5),

@@ -105,7 +105,7 @@ def nesterov(quick: bool) -> Checks:
     t = np.arange(1, steps + 1)
     D = float(norms(problem.minimizer()))
     share = gaps(problem, accelerated(problem, steps))[1:] / accelerated_gap_bound(t, problem.beta, D)
-    scan = edge_scan("nag", np.array([0.999, 1.001]) * look_ahead_edge(1.0, 0.9), 0.9, 40_000)
+    scan = edge_scan(problem, "nag", np.array([0.999, 1.001]) * look_ahead_edge(1.0, 0.9), 0.9, 40_000)
     return [
         near("x_4, a = ½, η = ¼", x[3], [1.40625, 2.30517578125]),
         near("w_4, where the gradient is taken", w, [1.341796875, 2.313232421875]),

@@ -8,14 +8,20 @@ from pathlib import Path
 from string import Template
 
 from .. import cpu
+from ..table import Table, counted, left_out
 from .items import Check, Numbers, Row
 from .pictures import Drawn
 
 _HERE = Path(__file__).parent
 
 
-def page(pictures: list[Drawn], rows: list[Row], quick: bool) -> str:
-    """The whole page, from pictures that are drawn and rows that are measured."""
+_LEAD = """<p>Every formula of the lecture notes (A) and of the slides (B) beside what samestep's own
+kernels do. Every picture and every figure in the table was measured when the page was made, with fixed
+seeds.</p>"""
+
+
+def page(pictures: list[Drawn], rows: list[Row], quick: bool, table: Table | None = None) -> str:
+    """The whole page, from pictures that are drawn and rows that are measured, on the table if given."""
     checks = [check for row in rows for check in row.checks]
     failed, checked = sum(not row.passed for row in rows), sum(bool(row.checks) for row in rows)
     tally = f"{checked - failed} of {checked} items {_verdict(True)}"
@@ -29,11 +35,27 @@ def page(pictures: list[Drawn], rows: list[Row], quick: bool) -> str:
     return Template((_HERE / "page.html").read_text(encoding="utf-8")).substitute(
         css=(_HERE / "page.css").read_text(encoding="utf-8"),
         js=(_HERE / "sliders.js").read_text(encoding="utf-8"),
+        lead=_LEAD if table is None else _lead(table),
+        heading="Every item of the notes and slides" if table is None else "What the texts say of any table",
         tally=tally,
         made=made,
         pictures="\n".join(map(_figure, pictures)),
         rows="\n".join(map(_row, rows)),
         footer=footer,
+    )
+
+
+def _lead(table: Table) -> str:
+    name, target = (html.escape(text, quote=False) for text in (table.name, table.target))
+    told = "".join(f"<br>{html.escape(line, quote=False)}." for line in left_out(table))
+    return (
+        f"<p><b>{name}</b>: {counted(len(table.y), 'row')}, {counted(len(table.columns), 'column')} to "
+        f"predict {target}; the columns centred and scaled to length 1, {target} centred.{told}</p>\n"
+        "<p>Those formulas of the lecture notes (A) and of the slides (B) that hold for every least-squares "
+        "problem, beside what samestep's own kernels do with this table. Every picture and every figure was "
+        "measured on it when the page was made; the sliders below are about a problem of two weights. What "
+        "the texts say of other problems is on the page that <code>samestep report</code> makes without "
+        "<code>--csv</code>.</p>"
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..demo import steep_curvatures
 from ..optimizer import Optimizer
 from ..optimizers import NAG, SGD, AdaGrad, Adam, Momentum, RMSProp
 from ..problems import MSE, Float64s, Quartic
@@ -20,6 +21,7 @@ from ..theory import (
     look_ahead_edge,
     mode_matrices,
     nesterov_momenta,
+    pl_constant,
     pl_rate,
     sgd_edge,
     tune_heavy_ball,
@@ -49,8 +51,12 @@ def accelerated(problem: MSE, steps: int) -> Float64s:
 
 
 def heavy_ball_bound(problem: MSE, lr: float, momentum: float, steps: int) -> Float64s:
-    """gap_t/gap_0 for every quadratic with these beta and mu: max over lambda of (M(lambda)^t)_11^2."""
-    curvatures = np.linspace(problem.mu, problem.beta, 400)
+    """gap_t/gap_0 for every quadratic with these beta and mu: max over lambda of (M(lambda)^t)_11^2.
+
+    mu is the smallest curvature but 0: where there is none, w stays.
+    """
+    own = problem.eigenvalues[problem.eigenvalues > 0.0]
+    curvatures = np.concatenate([np.linspace(own[0], problem.beta, 400), own])
     M = mode_matrices("momentum", curvatures, lr, momentum)
     power = np.broadcast_to(np.eye(2), M.shape)
     bound = np.empty(steps + 1)
@@ -86,7 +92,7 @@ def capped_bound(problem: MSE, opt: Optimizer, first: float, t: Any) -> Float64s
 
 
 class Curve(NamedTuple):
-    """One optimizer's run on the diabetes data.
+    """One optimizer's run on a problem.
 
     Attributes:
         title: its name.
@@ -102,14 +108,14 @@ class Curve(NamedTuple):
 
 
 @cache
-def curves() -> dict[str, Curve]:
+def curves(problem: MSE, steps: int = FIGURE_STEPS) -> dict[str, Curve]:
     """Of the six optimizers, from w = 0."""
-    problem, steps, t = patients(), FIGURE_STEPS, np.arange(FIGURE_STEPS + 1)
-    beta, mu, w0 = problem.beta, problem.mu, np.zeros(problem.dimension)
+    t = np.arange(steps + 1)
+    beta, mu, w0 = problem.beta, pl_constant(problem), np.zeros(problem.dimension)
     D, first = float(norms(problem.minimizer())), float(gaps(problem, w0[None])[0])
     size = D / problem.dimension**0.5
     sgd = partial(SGD, lr=1 / beta)
-    ball = tune_heavy_ball(beta, mu)
+    ball = tune_heavy_ball(beta, float(steep_curvatures(problem)[0]))
     momentum = partial(Momentum, lr=ball.lr, momentum=ball.momentum)
     adagrad, rmsprop, adam = (
         partial(AdaGrad, lr=size),
@@ -149,15 +155,20 @@ def bounds(quick: bool) -> Any:
     """Every gap stays under the bounds that are proved for its method (dashed): for GD βD^2/(4t+2) and
     (1 − μ/β)^t, for the heavy ball the slowest mode, for NAG 2βD^2/(t+1)^2, for AdaGrad its regret, which
     bounds the best gap so far. Of RMSProp and Adam only that steps of limited length cannot climb fast."""
+    return bounds_of(patients(), FIGURE_STEPS)
+
+
+def bounds_of(problem: MSE, steps: int) -> Any:
+    """That picture of any problem."""
     made, grid = figure(3, 2, height=6.6, sharex=True, sharey=True)
-    t = np.arange(1, FIGURE_STEPS + 1)
-    for axes, (color, curve) in zip(grid.flat, curves().items(), strict=True):
+    t = np.arange(1, steps + 1)
+    for axes, (color, curve) in zip(grid.flat, curves(problem, steps).items(), strict=True):
         first = curve.gap[0]
         for bound in curve.bounds:
             axes.plot(t, bound[1:] / first, color=ACCENT, linewidth=1.2, linestyle=(0, (4, 2)))
         axes.plot(t, curve.gap[1:] / first, color=COLORS[color])
         axes.set_title(curve.title, color=COLORS[color])
-        axes.set(xscale="log", yscale="log", xlim=(1, FIGURE_STEPS), ylim=(1e-9, 300))
+        axes.set(xscale="log", yscale="log", xlim=(1, steps), ylim=(1e-9, 300))
         decades(axes.xaxis)
         decades(axes.yaxis, every=2)
     for axes in grid[-1]:
@@ -199,9 +210,8 @@ def modes(quick: bool) -> Any:
     return made
 
 
-def edge_scan(family: str, times_beta: Float64s, momentum: float, steps: int) -> Float64s:
+def edge_scan(problem: MSE, family: str, times_beta: Float64s, momentum: float, steps: int) -> Float64s:
     """The gap after so many steps as a share of the first, for each lr = times_beta/beta."""
-    problem = patients()
     makers: dict[str, Callable[..., Optimizer]] = {
         "sgd": SGD,
         "momentum": partial(Momentum, momentum=momentum),
@@ -227,6 +237,11 @@ def edge(quick: bool) -> Any:
     """Gap after 300 steps for every step size: it improves up to the edge and explodes behind it. The
     edge (vertical line) lies at 2/β for GD, at 2(1+a)/β = 3/β for the heavy ball, at (2+2a)/((1+2a)β) =
     1.5/β for NAG, a = ½."""
+    return edge_of(patients(), 300, quick)
+
+
+def edge_of(problem: MSE, steps: int, quick: bool) -> Any:
+    """That picture of any problem."""
     made, axes = figure()
     times_beta = np.linspace(0.05, 3.4, 68 if quick else 135)
     edges = {
@@ -236,7 +251,7 @@ def edge(quick: bool) -> Any:
     }
     for color, (name, at) in edges.items():
         with np.errstate(over="ignore"):
-            gap = edge_scan(color, times_beta, 0.5, 300)
+            gap = edge_scan(problem, color, times_beta, 0.5, steps)
         axes.plot(times_beta, np.clip(gap, 1e-12, 1e12), color=COLORS[color])
         axes.axvline(at, color=COLORS[color], linewidth=1, linestyle=(0, (4, 2)))
         axes.annotate(

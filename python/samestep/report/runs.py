@@ -14,6 +14,8 @@ from ..table import diabetes
 
 Make = Callable[[Any], Optimizer]
 
+LARGEST = 2**24  # elements that an intermediate matrix may have; a table of one's own may be long
+
 
 @cache
 def patients() -> MSE:
@@ -47,8 +49,12 @@ def walk(problem: Any, make: Make, steps: int, w0: Any = None) -> Float64s:
 
 def gaps(problem: MSE, path: Any) -> Float64s:
     """L(w_t) - L* along a path, without the cancellation of the difference."""
-    e = (path - problem.minimizer()) @ problem.Phi.T
-    gap: Float64s = 0.5 * problem.c * np.einsum("ti,ti->t", e, e)
+    some = max(1, LARGEST // problem.size)
+    found = []
+    for first in range(0, len(path), some):
+        e = (path[first : first + some] - problem.minimizer()) @ problem.Phi.T
+        found.append(np.einsum("ti,ti->t", e, e))
+    gap: Float64s = 0.5 * problem.c * np.concatenate(found)
     return gap
 
 
