@@ -43,9 +43,9 @@ def check_not_negative(**values: Any) -> None:
     _check_all(values, lambda a: (a >= 0.0) & (a < np.inf), "a finite number, 0 or more")
 
 
-def check_momentum(momentum: Any, why: str = "") -> None:
+def check_momentum(momentum: Any, expected: str = "a number in [0, 1)") -> None:
     """TypeError or ValueError unless 0 <= momentum < 1."""
-    _check_all({"momentum": momentum}, lambda a: (a >= 0.0) & (a < 1.0), "a number in [0, 1)" + why)
+    _check_all({"momentum": momentum}, lambda a: (a >= 0.0) & (a < 1.0), expected)
 
 
 def _check_all(values: dict[str, Any], good: Callable[[Any], Any], expected: str) -> None:
@@ -65,6 +65,11 @@ def check_number(name: str, value: Any, expected: str = "a number") -> None:
         owns = isinstance(getattr(value, last, None), (int, float))
         fix = f"; pass its number, such as problem.{last}" if owns else ""
         raise TypeError(f"{name}: got {_kind(value)}, expected {expected}{fix}")
+
+
+def as_number(value: Any) -> Any:
+    """A scalar as it is, so that a formula of Python's floats gives one; lists as an array."""
+    return value if np.ndim(value) == 0 else np.asarray(value, dtype=np.float64)
 
 
 def check_function(name: str, value: Any) -> None:

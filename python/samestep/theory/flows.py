@@ -8,17 +8,18 @@ gradient descent they go.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from ..optimizer import Optimizer
 from ..optimizers import NAG, Momentum
 from ..optional import require
-from ..problems import Float64s, Floats
-from .checks import check_momentum, check_positive
+from ..problems import MSE, Float64s, Floats
+from .checks import Method, check_method, check_momentum, check_positive
 
-Method = Literal["heavy_ball", "nesterov"]
+
+_FAMILIES = ("momentum", "nag")  # gradient descent is either with a momentum of 0
 
 
 class TwiceSmooth(Protocol):
@@ -54,7 +55,7 @@ def steps(
         lr: h.
         momentum: a.
         count: how many steps.
-        method: "heavy_ball" or "nesterov".
+        method: "heavy_ball" or "momentum"; "nesterov", "nag" or "look_ahead".
         v0: u_0 - u_{-1}, the move that led to the start: zeros for a start at rest, or
             ``manifold_move`` to be on the invariant manifold at once.
 
@@ -73,7 +74,8 @@ def steps(
     if np.shape(v0) != np.shape(u0):
         raise ValueError(f"v0: got shape {np.shape(v0)}, expected {np.shape(u0)} as u0")
     w = np.array(u0, dtype=np.float64) + b * np.asarray(v0)
-    opt: Optimizer = (NAG if method == "nesterov" else Momentum)(w, lr=lr, momentum=momentum)
+    kind = NAG if check_method("method", method, *_FAMILIES) == "nag" else Momentum
+    opt: Optimizer = kind(w, lr=lr, momentum=momentum)
     v = opt.state["v"][0]
     v[...] = v0
     u, moves = [w - b * v], [v.copy()]
@@ -128,7 +130,7 @@ def modified(
     Args:
         problem, u0, times, momentum: as for ``rescaled``.
         lr: h, positive and finite.
-        method: "heavy_ball" or "nesterov".
+        method: as for ``steps``.
 
     Returns, raises:
         As ``rescaled``; ValueError also for another lr or method.
@@ -202,8 +204,19 @@ def _modified_descent(
     """-l grad(L + (h/2) l c |grad L|^2); the gradient of |grad L|^2 is 2 H grad L."""
     speed = _speed(momentum)
     g = problem.gradient(u)
-    descent: Floats = -speed * (g + lr * speed * coefficient * (problem.hessian(u) @ g))
+    descent: Floats = -speed * (g + lr * speed * coefficient * (_hessian(problem, u) @ g))
     return descent
+
+
+def _hessian(problem: TwiceSmooth, u: Floats) -> Floats:
+    if isinstance(problem, MSE):
+        return problem.hessian()  # the same everywhere
+    if not callable(getattr(problem, "hessian", None)):
+        raise TypeError(
+            f"problem: got {type(problem).__name__} without a hessian, expected one with hessian(w); set one "
+            "that is right to some ten digits by problem.hessian = lambda w: hessian_fd(problem.gradient, w)"
+        )
+    return problem.hessian(u)
 
 
 def _speed(momentum: float) -> float:
@@ -213,9 +226,7 @@ def _speed(momentum: float) -> float:
 
 def _ahead(method: Method, momentum: float) -> float:
     """b: how far ahead the gradient is taken."""
-    if method not in get_args(Method):
-        raise ValueError(f"method: got {method!r}, expected one of {', '.join(map(repr, get_args(Method)))}")
-    return momentum if method == "nesterov" else 0.0
+    return momentum if check_method("method", method, *_FAMILIES) == "nag" else 0.0
 
 
 def _solve(rate: Callable[[Floats], Floats], start: Floats, times: Floats) -> Float64s:
