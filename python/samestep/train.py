@@ -147,8 +147,9 @@ def minimize(
         record_every: the loss of the full problem is computed at step 0, every so many steps, and at
             the end.
         progress: a progress bar on stderr, if that is a terminal.
-        check: warn (RuntimeWarning) if lr is not below the method's stability edge, by
-            theory.check_step_size; the problem must know its ``beta``.
+        check: warn (RuntimeWarning) if lr is not below the method's stability edge on a quadratic of the
+            problem's ``beta``, which it must know, in the words of theory.check_step_size: a verdict for
+            problems.MSE, for other losses what is known.
         clock: seconds as a function; its first call starts the time.
 
     Returns:

@@ -41,3 +41,8 @@ __all__ = [
     "empirical_risk",
     "test_risk",
 ]
+
+
+def __dir__() -> list[str]:
+    """Without the modules that the problems are in."""
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

@@ -91,9 +91,7 @@ class Function:
         if minimizer is not None:
             least = np.array(minimizer, dtype=np.float64)
             if least.shape != (self.dimension,):
-                raise ValueError(
-                    f"minimizer: got shape {least.shape}, expected {(self.dimension,)}, a number for each weight"
-                )
+                raise ValueError(f"minimizer: got shape {least.shape}, expected {(self.dimension,)}, as w")
             if not np.isfinite(least).all():
                 raise ValueError("minimizer: got NaN or infinity, expected finite numbers")
             self._minimizer = frozen(least)
@@ -245,7 +243,7 @@ def _whole(name: str, value: Any) -> int:
 def _number(name: str, value: Any, at_least: float) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (numbers.Real, np.ndarray)) or np.ndim(value) > 0:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: got {type(value).__name__}, expected a number")
     found = float(value)
     if not at_least <= found < np.inf or found == -np.inf:

@@ -92,9 +92,7 @@ class Higham(Smooth):
 
     def loss(self, w: Floats) -> float:
         """Cost(w) over all points; w has shape (dimension,), float64."""
-        misses = zip(
-            chain.from_iterable(self._outputs(w)), chain.from_iterable(self._targets), strict=True
-        )
+        misses = zip(chain.from_iterable(self._outputs(w)), chain.from_iterable(self._targets), strict=True)
         return sum((a - t) ** 2 for a, t in misses) / (2 * self.size)
 
     def correct(self, w: Floats) -> int:

@@ -241,12 +241,14 @@ def batch_gradient_variance(gradients: Floats, m: Any, replacement: bool = True)
     Example:
         >>> import numpy as np, samestep as ss
         >>> rows = np.array([[0.0], [2.0], [4.0]])  # S = 8/3
-        >>> [round(ss.theory.batch_gradient_variance(rows, 2, replacement), 6) for replacement in (True, False)]
+        >>> [round(ss.theory.batch_gradient_variance(rows, 2, again), 6) for again in (True, False)]
         [1.333333, 0.666667]
     """
     rows = np.asarray(gradients, dtype=np.float64)
     if rows.ndim != 2 or 0 in rows.shape:
-        raise ValueError(f"gradients: got shape {rows.shape}, expected (N, p), the gradient of an example a row")
+        raise ValueError(
+            f"gradients: got shape {rows.shape}, expected (N, p), the gradient of an example a row"
+        )
     if not np.isfinite(rows).all():
         raise ValueError("gradients: got NaN or infinity, expected finite numbers")
     check_number("m", m, "a whole number")

@@ -75,9 +75,9 @@ def cauchy_step(g: Floats, H: Floats) -> float:
 def max_step(problem_or_H: Any) -> float:
     """2/beta, beta = lambda_max(H): below it gradient descent on a convex quadratic converges.
 
-    A smaller step lowers L at every point, on every loss of that smoothness, since 2/beta <= step_bound(g, H) for every g. The converse
-    does not hold: at a single point far larger steps can lower L. At 2/beta itself the component along
-    the steepest direction keeps its length for ever.
+    A smaller step lowers L at every point, on every loss of that smoothness, since
+    2/beta <= step_bound(g, H) for every g. The converse does not hold: at a single point far larger steps
+    can lower L. At 2/beta itself the component along the steepest direction keeps its length for ever.
 
     Args:
         problem_or_H: a problem, which knows its beta, or a symmetric Hessian, shape (p, p).

@@ -94,8 +94,8 @@ def known(problem: Any, name: str, argument: str = "problem") -> float:
 
 
 def is_problem(value: Any) -> bool:
-    """Whether it has a loss: a number or a matrix has none."""
-    return callable(getattr(value, "loss", None))
+    """Whether it has a loss or a beta: a number or a matrix has none."""
+    return callable(getattr(value, "loss", None)) or hasattr(value, "beta")
 
 
 def _kind(value: Any) -> str:

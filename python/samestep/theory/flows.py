@@ -3,6 +3,12 @@
 Both methods are u+ = u + a (u - u_prev) + h f(u + b (u - u_prev)) with f = -grad L, step size h and
 momentum a: the heavy ball with b = 0, Nesterov's with b = a. l = 1/(1 - a) is how much faster than
 gradient descent they go.
+
+    steps            the methods' own steps: Steps
+    rescaled         u' = -l grad L(u), of order 1
+    modified         h c u'' + u' = -l grad L(u), of order 2
+    manifold         u' = -l grad(L + (h/2) l c |grad L|^2), of order 2
+    manifold_move    the move on the invariant manifold, of order 3
 """
 
 from __future__ import annotations
@@ -16,7 +22,10 @@ from ..optimizer import Optimizer
 from ..optimizers import NAG, Momentum
 from ..optional import require
 from ..problems import MSE, Float64s, Floats
-from .checks import Method, check_method, check_momentum, check_positive
+from . import checks
+from .checks import check_method, check_momentum, check_positive
+
+Method = checks.Method
 
 
 _FAMILIES = ("momentum", "nag")  # gradient descent is either with a momentum of 0

@@ -49,9 +49,11 @@ def mode_factors(problem_or_H: Any, lr: float) -> Float64s:
         array([ 0.4, -0.8])
     """
     if is_problem(problem_or_H):
-        return 1.0 - lr * _eigenvalues(problem_or_H, "problem_or_H")
-    eigenvalues = np.linalg.eigvalsh(check_symmetric("H", problem_or_H)).astype(np.float64)
-    return 1.0 - lr * eigenvalues
+        eigenvalues = _eigenvalues(problem_or_H, "problem_or_H")
+    else:
+        eigenvalues = np.linalg.eigvalsh(check_symmetric("H", problem_or_H)).astype(np.float64)
+    with np.errstate(over="ignore"):
+        return 1.0 - lr * eigenvalues
 
 
 def mode_matrices(
@@ -86,7 +88,8 @@ def mode_matrices(
     if is_problem(curvatures):
         curvatures = _eigenvalues(curvatures, "curvatures")
     check_number("curvatures", curvatures)
-    s, a = lr * np.asarray(curvatures, dtype=np.float64), momentum
+    with np.errstate(over="ignore"):
+        s, a = lr * np.asarray(curvatures, dtype=np.float64), momentum
     ahead = a if momentum_next is None else momentum_next
     zero, one = np.zeros_like(s), np.ones_like(s)
     rows = {
@@ -128,15 +131,18 @@ def spectral_radius(family: Method, curvatures: Any, lr: float, momentum: float 
         curvatures = curvatures[curvatures > 0.0]
     if np.size(curvatures) == 0:
         raise ValueError("curvatures: got none, expected at least one that is not 0")
-    return float(np.abs(np.linalg.eigvals(mode_matrices(family, curvatures, lr, momentum))).max())
+    with np.errstate(over="ignore", invalid="ignore"):
+        M = mode_matrices(family, curvatures, lr, momentum)
+    # A step beyond the dtype is one that LAPACK refuses.
+    return float(np.abs(np.linalg.eigvals(M)).max()) if np.isfinite(M).all() else float("inf")
 
 
 def _eigenvalues(problem: Any, argument: str) -> Float64s:
     found = getattr(problem, "eigenvalues", None)
     if found is None:
         raise TypeError(
-            f"{argument}: got {type(problem).__name__} without eigenvalues, expected problems.MSE or numbers; "
-            "the curvatures at one w are those of theory.hessian_fd(problem.gradient, w)"
+            f"{argument}: got {type(problem).__name__} without eigenvalues, expected problems.MSE, or the "
+            "curvatures at one w, those of theory.hessian_fd(problem.gradient, w)"
         )
     eigenvalues: Float64s = np.asarray(found, dtype=np.float64)
     return eigenvalues

@@ -118,10 +118,9 @@ class RunCheck:
 
     def __str__(self) -> str:
         promised = [check.holds for check in self.bounds if check.promised]
-        broken = promised.count(False)
-        verdict = f"{broken} of the {len(promised)} promised bounds broken"
-        if not broken:
-            verdict = f"all {len(promised)} promised bounds held" if promised else "nothing was promised"
+        verdict = f"promised bounds that held: {promised.count(True)} of {len(promised)}"
+        if not promised:
+            verdict = "nothing was promised"
         lines = [f"{self.rule}: {'diverged; ' if self.diverged else ''}{verdict}"]
         lines += [f"  {check}" for check in self.bounds]
         if self.unknown:
@@ -205,8 +204,8 @@ def check_run(problem: Any, result: Result) -> RunCheck:
     """
     if not is_problem(problem) or getattr(problem, "beta", None) is None:
         raise TypeError(
-            f"problem: got {type(problem).__name__}, expected problems.MSE or another that knows its beta, of "
-            "which every bound is formed; pass problems.Function(..., beta=...)"
+            f"problem: got {type(problem).__name__}, expected problems.MSE or another that knows its beta, "
+            "of which every bound is formed; pass problems.Function(..., beta=...)"
         )
     for name in ("w0", "start", "losses", "recorded"):
         if not hasattr(result, name):
@@ -338,11 +337,20 @@ class _Facts:
         return _bound_check(name, formula, conditions, t, gaps, bound, rounding, held)
 
 
-def _bound_check(name: str, formula: str, conditions: Iterable[Condition], *seen: Any) -> BoundCheck:
+def _bound_check(
+    name: str,
+    formula: str,
+    conditions: Iterable[Condition],
+    steps: Any,
+    measured: Any,
+    bound: Any,
+    rounding: Any,
+    held: Any,
+) -> BoundCheck:
     conditions = tuple(conditions)
     missing = ", ".join(text for text, met in conditions if not met)
     condition = ", ".join(text for text, _ in conditions)
-    return BoundCheck(name, formula, condition, not missing, *seen, missing=missing)
+    return BoundCheck(name, formula, condition, not missing, steps, measured, bound, rounding, held, missing)
 
 
 def _sgd(run: _Facts) -> Iterator[BoundCheck]:

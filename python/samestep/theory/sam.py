@@ -31,8 +31,8 @@ def sam_step(optimizer: Optimizer, gradient: Callable[[Floats], Floats], rho: fl
     Raises:
         ValueError: an optimizer of several arrays, a rho that is negative or not finite, or a gradient of
             another shape.
-        TypeError: no optimizer, or the gradient is no function. Also what the optimizer says about a gradient that does not fit.
-            Whatever is raised, the weights are left as they were.
+        TypeError: no optimizer, or the gradient is no function. Also what the optimizer says about a
+            gradient that does not fit. Whatever is raised, the weights are left as they were.
 
     Source:
         Foret, Kleiner, Mobahi and Neyshabur (2021) (recalled).

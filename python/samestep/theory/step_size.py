@@ -87,7 +87,10 @@ class StepSizeCheck:
             on = "" if self.quadratic else " on a quadratic, and nothing is known of others"
             return f"{self.rule}: no step size is stable with a momentum of 1 or more{on}"
         share = "of" if self.below else "times"
-        lead = f"{self.rule}: lr {self.lr:g} is {self.factor:.6g} {share} the edge {self.edge:.6g} = {self.formula}"
+        lead = (
+            f"{self.rule}: lr {self.lr:g} is {self.factor:.6g} {share} the edge {self.edge:.6g} = "
+            f"{self.formula}"
+        )
         if self.quadratic:
             if not self.below:
                 mean = " even in the mean" if self.batches else ""
@@ -112,7 +115,8 @@ class StepSizeCheck:
         limit = "2(1-a)/beta" if self.rule.startswith("momentum") else "1/beta"
         known = f"{limit} = {self.from_rest:.6g}"
         if self.lr <= self.from_rest:
-            return f"up to {known} another loss too never rises above its start, from rest"
+            where = "" if self.rule.startswith("momentum") else " at its iterates"
+            return f"up to {known} this loss never rises above its start{where}, from rest"
         return f"of another loss nothing is known above {known}: it may cycle for ever or diverge"
 
     def _adaptive(self) -> str:

@@ -127,11 +127,11 @@ def _curvatures(beta: Any, mu: float | None) -> tuple[float, float]:
     if is_problem(beta):
         problem = beta
         beta, mu = known(problem, "beta", "beta"), pl_constant(problem) if mu is None else mu
-    elif mu is None:
+    check_number("beta", beta, "the largest curvature, or a problem that knows it")
+    if mu is None:
         raise ValueError(
             "mu: got None, expected the smallest curvature; or hand in a problem that knows both as beta"
         )
-    check_number("beta", beta)
     check_number("mu", mu)
     if not (isfinite(beta) and 0.0 < mu <= beta):
         raise ValueError(f"beta, mu: got {beta}, {mu}, expected finite numbers 0 < mu <= beta")

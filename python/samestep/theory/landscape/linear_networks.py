@@ -20,8 +20,8 @@ class DeepLinear:
     """L over the pairs W = (W1, W2) of layers that are to make the target T, W2 W1 = T.
 
     Args:
-        target: T, shape (outputs, inputs), finite; or strengths, the diagonal of a square T. Its singular
-            values but 0, the strengths, must be different.
+        strengths: the diagonal of a square T, positive and finite, each once; or T itself, a matrix of
+            shape (outputs, inputs), whose singular values but 0 are each there once.
         hidden: the width of the layer between, 1 or more; None: as many as the inputs.
 
     Attributes:
@@ -30,12 +30,12 @@ class DeepLinear:
         n: the inputs.
         hidden: as given.
 
-    ``W`` holds networks side by side along its leading axes. Where inputs, hidden and outputs are equal, n, it
+    ``W`` holds networks side by side along its leading axes. Where inputs, hidden and outputs are all n, it
     has shape (..., 2, n, n); else (..., hidden (inputs + outputs)), W1 and then W2, row by row: ``join``
     makes it of two matrices and ``layers`` takes it apart.
 
     Raises:
-        TypeError, ValueError: another target or hidden; of the methods: W of another shape.
+        TypeError, ValueError: other strengths or hidden; of the methods: W of another shape.
 
     Source:
         Saxe, McClelland and Ganguli, Exact solutions to the nonlinear dynamics of learning in deep linear
@@ -52,9 +52,9 @@ class DeepLinear:
         2.0
     """
 
-    def __init__(self, target: npt.ArrayLike | Iterable[float], hidden: int | None = None) -> None:
+    def __init__(self, strengths: npt.ArrayLike | Iterable[float], hidden: int | None = None) -> None:
         given: Float64s = np.array(
-            target if isinstance(target, np.ndarray) else list(target),  # type: ignore[arg-type]
+            strengths if isinstance(strengths, np.ndarray) else list(strengths),  # type: ignore[arg-type]
             dtype=np.float64,
         )
         if given.ndim == 2:
@@ -64,7 +64,7 @@ class DeepLinear:
             self.strengths = tuple(sigma[kept].tolist())
             if len(self.strengths) > 1 and np.diff(sigma[kept]).max() > -1e-9 * sigma[0]:
                 raise ValueError(
-                    f"target: got the singular values {self.strengths}, expected different ones"
+                    f"strengths: got a matrix of singular values {self.strengths}, expected different ones"
                 )
             self.target, self._left, self._right = given, U[:, kept], Vt[kept]
         else:
@@ -87,7 +87,9 @@ class DeepLinear:
     @staticmethod
     def _check_target(T: Float64s) -> None:
         if 0 in T.shape or not np.isfinite(T).all() or not T.any():
-            raise ValueError(f"target: got {T.tolist()}, expected finite numbers, not all of them 0")
+            raise ValueError(
+                f"strengths: got the matrix {T.tolist()}, expected finite numbers, not all of them 0"
+            )
 
     def layers(self, W: Float64s) -> tuple[Float64s, Float64s]:
         """W1, shape (..., hidden, inputs), and W2, shape (..., outputs, hidden): views of W."""
@@ -129,7 +131,7 @@ class DeepLinear:
         return self.join(_transposed(W2) @ R, R @ _transposed(W1))
 
     def critical_point(self, modes: Iterable[int]) -> Float64s:
-        """The fit of some modes, sqrt s_i from and to a hidden unit of each; L = half the squares of the rest.
+        """The fit of some modes, sqrt s_i to and from a hidden unit; L = half the squares of the rest.
 
         Args:
             modes: indices of strengths, at most as many as there are hidden units.

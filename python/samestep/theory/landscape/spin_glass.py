@@ -68,7 +68,7 @@ class SpinGlass:
             raise ValueError(f"n: got {n}, expected 2 or more")
         _check_interactions(p)
         self.n, self.p = n, p
-        self._norm = float(n) ** ((p - 1) / 2)
+        self._norm: float = float(n) ** ((p - 1) / 2)
         self._random = np.random.RandomState(seed)
         J = self._random.standard_normal((n,) * p)
         total = np.zeros_like(J)
@@ -116,7 +116,7 @@ class SpinGlass:
         if x.ndim != 2 or x.shape[1] != self.n:
             raise ValueError(f"x: got shape {x.shape}, expected (rows, {self.n})")
         if self.p == 2:
-            return np.broadcast_to(self.J, (len(x), self.n, self.n))
+            return np.tile(self.J, (len(x), 1, 1))
         along: Float64s = (x @ self.J.reshape(self.n, -1)).reshape(len(x), *self.J.shape[1:])
         while along.ndim > 3:
             along = np.einsum("si,si...->s...", x, along)
