@@ -2,7 +2,7 @@
 
 Before a run and after it
     check_step_size      lr against the edge of its rule, and what is known of it: StepSizeCheck
-    check_run            every bound of the rule against every recorded loss: RunCheck of BoundChecks
+    check_run            every bound of the rule against every recorded loss: RunCheck, a BoundCheck each
 
 Curvature
     beta                 the largest curvature, of a problem or a Hessian, exact or iterated
@@ -54,7 +54,7 @@ Noise
     batch_gradient_variance  tr(S)/m, with and without replacement
     stationary_variance  of w under noise, on a parabola
     double_well          the share of runs in the wide basin
-    DoubleWell           that landscape of two Wells
+    DoubleWell           that landscape, a Well on each side
 
 Modules
     flows                momentum methods as differential equations
