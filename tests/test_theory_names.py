@@ -128,6 +128,24 @@ class TestProblemsForNumbers:
             (TypeError, "without eigenvalues.*hessian_fd", lambda: theory.mode_factors(logistic(), 0.1)),
             (TypeError, "without eigenvalues", lambda: theory.mode_matrices("sgd", logistic(), 0.1)),
             (TypeError, "expected problems.MSE or a Hessian", lambda: theory.beta(logistic(), "power")),
+            (TypeError, r"H: got MSE, .*problem\.hessian\(\)", lambda: theory.newton_step(U0, fixed())),
+            (TypeError, r"J: got MSE, expected a matrix", lambda: theory.tangent_kernel(fixed())),
+            (TypeError, "t: got str", lambda: theory.gap_bounds("1", 1.0, 1.0)),
+            (
+                TypeError,
+                r"without 'gradient'.*problems\.Function",
+                lambda: flows.rescaled(len, U0, TIMES, 0),
+            ),
+            (
+                TypeError,
+                r"problem: got object without 'gradient'.*problems\.Function\(loss, gradient, dim",
+                lambda: theory.run_until(object(), U0, "sgd", deadline=1.0, lr=0.1),
+            ),
+            (
+                TypeError,
+                "problem: got Function, expected pr",
+                lambda: ss.problems.empirical_risk(logistic(), U0),
+            ),
             (ValueError, "curvatures: got none", lambda: theory.spectral_radius("sgd", np.array([]), 0.1)),
             (
                 TypeError,
@@ -161,6 +179,7 @@ class TestArrays:
             (lambda a: theory.heavy_ball_edge(3.0, a), [0.0, 0.5, 0.9]),
             (lambda a: theory.look_ahead_edge(3.0, a), [0.0, 0.5, 0.9]),
             (lambda delta: theory.iterations_bound(3.0, 2.0, delta), [0.1, 1e-8]),
+            (theory.DoubleWell().boltzmann, [0.16, 0.3]),
             (lambda lr: theory.stationary_variance(lr, 2, 2.0, 1.0), [0.05, 0.9, 1.0, 7.0]),
             (lambda m: theory.batch_gradient_variance(np.eye(4), m, False), [1, 2, 4]),
         ],
@@ -172,6 +191,16 @@ class TestArrays:
         assert found.shape == (len(values),)
         assert found == pytest.approx(np.array(single), rel=1e-14)
         assert function(np.reshape(values, (1, -1)).tolist()).shape == (1, len(values))
+
+    def test_those_that_return_arrays(self):
+        found = theory.landscape.mode_strength(0.5, [1.0, 3.0], 0.001)
+        single = [theory.landscape.mode_strength(0.5, s, 0.001).item() for s in (1.0, 3.0)]
+        assert found.tolist() == single
+        network = theory.landscape.DeepLinear([2.0, 1.0])
+        W = np.random.RandomState(0).standard_normal((2, 3, 2, 2, 2))
+        found = network.hessian_eigenvalues(W)
+        assert found.shape == (2, 3, 8)
+        assert found[1, 2].tolist() == network.hessian_eigenvalues(W[1, 2]).tolist()
 
     def test_one_bad_element_is_named(self):
         with pytest.raises(ValueError, match=r"momentum: got 1\.5, expected 0 <= momentum < 1"):

@@ -100,8 +100,8 @@ class DoubleWell:
         )
         return float(found.x)
 
-    def boltzmann(self, temperature: float) -> float:
-        """The share of exp(-V/temperature) beyond the barrier, on the wide side.
+    def boltzmann(self, temperature: Any) -> Any:
+        """The share of exp(-V/temperature) beyond the barrier, on the wide side; of each of an array.
 
         For equal floors and low temperatures 1/(1 + sqrt(h_wide/h_sharp)), whatever the temperature.
 
@@ -109,6 +109,9 @@ class DoubleWell:
             ValueError: a temperature that is not positive and finite.
         """
         check_positive(temperature=temperature)
+        if np.ndim(temperature) > 0:
+            shares = [self.boltzmann(one) for one in np.ravel(temperature)]
+            return np.reshape(shares, np.shape(temperature))
         integrate = require("scipy.integrate", "the Boltzmann share of a basin")
         lowest = min(self.sharp.floor, self.wide.floor)
 

@@ -93,6 +93,16 @@ def known(problem: Any, name: str, argument: str = "problem") -> float:
     return number
 
 
+def check_problem(problem: Any, *names: str) -> None:
+    """TypeError that names what a problem has to have and has not."""
+    for name in names:
+        if not hasattr(problem, name):
+            raise TypeError(
+                f"problem: got {_kind(problem)} without {name!r}, expected a problem such as problems.MSE; "
+                "make one of your loss and its gradient by problems.Function(loss, gradient, dimension)"
+            )
+
+
 def is_problem(value: Any) -> bool:
     """Whether it has a loss or a beta: a number or a matrix has none."""
     return callable(getattr(value, "loss", None)) or hasattr(value, "beta")

@@ -153,7 +153,8 @@ def hessian_fd(gradient: Callable[[Floats], Floats], w: Floats, h: float | None 
 def check_symmetric(name: str, matrix: Floats) -> Float64s:
     """The matrix in float64, if it can be a Hessian or a kernel."""
     if np.asarray(matrix).dtype.kind not in "biuf":
-        raise TypeError(f"{name}: got {type(matrix).__name__}, expected a symmetric matrix of numbers")
+        fix = "; pass its Hessian, such as problem.hessian()" if hasattr(matrix, "hessian") else ""
+        raise TypeError(f"{name}: got {type(matrix).__name__}, expected a symmetric matrix of numbers{fix}")
     H: Float64s = np.asarray(matrix, dtype=np.float64)
     if H.ndim != 2 or H.shape[0] != H.shape[1] or H.shape[0] == 0:
         raise ValueError(f"{name}: got shape {H.shape}, expected (p, p) with p >= 1")

@@ -12,7 +12,7 @@ from ..optimizer import Optimizer
 from ..optimizers import NAG, SGD, Momentum
 from ..problems import Floats
 from ..reference.sampling import Sampler
-from .checks import Method, check_method
+from .checks import Method, check_method, check_problem
 
 if TYPE_CHECKING:
     from ..train import Problem
@@ -87,6 +87,7 @@ def run_until(
         >>> run.x, run.steps
         (array([1.875]), 4)
     """
+    check_problem(problem, "gradient", "size")
     family = check_method("algorithm", algorithm)
     if not 0.0 <= deadline < float("inf"):
         raise ValueError(f"deadline: got {deadline}, expected seconds, 0 or more and finite")

@@ -23,7 +23,7 @@ from ..optimizers import NAG, Momentum
 from ..optional import require
 from ..problems import MSE, Float64s, Floats
 from . import checks
-from .checks import check_method, check_momentum, check_positive
+from .checks import check_method, check_momentum, check_positive, check_problem
 
 Method = checks.Method
 
@@ -79,6 +79,7 @@ def steps(
         >>> run.u.round(12).tolist(), run.v.round(12).tolist()
         ([[1.0, -1.0], [0.85, -0.85]], [[0.0, 0.0], [-0.15, 0.15]])
     """
+    check_problem(problem, "gradient")
     b = _ahead(method, momentum)
     if np.shape(v0) != np.shape(u0):
         raise ValueError(f"v0: got shape {np.shape(v0)}, expected {np.shape(u0)} as u0")
@@ -124,6 +125,7 @@ def rescaled(problem: TwiceSmooth, u0: Floats, times: Floats, momentum: float) -
         >>> flows.rescaled(parabola, np.ones(1), np.array([0.0, 1.0]), momentum=0.5).round(6).tolist()
         [[1.0], [0.135335]]
     """
+    check_problem(problem, "gradient")
     speed = _speed(momentum)
     return _solve(lambda u: -speed * problem.gradient(u), u0, times)
 
@@ -154,6 +156,7 @@ def modified(
         >>> flows.modified(parabola, np.ones(1), np.array([1.0]), 0.1, 0.0, "heavy_ball").round(6)
         array([[0.349023]])
     """
+    check_problem(problem, "gradient")
     check_positive(lr=lr)
     speed, b = _speed(momentum), _ahead(method, momentum)
     mass = lr * (1.0 + momentum - 2.0 * b * (1.0 - momentum)) / (2.0 * (1.0 - momentum))
@@ -211,6 +214,7 @@ def _modified_descent(
     problem: TwiceSmooth, u: Floats, lr: float, momentum: float, coefficient: float
 ) -> Floats:
     """-l grad(L + (h/2) l c |grad L|^2); the gradient of |grad L|^2 is 2 H grad L."""
+    check_problem(problem, "gradient")
     speed = _speed(momentum)
     g = problem.gradient(u)
     descent: Floats = -speed * (g + lr * speed * coefficient * (_hessian(problem, u) @ g))

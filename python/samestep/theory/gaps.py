@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .checks import as_number, check_not_negative, check_positive
+from .checks import as_number, check_not_negative, check_number, check_positive
 
 Steps = int | npt.NDArray[np.integer[Any]]
 Bound = Any  # a float, or an array for an array of steps
@@ -143,6 +143,7 @@ def _check(t: Steps, beta: float, distance: float) -> Any:
     """t in float64, in which no formula of it overflows: a float, or an array of that shape."""
     check_positive(beta=beta)
     check_not_negative(distance=distance)
+    check_number("t", t)
     steps = np.asarray(t, dtype=np.float64)
     if steps.size == 0:
         raise ValueError(f"t: got shape {steps.shape}, expected at least one number of steps")

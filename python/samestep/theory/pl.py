@@ -87,6 +87,7 @@ def tangent_kernel(J: Floats) -> Float64s:
         >>> ss.theory.tangent_kernel(np.array([[1.0, 2.0]]))
         array([[5.]])
     """
+    check_number("J", J, "a matrix of numbers")
     J = np.asarray(J, dtype=np.float64)
     if J.ndim != 2 or 0 in J.shape:
         raise ValueError(f"J: got shape {J.shape}, expected (N, p) with at least one row and one column")

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..problems import MSE, Float64s
-from .checks import is_problem, known
+from .checks import check_problem, is_problem, known
 from .gaps import gap_bounds, gradient_bound
 from .modes import mode_factors, mode_matrices
 from .pl import pl_constant
@@ -207,6 +207,7 @@ def check_run(problem: Any, result: Result) -> RunCheck:
             f"problem: got {type(problem).__name__}, expected problems.MSE or another that knows its beta, "
             "of which every bound is formed; pass problems.Function(..., beta=...)"
         )
+    check_problem(problem, "loss", "gradient", "dimension", "dtype", "size")
     for name in ("w0", "start", "losses", "recorded"):
         if not hasattr(result, name):
             raise TypeError(f"result: got {type(result).__name__}, expected what minimize() returned")

@@ -7,6 +7,7 @@ of T, its singular directions, to fit; all but the one that fits every mode are 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from ...optimizer import Optimizer
 from ...optimizers import SGD
 from ...problems import Float64s
+from ..checks import as_number
 
 
 class DeepLinear:
@@ -154,12 +156,14 @@ class DeepLinear:
         return self.join(W1, W2)
 
     def hessian_eigenvalues(self, W: Float64s) -> Float64s:
-        """All eigenvalues of the Hessian at one network, increasing: hidden (inputs + outputs) of them.
+        """All eigenvalues of the Hessian of each network, increasing: hidden (inputs + outputs) of them.
 
         Of its rows: along D = (D1, D2) the gradient changes by (D2'R + W2'dR, R D1' + dR W1') with
         dR = D2 W1 + W2 D1.
         """
         W1, W2 = self.layers(W)
+        if W1.ndim > 2:
+            return np.stack([self.hessian_eigenvalues(one) for one in W])
         directions = np.eye(W1.size + W2.size).reshape(-1, *W.shape[-3 if self._stacked else -1 :])
         D1, D2 = self.layers(directions)
         R, dR = W2 @ W1 - self.target, D2 @ W1 + W2 @ D1
@@ -207,7 +211,7 @@ def deep_linear(
     return W
 
 
-def mode_strength(t: npt.ArrayLike, strength: float, start: float) -> Float64s:
+def mode_strength(t: npt.ArrayLike, strength: Any, start: Any) -> Float64s:
     """a(t) = s e^(2st) / (e^(2st) - 1 + s/a0): how a mode is learned, a sigmoid in time.
 
     The solution of a' = 2a (s - a), for balanced layers along gradient flow; t = lr times steps.
@@ -216,6 +220,8 @@ def mode_strength(t: npt.ArrayLike, strength: float, start: float) -> Float64s:
         t: times, 0 or more.
         strength: s, what there is to learn.
         start: a0, positive.
+
+    Numbers or arrays, which broadcast.
 
     Raises:
         ValueError: a strength or start that is not positive.
@@ -228,7 +234,8 @@ def mode_strength(t: npt.ArrayLike, strength: float, start: float) -> Float64s:
         >>> ss.theory.landscape.mode_strength([0.0, 100.0], 3.0, 0.001).round(6).tolist()
         [0.001, 3.0]
     """
-    if not (strength > 0 and start > 0):
+    strength, start = as_number(strength), as_number(start)
+    if not (np.all(strength > 0) and np.all(start > 0)):
         raise ValueError(f"strength, start: got {strength}, {start}, expected positive numbers")
     decay = np.exp(-2.0 * strength * np.asarray(t, dtype=np.float64))
     a: Float64s = strength / (1.0 + (strength / start - 1.0) * decay)
