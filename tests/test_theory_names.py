@@ -221,7 +221,7 @@ def test_help_begins_with_a_list_of_every_public_name(module):
     types = {"Float64s", "Floats", "Integers", "Scale"}  # of annotations
     listed = set(re.findall(r"\w+", module.__doc__))
     assert set(module.__all__) - types - listed == set()
-    lines = re.findall(r"^(?:    |``)([A-Za-z_]\w+)(?:``)?  ?\s*\S", module.__doc__, re.MULTILINE)
+    lines = re.findall(r"^    ([A-Za-z_]\w+) +\S", module.__doc__, re.MULTILINE)
     assert set(lines) <= set(module.__all__)
     assert len(lines) == len(set(lines)) > 5
 
