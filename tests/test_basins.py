@@ -1,6 +1,7 @@
 """Where noise takes stochastic gradient descent (A12): lr/B is a temperature, not a width."""
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 
 import samestep as ss
 from samestep.problems import MSE
-from samestep.theory import DoubleWell, Well, double_well, stationary_variance
+from samestep.theory import DoubleWell, Well, batch_gradient_variance, double_well, stationary_variance
+from text_problems import small
 
 
 @functools.cache
@@ -133,9 +135,43 @@ def test_the_variance_is_that_of_least_squares_under_one_row_at_a_time():
     assert np.mean(run.losses[50:]) - problem.optimum == pytest.approx(expected, rel=0.05)
 
 
+@pytest.mark.parametrize("scale", ["half_mean", "mean", "half_sum", "sum"])
+def test_the_variance_of_a_batch_is_that_of_all_batches(scale):
+    """B13 by enumeration; a batch of the sums' scales is m times the mean of its rows."""
+    whole, w = small()
+    problem = MSE(whole.Phi, whole.y, scale)
+    rows = np.stack([problem.gradient(w, np.array([i])) for i in range(6)])
+    for m in (1, 2, 3):
+        times = m * m if "sum" in scale else 1
+        for replacement, batches in (
+            (True, itertools.product(range(6), repeat=m)),
+            (False, itertools.combinations(range(6), m)),
+        ):
+            drawn = np.array([problem.gradient(w, np.array(batch)) for batch in batches])
+            expected = np.mean(np.sum((drawn - drawn.mean(axis=0)) ** 2, axis=1))
+            found = batch_gradient_variance(rows, m, replacement)
+            assert type(found) is float
+            assert times * found == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_variance_of_a_batch_of_the_texts():
+    problem, w = small()
+    rows = np.stack([problem.gradient(w, np.array([i])) for i in range(6)])
+    found = batch_gradient_variance(rows, np.array([1, 2, 3]))
+    assert found == pytest.approx([1.06307086, 0.53153543, 0.35435695], abs=5e-9)
+    found = batch_gradient_variance(rows, np.array([1, 2, 3, 6]), replacement=False)
+    assert found == pytest.approx([1.06307086, 0.42522834, 0.21261417, 0.0], abs=5e-9)
+    assert batch_gradient_variance(np.ones((1, 2)), 1, replacement=False) == 0.0
+
+
 @pytest.mark.parametrize(
     ("message", "call"),
     [
+        (r"gradients: got shape \(3,\), expected \(N, p\)", lambda: batch_gradient_variance(np.ones(3), 1)),
+        ("gradients: got NaN", lambda: batch_gradient_variance(np.full((2, 2), np.nan), 1)),
+        ("m: got 0, expected a whole number, 1 or more", lambda: batch_gradient_variance(np.eye(2), 0)),
+        (r"m: got 1\.5", lambda: batch_gradient_variance(np.eye(2), 1.5)),
+        ("m: got 3, expected a whole number, 1 to 2, ", lambda: batch_gradient_variance(np.eye(2), 3, False)),
         (r"sharp, wide: got centers 1.0, -1.0", lambda: DoubleWell(Well(1.0, 1.0), Well(-1.0, 1.0))),
         (r"softness: got 0\.0", lambda: DoubleWell(softness=0.0)),
         (r"wide\.curvature: got -1\.0", lambda: DoubleWell(wide=Well(1.0, -1.0))),

@@ -153,7 +153,7 @@ def test_the_manifold_attracts(method, lr, momentum, count, expected):
             r"u0: got NaN",
             lambda: flows.modified(Quartic(), START * np.nan, np.array([1.0]), 0.1, 0.5, "nesterov"),
         ),
-        (r"method: got 'nag'", lambda: flows.steps(Quartic(), START, 0.1, 0.5, 1, "nag", REST)),
+        (r"method: got 'adam'", lambda: flows.steps(Quartic(), START, 0.1, 0.5, 1, "adam", REST)),
     ],
 )
 def test_flows_that_are_none(message, call):

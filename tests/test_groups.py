@@ -306,7 +306,7 @@ class TestSchedules:
         optimizer.step(ones)
         assert [group["lr"] for group in optimizer.groups] == [0.25, 0.5]
 
-    def test_only_lr_has_one(self):
+    def test_eps_has_none(self):
         with pytest.raises(TypeError, match="eps: got <function"):
             ss.Adam(np.ones(1), eps=lambda t: 1.0)
 

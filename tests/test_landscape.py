@@ -258,3 +258,118 @@ class TestDeepLinear:
     def test_curves_that_are_none(self):
         with pytest.raises(ValueError, match=r"strength, start: got 3\.0, 0\.0"):
             mode_strength(1.0, 3.0, 0.0)
+
+
+class TestOtherSizes:
+    """p spins that interact, targets that are not square, layers between of any width."""
+
+    @pytest.mark.parametrize("p", [2, 3, 4, 5])
+    def test_spin_glass_derivatives(self, p):
+        glass, h = SpinGlass(5, seed=3, p=p), 1e-6
+        x = glass.starts(2)
+        assert glass.J.shape == (5,) * p
+        assert np.allclose(glass.J, glass.J.swapaxes(0, -1))
+        assert (glass.gradient(x) * x).sum(axis=1) == pytest.approx(p * 5 * glass.energy(x))  # Euler
+        for i, e in enumerate(np.eye(5)):
+            slope = (glass.energy(x + h * e) - glass.energy(x - h * e)) * 5 / (2 * h)
+            assert glass.gradient(x)[:, i] == pytest.approx(slope, abs=1e-7)
+            column = (glass.gradient(x + h * e) - glass.gradient(x - h * e)) / (2 * h)
+            assert glass.hessian(x)[:, i] == pytest.approx(column, abs=1e-7)
+
+    def test_the_energy_is_that_of_the_sum(self):
+        glass = SpinGlass(4, seed=1, p=4)
+        x = glass.starts(1)
+        H = np.einsum("ijkl,i,j,k,l->", glass.J, *[x[0]] * 4) / 4**1.5
+        assert 4 * glass.energy(x)[0] == pytest.approx(H, rel=1e-12)
+
+    def test_the_law_of_four_spins(self):
+        """E_inf = 2 sqrt((p-1)/p): the index of what Newton finds grows with the energy, along it."""
+        assert pspin_index(-2 * np.sqrt(3 / 4), p=4) == pytest.approx(0.0, abs=1e-12)
+        assert pspin_index(-0.5, p=4) > pspin_index(-0.5, p=3)
+        found = [pspin_critical_points(8, seed, starts=100, p=4) for seed in range(3)]
+        energy, index = (np.concatenate([getattr(f, name) for f in found]) for name in ("energy", "index"))
+        assert len(energy) > 100
+        assert np.corrcoef(energy, index)[0, 1] > 0.9
+        assert np.mean(index - pspin_index(energy, p=4)) == pytest.approx(0.0, abs=0.04)
+        assert pspin_descent(8, starts=20, steps=800, lr=0.02, p=4).max() < -0.5
+
+    def test_two_spins_are_a_matrix(self):
+        """Its critical points are the eigenvectors, k negative directions at the k-th."""
+        glass = SpinGlass(6, seed=2, p=2)
+        eigenvalues, vectors = np.linalg.eigh(glass.J)
+        x = np.sqrt(6) * vectors.T
+        assert glass.energy(x) == pytest.approx(eigenvalues / np.sqrt(6), rel=1e-10)
+        assert glass.index(x) == pytest.approx(np.arange(6) / 5)
+
+    @pytest.mark.parametrize(
+        ("error", "message", "call"),
+        [
+            (ValueError, "p: got 1, expected 2 or more", lambda: SpinGlass(5, p=1)),
+            (TypeError, r"p: got 3\.0, expected a whole number", lambda: SpinGlass(5, p=3.0)),
+            (ValueError, "p: got 0", lambda: pspin_index(0.1, p=0)),
+            (TypeError, "energy: got str", lambda: pspin_index("low")),
+            (TypeError, r"d: got 2\.5, expected a whole number", lambda: coin_minimum_probability(2.5)),
+            (ValueError, "hidden: got 0, expected 1 or more", lambda: DeepLinear([1.0], hidden=0)),
+            (TypeError, r"hidden: got 2\.0", lambda: DeepLinear([1.0], hidden=2.0)),
+            (ValueError, "different ones", lambda: DeepLinear(np.eye(2))),
+            (ValueError, "not all of them 0", lambda: DeepLinear(np.zeros((2, 3)))),
+            (ValueError, "at most the 1 hidden units", lambda: narrow().critical_point([0, 1])),
+            (ValueError, r"expected \(\.\.\., 5\): W1, 1 x 3", lambda: narrow().loss(np.zeros(4))),
+            (
+                ValueError,
+                r"W2: got shape \(1, 1\), expected \(\.\.\., 2, 1\)",
+                lambda: narrow().join(np.ones((1, 3)), np.ones((1, 1))),
+            ),
+        ],
+    )
+    def test_sizes_that_are_none(self, error, message, call):
+        with pytest.raises(error, match=message):
+            call()
+
+    @pytest.mark.parametrize(
+        ("shape", "hidden"), [((2, 3), 1), ((2, 3), 2), ((3, 2), 4), ((3, 3), 5), ((3, 3), None)]
+    )
+    def test_rectangular_networks(self, shape, hidden):
+        random = np.random.RandomState(4)
+        network = DeepLinear(random.standard_normal(shape), hidden)
+        hidden = network.hidden
+        W = network.join(
+            random.standard_normal((hidden, shape[1])), random.standard_normal((shape[0], hidden))
+        )
+        assert all(a.base is W or a.base is W.base for a in network.layers(W))
+        size = hidden * sum(shape)
+        assert W.size == size
+        g, h = network.gradient(W), 1e-6
+        steps = h * np.eye(size).reshape(size, *W.shape)
+        slopes = [(network.loss(W + e) - network.loss(W - e)) / (2 * h) for e in steps]
+        assert g.ravel() == pytest.approx(np.array(slopes), abs=1e-7)
+        rows = [(network.gradient(W + e) - network.gradient(W - e)).ravel() / (2 * h) for e in steps]
+        assert network.hessian_eigenvalues(W) == pytest.approx(np.linalg.eigvalsh(rows), abs=1e-6)
+        assert network.imbalance(W).shape == (hidden, hidden)
+        batch = network.loss(np.stack([W, 2 * W]))
+        assert batch == pytest.approx([network.loss(W), network.loss(2 * W)], rel=1e-12)
+
+    @pytest.mark.parametrize("hidden", [1, 2, 3])
+    def test_descent_ends_at_the_best_fit_of_that_rank(self, hidden):
+        """Of every mode there is room for: saddles elsewhere, no other minima."""
+        T = np.array([[1.5, 0.2, 0.0], [0.1, -1.0, 0.3]])
+        network, sigma = DeepLinear(T, hidden), np.linalg.svd(T, compute_uv=False)
+        for modes in ([], [1], [0]):
+            W = network.critical_point(modes)
+            assert np.abs(network.gradient(W)).max() < 1e-14
+            assert network.loss(W) == pytest.approx(np.sum(np.delete(sigma, modes) ** 2) / 2, abs=1e-14)
+            best = modes == [0] and hidden == 1
+            assert bool(network.hessian_eigenvalues(W)[0] > -1e-9) is best
+        starts = 0.3 * np.random.RandomState(0).standard_normal((20, hidden * 5))
+        ends = deep_linear(network, starts, lr=0.05, steps=4000)
+        assert network.loss(ends) == pytest.approx(np.sum(sigma[hidden:] ** 2) / 2, abs=1e-9)
+
+    def test_the_diagonal_may_come_as_a_matrix(self):
+        W = np.random.RandomState(0).standard_normal((4, 2, 3, 3))
+        network = DeepLinear(np.diag([3.0, 2.0, 1.0]))
+        assert network.loss(W).tolist() == NETWORK.loss(W).tolist()
+        assert network.strengths == (3.0, 2.0, 1.0)
+
+
+def narrow():
+    return DeepLinear(np.array([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0]]), hidden=1)

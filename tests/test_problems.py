@@ -1,12 +1,13 @@
-"""MSE: the figures of A1, A2, A4, A5 and B4, and every error with its message."""
+"""MSE: the figures of A1, A2, A4, A5 and B4, and every error with its message. Function; sizes of others."""
 
 import hashlib
 
 import numpy as np
 import pytest
 
+import samestep as ss
 from samestep import table
-from samestep.problems import MSE
+from samestep.problems import MSE, Function, Higham, Hyperbola, Rosenbrock
 from text_problems import PHI, Y, diabetes, fixed
 
 SCALES = {"half_sum": 1.0, "half_mean": 1 / 3, "mean": 2 / 3, "sum": 2.0}
@@ -212,3 +213,216 @@ def test_a_table_may_have_lines_of_spaces(tmp_path):
     path = tmp_path / "houses.csv"
     path.write_text("size,price\n1,2\n \t\n\n2,4\n  \n")
     assert table.read_csv(path, "price").y.tolist() == [-1.0, 1.0]
+
+
+STEEP = np.array([1.0, 4.0])
+
+
+def bowl(**known):
+    return Function(lambda w: float(STEEP @ (w * w)) / 2, lambda w: STEEP * w, 2, **known)
+
+
+class TestFunction:
+    """A loss of one's own: what it must return, and what an error says of it."""
+
+    def test_minimize_takes_it(self):
+        run = ss.minimize(bowl(), np.ones(2), lambda w: ss.SGD(w, lr=0.25), steps=1)
+        assert run.w.tolist() == [0.75, 0.0]
+        assert run.losses.tolist() == [2.5, 0.28125]
+
+    def test_float32_with_float32(self):
+        problem = Function(lambda w: w @ w / 2, lambda w: w, 2, dtype=np.float32, minimizer=[0.0, 0.0])
+        run = ss.minimize(problem, np.ones(2, np.float32), lambda w: ss.Momentum(w, lr=0.5), steps=2)
+        assert run.w.dtype == problem.minimizer().dtype == np.float32
+        assert type(problem.loss(np.ones(2, np.float32))) is float
+
+    def test_a_gradient_that_is_w_itself_or_a_buffer_is_copied(self):
+        buffer = np.empty(2)
+        for gradient in (lambda w: w, lambda w: np.multiply(w, 1.0, out=buffer)):
+            problem = Function(lambda w: float(w @ w) / 2, gradient, 2)
+            w = np.ones(2)
+            g = problem.gradient(w)
+            problem.gradient(2 * w)
+            assert g.tolist() == [1.0, 1.0]
+            run = ss.minimize(problem, w, lambda w: ss.SGD(w, lr=0.5), steps=1)
+            assert run.w.tolist() == [0.5, 0.5]
+
+    def test_batches_are_handed_on_if_there_is_more_than_one_example(self):
+        Phi, y = np.array(PHI, float), np.array(Y, float)
+        seen = []
+
+        def gradient(w, rows):
+            seen.append(rows)
+            at = slice(None) if rows is None else rows
+            return Phi[at].T @ (Phi[at] @ w - y[at]) / len(y[at])
+
+        own = Function(lambda w: float(np.sum((Phi @ w - y) ** 2)) / 6, gradient, 2, size=3)
+        twin = MSE(Phi, y, "half_mean")
+        for sampling, batch_size in (("full", None), ("shuffle", 2), ("with_replacement", 2)):
+            ends = [
+                ss.minimize(
+                    problem,
+                    np.zeros(2),
+                    lambda w: ss.SGD(w, lr=0.25),
+                    steps=7,
+                    sampling=sampling,
+                    batch_size=batch_size,
+                ).w
+                for problem in (own, twin)
+            ]
+            assert ends[0] == pytest.approx(ends[1], rel=1e-12)
+            assert (seen[-1] is None) is (sampling == "full")
+        with pytest.raises(IndexError, match="rows: got index 3, expected 0 to 2"):
+            own.gradient(np.zeros(2), np.array([3]))
+
+    def test_the_one_example_is_every_batch(self):
+        assert bowl().gradient(np.ones(2), np.array([0, 0])).tolist() == [1.0, 4.0]
+
+    def test_what_is_known(self):
+        least = np.array([1.0, 2.0])
+        problem = bowl(beta=4, mu=1, optimum=0, minimizer=least)
+        least[:] = problem.minimizer()[:] = 7.0
+        assert problem.minimizer().tolist() == [1.0, 2.0]
+        assert (problem.beta, problem.mu, problem.optimum, problem.convex) == (4.0, 1.0, 0.0, True)
+        assert type(problem.beta) is float
+        assert (bowl().beta, bowl().mu, bowl().optimum, bowl().minimizer(), bowl().convex) == (None,) * 5
+        assert bowl(mu=1.0, convex=False).convex is False
+        assert repr(problem) == "Function(p=2, float64, N=1, beta=4, mu=1, optimum=0)"
+
+    @pytest.mark.parametrize(
+        ("error", "message", "change"),
+        [
+            (TypeError, "loss: got float, expected a function of w", {"loss": 1.0}),
+            (TypeError, "gradient: got ndarray, expected a function of w", {"gradient": np.ones(2)}),
+            (TypeError, "dimension: got 2.0, expected a whole number", {"dimension": 2.0}),
+            (ValueError, "dimension: got 0, expected 1 or more", {"dimension": 0}),
+            (ValueError, "size: got 0, expected 1 or more", {"size": 0}),
+            (ValueError, "beta: got -1.0, expected a finite number, 0 or more", {"beta": -1}),
+            (ValueError, "beta: got nan", {"beta": np.nan}),
+            (TypeError, "beta: got str, expected a number", {"beta": "4"}),
+            (ValueError, "mu: got 5.0, expected at most beta = 4.0", {"mu": 5, "beta": 4}),
+            (ValueError, "optimum: got -inf, expected a finite number$", {"optimum": -np.inf}),
+            (ValueError, r"minimizer: got shape \(3,\), expected \(2,\)", {"minimizer": np.ones(3)}),
+            (ValueError, "minimizer: got NaN or infinity", {"minimizer": [1, np.nan]}),
+            (TypeError, "convex: got 'yes', expected True, False or None", {"convex": "yes"}),
+            (TypeError, "dtype: got int64, expected float32 or float64", {"dtype": int}),
+        ],
+    )
+    def test_arguments_that_do_not_fit(self, error, message, change):
+        arguments = {"loss": lambda w: 0.0, "gradient": lambda w: w, "dimension": 2, **change}
+        with pytest.raises(error, match=message):
+            Function(**arguments)
+
+    @pytest.mark.parametrize(
+        ("error", "message", "returned"),
+        [
+            (TypeError, r"gradient: returned list, expected a numpy array of float64; return n", [1.0, 2.0]),
+            (TypeError, r"gradient: returned NoneType", None),
+            (ValueError, r"gradient: returned shape \(2, 1\), expected \(2,\) as w", np.ones((2, 1))),
+            (ValueError, r"gradient: returned shape \(\), expected \(2,\)", np.array(1.0)),
+            (TypeError, r"returned float32, .* or pass Function\(..., dtype=", np.ones(2, np.float32)),
+            (TypeError, r"returned int64, expected float64 as w; convert it with \.astype", np.ones(2, int)),
+        ],
+    )
+    def test_gradients_that_are_none(self, error, message, returned):
+        problem, w = Function(lambda w: 0.0, lambda w: returned, 2), np.zeros(2)
+        with pytest.raises(error, match=message):
+            ss.minimize(problem, w, lambda w: ss.SGD(w, lr=0.1), steps=1)
+
+    @pytest.mark.parametrize("returned", [np.ones(1), 1j, "1", None, True])
+    def test_losses_that_are_none(self, returned):
+        problem = Function(lambda w: returned, lambda w: w, 2)
+        got = type(returned).__name__
+        with pytest.raises(TypeError, match=f"loss: returned {got}.*, expected a real number; return float"):
+            problem.loss(np.zeros(2))
+        assert Function(lambda w: np.array(2.0), lambda w: w, 2).loss(np.zeros(2)) == 2.0
+
+    @pytest.mark.parametrize(
+        ("error", "message", "w"),
+        [
+            (TypeError, "w: got list", [0.0, 0.0]),
+            (TypeError, r"w: got float32, expected float64; convert it with w\.astype", np.zeros(2, "f4")),
+            (ValueError, r"w: got shape \(3,\), expected \(2,\)", np.zeros(3)),
+        ],
+    )
+    def test_weights_that_do_not_fit(self, error, message, w):
+        for function in (bowl().loss, bowl().gradient, bowl().check_gradient):
+            with pytest.raises(error, match=message):
+                function(w)
+
+    def test_a_right_gradient_passes_everywhere(self):
+        random = np.random.RandomState(0)
+        rosenbrock = Rosenbrock()
+        problem = Function(rosenbrock.loss, rosenbrock.gradient, 2)
+        for scale in (1e-6, 1.0, 1e3):
+            assert problem.check_gradient(scale * random.standard_normal(2)) < 1e-5
+        assert bowl().check_gradient(np.zeros(2)) == 0.0
+        single = Function(
+            lambda w: np.float32(np.sum(w**4)), lambda w: (4 * w**3).astype("f4"), 3, dtype="f4"
+        )
+        assert single.check_gradient(np.float32([1.0, -2.0, 0.5])) < 0.01
+        far_away = Function(lambda w: 1e9 + float(w @ w), lambda w: 2 * w, 2)
+        assert 0 < far_away.check_gradient(np.ones(2)) < 0.1  # the differences know no more
+
+    def test_a_wrong_one_is_named_by_its_worst_component(self):
+        def gradient(w):
+            return np.array([1.0, 1.001, -1.0, 1.0]) * w
+
+        problem = Function(lambda w: float(w @ w) / 2, gradient, 4)
+        with pytest.raises(ValueError, match=r"component 2 is -3, but .* rate 3 along it; 2 of 4 compon"):
+            problem.check_gradient(np.array([1.0, 2.0, 3.0, 4.0]))
+        with pytest.raises(ValueError, match=r"gradient: component 1 is 2\.002, "):
+            problem.check_gradient(np.array([1.0, 2.0, 0.0, 4.0]))
+        broken = Function(lambda w: 0.0, lambda w: w * np.nan, 2)
+        with pytest.raises(ValueError, match="gradient: not finite in component 0"):
+            broken.check_gradient(np.ones(2))
+
+
+class TestSizes:
+    """Hyperbola and Higham with targets, points and widths of one's own."""
+
+    @pytest.mark.parametrize("target", [-2.0, 0.0, 0.5])
+    def test_hyperbola(self, target):
+        problem, w = Hyperbola(target), np.array([1.5, -0.7])
+        p = w[0] * w[1]
+        own = Function(problem.loss, problem.gradient, 2)
+        assert own.check_gradient(w) < 1e-7
+        assert np.allclose(ss.theory.hessian_fd(problem.gradient, w), problem.hessian(w), atol=1e-8)
+        assert np.linalg.det(problem.hessian(w)) == pytest.approx((target - p) * (3 * p - target))
+        g = problem.gradient(w)
+        assert g @ g == pytest.approx(2 * problem.tangent_kernel(w) * problem.loss(w))
+
+    @pytest.mark.parametrize("hidden", [(), (4,), (2, 3), (3, 2, 5)])
+    def test_higham(self, hidden):
+        random = np.random.RandomState(0)
+        x, y = random.standard_normal((6, 3)), np.eye(4)[random.randint(0, 4, 6)]
+        problem = Higham(x, y, hidden)
+        assert problem.widths == (3, *hidden, 4)
+        w = random.standard_normal(problem.dimension)
+        assert Function(problem.loss, problem.gradient, problem.dimension).check_gradient(w) < 1e-7
+        single = [problem.gradient(w, np.array([i])) for i in range(6)]
+        assert problem.gradient(w) == pytest.approx(np.mean(single, axis=0), rel=1e-12)
+        assert 0 <= problem.correct(w) <= 6
+
+    def test_xor_is_learned(self):
+        corners = np.array([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+        problem = Higham(corners, np.repeat(np.eye(2), 2, axis=0), hidden=(4,))
+        w0 = np.random.RandomState(0).standard_normal(problem.dimension)
+        run = ss.minimize(problem, w0, lambda w: ss.Adam(w, lr=0.1), steps=300)
+        assert problem.correct(run.w) == 4
+
+    @pytest.mark.parametrize(
+        ("error", "message", "make"),
+        [
+            (TypeError, "target: got str, expected a number", lambda: Hyperbola("1")),
+            (ValueError, "target: got nan, expected a finite number", lambda: Hyperbola(np.nan)),
+            (ValueError, r"points: got shape \(3,\), expected \(N, n\)", lambda: Higham(np.ones(3))),
+            (ValueError, "targets: got 10 rows for 4 points", lambda: Higham(np.ones((4, 2)))),
+            (ValueError, "targets: got shape .* n >= 2", lambda: Higham(np.ones((4, 2)), np.ones((4, 1)))),
+            (ValueError, "points: got NaN", lambda: Higham(np.full((10, 2), np.nan))),
+            (ValueError, r"hidden: got \(0,\), expected whole numbers", lambda: Higham(hidden=(0,))),
+        ],
+    )
+    def test_sizes_that_are_none(self, error, message, make):
+        with pytest.raises(error, match=message):
+            make()

@@ -9,7 +9,7 @@ import pytest
 
 import samestep as ss
 from samestep import theory
-from text_functions import interpolating, wells
+from text_functions import Sine, huber, interpolating, lessard, logistic, wells
 from text_problems import diabetes, fixed
 
 # Every rule with an edge, in each of its forms, with a momentum: the edge times beta.
@@ -186,6 +186,86 @@ class TestStepSize:
         assert theory.check_step_size(problem, ss.SGD(np.zeros(3), lr=0.5)).factor == 0.5
 
 
+def own(problem, **known):
+    """One of the tests' functions, with what is known of it."""
+    return ss.problems.Function(problem.loss, problem.gradient, problem.dimension, **known)
+
+
+class TestOtherLosses:
+    """What a quadratic does at its edge no other loss need do: what is said of it is what beta promises."""
+
+    def test_logistic_regression_converges_far_above_the_edge(self):
+        """From its minimum, where it is flatter than beta, it is not driven away."""
+        steep = logistic()
+        for share in (1.1, 1.2):
+            lr = share * 2 / steep.beta
+            with pytest.warns(RuntimeWarning, match="diverges on a quadratic of this curvature") as seen:
+                done = ss.minimize(steep, np.zeros(5), partial(ss.SGD, lr=lr), steps=2000, check=True)
+            assert np.linalg.norm(steep.gradient(done.w)) < 1e-15
+            check = theory.check_step_size(steep, done.optimizer)
+            assert (check.below, check.converges) == (False, None)
+            assert "does not converge" not in str(check) == str(seen[0].message)
+            assert str(check).endswith("any smooth loss is sure to be lowered by every step only below it")
+
+    def test_lessards_function_is_not_called_stable(self):
+        problem = own(lessard(), beta=25.0, mu=1.0)
+        opt = ss.Momentum(np.array([3.3]), lr=1 / 9, momentum=4 / 9)
+        check = theory.check_step_size(problem, opt)
+        assert (check.below, check.converges) == (True, None)
+        assert check.factor == pytest.approx(0.961538, abs=5e-7)
+        assert check.from_rest == pytest.approx(2 * (5 / 9) / 25, rel=1e-12)
+        assert "stable on a quadratic of this curvature; of another loss nothing is known above" in str(check)
+        slow = theory.check_step_size(problem, ss.Momentum(np.zeros(1), lr=0.04, momentum=4 / 9))
+        assert "this loss never rises above its start, from rest" in str(slow)
+
+    def test_gradient_descent_lowers_every_smooth_loss(self):
+        check = theory.check_step_size(own(wells(), beta=2.0), ss.SGD(np.zeros(3), lr=0.99))
+        assert (check.below, check.converges, check.sufficient) == (True, None, 1.0)
+        assert "any smooth loss is lowered by every step" in str(check)
+
+    @pytest.mark.parametrize(("known", "from_rest"), [({}, None), ({"convex": True}, 0.5), ({"mu": 0}, 0.5)])
+    def test_nesterovs_rule_asks_for_a_convex_loss(self, known, from_rest):
+        opt = ss.NAG(np.zeros(3), lr=0.1, momentum=0.9)
+        check = theory.check_step_size(own(wells(), beta=2.0, **known), opt)
+        assert check.from_rest == from_rest
+        assert ("if it is convex, hand that in" in str(check)) is (not known)
+
+    def test_only_a_quadratic_has_a_verdict(self):
+        for lr, converges in ((0.0, False), (0.6, True), (0.7, False)):
+            check = theory.check_step_size(fixed(), ss.SGD(np.zeros(2), lr=lr))
+            assert (check.quadratic, check.converges) == (True, converges)
+        assert "stay where they are" in str(theory.check_step_size(fixed(), ss.SGD(np.zeros(2), lr=0.0)))
+        assert theory.check_step_size(fixed(), ss.Adam(np.zeros(2))).converges is None
+
+    def test_batches_are_stable_in_the_mean_alone(self):
+        """Below the edge their spread decides: online steps at 0.95 of it diverge."""
+        problem = diabetes("half_mean")
+        opt = ss.SGD(np.zeros(10), lr=1.9 / problem.beta)
+        check = theory.check_step_size(problem, opt, batch_size=1)
+        assert (check.below, check.converges) == (True, None)
+        assert "stable in the mean; the spread of batches can need a smaller one" in str(check)
+        above = theory.check_step_size(problem, ss.SGD(np.zeros(10), lr=2.1 / problem.beta), batch_size=1)
+        assert above.converges is False
+        assert "does not converge even in the mean" in str(above)
+        other = theory.check_step_size(logistic(), ss.SGD(np.zeros(5), lr=0.1), batch_size=1)
+        assert other.sufficient is None
+        assert "nothing is known along batches" in str(other)
+
+    def test_without_a_beta_the_error_says_how_to_hand_it_in(self):
+        for call in (
+            lambda p: theory.check_step_size(p, ss.SGD(np.zeros(3), lr=0.1)),
+            theory.max_step,
+            theory.beta,
+            theory.sgd_edge,
+            theory.tune_sgd,
+            lambda p: theory.heavy_ball_edge(p, 0.5),
+        ):
+            with pytest.raises(
+                TypeError, match=r"Function without a beta.*problems.Function\(..., beta=...\)"
+            ):
+                call(own(wells()))
+
+
 class TestMinimize:
     @RULES
     def test_warns_above_the_edge_alone(self, rule):
@@ -326,6 +406,11 @@ class TestRun:
         check = theory.check_run(problem, done)
         assert not any(bound.promised for bound in check.bounds)
         assert not check["modes"].holds
+        assert check.ok is None
+        assert str(check).startswith("sgd: diverged; nothing was promised\n")
+        # What is missing, and not what is met.
+        assert {bound.missing for bound in check.bounds} == {"full gradients"}
+        assert "not promised (needs full gradients)" in str(check["descent"])
         opt = ss.SGD(np.zeros(10), lr=1 / problem.beta)
 
         def halve(step, w, loss):
@@ -336,6 +421,20 @@ class TestRun:
         check = theory.check_run(problem, done)
         assert not any(bound.promised for bound in check.bounds)
         assert check["modes"].first_failure > 20
+        assert check.ok is None
+        assert {bound.missing for bound in check.bounds} == {"constant hyper-parameters"}
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_what_is_missing_is_all_that_is_missing(self, seed):
+        problem = diabetes("half_mean")
+        first = run(problem, partial(ss.Momentum, lr=0.1), 3)
+        options = {"sampling": "shuffle", "batch_size": 20, "seed": seed}
+        done = ss.minimize(problem, first.w, first.optimizer, steps=20, **options)
+        bound = theory.check_run(problem, done)["start"]
+        assert bound.missing == "full gradients, a start at rest"
+        assert bound.condition.startswith(
+            "full gradients, constant hyper-parameters, a start at rest, lr <= "
+        )
 
     @RULES
     def test_a_run_that_goes_on_with_its_velocity(self, rule):
@@ -372,6 +471,44 @@ class TestRun:
             assert check["modes"].holds
             assert not check[check.bounds[0].name].holds
 
+    @SCALES
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    @pytest.mark.parametrize(
+        "make", [ss.SGD, partial(ss.Momentum, momentum=0.5), partial(ss.NAG, momentum=0.5)]
+    )
+    def test_where_the_loss_overflows_nothing_is_broken(self, scale, dtype, make):
+        """The sum of squares leaves the dtype before it is divided by N; no warning comes out of it."""
+        problem = diabetes(scale, dtype)
+        for factor in (3.0, 3.9, 59.0):
+            w0 = np.zeros(10, dtype)
+            done = ss.minimize(problem, w0, partial(make, lr=factor * 2 / problem.beta), steps=400)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                check = theory.check_run(problem, done)
+                assert check["modes"].holds, str(check)
+                assert check.ok is True
+                assert [bound.tightness for bound in check.bounds]
+            assert check.diverged
+            assert (
+                str(check)
+                .splitlines()[0]
+                .endswith(
+                    ": diverged; promised bounds that held: " + ("2 of 2" if make is ss.SGD else "1 of 1")
+                )
+            )
+
+    def test_helpers_do_not_warn_of_what_overflows(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            H, g = np.diag([1.0, 1e200]), np.array([1e200, 1.0])
+            assert theory.mode_factors(H, 1e200)[1] == -np.inf
+            assert theory.spectral_radius("nag", np.array([1e200]), 1e200, 0.9) == np.inf
+            assert theory.gap_bounds(np.arange(3), 1e200, 1e200).sharp.tolist() == [np.inf] * 3
+            assert not theory.descent_ok(1.0, np.inf, g, lr=1.0, beta=1.0)
+            assert theory.descent_ok(np.inf, 1.0, g, lr=1.0, beta=1.0) in (True, False)
+            with pytest.raises(ValueError, match="no step along it"):
+                theory.backtracking(lambda w: float("inf"), np.ones(2), g, lr=1e300)
+
     def test_from_the_minimum(self):
         problem = ss.problems.MSE(np.eye(2), np.array([1.0, 2.0]))
         done = ss.minimize(problem, problem.minimizer(), partial(ss.SGD, lr=0.5), steps=5)
@@ -396,3 +533,130 @@ class TestRun:
             theory.check_run(diabetes(), done)
         with pytest.raises(ValueError, match=r"first loss is 10.5, expected the problem's at w0, 21"):
             theory.check_run(fixed(scale="sum"), done)
+
+
+class TestRunOfAnother:
+    """check_run of losses that are no least squares: every bound whose numbers are known."""
+
+    @staticmethod
+    def minimum(problem):
+        done = ss.minimize(
+            problem, np.zeros(problem.dimension), partial(ss.SGD, lr=1 / problem.beta), steps=3000
+        )
+        return {"optimum": done.loss, "minimizer": done.w}
+
+    @pytest.mark.parametrize("share", [0.25, 1.0, 1.9, 2.0])
+    def test_logistic_regression(self, share):
+        problem = logistic(**self.minimum(logistic()))
+        done = ss.minimize(problem, np.ones(5), partial(ss.SGD, lr=share / problem.beta), steps=500)
+        check = theory.check_run(problem, done)
+        assert check.ok is True, str(check)
+        assert check.unknown == ()
+        below, small = (
+            {"gap, any lr", "PL"},
+            {"gap 2LD2/(t+1)", "gap 2LD2/(t+4)", "gap LD2/(4t+2)", "gradient"},
+        )
+        assert {bound.name for bound in check.bounds} == {"descent"} | below | small
+        promised = {bound.name for bound in check.bounds if bound.promised}
+        assert promised == {"descent"} | (below if share < 2 else set()) | (small if share <= 1 else set())
+
+    def test_it_is_held_against_the_numbers_and_not_taken_for_granted(self):
+        """A mu or a beta that is wrong breaks bounds."""
+        known = self.minimum(logistic())
+        for wrong in ({"mu": 0.3}, {"beta": 0.31}):
+            problem = logistic(**known, **wrong)
+            done = ss.minimize(problem, np.ones(5), partial(ss.SGD, lr=1 / problem.beta), steps=200)
+            check = theory.check_run(problem, done)
+            if "mu" in wrong:
+                assert check.ok is False
+                assert not check["PL"].holds
+                assert "sgd: promised bounds that held: 6 of 7" in str(check)
+
+    def test_huber_attains_the_sharp_bound(self):
+        steps, distance = 10, 1.0
+        problem = own(huber(distance / (2 * steps + 1)), beta=1.0, mu=0.0, optimum=0.0, minimizer=np.zeros(1))
+        check = theory.check_run(
+            problem, ss.minimize(problem, np.ones(1), partial(ss.SGD, lr=1.0), steps=steps)
+        )
+        assert check.ok is True
+        assert check["gap LD2/(4t+2)"].tightness == pytest.approx(1.0, rel=1e-12)
+        with pytest.raises(KeyError, match="'PL'"):
+            check["PL"]  # mu = 0 says that it is convex, no more
+
+    def test_what_is_not_known_is_not_looked_at(self):
+        done = ss.minimize(own(wells()), np.array([3.0, -2.0, 1.5]), partial(ss.SGD, lr=0.5), steps=50)
+        check = theory.check_run(own(wells(), beta=2.0), done)
+        assert [bound.name for bound in check.bounds] == ["descent"]
+        assert check.ok is True
+        assert check.unknown == ("optimum", "minimizer", "mu")
+        assert "problems.Function(..., optimum=..., minimizer=..., mu=...)" in str(check)
+        # Not convex: the bounds of the gap are shown, and not promised.
+        check = theory.check_run(own(wells(), beta=2.0, optimum=0, minimizer=np.zeros(3)), done)
+        assert check["gap LD2/(4t+2)"].missing == check["gradient"].missing == "a convex loss"
+        assert check.ok is True
+
+    def test_pl_without_convexity(self):
+        """Sine: curvatures below 0, and PL* all the same."""
+        sine = Sine()
+        K, w0 = sine.Phi @ sine.Phi.T, np.zeros(5)
+        mu = 0.25 * np.linalg.eigvalsh(K)[0]
+        beta = (2.25 + 0.5 * np.sqrt(2 * sine.loss(w0))) * np.linalg.eigvalsh(K)[-1]
+        problem = own(sine, beta=beta, mu=mu, optimum=0.0, convex=False)
+        done = ss.minimize(problem, w0, partial(ss.SGD, lr=1 / beta), steps=300)
+        check = theory.check_run(problem, done)
+        assert check["PL"].promised
+        assert check.ok is True
+        assert theory.pl_constant(problem) == mu
+
+    def test_momentum_and_the_adaptive_rules(self):
+        problem = logistic(**self.minimum(logistic()))
+        for make in (
+            partial(ss.Momentum, lr=0.19 / problem.beta),
+            partial(ss.Momentum, lr=0.19 / problem.beta, form="torch"),
+            partial(ss.NAG, lr=0.99 / problem.beta),
+            partial(ss.Adam, lr=0.1),
+            partial(ss.AdaGrad, lr=0.1),
+            partial(ss.RMSProp, lr=0.1),
+        ):
+            check = theory.check_run(problem, ss.minimize(problem, np.ones(5), make, steps=100))
+            assert [bound.name for bound in check.bounds] in (["start"], ["reach"])
+            assert check.ok is True, str(check)
+        unknown = own(wells(), beta=2.0)
+        done = ss.minimize(unknown, np.ones(3), partial(ss.Adam, lr=0.1), steps=5)
+        check = theory.check_run(unknown, done)
+        assert (check.bounds, check.ok, check.unknown) == ((), None, ("optimum",))
+
+    def test_losses_below_0(self):
+        problem = own(wells(), beta=2.0)
+        lower = ss.problems.Function(lambda w: problem.loss(w) - 9.0, problem.gradient, 3, beta=2.0)
+        for make in (partial(ss.SGD, lr=0.9), partial(ss.Momentum, lr=0.09)):
+            check = theory.check_run(lower, ss.minimize(lower, np.ones(3), make, steps=30))
+            assert check.ok is True, str(check)
+
+    def test_lessards_cycle_breaks_no_promise(self):
+        problem = own(lessard(), beta=25.0, mu=1.0, optimum=0.0, minimizer=np.zeros(1))
+        done = ss.minimize(
+            problem, np.array([3.3]), partial(ss.Momentum, lr=1 / 9, momentum=4 / 9), steps=300
+        )
+        check = theory.check_run(problem, done)
+        assert check.ok is None
+        assert check["start"].missing == "lr <= 2(1-a)/beta"
+
+    def test_a_class_of_ones_own(self):
+        """No more is asked than the attributes."""
+        problem = wells()
+        problem.beta, problem.optimum = 2.0, 0.0
+        done = ss.minimize(problem, np.ones(3), partial(ss.SGD, lr=0.5), steps=5)
+        assert theory.check_run(problem, done).ok is True
+
+    def test_numbers_that_cannot_be(self):
+        problem = own(wells(), beta=2.0, optimum=0.5)
+        done = ss.minimize(problem, np.ones(3), partial(ss.SGD, lr=0.5), steps=50)
+        with pytest.raises(ValueError, match=r"problem.optimum: got 0.5, expected the least .* at step \d+"):
+            theory.check_run(problem, done)
+        with pytest.raises(
+            TypeError, match=r"got Function, .* knows its beta.*problems.Function\(..., beta="
+        ):
+            theory.check_run(own(wells()), done)
+        with pytest.raises(TypeError, match=r"problem: got float, expected problems\.MSE"):
+            theory.check_run(1.0, done)

@@ -184,3 +184,77 @@ class TestLessard:
             lambda w: ss.NAG(w, lr=1 / 25, momentum=4 / 6),
         ):
             assert abs(path(lessard(), make, 3000, [3.3])[-1, 0]) < 1e-12
+
+
+class TestScheduledMomentum:
+    """momentum and momentum_next as callables of t: the bits of setting them by hand before each step."""
+
+    MOMENTA = (0.0, *itertools.islice(theory.nesterov_momenta(), 60))
+
+    @pytest.mark.parametrize("backend", ["cpu", "reference"])
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    @pytest.mark.parametrize(
+        ("kind", "form", "scheduled"),
+        [
+            (ss.NAG, "look_ahead", {"momentum": True, "momentum_next": True}),
+            (ss.NAG, "look_ahead", {"momentum": True}),  # the next one follows what is scheduled
+            (ss.NAG, "look_ahead", {"momentum_next": True}),
+            (ss.NAG, "torch", {"momentum": True}),
+            (ss.Momentum, "heavy_ball", {"momentum": True}),
+            (ss.Momentum, "torch", {"momentum": True}),
+        ],
+    )
+    def test_equals_setting_it_by_hand(self, kind, form, scheduled, dtype, backend):
+        a, problem = self.MOMENTA, diabetes(dtype=dtype)
+        given = {
+            "momentum": lambda t: a[t - 1] if "momentum" in scheduled else 0.5,
+            "momentum_next": lambda t: a[t],
+        }
+        schedules = {name: given[name] for name in scheduled}
+        lr = 1 / problem.beta
+        w, by_hand = np.zeros(10, dtype), np.zeros(10, dtype)
+        opt = kind(w, lr, form=form, backend=backend, **{"momentum": 0.5, **schedules})
+        plain = kind(by_hand, lr, momentum=0.5, form=form, backend=backend)
+        for t in range(1, 61):
+            for name, schedule in schedules.items():
+                setattr(plain, name, schedule(t))
+            opt.step(problem.gradient(w))
+            plain.step(problem.gradient(by_hand))
+            assert w.tobytes() == by_hand.tobytes()
+            assert dict(opt.groups[0]) == dict(plain.groups[0])
+        assert opt.momentum == (a[59] if "momentum" in schedules else 0.5)
+
+    def test_nesterovs_bound_in_one_line(self):
+        a, problem = self.MOMENTA, diabetes()
+        done = ss.minimize(
+            problem,
+            np.zeros(10),
+            lambda w: ss.NAG(w, 1 / problem.beta, momentum=lambda t: a[t - 1], momentum_next=lambda t: a[t]),
+            steps=60,
+        )
+        x = done.w - done.optimizer.momentum_next * done.optimizer.state["v"][0]
+        gap = problem.loss(x) - problem.optimum
+        distance = float(np.linalg.norm(problem.minimizer()))
+        assert 0 < gap < theory.accelerated_gap_bound(60, problem.beta, distance)
+
+    def test_a_schedule_out_of_range_changes_nothing(self):
+        w = np.zeros(1)
+        opt = ss.NAG(w, 0.5, momentum=lambda t: 0.5 if t < 2 else -0.5)
+        opt.step(np.ones(1))
+        before = w.tobytes()
+        with pytest.raises(ValueError, match=r"momentum: got -0\.5"):
+            opt.step(np.ones(1))
+        assert (w.tobytes(), opt.t) == (before, 1)
+        opt.momentum = 0.25  # in the place of the schedule
+        opt.step(np.ones(1))
+        assert (opt.momentum, opt.momentum_next) == (0.25, 0.25)
+        with pytest.raises(ValueError, match="optimizer: has a schedule"):
+            theory.check_step_size(diabetes(), ss.NAG(w, 0.5, momentum=lambda t: 0.5))
+
+    def test_a_saved_one_holds_the_value_of_its_last_step(self):
+        a, problem = self.MOMENTA, diabetes()
+        opt = ss.NAG(np.zeros(10), 0.1, momentum=lambda t: a[t - 1], momentum_next=lambda t: a[t])
+        for _ in range(3):
+            opt.step(problem.gradient(opt.params[0]))
+        assert opt.state_dict()["hyper"]["momentum"] == a[2]
+        assert opt.state_dict()["hyper"]["momentum_next"] == a[3]

@@ -59,6 +59,14 @@ def test_a_row(item, function, test):
     assert (names and (tests or links)) or item == "B5"
 
 
+def test_the_example_runs(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    exec(compile(code, "docs/theory.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "any smooth loss is lowered by every step" in printed
+    assert "promised bounds that held: 1 of 1" in printed
+
+
 def test_no_item_is_left_out():
     items = " ".join(item for item, *_ in rows())
     named = set(re.findall(r"[AB]\d+", items))

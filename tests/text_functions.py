@@ -115,3 +115,21 @@ def path(problem, make, steps, w0):
         callback=lambda step, w, loss: seen.append(w.copy()),
     )
     return np.array(seen)
+
+
+def logistic(**known):
+    """mu-regularised logistic regression on 200 points, and what of it is known: smooth, strongly convex."""
+    random = np.random.RandomState(0)
+    X, mu = random.standard_normal((200, 5)), 0.05
+    y = np.sign(X @ random.standard_normal(5) + 0.5 * random.standard_normal(200))
+    beta = float(np.linalg.eigvalsh(X.T @ X / 200)[-1]) / 4 + mu
+
+    def gradient(w):
+        return -(X.T @ (y / (1 + np.exp(y * (X @ w))))) / 200 + mu * w
+
+    return ss.problems.Function(
+        lambda w: float(np.logaddexp(0, -y * (X @ w)).mean() + mu / 2 * (w @ w)),
+        gradient,
+        5,
+        **{"beta": beta, "mu": mu, **known},
+    )

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 class Group(MutableMapping[str, float]):
     """The hyper-parameters of one group, by name; settable at any time.
 
-    ``lr`` may be set to a callable of t = 1, 2, ..., see ``samestep.schedules``; reading it gives the
-    value of the last step. What is set to None follows another, as ``momentum_next`` does ``momentum``,
-    and reads like it.
+    ``lr``, and ``momentum`` and ``momentum_next`` of Momentum and NAG, may be set to a callable of t = 1,
+    2, ..., see ``samestep.schedules``; reading them gives the value of the last step. What is set to None
+    follows another, as ``momentum_next`` does ``momentum``, and reads like it.
 
     Example:
         >>> import numpy as np, samestep as ss
@@ -69,12 +69,7 @@ class Group(MutableMapping[str, float]):
         return {name: self._value(name, schedule, t) for name, schedule in self._schedules.items()}
 
     def __getitem__(self, name: str) -> float:
-        value = self._hyper[name]
-        if value is None:
-            followed = self._optimizer._hyper_of(name).follows
-            assert followed is not None
-            value = self[followed]
-        return value
+        return self._optimizer._followed(self._hyper, name)
 
     def __setitem__(self, name: str, value: Any) -> None:
         self._set(name, *self.check(name, value))

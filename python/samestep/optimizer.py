@@ -580,11 +580,16 @@ class Optimizer:
 
     def _values(self, scheduled: list[dict[str, float | None]]) -> list[float]:
         """The hyper-parameters as the plan takes them, with these in the place of what the groups hold."""
-        return [
-            group[name] if (value := values.get(name)) is None else value
-            for group, values in zip(self.groups, scheduled, strict=True)
-            for name in self._hyper_names
-        ]
+        coming = [{**group._hyper, **values} for group, values in zip(self.groups, scheduled, strict=True)]
+        return [self._followed(values, name) for values in coming for name in self._hyper_names]
+
+    def _followed(self, values: Mapping[str, float | None], name: str) -> float:
+        value = values[name]
+        if value is None:
+            followed = self._hyper_of(name).follows
+            assert followed is not None
+            value = self._followed(values, followed)
+        return value
 
     def _first_nonfinite(self, grads: Any) -> str:
         names = (name for group in self.groups for name in group.params.grads_names)

@@ -3,9 +3,10 @@
 Every class takes ``params``, an array or nested lists, tuples and dicts of arrays, float32, float64,
 float16 or bfloat16, and updates them in place; or a list of groups, ``{"params": arrays, "lr": ..., ...}``,
 each with hyper-parameters of its own. ``backend`` is "auto" (by where the arrays live), "cpu", "reference"
-(the NumPy twin: the same bits, slowly) or "cuda" (arrays on an NVIDIA GPU). ``lr`` may be a callable of the
-step number, see ``samestep.schedules``. The ``options`` are those of ``samestep.options``: weight decay,
-clipping, maximizing, a running average of the parameters and others, in the same pass.
+(the NumPy twin: the same bits, slowly) or "cuda" (arrays on an NVIDIA GPU). ``lr``, and the momentum of
+Momentum and NAG, may be a callable of the step number, see ``samestep.schedules``. The ``options`` are
+those of ``samestep.options``: weight decay, clipping, maximizing, a running average of the parameters and
+others, in the same pass.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Momentum(Optimizer):
         params: what to optimize; see the module.
         lr: step size, >= 0.
         momentum: share of the last step that is kept, >= 0; below 1 to be stable. On a quadratic
-            the steps are stable for lr < 2*(1 + momentum)/beta.
+            the steps are stable for lr < 2*(1 + momentum)/beta. May be a callable of the step number, as lr.
         form: "heavy_ball" or "torch".
         dampening: torch only, in [0, 1]: gradients after the first enter the buffer times
             1 - dampening.
@@ -100,20 +101,20 @@ class Momentum(Optimizer):
     forms = ("heavy_ball", "torch")
     variants: ClassVar = {"torch_dampened": {"form": "torch", "dampening": 0.1}}
     lr = Hyper(at_least=0.0, scheduled=True)
-    momentum = Hyper(at_least=0.0)
+    momentum = Hyper(at_least=0.0, scheduled=True)
     dampening = Hyper(at_least=0.0, at_most=1.0)
 
     def __init__(
         self,
         params: Any,
         lr: Rate,
-        momentum: float = 0.9,
+        momentum: Rate = 0.9,
         form: str = "heavy_ball",
         dampening: float = 0.0,
         backend: str = "auto",
         **options: Unpack[OptionArguments],
     ) -> None:
-        hyper = {"lr": lr, "momentum": momentum}
+        hyper: dict[str, Any] = {"lr": lr, "momentum": momentum}
         variant = None
         if number("dampening", dampening):
             if form != "torch":
@@ -135,10 +136,11 @@ class NAG(Optimizer):
         params: what to optimize; see the module.
         lr: step size, >= 0.
         momentum: >= 0; below 1 to be stable. On a quadratic the steps are stable for
-            lr < (2 + 2*momentum)/((1 + 2*momentum)*beta), which is below 2/beta.
+            lr < (2 + 2*momentum)/((1 + 2*momentum)*beta), which is below 2/beta. May be a callable of
+            the step number, as lr.
         form: "look_ahead" or "torch".
-        momentum_next: the momentum of the next step, for schedules (look_ahead only); None: the
-            same as ``momentum``, whatever that is set to.
+        momentum_next: the momentum of the next step, for schedules (look_ahead only): of a schedule ``a``
+            as momentum it is ``lambda t: a(t + 1)``; None: the same as ``momentum``, whatever that is.
         backend: "auto", "cpu", "reference" or "cuda".
         options: see ``samestep.options``.
 
@@ -161,16 +163,16 @@ class NAG(Optimizer):
     family = "nag"
     forms = ("look_ahead", "torch")
     lr = Hyper(at_least=0.0, scheduled=True)
-    momentum = Hyper(at_least=0.0)
-    momentum_next = Hyper(at_least=0.0, follows="momentum")
+    momentum = Hyper(at_least=0.0, scheduled=True)
+    momentum_next = Hyper(at_least=0.0, scheduled=True, follows="momentum")
 
     def __init__(
         self,
         params: Any,
         lr: Rate,
-        momentum: float = 0.9,
+        momentum: Rate = 0.9,
         form: str = "look_ahead",
-        momentum_next: float | None = None,
+        momentum_next: Rate | None = None,
         backend: str = "auto",
         **options: Unpack[OptionArguments],
     ) -> None:

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: callables of the step number t = 1, 2, ..., to be given as ``lr``.
+"""Schedules: callables of the step number t = 1, 2, ..., to be given as ``lr``, or as a momentum.
 
 Any callable will do; these are the usual ones. Numbers that a schedule cannot have are a TypeError or
 ValueError when it is made. Schedules are evaluated on the host in float64 before the

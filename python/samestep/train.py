@@ -158,8 +158,9 @@ def minimize(
             ceil(N / batch_size) steps, as the full loss may cost a thousand times what a step does.
         record_w: keep the weights of every recorded step, in ``Result.ws``.
         progress: a progress bar on stderr, if that is a terminal.
-        check: warn (RuntimeWarning) if lr is not below the method's stability edge, by
-            theory.check_step_size; the problem must know its ``beta``.
+        check: warn (RuntimeWarning) if lr is not below the method's stability edge on a quadratic of the
+            problem's ``beta``, which it must know, in the words of theory.check_step_size: a verdict for
+            problems.MSE, for other losses what is known.
         clock: seconds as a function; its first call starts the time.
 
     Returns:

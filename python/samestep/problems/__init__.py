@@ -1,5 +1,26 @@
-"""Problems to minimise: a loss, its gradient, and what is known about both. No optimizers here."""
+"""Problems to minimise: a loss, its gradient, and what is known about both. No optimizers here.
 
+Least squares
+    MSE               L(w) = (c/2) |Phi w - y|^2, by the kernels; all its curvatures are known
+
+Of one's own
+    Function          a loss and its gradient as functions, with beta, mu, optimum, minimizer
+
+Formulas
+    Rosenbrock        the valley (1 - w1)^2 + 100 (w2 - w1^2)^2
+    Hyperbola         (w1 w2 - target)^2/2: two linear layers of one weight, a curve of minima
+    Quartic           convex and no quadratic
+    Higham            a small network of sigmoids on ten points of the plane, or on yours
+
+Risks
+    empirical_risk    the mean squared error over the examples that w is fitted to
+    test_risk         the same over held-out examples
+
+What minimize() asks of a problem is in ``samestep.train.Problem``: ``size``, ``dimension``, ``dtype``,
+``loss(w)`` and ``gradient(w, rows=None)``; ``Function`` makes one of two functions.
+"""
+
+from .function import Function
 from .higham import Higham
 from .hyperbola import Hyperbola
 from .mse import MSE, Float64s, Floats, Integers, Scale
@@ -11,6 +32,7 @@ __all__ = [
     "MSE",
     "Float64s",
     "Floats",
+    "Function",
     "Higham",
     "Hyperbola",
     "Integers",
@@ -20,3 +42,8 @@ __all__ = [
     "empirical_risk",
     "test_risk",
 ]
+
+
+def __dir__() -> list[str]:
+    """Without the modules that the problems are in."""
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

@@ -12,6 +12,9 @@ def empirical_risk(problem: MSE, w: Floats) -> float:
         problem: the examples.
         w: the weights, shape (p,), the problem's dtype.
 
+    Raises:
+        TypeError: another kind of problem.
+
     Source:
         The slides' supervised learning: w^ = argmin (1/N) sum_i l(G(x_i), g(x_i, w)).
 
@@ -21,6 +24,10 @@ def empirical_risk(problem: MSE, w: Floats) -> float:
         >>> ss.problems.empirical_risk(problem, np.array([2.0]))
         1.0
     """
+    if not isinstance(problem, MSE):
+        raise TypeError(
+            f"problem: got {type(problem).__name__}, expected problems.MSE; another's risk is its loss(w)"
+        )
     return 2.0 * problem.loss(w) / (problem.c * problem.size)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,8 +16,8 @@ class Smooth:
     A subclass sets ``dimension`` and defines ``loss``, ``gradient`` and, where known, ``hessian``.
     """
 
-    dimension: ClassVar[int]
-    size: ClassVar[int] = 1
+    dimension: int
+    size: int = 1
     dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float64)
 
     def loss(self, w: Floats) -> float:
@@ -36,3 +37,12 @@ class Smooth:
             )
         if w.shape != (self.dimension,):
             raise ValueError(f"w: got shape {w.shape}, expected {(self.dimension,)}")
+
+
+def finite(name: str, value: Any) -> float:
+    """The value as a float, or an error that names it."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected a number")
+    if not np.isfinite(float(value)):
+        raise ValueError(f"{name}: got {value}, expected a finite number")
+    return float(value)

@@ -16,8 +16,8 @@ import numpy as np
 from ..optimizer import Optimizer
 from ..optimizers import SGD
 from ..optional import require
-from ..problems import Float64s
-from .checks import check_momentum, check_not_negative, check_positive
+from ..problems import Float64s, Floats
+from .checks import as_number, check_momentum, check_not_negative, check_number, check_positive
 
 
 class Well(NamedTuple):
@@ -100,8 +100,8 @@ class DoubleWell:
         )
         return float(found.x)
 
-    def boltzmann(self, temperature: float) -> float:
-        """The share of exp(-V/temperature) beyond the barrier, on the wide side.
+    def boltzmann(self, temperature: Any) -> Any:
+        """The share of exp(-V/temperature) beyond the barrier, on the wide side; of each of an array.
 
         For equal floors and low temperatures 1/(1 + sqrt(h_wide/h_sharp)), whatever the temperature.
 
@@ -109,6 +109,9 @@ class DoubleWell:
             ValueError: a temperature that is not positive and finite.
         """
         check_positive(temperature=temperature)
+        if np.ndim(temperature) > 0:
+            shares = [self.boltzmann(one) for one in np.ravel(temperature)]
+            return np.reshape(shares, np.shape(temperature))
         integrate = require("scipy.integrate", "the Boltzmann share of a basin")
         lowest = min(self.sharp.floor, self.wide.floor)
 
@@ -177,8 +180,8 @@ def double_well(
 
 
 def stationary_variance(
-    lr: float, batch_size: float, curvature: float, noise_variance: float, momentum: float = 0.0
-) -> float:
+    lr: Any, batch_size: Any, curvature: Any, noise_variance: Any, momentum: Any = 0.0
+) -> Any:
     """Of w under SGD on h w^2/2: lr s^2 (1 + a) / (B h (1 - a) (2 (1 + a) - lr h)).
 
     Args:
@@ -187,6 +190,8 @@ def stationary_variance(
         curvature: h.
         noise_variance: s^2, of one example's gradient.
         momentum: a of the heavy ball; 0 for plain SGD.
+
+    Each a number or an array.
 
     Returns:
         The variance in the long run; infinity at and beyond the edge lr h = 2 (1 + a).
@@ -203,7 +208,61 @@ def stationary_variance(
     check_positive(lr=lr, batch_size=batch_size, curvature=curvature)
     check_not_negative(noise_variance=noise_variance)
     check_momentum(momentum)
+    lr, batch_size, curvature, noise_variance, momentum = map(
+        as_number, (lr, batch_size, curvature, noise_variance, momentum)
+    )
     room = 2.0 * (1.0 + momentum) - lr * curvature
-    if room <= 0:
-        return float("inf")
-    return lr * noise_variance * (1.0 + momentum) / (batch_size * curvature * (1.0 - momentum) * room)
+    room = np.where(room > 0, room, np.nan)
+    variance = lr * noise_variance * (1.0 + momentum) / (batch_size * curvature * (1.0 - momentum) * room)
+    variance = np.where(np.isnan(room), np.inf, variance)
+    return variance.item() if variance.ndim == 0 else variance
+
+
+def batch_gradient_variance(gradients: Floats, m: Any, replacement: bool = True) -> Any:
+    """E|g_m - g|^2 = tr(S)/m for a batch of m draws; without replacement times (N - m)/(N - 1).
+
+    g_m is the mean over the batch, g that over all N, S = (1/N) sum_i (g_i - g)(g_i - g)' the covariance
+    of the rows' gradients. minimize(sampling="with_replacement") draws with, every batch of "shuffle"
+    without replacement.
+
+    Args:
+        gradients: g_i, one a row: shape (N, p). Of a problem ``np.stack([problem.gradient(w, np.array([i]))
+            for i in range(problem.size)])``; with the scales ``half_sum`` and ``sum`` of problems.MSE, whose
+            batches are sums, the variance of a batch's gradient is m^2 times as large.
+        m: rows a batch, a whole number from 1 on or an array of them; without replacement at most N.
+        replacement: whether a row may be drawn twice.
+
+    Returns:
+        The variance, a float, or an array of m's shape.
+
+    Raises:
+        TypeError, ValueError: gradients of another shape or not finite, an m out of range.
+
+    Source:
+        The slides' two ways to draw; Cochran, Sampling Techniques (1977), for the factor (recalled).
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> rows = np.array([[0.0], [2.0], [4.0]])  # S = 8/3
+        >>> [round(ss.theory.batch_gradient_variance(rows, 2, again), 6) for again in (True, False)]
+        [1.333333, 0.666667]
+    """
+    rows = np.asarray(gradients, dtype=np.float64)
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise ValueError(
+            f"gradients: got shape {rows.shape}, expected (N, p), the gradient of an example a row"
+        )
+    if not np.isfinite(rows).all():
+        raise ValueError("gradients: got NaN or infinity, expected finite numbers")
+    check_number("m", m, "a whole number")
+    draws, N = np.asarray(m), len(rows)
+    most = np.inf if replacement else N
+    good = (draws >= 1) & (draws <= most) & (draws == np.floor(draws)) & (draws < np.inf)
+    if not good.all():
+        limit = "" if replacement else f" to {N}, the rows there are"
+        raise ValueError(f"m: got {draws[~good].flat[0]}, expected a whole number, 1{limit or ' or more'}")
+    trace = float(((rows - rows.mean(axis=0)) ** 2).sum()) / N
+    variance = trace / draws
+    if not replacement:
+        variance = variance * ((N - draws) / max(N - 1, 1))
+    return variance.item() if draws.ndim == 0 else variance

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from ..problems import MSE, Floats
+from ..problems import Floats
 from .curvature import beta, check_symmetric
 
 
@@ -70,12 +72,12 @@ def cauchy_step(g: Floats, H: Floats) -> float:
     return step_bound(g, H) / 2.0
 
 
-def max_step(problem_or_H: MSE | Floats) -> float:
+def max_step(problem_or_H: Any) -> float:
     """2/beta, beta = lambda_max(H): below it gradient descent on a convex quadratic converges.
 
-    A smaller step lowers L at every point, since 2/beta <= step_bound(g, H) for every g. The converse
-    does not hold: at a single point far larger steps can lower L. At 2/beta itself the component along
-    the steepest direction keeps its length for ever.
+    A smaller step lowers L at every point, on every loss of that smoothness, since
+    2/beta <= step_bound(g, H) for every g. The converse does not hold: at a single point far larger steps
+    can lower L. At 2/beta itself the component along the steepest direction keeps its length for ever.
 
     Args:
         problem_or_H: a problem, which knows its beta, or a symmetric Hessian, shape (p, p).
@@ -84,6 +86,7 @@ def max_step(problem_or_H: MSE | Floats) -> float:
         2/beta; infinity where beta <= 0.
 
     Raises:
+        TypeError: a problem that knows no beta.
         ValueError: H is not square, not symmetric or not finite.
 
     Source:

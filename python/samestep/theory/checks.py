@@ -1,23 +1,112 @@
-"""What numbers the formulas ask for, said in one way by all of them."""
+"""What the formulas ask for, said in one way by all of them: numbers, curvatures, names of methods."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
-def check_positive(**values: float) -> None:
-    """ValueError that names the first value that is not positive and finite."""
+import numpy as np
+
+Method = Literal["sgd", "momentum", "heavy_ball", "nag", "nesterov", "look_ahead"]
+
+# Every spelling of every method, and the optimizer's family that it means.
+FAMILIES: dict[str, str] = {
+    "sgd": "sgd",
+    "momentum": "momentum",
+    "heavy_ball": "momentum",
+    "nag": "nag",
+    "nesterov": "nag",
+    "look_ahead": "nag",
+}
+assert set(FAMILIES) == set(get_args(Method))
+
+
+def check_method(argument: str, name: Any, *families: str) -> str:
+    """The family that a method's name means, or a ValueError that lists the names."""
+    spellings = {s: family for s, family in FAMILIES.items() if not families or family in families}
+    if not isinstance(name, str) or name not in spellings:
+        expected = ", ".join(map(repr, spellings))
+        raise ValueError(
+            f"{argument}: got {name!r}, expected one of {expected}"
+            " ('momentum' is 'heavy_ball'; 'nag', 'nesterov' and 'look_ahead' are one)"
+        )
+    return spellings[name]
+
+
+def check_positive(**values: Any) -> None:
+    """TypeError or ValueError that names the first value that is not positive and finite."""
+    _check_all(values, lambda a: (a > 0.0) & (a < np.inf), "a positive finite number")
+
+
+def check_not_negative(**values: Any) -> None:
+    """TypeError or ValueError that names the first value that is negative or not finite."""
+    _check_all(values, lambda a: (a >= 0.0) & (a < np.inf), "a finite number, 0 or more")
+
+
+def check_momentum(momentum: Any, expected: str = "a number in [0, 1)") -> None:
+    """TypeError or ValueError unless 0 <= momentum < 1."""
+    _check_all({"momentum": momentum}, lambda a: (a >= 0.0) & (a < 1.0), expected)
+
+
+def _check_all(values: dict[str, Any], good: Callable[[Any], Any], expected: str) -> None:
+    """Of a number, or of each element of an array where a formula takes arrays."""
     for name, value in values.items():
-        if not 0.0 < value < float("inf"):
-            raise ValueError(f"{name}: got {value}, expected a positive finite number")
+        check_number(name, value, expected)
+        passed = good(np.asarray(value))
+        if not passed.all():
+            first = value if passed.ndim == 0 else np.asarray(value)[~passed].flat[0]
+            raise ValueError(f"{name}: got {first}, expected {expected}")
 
 
-def check_not_negative(**values: float) -> None:
-    """ValueError that names the first value that is negative or not finite."""
-    for name, value in values.items():
-        if not 0.0 <= value < float("inf"):
-            raise ValueError(f"{name}: got {value}, expected a finite number, 0 or more")
+def check_number(name: str, value: Any, expected: str = "a number") -> None:
+    """TypeError that names what is no real number, nor an array of them, and what to pass instead."""
+    if np.asarray(value).dtype.kind not in "iuf":
+        last = name.rpartition(".")[2]
+        owns = isinstance(getattr(value, last, None), (int, float))
+        fix = f"; pass its number, such as problem.{last}" if owns else ""
+        raise TypeError(f"{name}: got {_kind(value)}, expected {expected}{fix}")
 
 
-def check_momentum(momentum: float) -> None:
-    """ValueError unless 0 <= momentum < 1."""
-    if not 0.0 <= momentum < 1.0:
-        raise ValueError(f"momentum: got {momentum}, expected a number in [0, 1)")
+def as_number(value: Any) -> Any:
+    """A scalar as it is, so that a formula of Python's floats gives one; lists as an array."""
+    return value if np.ndim(value) == 0 else np.asarray(value, dtype=np.float64)
+
+
+def check_function(name: str, value: Any) -> None:
+    """TypeError that names what cannot be called, and the method to pass where it is a problem."""
+    if not callable(value):
+        fix = f"; pass its method, such as problem.{name}" if callable(getattr(value, name, None)) else ""
+        raise TypeError(f"{name}: got {_kind(value)}, expected a function of w{fix}")
+
+
+def known(problem: Any, name: str, argument: str = "problem") -> float:
+    """The number that a problem knows, such as beta, or a TypeError that says how to hand it in."""
+    value = getattr(problem, name, None)
+    if value is None:
+        raise TypeError(
+            f"{argument}: got {_kind(problem)} without a {name}, expected a problem that knows its {name}, "
+            f"such as problems.MSE; pass problems.Function(..., {name}=...)"
+        )
+    check_number(f"{argument}.{name}", value)
+    number = float(value)
+    check_not_negative(**{f"{argument}.{name}": number})
+    return number
+
+
+def check_problem(problem: Any, *names: str) -> None:
+    """TypeError that names what a problem has to have and has not."""
+    for name in names:
+        if not hasattr(problem, name):
+            raise TypeError(
+                f"problem: got {_kind(problem)} without {name!r}, expected a problem such as problems.MSE; "
+                "make one of your loss and its gradient by problems.Function(loss, gradient, dimension)"
+            )
+
+
+def is_problem(value: Any) -> bool:
+    """Whether it has a loss or a beta: a number or a matrix has none."""
+    return callable(getattr(value, "loss", None)) or hasattr(value, "beta")
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else type(value).__name__

@@ -9,12 +9,12 @@ import numpy as np
 
 from ..optional import require
 from ..problems import MSE, Float64s, Floats
-from .checks import check_positive
+from .checks import check_function, check_positive, is_problem, known
 
 Method = Literal["exact", "power", "lanczos"]
 
 
-def beta(problem_or_H: MSE | Floats, method: Method = "exact", steps: int = 100) -> float:
+def beta(problem_or_H: Any, method: Method = "exact", steps: int = 100) -> float:
     """lambda_max(H), the smoothness of a convex L.
 
     ===========  =============================================================================
@@ -31,14 +31,15 @@ def beta(problem_or_H: MSE | Floats, method: Method = "exact", steps: int = 100)
     The two that multiply never form the Hessian of a problem: H v = c Phi'(Phi v).
 
     Args:
-        problem_or_H: a problem, or a symmetric Hessian, shape (p, p).
-        method: see the table.
+        problem_or_H: a problem that knows its beta, or a symmetric Hessian, shape (p, p).
+        method: see the table; of other problems than problems.MSE the beta that they know, by "exact".
         steps: how often "power" multiplies before its v'Hv.
 
     Returns:
         lambda_max in float64; below 0 for a concave function.
 
     Raises:
+        TypeError: a problem that knows no beta, or has no Hessian to multiply with.
         ValueError: H is not square, not symmetric or not finite; an unknown method; steps below 1.
         ImportError: "lanczos" without SciPy.
 
@@ -63,6 +64,13 @@ def beta(problem_or_H: MSE | Floats, method: Method = "exact", steps: int = 100)
 
         def product(v: Any) -> Any:
             return c * (Phi.T @ (Phi @ v))
+    elif is_problem(problem_or_H):
+        if method != "exact":
+            raise TypeError(
+                f"problem_or_H: got {type(problem_or_H).__name__}, expected problems.MSE or a Hessian for "
+                f"method={method!r}; leave the method out for the problem's own beta"
+            )
+        return known(problem_or_H, "beta", "problem_or_H")
     else:
         H = check_symmetric("H", problem_or_H)
         if method == "exact":
@@ -108,6 +116,7 @@ def hessian_fd(gradient: Callable[[Floats], Floats], w: Floats, h: float | None 
         A new float64 array, shape (p, p), right to some ten digits for a smooth g.
 
     Raises:
+        TypeError: g is no function.
         ValueError: w is not of one dimension or not finite, h is not positive, g has another shape.
 
     Source:
@@ -119,6 +128,7 @@ def hessian_fd(gradient: Callable[[Floats], Floats], w: Floats, h: float | None 
         >>> ss.theory.hessian_fd(problem.gradient, np.zeros(1)).round(6)
         array([[5.]])
     """
+    check_function("gradient", gradient)
     w = np.array(w, dtype=np.float64)
     if w.ndim != 1 or len(w) == 0:
         raise ValueError(f"w: got shape {w.shape}, expected (p,) with p >= 1")
@@ -142,6 +152,9 @@ def hessian_fd(gradient: Callable[[Floats], Floats], w: Floats, h: float | None 
 
 def check_symmetric(name: str, matrix: Floats) -> Float64s:
     """The matrix in float64, if it can be a Hessian or a kernel."""
+    if np.asarray(matrix).dtype.kind not in "biuf":
+        fix = "; pass its Hessian, such as problem.hessian()" if hasattr(matrix, "hessian") else ""
+        raise TypeError(f"{name}: got {type(matrix).__name__}, expected a symmetric matrix of numbers{fix}")
     H: Float64s = np.asarray(matrix, dtype=np.float64)
     if H.ndim != 2 or H.shape[0] != H.shape[1] or H.shape[0] == 0:
         raise ValueError(f"{name}: got shape {H.shape}, expected (p, p) with p >= 1")

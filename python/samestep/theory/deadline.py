@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -12,11 +12,11 @@ from ..optimizer import Optimizer
 from ..optimizers import NAG, SGD, Momentum
 from ..problems import Floats
 from ..reference.sampling import Sampler
+from .checks import Method, check_method, check_problem
 
 if TYPE_CHECKING:
     from ..train import Problem
 
-Algorithm = Literal["sgd", "momentum", "nesterov"]
 PerStep = float | Callable[[int], float]
 
 
@@ -37,7 +37,7 @@ class DeadlineRun(NamedTuple):
 def run_until(
     problem: Problem,
     x0: Floats,
-    algorithm: Algorithm,
+    algorithm: Method,
     *,
     deadline: float,
     lr: PerStep,
@@ -63,7 +63,7 @@ def run_until(
         problem: such as problems.MSE; with scale ``mean`` or ``half_mean`` the loss is the mean of its
             examples, as on the slides.
         x0: the start, shape (p,), the problem's dtype.
-        algorithm: see the table.
+        algorithm: see the table; "momentum" is "heavy_ball" too, "nesterov" "nag" or "look_ahead".
         deadline: seconds.
         lr: lr_k, a constant or a function of k = 0, 1, ... To come to rest in spite of the noise, the
             sum of lr_k must be infinite and that of lr_k^2 finite.
@@ -87,14 +87,13 @@ def run_until(
         >>> run.x, run.steps
         (array([1.875]), 4)
     """
-    if algorithm not in get_args(Algorithm):
-        expected = ", ".join(map(repr, get_args(Algorithm)))
-        raise ValueError(f"algorithm: got {algorithm!r}, expected one of {expected}")
+    check_problem(problem, "gradient", "size")
+    family = check_method("algorithm", algorithm)
     if not 0.0 <= deadline < float("inf"):
         raise ValueError(f"deadline: got {deadline}, expected seconds, 0 or more and finite")
-    if (algorithm == "sgd") != (momentum is None):
+    if (family == "sgd") != (momentum is None):
         raise ValueError(f"momentum: got {momentum} for algorithm {algorithm!r}; only 'sgd' has none")
-    if algorithm == "sgd" and v0 is not None:
+    if family == "sgd" and v0 is not None:
         raise ValueError("v0: got a velocity for algorithm 'sgd', which has none; leave it out")
     lr_of, a_of = _of_k(lr), _of_k(0.0 if momentum is None else momentum)
     x0 = np.array(x0, order="C")
@@ -105,10 +104,10 @@ def run_until(
         v[...] = v0
 
     sampler = Sampler(seed)
-    ahead = algorithm == "nesterov"
+    ahead = family == "nag"
     w = x0 + a_of(0) * v if ahead else x0
     opt: Optimizer
-    if algorithm == "sgd":
+    if family == "sgd":
         opt = SGD(w, lr=lr_of(0))
     else:
         opt = (NAG if ahead else Momentum)(w, lr=lr_of(0), momentum=a_of(0))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..problems import Floats
-from .checks import check_not_negative, check_positive
+from .checks import check_function, check_not_negative, check_positive
 
 
 def descent_ok(before: float, after: float, g: Floats, lr: float, beta: float) -> bool:
@@ -43,8 +43,9 @@ def descent_ok(before: float, after: float, g: Floats, lr: float, beta: float) -
     """
     check_not_negative(lr=lr, beta=beta)
     g = np.asarray(g, dtype=np.float64)
-    gain = lr * (1.0 - lr * beta / 2.0) * float(np.vdot(g, g))
-    rounding = 4.0 * float(np.spacing(max(abs(before), abs(after))))
+    with np.errstate(all="ignore"):  # a run that diverges is a False, and no warning
+        gain = lr * (1.0 - lr * beta / 2.0) * float(np.vdot(g, g))
+        rounding = 4.0 * float(np.spacing(max(abs(before), abs(after))))
     return bool(after <= before - gain + rounding)
 
 
@@ -73,6 +74,7 @@ def backtracking(
         A step size; lr where g is 0.
 
     Raises:
+        TypeError: loss is no function.
         ValueError: an argument out of range; no lr passed, as where g is no gradient of L or L at w is
             not finite.
 
@@ -84,14 +86,19 @@ def backtracking(
         >>> ss.theory.backtracking(lambda w: 1.5 * float(w @ w), np.ones(1), np.full(1, 3.0))
         0.25
     """
+    check_function("loss", loss)
     check_positive(lr=lr)
     if not 0.0 < shrink < 1.0:
         raise ValueError(f"shrink: got {shrink}, expected a number between 0 and 1")
-    squared, before = float(np.vdot(g, g)), loss(w)
+    before = loss(w)
+    with np.errstate(all="ignore"):  # the first steps tried may go beyond the dtype, and do not pass
+        squared = float(np.vdot(g, g))
+        rounding = 4.0 * float(np.spacing(abs(before)))
     for _ in range(most):
-        after = loss(w - w.dtype.type(lr) * g)
+        with np.errstate(all="ignore"):
+            tried = w - w.dtype.type(lr) * g
         # Near a minimum the gain is below the rounding of L.
-        if after <= before - lr / 2.0 * squared + 4.0 * float(np.spacing(abs(before))):
+        if loss(tried) <= before - lr / 2.0 * squared + rounding:
             return lr
         lr *= shrink
     raise ValueError(

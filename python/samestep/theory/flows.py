@@ -3,22 +3,32 @@
 Both methods are u+ = u + a (u - u_prev) + h f(u + b (u - u_prev)) with f = -grad L, step size h and
 momentum a: the heavy ball with b = 0, Nesterov's with b = a. l = 1/(1 - a) is how much faster than
 gradient descent they go.
+
+    steps            the methods' own steps: Steps
+    rescaled         u' = -l grad L(u), of order 1
+    modified         h c u'' + u' = -l grad L(u), of order 2
+    manifold         u' = -l grad(L + (h/2) l c |grad L|^2), of order 2
+    manifold_move    the move on the invariant manifold, of order 3
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from ..optimizer import Optimizer
 from ..optimizers import NAG, Momentum
 from ..optional import require
-from ..problems import Float64s, Floats
-from .checks import check_momentum, check_positive
+from ..problems import MSE, Float64s, Floats
+from . import checks
+from .checks import check_method, check_momentum, check_positive, check_problem
 
-Method = Literal["heavy_ball", "nesterov"]
+Method = checks.Method
+
+
+_FAMILIES = ("momentum", "nag")  # gradient descent is either with a momentum of 0
 
 
 class TwiceSmooth(Protocol):
@@ -54,7 +64,7 @@ def steps(
         lr: h.
         momentum: a.
         count: how many steps.
-        method: "heavy_ball" or "nesterov".
+        method: "heavy_ball" or "momentum"; "nesterov", "nag" or "look_ahead".
         v0: u_0 - u_{-1}, the move that led to the start: zeros for a start at rest, or
             ``manifold_move`` to be on the invariant manifold at once.
 
@@ -69,11 +79,13 @@ def steps(
         >>> run.u.round(12).tolist(), run.v.round(12).tolist()
         ([[1.0, -1.0], [0.85, -0.85]], [[0.0, 0.0], [-0.15, 0.15]])
     """
+    check_problem(problem, "gradient")
     b = _ahead(method, momentum)
     if np.shape(v0) != np.shape(u0):
         raise ValueError(f"v0: got shape {np.shape(v0)}, expected {np.shape(u0)} as u0")
     w = np.array(u0, dtype=np.float64) + b * np.asarray(v0)
-    opt: Optimizer = (NAG if method == "nesterov" else Momentum)(w, lr=lr, momentum=momentum)
+    kind = NAG if check_method("method", method, *_FAMILIES) == "nag" else Momentum
+    opt: Optimizer = kind(w, lr=lr, momentum=momentum)
     v = opt.state["v"][0]
     v[...] = v0
     u, moves = [w - b * v], [v.copy()]
@@ -113,6 +125,7 @@ def rescaled(problem: TwiceSmooth, u0: Floats, times: Floats, momentum: float) -
         >>> flows.rescaled(parabola, np.ones(1), np.array([0.0, 1.0]), momentum=0.5).round(6).tolist()
         [[1.0], [0.135335]]
     """
+    check_problem(problem, "gradient")
     speed = _speed(momentum)
     return _solve(lambda u: -speed * problem.gradient(u), u0, times)
 
@@ -128,7 +141,7 @@ def modified(
     Args:
         problem, u0, times, momentum: as for ``rescaled``.
         lr: h, positive and finite.
-        method: "heavy_ball" or "nesterov".
+        method: as for ``steps``.
 
     Returns, raises:
         As ``rescaled``; ValueError also for another lr or method.
@@ -143,6 +156,7 @@ def modified(
         >>> flows.modified(parabola, np.ones(1), np.array([1.0]), 0.1, 0.0, "heavy_ball").round(6)
         array([[0.349023]])
     """
+    check_problem(problem, "gradient")
     check_positive(lr=lr)
     speed, b = _speed(momentum), _ahead(method, momentum)
     mass = lr * (1.0 + momentum - 2.0 * b * (1.0 - momentum)) / (2.0 * (1.0 - momentum))
@@ -200,10 +214,22 @@ def _modified_descent(
     problem: TwiceSmooth, u: Floats, lr: float, momentum: float, coefficient: float
 ) -> Floats:
     """-l grad(L + (h/2) l c |grad L|^2); the gradient of |grad L|^2 is 2 H grad L."""
+    check_problem(problem, "gradient")
     speed = _speed(momentum)
     g = problem.gradient(u)
-    descent: Floats = -speed * (g + lr * speed * coefficient * (problem.hessian(u) @ g))
+    descent: Floats = -speed * (g + lr * speed * coefficient * (_hessian(problem, u) @ g))
     return descent
+
+
+def _hessian(problem: TwiceSmooth, u: Floats) -> Floats:
+    if isinstance(problem, MSE):
+        return problem.hessian()  # the same everywhere
+    if not callable(getattr(problem, "hessian", None)):
+        raise TypeError(
+            f"problem: got {type(problem).__name__} without a hessian, expected one with hessian(w); set one "
+            "that is right to some ten digits by problem.hessian = lambda w: hessian_fd(problem.gradient, w)"
+        )
+    return problem.hessian(u)
 
 
 def _speed(momentum: float) -> float:
@@ -213,9 +239,7 @@ def _speed(momentum: float) -> float:
 
 def _ahead(method: Method, momentum: float) -> float:
     """b: how far ahead the gradient is taken."""
-    if method not in get_args(Method):
-        raise ValueError(f"method: got {method!r}, expected one of {', '.join(map(repr, get_args(Method)))}")
-    return momentum if method == "nesterov" else 0.0
+    return momentum if check_method("method", method, *_FAMILIES) == "nag" else 0.0
 
 
 def _solve(rate: Callable[[Floats], Floats], start: Floats, times: Floats) -> Float64s:

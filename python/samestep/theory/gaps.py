@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .checks import check_not_negative, check_positive
+from .checks import as_number, check_not_negative, check_number, check_positive
 
 Steps = int | npt.NDArray[np.integer[Any]]
 Bound = Any  # a float, or an array for an array of steps
@@ -61,7 +61,7 @@ def gap_bounds(t: Steps, beta: float, distance: float) -> GapBounds:
     return GapBounds(2.0 * scale / (t + 1), 2.0 * scale / (t + 4), scale / (4 * t + 2))
 
 
-def iterations_bound(beta: float, gap: float, delta: float) -> float:
+def iterations_bound(beta: float, gap: Bound, delta: Bound) -> Bound:
     """t = 2 beta gap_0/delta: after so many steps of lr = 1/beta one |g_s|^2, s < t, was at most delta.
 
     For every smooth loss, convex or not; since each step lowers L by |g|^2/(2 beta), which cannot
@@ -70,8 +70,8 @@ def iterations_bound(beta: float, gap: float, delta: float) -> float:
 
     Args:
         beta: the smoothness of L, positive.
-        gap: L(w_0) - L*, or more.
-        delta: what |g|^2 is to come down to, positive.
+        gap: L(w_0) - L*, or more; a number or an array.
+        delta: what |g|^2 is to come down to, positive; likewise.
 
     Returns:
         The bound, not rounded to a whole number.
@@ -89,7 +89,7 @@ def iterations_bound(beta: float, gap: float, delta: float) -> float:
     """
     check_positive(beta=beta, delta=delta)
     check_not_negative(gap=gap)
-    return 2.0 * beta * gap / delta
+    return 2.0 * beta * as_number(gap) / as_number(delta)
 
 
 def gradient_bound(t: Steps, beta: float, distance: float) -> Bound:
@@ -143,6 +143,7 @@ def _check(t: Steps, beta: float, distance: float) -> Any:
     """t in float64, in which no formula of it overflows: a float, or an array of that shape."""
     check_positive(beta=beta)
     check_not_negative(distance=distance)
+    check_number("t", t)
     steps = np.asarray(t, dtype=np.float64)
     if steps.size == 0:
         raise ValueError(f"t: got shape {steps.shape}, expected at least one number of steps")

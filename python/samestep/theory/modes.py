@@ -13,30 +13,31 @@ step, a unless a schedule says otherwise.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any
 
 import numpy as np
 
-from ..problems import MSE, Float64s, Floats
+from ..problems import Float64s
+from .checks import Method, check_method, check_number, is_problem
 from .curvature import check_symmetric
 
-Family = Literal["sgd", "momentum", "nag"]
 
-
-def mode_factors(problem_or_H: MSE | Floats, lr: float) -> Float64s:
+def mode_factors(problem_or_H: Any, lr: float) -> Float64s:
     """1 - lr lambda_i: what a step of gradient descent multiplies the error by, mode by mode.
 
     A negative factor flips the sign at every step: that is the zigzag in steep directions. Beyond -1,
     that is for lr > 2/lambda_i, it grows.
 
     Args:
-        problem_or_H: a problem, or a symmetric Hessian, shape (p, p).
+        problem_or_H: a problem that knows its eigenvalues, as problems.MSE does, or a symmetric Hessian,
+            shape (p, p).
         lr: the step size.
 
     Returns:
         A new float64 array, shape (p,), in the order of increasing lambda.
 
     Raises:
+        TypeError: a problem that does not know its eigenvalues.
         ValueError: H is not square, not symmetric or not finite.
 
     Source:
@@ -47,15 +48,17 @@ def mode_factors(problem_or_H: MSE | Floats, lr: float) -> Float64s:
         >>> ss.theory.mode_factors(np.array([[2.0, 1.0], [1.0, 2.0]]), 0.6).round(12)
         array([ 0.4, -0.8])
     """
-    if isinstance(problem_or_H, MSE):
-        return 1.0 - lr * problem_or_H.eigenvalues
-    eigenvalues = np.linalg.eigvalsh(check_symmetric("H", problem_or_H)).astype(np.float64)
-    return 1.0 - lr * eigenvalues
+    if is_problem(problem_or_H):
+        eigenvalues = _eigenvalues(problem_or_H, "problem_or_H")
+    else:
+        eigenvalues = np.linalg.eigvalsh(check_symmetric("H", problem_or_H)).astype(np.float64)
+    with np.errstate(over="ignore"):
+        return 1.0 - lr * eigenvalues
 
 
 def mode_matrices(
-    family: Family,
-    curvatures: Float64s,
+    family: Method,
+    curvatures: Any,
     lr: float,
     momentum: float = 0.0,
     momentum_next: float | None = None,
@@ -63,14 +66,16 @@ def mode_matrices(
     """What a step multiplies (e, v) by, for every curvature: the recursions of the module as matrices.
 
     Args:
-        family: "sgd", "momentum" or "nag". The torch forms are these with v = -lr b.
-        curvatures: lambda, shape (p,).
+        family: "sgd"; "momentum" or "heavy_ball"; "nag", "nesterov" or "look_ahead". The torch forms are
+            these with v = -lr b.
+        curvatures: lambda, shape (p,), or a problem that knows its eigenvalues.
         lr, momentum, momentum_next: the hyper-parameters; the last for "nag" alone, None: as momentum.
 
     Returns:
         A new float64 array, shape (p, 2, 2).
 
     Raises:
+        TypeError: a problem that does not know its eigenvalues.
         ValueError: an unknown family.
 
     Example:
@@ -79,20 +84,23 @@ def mode_matrices(
         array([[[ 0. ,  0.5],
                 [-1. ,  0.5]]])
     """
-    if family not in get_args(Family):
-        raise ValueError(f"family: got {family!r}, expected one of {', '.join(map(repr, get_args(Family)))}")
-    s, a = lr * np.asarray(curvatures, dtype=np.float64), momentum
+    name = check_method("family", family)
+    if is_problem(curvatures):
+        curvatures = _eigenvalues(curvatures, "curvatures")
+    check_number("curvatures", curvatures)
+    with np.errstate(over="ignore"):
+        s, a = lr * np.asarray(curvatures, dtype=np.float64), momentum
     ahead = a if momentum_next is None else momentum_next
     zero, one = np.zeros_like(s), np.ones_like(s)
     rows = {
         "sgd": ((1 - s, zero), (zero, zero)),
         "momentum": ((1 - s, a * one), (-s, a * one)),
         "nag": ((1 - s - ahead * s, ahead * a * one), (-s, a * one)),
-    }[family]
+    }[name]
     return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
 
 
-def spectral_radius(family: Family, curvatures: Float64s, lr: float, momentum: float = 0.0) -> float:
+def spectral_radius(family: Method, curvatures: Any, lr: float, momentum: float = 0.0) -> float:
     """The factor by which |w - w*| shrinks a step in the long run: the largest |z| over all modes.
 
     The z solve z = 1 - s; z^2 - (1 + a - s) z + a = 0 for the heavy ball, where complex z have
@@ -100,13 +108,14 @@ def spectral_radius(family: Family, curvatures: Float64s, lr: float, momentum: f
 
     Args:
         family, curvatures, lr, momentum: as for mode_matrices. Leave out curvatures of 0: nothing moves
-            along them.
+            along them; those of a problem are left out.
 
     Returns:
         The radius: the run converges where it is below 1.
 
     Raises:
-        ValueError: an unknown family.
+        TypeError: as mode_matrices.
+        ValueError: an unknown family; no curvature.
 
     Source:
         Goh, Why momentum really works (Distill, 2017), whose 2 sqrt(a) for complex z is a slip: the
@@ -117,4 +126,23 @@ def spectral_radius(family: Family, curvatures: Float64s, lr: float, momentum: f
         >>> round(ss.theory.spectral_radius("momentum", np.array([1.0, 9.0]), lr=0.2, momentum=0.49), 12)
         0.7
     """
-    return float(np.abs(np.linalg.eigvals(mode_matrices(family, curvatures, lr, momentum))).max())
+    if is_problem(curvatures):
+        curvatures = _eigenvalues(curvatures, "curvatures")
+        curvatures = curvatures[curvatures > 0.0]
+    if np.size(curvatures) == 0:
+        raise ValueError("curvatures: got none, expected at least one that is not 0")
+    with np.errstate(over="ignore", invalid="ignore"):
+        M = mode_matrices(family, curvatures, lr, momentum)
+    # A step beyond the dtype is one that LAPACK refuses.
+    return float(np.abs(np.linalg.eigvals(M)).max()) if np.isfinite(M).all() else float("inf")
+
+
+def _eigenvalues(problem: Any, argument: str) -> Float64s:
+    found = getattr(problem, "eigenvalues", None)
+    if found is None:
+        raise TypeError(
+            f"{argument}: got {type(problem).__name__} without eigenvalues, expected problems.MSE, or the "
+            "curvatures at one w, those of theory.hessian_fd(problem.gradient, w)"
+        )
+    eigenvalues: Float64s = np.asarray(found, dtype=np.float64)
+    return eigenvalues

@@ -102,7 +102,8 @@ def nesterov_momenta() -> Iterator[float]:
 
     Yields:
         0, 0.2818..., 0.4340..., towards 1. The look-ahead form wants them in pairs: at step k
-        ``momentum`` is a_{k-1} (0 at first) and ``momentum_next`` a_k.
+        ``momentum`` is a_{k-1} (0 at first) and ``momentum_next`` a_k. As schedules, of a list that
+        begins with that 0: ``NAG(w, lr, momentum=lambda t: a[t - 1], momentum_next=lambda t: a[t])``.
 
     Source:
         Beck and Teboulle (2009), eqs. 4.2 and 4.3 (recalled).

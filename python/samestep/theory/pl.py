@@ -6,25 +6,43 @@ With the factor 1/2 throughout; the notes' definition leaves it out, and its mu 
 from __future__ import annotations
 
 from math import sqrt
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..problems import MSE, Float64s, Floats
-from .checks import check_not_negative, check_positive
+from ..problems import Float64s, Floats
+from .checks import check_not_negative, check_number, check_positive, is_problem, known
 from .curvature import check_symmetric
 
 
-def pl_constant(problem: MSE) -> float:
+class InterpolationStep(NamedTuple):
+    """What sgd_step_interpolation returns.
+
+    Attributes:
+        lr: the step size.
+        rate: the factor by which E L shrinks a step.
+    """
+
+    lr: float
+    rate: float
+
+
+def pl_constant(problem: Any) -> float:
     """The largest mu with |g|^2/2 >= mu (L - L*) at every w: the smallest curvature of L but for 0.
 
     It is attained along the flattest direction in which L grows. Where all of y can be fitted it is the
     constant of PL* as well, c lambda_min of the tangent kernel.
 
     Args:
-        problem: a least-squares problem; its scale c is in the result.
+        problem: a least-squares problem, whose scale c is in the result, or another that knows its ``mu``,
+            which is returned.
 
     Returns:
         mu > 0; infinity where L is constant (Phi = 0): then |g| = 0 = L - L*, and every mu does.
+
+    Raises:
+        TypeError: no problem, or one that knows neither its eigenvalues nor a mu.
+        ValueError: its mu is 0, which says that it is convex and gives no constant.
 
     Source:
         Karimi, Nutini and Schmidt (2016) (recalled).
@@ -34,7 +52,18 @@ def pl_constant(problem: MSE) -> float:
         >>> ss.theory.pl_constant(ss.problems.MSE(np.array([[2.0, 0.0]]), np.ones(1)))
         4.0
     """
-    return float(min(problem.eigenvalues[problem.eigenvalues > 0.0], default=float("inf")))
+    if not is_problem(problem):
+        raise TypeError(
+            f"problem: got {type(problem).__name__}, expected a problem such as problems.MSE; of a tangent "
+            "kernel it is pl_star_constant"
+        )
+    eigenvalues = getattr(problem, "eigenvalues", None)
+    if eigenvalues is None:
+        mu = known(problem, "mu")
+        if mu == 0.0:
+            raise ValueError("problem.mu: got 0.0, expected a positive number: a convex loss may have none")
+        return mu
+    return float(min(eigenvalues[eigenvalues > 0.0], default=float("inf")))
 
 
 def tangent_kernel(J: Floats) -> Float64s:
@@ -58,6 +87,7 @@ def tangent_kernel(J: Floats) -> Float64s:
         >>> ss.theory.tangent_kernel(np.array([[1.0, 2.0]]))
         array([[5.]])
     """
+    check_number("J", J, "a matrix of numbers")
     J = np.asarray(J, dtype=np.float64)
     if J.ndim != 2 or 0 in J.shape:
         raise ValueError(f"J: got shape {J.shape}, expected (N, p) with at least one row and one column")
@@ -155,7 +185,7 @@ def pl_radius(loss: float, beta: float, mu: float, lr: float | None = None) -> f
     return sqrt(2.0 * beta * loss) / (mu * (1.0 - lr * beta / 2.0))
 
 
-def sgd_step_interpolation(mu: float, smooth: float, smooth_one: float, m: int = 1) -> tuple[float, float]:
+def sgd_step_interpolation(mu: float, smooth: float, smooth_one: float, m: int = 1) -> InterpolationStep:
     """lr = alpha m/(lambda (alpha (m - 1) + 2B)), alpha = 2 mu, for batches of m draws; and its rate.
 
     For L the mean of l_1, ..., l_N that all reach 0 at one w: E L(w_t) <= rate^t L(w_0) with
@@ -169,7 +199,7 @@ def sgd_step_interpolation(mu: float, smooth: float, smooth_one: float, m: int =
         m: draws a step, with replacement.
 
     Returns:
-        The step size and the rate.
+        InterpolationStep: the step size and the rate.
 
     Raises:
         ValueError: an argument out of range.
@@ -180,9 +210,11 @@ def sgd_step_interpolation(mu: float, smooth: float, smooth_one: float, m: int =
     Example:
         >>> import samestep as ss
         >>> ss.theory.sgd_step_interpolation(mu=1.0, smooth=2.0, smooth_one=4.0)
-        (0.125, 0.875)
+        InterpolationStep(lr=0.125, rate=0.875)
     """
     check_positive(smooth=smooth)
+    check_number("mu", mu)
+    check_number("smooth_one", smooth_one)
     if not 0.0 < mu <= smooth:
         raise ValueError(f"mu: got {mu}, expected 0 < mu <= smooth = {smooth}")
     if not smooth <= smooth_one < float("inf"):
@@ -191,11 +223,12 @@ def sgd_step_interpolation(mu: float, smooth: float, smooth_one: float, m: int =
         raise ValueError(f"m: got {m}, expected a whole number, 1 or more")
     alpha = 2.0 * mu
     lr = alpha * m / (smooth * (alpha * (m - 1) + 2.0 * smooth_one))
-    return lr, 1.0 - alpha * lr / 2.0
+    return InterpolationStep(lr, 1.0 - alpha * lr / 2.0)
 
 
 def _check_pl(beta: float, mu: float, lr: float | None) -> float:
     check_positive(beta=beta)
+    check_number("mu", mu)
     if not 0.0 < mu <= beta:
         raise ValueError(f"mu: got {mu}, expected 0 < mu <= beta = {beta}: without PL there is no such bound")
     lr = 1.0 / beta if lr is None else lr

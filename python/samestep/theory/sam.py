@@ -10,7 +10,7 @@ import numpy as np
 from ..optimizer import Optimizer
 from ..problems import Floats
 from ..sums import global_norm
-from .checks import check_not_negative
+from .checks import check_function, check_not_negative
 
 
 def sam_step(optimizer: Optimizer, gradient: Callable[[Floats], Floats], rho: float) -> None:
@@ -31,8 +31,8 @@ def sam_step(optimizer: Optimizer, gradient: Callable[[Floats], Floats], rho: fl
     Raises:
         ValueError: an optimizer of several arrays, a rho that is negative or not finite, or a gradient of
             another shape.
-        TypeError: no optimizer. Also what the optimizer says about a gradient that does not fit.
-            Whatever is raised, the weights are left as they were.
+        TypeError: no optimizer, or the gradient is no function. Also what the optimizer says about a
+            gradient that does not fit. Whatever is raised, the weights are left as they were.
 
     Source:
         Foret, Kleiner, Mobahi and Neyshabur (2021) (recalled).
@@ -50,6 +50,7 @@ def sam_step(optimizer: Optimizer, gradient: Callable[[Floats], Floats], rho: fl
         raise ValueError(
             f"optimizer: got one of {len(optimizer.params)} arrays, expected one of an array alone"
         )
+    check_function("gradient", gradient)
     check_not_negative(rho=rho)
     from ..train import _like_params  # which imports this package
 

@@ -8,7 +8,8 @@ from math import inf, sqrt
 from typing import Any
 
 from ..optimizer import Optimizer
-from .checks import check_not_negative
+from ..problems import MSE
+from .checks import known
 from .edges import heavy_ball_edge, look_ahead_edge, sgd_edge
 from .plain import plain_hyper
 
@@ -30,9 +31,15 @@ class StepSizeCheck:
         edge: from this step size on the method diverges on a quadratic, from all but special starts;
             None: there is no such number, or none is known.
         formula: of the edge, or of the sufficient step size of an adaptive rule.
-        sufficient: every lr below it lowers the loss at every step; None: no such number is known.
+        sufficient: every lr below it lowers the loss at every step, whatever the loss; None: no such number
+            is known.
         cap: an adaptive rule moves no weight by more than cap lr in a step; None for the others, and
             where it has no cap.
+        quadratic: whether the loss is known to be one: problems.MSE. Of other losses the edge says nothing.
+        batches: whether the steps go along batches.
+        from_rest: up to this lr a run from rest never rises above its start, whatever the loss
+            (``Momentum``; ``NAG`` if the loss is known to be convex, give or take the look-ahead); None: no
+            such number is known.
     """
 
     rule: str
@@ -42,32 +49,77 @@ class StepSizeCheck:
     formula: str | None
     sufficient: float | None
     cap: float | None
+    quadratic: bool = True
+    batches: bool = False
+    from_rest: float | None = None
 
     @property
     def factor(self) -> float | None:
-        """lr/edge: below 1 is stable. None without an edge."""
+        """lr/edge: below 1 is stable on a quadratic. None without an edge."""
         if self.edge is None:
             return None
         return self.lr / self.edge if self.edge > 0.0 else inf
 
     @property
     def below(self) -> bool | None:
-        """Whether lr < edge; None without an edge."""
+        """Whether lr < edge, two numbers compared; None without an edge. What follows is ``converges``."""
         return None if self.edge is None else self.lr < self.edge
 
+    @property
+    def converges(self) -> bool | None:
+        """Whether the run converges: True or False of a quadratic, whose run the edge decides; else None.
+
+        Of batches on a quadratic False above the edge, where their mean diverges, and None below, where
+        their spread decides. An lr of 0 makes no step, and False.
+        """
+        if not self.quadratic or self.edge is None:
+            return None
+        if not 0.0 < self.lr < self.edge:
+            return False
+        return None if self.batches else True
+
     def __str__(self) -> str:
-        if self.edge is not None:
-            if self.below:
-                return (
-                    f"{self.rule}: lr {self.lr:g} is {self.factor:.6g} of the edge {self.edge:.6g} = "
-                    f"{self.formula}: stable"
-                )
-            if self.edge == 0.0:
-                return f"{self.rule}: no step size is stable with a momentum of 1 or more"
-            return (
-                f"{self.rule}: lr {self.lr:g} is {self.factor:.6g} times the edge {self.edge:.6g} = "
-                f"{self.formula}: not below it, does not converge; lower lr"
+        if self.edge is None:
+            return self._adaptive()
+        if self.lr == 0.0:
+            return f"{self.rule}: lr 0: the weights stay where they are"
+        if self.edge == 0.0:
+            on = "" if self.quadratic else " on a quadratic, and nothing is known of others"
+            return f"{self.rule}: no step size is stable with a momentum of 1 or more{on}"
+        share = "of" if self.below else "times"
+        lead = (
+            f"{self.rule}: lr {self.lr:g} is {self.factor:.6g} {share} the edge {self.edge:.6g} = "
+            f"{self.formula}"
+        )
+        if self.quadratic:
+            if not self.below:
+                mean = " even in the mean" if self.batches else ""
+                return f"{lead}: not below it, does not converge{mean}; lower lr"
+            mean = " in the mean; the spread of batches can need a smaller one" if self.batches else ""
+            return f"{lead}: stable{mean}"
+        on = "stable on a quadratic" if self.below else "not below it, diverges on a quadratic"
+        return f"{lead}: {on} of this curvature; {self._of_other_losses()}"
+
+    def _of_other_losses(self) -> str:
+        """What beta promises where the loss is no quadratic."""
+        if self.batches:
+            return "of another loss nothing is known along batches"
+        if self.sufficient is not None:
+            if self.lr < self.sufficient:
+                return "any smooth loss is lowered by every step"
+            return "any smooth loss is sure to be lowered by every step only below it"
+        if self.from_rest is None:
+            return "of another loss nothing is known" + (
+                "; if it is convex, hand that in" if self.rule.startswith("nag") else ""
             )
+        limit = "2(1-a)/beta" if self.rule.startswith("momentum") else "1/beta"
+        known = f"{limit} = {self.from_rest:.6g}"
+        if self.lr <= self.from_rest:
+            where = "" if self.rule.startswith("momentum") else " at its iterates"
+            return f"up to {known} this loss never rises above its start{where}, from rest"
+        return f"of another loss nothing is known above {known}: it may cycle for ever or diverge"
+
+    def _adaptive(self) -> str:
         text = f"{self.rule}: no fixed edge, since the step adapts to the gradients"
         if self.cap is not None:
             text += f"; no weight moves by more than {self.cap:.4g} lr = {self.cap * self.lr:.4g} in a step"
@@ -85,16 +137,22 @@ class StepSizeCheck:
 def check_step_size(problem: Any, optimizer: Optimizer, batch_size: int | None = None) -> StepSizeCheck:
     """Holds lr against the edge of the optimizer's rule on a quadratic with the problem's beta.
 
-    ====================================  ==========================  =============================
-    rule                                  edge                        sufficient
-    ====================================  ==========================  =============================
-    ``SGD``                               2/beta                      2/beta
-    ``Momentum``, both forms              2(1+a)/beta                 none
-    ``NAG``, both forms                   (2+2a)/((1+2a)beta)         none
-    ``AdaGrad``, ``RMSProp``, eps outside none                        2 eps/beta
-    the same with eps inside              none                        2 sqrt(eps)/beta
-    ``Adam``, both placements             none                        none
-    ====================================  ==========================  =============================
+    ====================================  ====================  =================  ====================
+    rule                                  edge, of a quadratic  sufficient         from_rest
+    ====================================  ====================  =================  ====================
+    ``SGD``                               2/beta                2/beta             none
+    ``Momentum``, both forms              2(1+a)/beta           none               2(1-a)/beta
+    ``NAG``, both forms                   (2+2a)/((1+2a)beta)   none               1/beta, convex losses
+    ``AdaGrad``, ``RMSProp``, eps outside none                  2 eps/beta         none
+    the same with eps inside              none                  2 sqrt(eps)/beta   none
+    ``Adam``, both placements             none                  none               none
+    ====================================  ====================  =================  ====================
+
+    The edge decides on a quadratic such as problems.MSE, and on nothing else: another loss of the same
+    beta may converge far above it, where it is flat at its minimum, and under momentum cycle for ever
+    below it (Lessard, Recht and Packard). What beta promises of every loss is the rest of the table. By
+    the descent lemma gradient descent lowers any smooth loss, convex or not, at every step for
+    lr < 2/beta; the heavy ball never rises above its start for lr <= 2(1-a)/beta.
 
     The torch forms make the steps of the others for a constant lr, and so have their edges. With a
     ``momentum_next`` a' of its own NAG's is (2+2a)/((1+a+a')beta).
@@ -119,7 +177,8 @@ def check_step_size(problem: Any, optimizer: Optimizer, batch_size: int | None =
     batch's gradient is in the mean only the m/N-th part of the full one, and so is its beta.
 
     Args:
-        problem: anything with a number ``beta``: the largest curvature, at any w, loss scale included.
+        problem: problems.MSE, problems.Function or any other with a number ``beta``: the smoothness of its
+            loss, loss scale included; not the curvature at one w, which may be smaller.
         optimizer: any of the six.
         batch_size: m, the rows a step; None: all of them.
 
@@ -139,45 +198,51 @@ def check_step_size(problem: Any, optimizer: Optimizer, batch_size: int | None =
         >>> import numpy as np, samestep as ss
         >>> problem = ss.problems.MSE(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), np.zeros(3))
         >>> check = ss.theory.check_step_size(problem, ss.Momentum(np.zeros(2), lr=0.75, momentum=0.5))
-        >>> check.below, round(check.edge, 9), round(check.factor, 9)
-        (True, 1.0, 0.75)
+        >>> check.below, check.converges, round(check.edge, 9), round(check.factor, 9)
+        (True, True, 1.0, 0.75)
         >>> print(ss.theory.check_step_size(problem, ss.SGD(np.zeros(2), lr=1.0)))
         sgd: lr 1 is 1.5 times the edge 0.666667 = 2/beta: not below it, does not converge; lower lr
+        >>> own = ss.problems.Function(lambda w: float(np.cos(w).sum()), lambda w: -np.sin(w), 2, beta=1.0)
+        >>> check = ss.theory.check_step_size(own, ss.Momentum(np.zeros(2), lr=1.5, momentum=0.5))
+        >>> check.below, check.converges, check.from_rest
+        (True, None, 1.0)
     """
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer: got {type(optimizer).__name__}, expected an optimizer such as ss.SGD")
-    beta = getattr(problem, "beta", None)
-    if beta is None:
-        raise TypeError(
-            f"problem: got {type(problem).__name__} without a beta, expected one such as problems.MSE that "
-            "knows the largest curvature of its loss"
-        )
-    beta = float(beta)
-    check_not_negative(**{"problem.beta": beta})
+    beta = known(problem, "beta")
+    quadratic, batches = isinstance(problem, MSE), batch_size is not None
     if batch_size is not None:
         if batch_size < 1:
             raise ValueError(f"batch_size: got {batch_size}, expected 1 or more, or None")
         if getattr(problem, "scale", None) in ("half_sum", "sum"):
             beta *= batch_size / problem.size
     hyper = plain_hyper(optimizer)
-    lr = hyper["lr"]
-    if optimizer.family in _EDGES:
-        formula, edge_of = _EDGES[optimizer.family]
+    lr, family = hyper["lr"], optimizer.family
+    if family in _EDGES:
+        formula, edge_of = _EDGES[family]
         momenta = {name: value for name, value in hyper.items() if name != "lr"}
-        a = momenta.get("momentum")
-        if momenta.get("momentum_next", a) != a:
+        a = momenta.get("momentum", 0.0)
+        ahead = momenta.get("momentum_next", a)
+        if ahead != a:
             formula = "(2+2a)/((1+a+a')beta)"
-        unstable = momenta.get("momentum", 0.0) >= 1.0
-        edge = 0.0 if unstable else edge_of(beta, **momenta) if beta > 0.0 else inf
-        sufficient = edge if optimizer.family == "sgd" and batch_size is None else None
-        return StepSizeCheck(optimizer.rule, lr, beta, edge, formula, sufficient, None)
-    cap = step_cap(optimizer.family, hyper)
-    if optimizer.family not in ("adagrad", "rmsprop") or batch_size is not None:
-        return StepSizeCheck(optimizer.rule, lr, beta, None, None, None, cap)
+        edge = 0.0 if a >= 1.0 else edge_of(beta, **momenta) if beta > 0.0 else inf
+        sufficient = edge if family == "sgd" and not batches else None
+        from_rest = None
+        if not batches and a < 1.0:
+            if family == "momentum":
+                from_rest = 2.0 * (1.0 - a) / beta if beta > 0.0 else inf
+            elif family == "nag" and ahead == a and (quadratic or getattr(problem, "convex", None)):
+                from_rest = 1.0 / beta if beta > 0.0 else inf
+        return StepSizeCheck(
+            optimizer.rule, lr, beta, edge, formula, sufficient, None, quadratic, batches, from_rest
+        )
+    cap = step_cap(family, hyper)
+    if family not in ("adagrad", "rmsprop") or batches:
+        return StepSizeCheck(optimizer.rule, lr, beta, None, None, None, cap, quadratic, batches)
     smallest = hyper["eps"] if optimizer.form == "outside" else sqrt(hyper["eps"])
     formula = "2 eps/beta" if optimizer.form == "outside" else "2 sqrt(eps)/beta"
     sufficient = 2.0 * smallest / beta if beta > 0.0 else inf
-    return StepSizeCheck(optimizer.rule, lr, beta, None, formula, sufficient, cap)
+    return StepSizeCheck(optimizer.rule, lr, beta, None, formula, sufficient, cap, quadratic, batches)
 
 
 def step_cap(family: str, hyper: dict[str, float]) -> float | None:

@@ -1,4 +1,24 @@
-"""What high-dimensional losses look like: random Hessians, a spin glass, deep linear networks."""
+"""What high-dimensional losses look like: random Hessians, spin glasses, deep linear networks.
+
+Random Hessians
+    coin_minimum_probability   2^-d: a coin for each eigenvalue
+    goe_minimum_probability    that all eigenvalues of a GOE matrix are positive, for d = 1, 2, 3
+    goe_minimum_frequency      the same by counting
+    goe_eigenvalues            of one such matrix
+    semicircle_density         their law
+    semicircle_fraction        how much of it is positive once it is shifted
+
+Spin glasses
+    SpinGlass                  one landscape of n spins, p of which interact
+    pspin_index                the law of the index at an energy
+    pspin_critical_points      what Newton's method finds: CriticalPoints
+    pspin_descent              what gradient descent finds
+
+Deep linear networks
+    DeepLinear                 two layers, square or not, that are to make a target
+    deep_linear                gradient descent on them
+    mode_strength              how a mode is learned in time
+"""
 
 from .hessians import (
     coin_minimum_probability,
@@ -27,3 +47,8 @@ __all__ = [
     "semicircle_density",
     "semicircle_fraction",
 ]
+
+
+def __dir__() -> list[str]:
+    """Without the modules that the functions are in."""
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

@@ -8,18 +8,23 @@ matrices of independent normal numbers whose law no rotation changes.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ...problems import Float64s
-from ..checks import check_positive
+from ..checks import check_number, check_positive
 
 
-def coin_minimum_probability(d: int) -> float:
+def coin_minimum_probability(d: Any) -> Any:
     """2^-d: that d fair coins all show heads.
 
+    Args:
+        d: 1 or more, a whole number or an array of them.
+
     Raises:
+        TypeError: d is no whole number.
         ValueError: d below 1.
 
     Example:
@@ -27,13 +32,19 @@ def coin_minimum_probability(d: int) -> float:
         >>> ss.theory.landscape.coin_minimum_probability(3)
         0.125
     """
-    return 2.0 ** -_count("d", d)
+    if np.ndim(d) == 0:
+        return 2.0 ** -_count("d", d)
+    each = [coin_minimum_probability(one) for one in np.ravel(d)]
+    return np.reshape(each, np.shape(d))
 
 
-def goe_minimum_probability(d: int) -> float:
+def goe_minimum_probability(d: Any) -> Any:
     """That all d eigenvalues of a GOE matrix are positive: exact for d = 1, 2, 3.
 
     1/2, (2 - sqrt 2)/4, (pi - 2 sqrt 2)/(4 pi). For large d about exp(-(ln 3)/4 d^2).
+
+    Args:
+        d: 1, 2 or 3, or an array of these.
 
     Raises:
         ValueError: another d; see goe_minimum_frequency.
@@ -47,6 +58,8 @@ def goe_minimum_probability(d: int) -> float:
         >>> [round(ss.theory.landscape.goe_minimum_probability(d), 7) for d in (1, 2, 3)]
         [0.5, 0.1464466, 0.0249209]
     """
+    if np.ndim(d) > 0:
+        return np.reshape([goe_minimum_probability(one) for one in np.ravel(d)], np.shape(d))
     exact = {
         1: 1 / 2,
         2: (2 - math.sqrt(2)) / 4,
@@ -123,17 +136,17 @@ def semicircle_density(x: npt.ArrayLike, radius: float = 2.0) -> Float64s:
     return density
 
 
-def semicircle_fraction(u: float) -> float:
+def semicircle_fraction(u: Any) -> Any:
     """F(u) = 1/2 + (u sqrt(1 - u^2) + asin u)/pi: how much of a semicircle shifted by u radii is positive.
 
     The slides' weighted coin: the lower the loss at a critical point, the further its spectrum is
     shifted to the right.
 
     Args:
-        u: shift/radius.
+        u: shift/radius, a number or an array.
 
     Returns:
-        F(u); 0 where u <= -1, 1 where u >= 1, NaN where u is.
+        F(u), a float or an array of u's shape; 0 where u <= -1, 1 where u >= 1, NaN where u is.
 
     Source:
         Bray and Dean, Statistics of critical points of Gaussian fields on large-dimensional spaces
@@ -144,11 +157,17 @@ def semicircle_fraction(u: float) -> float:
         >>> [round(ss.theory.landscape.semicircle_fraction(u), 4) for u in (-2, -0.5, 0, 0.5)]
         [0.0, 0.1955, 0.5, 0.8045]
     """
-    u = min(max(u, -1.0), 1.0)  # in this order NaN stays NaN
+    check_number("u", u)
+    if np.ndim(u) > 0:
+        u = np.clip(np.asarray(u, dtype=np.float64), -1.0, 1.0)
+        return 0.5 + (u * np.sqrt(1.0 - u * u) + np.arcsin(u)) / math.pi
+    u = min(max(float(u), -1.0), 1.0)  # in this order NaN stays NaN
     return 0.5 + (u * math.sqrt(1.0 - u * u) + math.asin(u)) / math.pi
 
 
 def _count(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}: got {value!r}, expected a whole number")
     if value < 1:
         raise ValueError(f"{name}: got {value}, expected 1 or more")
     return value

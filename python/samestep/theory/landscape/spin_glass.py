@@ -1,9 +1,9 @@
-"""The spherical 3-spin glass: a random landscape whose critical points can be counted by energy.
+"""The spherical p-spin glass: a random landscape whose critical points can be counted by energy.
 
-H(x) = (1/N) sum_ijk J_ijk x_i x_j x_k on the sphere |x|^2 = N, J symmetric over standard normal numbers;
-E = H/N. At a critical point grad H = 3E x, and the Hessian on the sphere is a GOE matrix shifted by -3E:
-the fraction of negative eigenvalues is F(E/E_inf), E_inf = 2 sqrt(2/3). Loss functions of networks are
-compared with it.
+H(x) = N^(-(p-1)/2) sum J_ij... x_i x_j ... (p of each) on the sphere |x|^2 = N, J symmetric over standard
+normal numbers; E = H/N. At a critical point grad H = pE x, and the Hessian on the sphere is a GOE matrix
+shifted by -pE: the fraction of negative eigenvalues is F(E/E_inf), E_inf = 2 sqrt((p-1)/p). Loss functions
+of networks are compared with it, mostly for p = 3, which is the default.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 
 from ...optimizer import Optimizer
 from ...optimizers import SGD
 from ...problems import Float64s
+from ..checks import as_number, check_number
 from .hessians import semicircle_fraction
 
-THRESHOLD = 2.0 * math.sqrt(2.0 / 3.0)  # E_inf
+THRESHOLD = 2.0 * math.sqrt(2.0 / 3.0)  # E_inf for p = 3
 SAME = 1e-7  # energies nearer than this are those of one point
 
 
@@ -43,9 +45,10 @@ class SpinGlass:
     Args:
         n: N, the number of spins, 2 or more.
         seed: of NumPy's RandomState, whose stream is frozen; the couplings come first, then the starts.
+        p: how many spins interact, 2 or more; there are N^p couplings.
 
     Raises:
-        ValueError: n below 2; of the methods: x of another shape than (rows, N).
+        ValueError: n or p below 2; of the methods: x of another shape than (rows, N).
 
     Source:
         Auffinger, Ben Arous and Cerny, Random matrices and complexity of spin glasses (2013);
@@ -60,13 +63,18 @@ class SpinGlass:
         True
     """
 
-    def __init__(self, n: int, seed: int = 0) -> None:
+    def __init__(self, n: int, seed: int = 0, p: int = 3) -> None:
         if n < 2:
             raise ValueError(f"n: got {n}, expected 2 or more")
-        self.n = n
+        _check_interactions(p)
+        self.n, self.p = n, p
+        self._norm: float = float(n) ** ((p - 1) / 2)
         self._random = np.random.RandomState(seed)
-        J = self._random.standard_normal((n, n, n))
-        self.J: Float64s = np.mean([J.transpose(axes) for axes in permutations(range(3))], axis=0)
+        J = self._random.standard_normal((n,) * p)
+        total = np.zeros_like(J)
+        for axes in permutations(range(p)):
+            total += J.transpose(axes)
+        self.J: Float64s = total / math.factorial(p)
 
     def starts(self, count: int) -> Float64s:
         """So many random points of the sphere, one a row: the next of the stream."""
@@ -80,21 +88,21 @@ class SpinGlass:
 
     def energy(self, x: Float64s) -> Float64s:
         """E = H/N of each row."""
-        energy: Float64s = np.einsum("sij,si,sj->s", self._along(x), x, x) / self.n**2
+        energy: Float64s = np.einsum("sij,si,sj->s", self._along(x), x, x) / (self.n * self._norm)
         return energy
 
     def gradient(self, x: Float64s) -> Float64s:
-        """grad H = (3/N) J x x of each row, off the sphere as well."""
-        gradient: Float64s = 3.0 / self.n * np.einsum("sij,sj->si", self._along(x), x)
+        """grad H = p N^(-(p-1)/2) J x ... x of each row, off the sphere as well."""
+        gradient: Float64s = self.p / self._norm * np.einsum("sij,sj->si", self._along(x), x)
         return gradient
 
     def hessian(self, x: Float64s) -> Float64s:
-        """(6/N) J x of each row: shape (rows, N, N), without the sphere's multiplier."""
-        return 6.0 / self.n * self._along(x)
+        """p(p-1) N^(-(p-1)/2) J x ... of each row: shape (rows, N, N), without the sphere's multiplier."""
+        return self.p * (self.p - 1) / self._norm * self._along(x)
 
     def index(self, x: Float64s) -> Float64s:
         """The fraction of negative eigenvalues of the Hessian on the sphere, at critical points x."""
-        multiplier = 3.0 * self.energy(x)
+        multiplier = self.p * self.energy(x)
         fractions = []
         for point, H, shift in zip(x, self.hessian(x), multiplier, strict=True):
             # An orthonormal basis whose first vector is x: the others span the tangent space.
@@ -104,14 +112,36 @@ class SpinGlass:
         return np.array(fractions)
 
     def _along(self, x: Float64s) -> Float64s:
-        """J x of each row: shape (rows, N, N)."""
+        """J x ... of each row, until two indices are left: shape (rows, N, N)."""
         if x.ndim != 2 or x.shape[1] != self.n:
             raise ValueError(f"x: got shape {x.shape}, expected (rows, {self.n})")
-        return (x @ self.J.reshape(self.n, -1)).reshape(-1, self.n, self.n)
+        if self.p == 2:
+            return np.tile(self.J, (len(x), 1, 1))
+        along: Float64s = (x @ self.J.reshape(self.n, -1)).reshape(len(x), *self.J.shape[1:])
+        while along.ndim > 3:
+            along = np.einsum("si,si...->s...", x, along)
+        return along
 
 
-def pspin_index(energy: float) -> float:
+def _check_interactions(p: int) -> None:
+    if isinstance(p, bool) or not isinstance(p, (int, np.integer)):
+        raise TypeError(f"p: got {p!r}, expected a whole number")
+    if p < 2:
+        raise ValueError(f"p: got {p}, expected 2 or more")
+
+
+def pspin_index(energy: Any, p: int = 3) -> Any:
     """F(E/E_inf): the fraction of negative eigenvalues at energy E, in the limit of large N.
+
+    Args:
+        energy: E, a number or an array.
+        p: of the SpinGlass.
+
+    Returns:
+        The fraction, a float or an array of the energies' shape.
+
+    Raises:
+        TypeError, ValueError: energies that are no numbers, p below 2.
 
     Source:
         Auffinger, Ben Arous and Cerny (2013).
@@ -121,10 +151,14 @@ def pspin_index(energy: float) -> float:
         >>> round(ss.theory.landscape.pspin_index(-0.8), 3)
         0.201
     """
-    return semicircle_fraction(energy / THRESHOLD)
+    _check_interactions(p)
+    check_number("energy", energy)
+    return semicircle_fraction(as_number(energy) / (2.0 * math.sqrt((p - 1) / p)))
 
 
-def pspin_critical_points(n: int = 12, seed: int = 0, starts: int = 300, steps: int = 60) -> CriticalPoints:
+def pspin_critical_points(
+    n: int = 12, seed: int = 0, starts: int = 300, steps: int = 60, p: int = 3
+) -> CriticalPoints:
     """What Newton's method finds from random points: critical points of every index, mostly saddles.
 
     Newton on (x, m) for grad H(x) = m x, |x|^2 = N; a step is cut to 0.7 sqrt N.
@@ -133,6 +167,7 @@ def pspin_critical_points(n: int = 12, seed: int = 0, starts: int = 300, steps: 
         n, seed: of the SpinGlass.
         starts: how many.
         steps: Newton steps of each.
+        p: of the SpinGlass; with 2 of them the points are few, the eigenvectors of J.
 
     Returns:
         Those with a residual below 1e-8, each energy once.
@@ -143,9 +178,9 @@ def pspin_critical_points(n: int = 12, seed: int = 0, starts: int = 300, steps: 
         >>> len(found.energy) > 10, bool((found.energy[1:] > found.energy[:-1]).all())
         (True, True)
     """
-    glass = SpinGlass(n, seed)
+    glass = SpinGlass(n, seed, p)
     x = glass.starts(starts)
-    m = 3.0 * glass.energy(x)
+    m = p * glass.energy(x)
     longest = 0.7 * math.sqrt(n)
     for _ in range(steps):
         # [hess - m I, -x; -x', 0] (dx, dm) = -(grad - m x, (N - |x|^2)/2)
@@ -176,6 +211,7 @@ def pspin_descent(
     lr: float = 0.05,
     steps: int = 1500,
     optimizer: Callable[[Float64s], Optimizer] | None = None,
+    p: int = 3,
 ) -> Float64s:
     """The energies that gradient descent on the sphere ends at: low ones, all minima.
 
@@ -185,13 +221,14 @@ def pspin_descent(
         lr: step size.
         steps: how many; after each, x is put back on the sphere.
         optimizer: makes the optimizer of the points, shape (starts, n); None: SGD with lr.
+        p: of the SpinGlass.
 
     Example:
         >>> import samestep as ss
         >>> bool(ss.theory.landscape.pspin_descent(n=6, starts=10, steps=500).max() < -0.5)
         True
     """
-    glass = SpinGlass(n, seed)
+    glass = SpinGlass(n, seed, p)
     x = glass.starts(starts)
     opt = SGD(x, lr=lr) if optimizer is None else optimizer(x)
     for _ in range(steps):

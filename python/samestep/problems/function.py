@@ -1,0 +1,252 @@
+"""A loss of one's own: two functions, and as much as is known about them."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..arrays import frozen
+from .mse import Float64s, Floats, Integers, own_rows
+
+
+class Function:
+    """A loss and its gradient as functions of w, for minimize() and for the theory.
+
+    What is handed in beside them is believed, and is what the bounds are formed of: without ``beta`` there
+    are none, without ``optimum`` and ``minimizer`` none of the gap, without ``mu`` none of its rate.
+
+    Args:
+        loss: L, called as ``loss(w)`` with an array of shape (dimension,); returns a real number.
+        gradient: called as ``gradient(w)`` or, if size is above 1, as ``gradient(w, rows)``, where rows are
+            the indices of a batch (int64, shape (m,), from 0 to size - 1) or None for all of them. Returns
+            an array of w's shape and dtype; the gradient of a batch is the mean over its rows.
+        dimension: p, the number of weights.
+        beta: the smoothness, |g(u) - g(w)| <= beta |u - w| for all u and w: of a loss that is twice
+            differentiable the largest absolute eigenvalue of the Hessian anywhere, not at one w alone.
+        mu: the smallest curvature of a convex loss, 0 where it is convex and no more is known; with
+            ``convex=False`` the constant of Polyak and Lojasiewicz, |g|^2/2 >= mu (L - L*) everywhere.
+        optimum: L*, the least value of L.
+        minimizer: w*, where L takes it; of several any one. Shape (dimension,).
+        size: N, how many examples the loss is made of; 1: no batches.
+        convex: whether L is convex; None: it is if mu is given, else nothing is known.
+        dtype: of the weights and the gradient, float64 or float32.
+
+    Attributes:
+        size, dimension, dtype, beta, mu, optimum, convex: as given; None: not known.
+
+    Neither function may write into w. Their errors and warnings pass through.
+
+    Raises:
+        TypeError, ValueError: an argument of another type, shape or range; of the methods: what they were
+            given or what the two functions returned.
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> steep = np.array([1.0, 4.0])
+        >>> bowl = ss.problems.Function(lambda w: float(steep @ (w * w)) / 2, lambda w: steep * w, 2,
+        ...                             beta=4.0, mu=1.0, optimum=0.0, minimizer=np.zeros(2))
+        >>> bowl.check_gradient(np.ones(2)) < 1e-9
+        True
+        >>> run = ss.minimize(bowl, np.ones(2), lambda w: ss.SGD(w, lr=0.25), steps=20)
+        >>> ss.theory.check_run(bowl, run).ok
+        True
+    """
+
+    def __init__(
+        self,
+        loss: Callable[[Any], Any],
+        gradient: Callable[..., Any],
+        dimension: int,
+        *,
+        beta: float | None = None,
+        mu: float | None = None,
+        optimum: float | None = None,
+        minimizer: npt.ArrayLike | None = None,
+        size: int = 1,
+        convex: bool | None = None,
+        dtype: npt.DTypeLike = np.float64,
+    ) -> None:
+        for name, function in (("loss", loss), ("gradient", gradient)):
+            if not callable(function):
+                raise TypeError(f"{name}: got {type(function).__name__}, expected a function of w")
+        self._loss, self._gradient = loss, gradient
+        self.dimension = _whole("dimension", dimension)
+        self.size = _whole("size", size)
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
+        if self.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+            raise TypeError(f"dtype: got {self.dtype}, expected float32 or float64")
+        self.beta = _number("beta", beta, at_least=0.0)
+        self.mu = _number("mu", mu, at_least=0.0)
+        self.optimum = _number("optimum", optimum, at_least=-np.inf)
+        if self.beta is not None and self.mu is not None and self.mu > self.beta:
+            raise ValueError(f"mu: got {self.mu}, expected at most beta = {self.beta}")
+        if convex is not None and not isinstance(convex, bool):
+            raise TypeError(f"convex: got {convex!r}, expected True, False or None")
+        self.convex = True if convex is None and self.mu is not None else convex
+        self._minimizer: Float64s | None = None
+        if minimizer is not None:
+            least = np.array(minimizer, dtype=np.float64)
+            if least.shape != (self.dimension,):
+                raise ValueError(f"minimizer: got shape {least.shape}, expected {(self.dimension,)}, as w")
+            if not np.isfinite(least).all():
+                raise ValueError("minimizer: got NaN or infinity, expected finite numbers")
+            self._minimizer = frozen(least)
+
+    def __repr__(self) -> str:
+        numbers = {"N": self.size, "beta": self.beta, "mu": self.mu, "optimum": self.optimum}
+        shown = "".join(f", {name}={value:g}" for name, value in numbers.items() if value is not None)
+        return f"Function(p={self.dimension}, {self.dtype}{shown})"
+
+    def minimizer(self) -> Floats | None:
+        """w*, a new array in the problem's dtype; None: not known."""
+        return None if self._minimizer is None else self._minimizer.astype(self.dtype)
+
+    def loss(self, w: Floats) -> float:
+        """L(w), as a float.
+
+        Args:
+            w: the weights, shape (dimension,), the problem's dtype.
+
+        Raises:
+            TypeError, ValueError: another dtype or shape; or what was returned is no real number.
+        """
+        self._check_weights(w)
+        return self._value(w)
+
+    def _value(self, w: Floats) -> float:
+        value = self._loss(w)
+        if isinstance(value, np.ndarray) and value.ndim == 0:
+            value = value[()]
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            got = type(value).__name__
+            shape = f" of shape {value.shape}" if isinstance(value, np.ndarray) else ""
+            raise TypeError(
+                f"loss: returned {got}{shape}, expected a real number; return float(...) of a single one"
+            )
+        return float(value)
+
+    def gradient(self, w: Floats, rows: Integers | None = None) -> Floats:
+        """g(w), a new array of w's shape and dtype.
+
+        Args:
+            w: the weights, shape (dimension,), the problem's dtype.
+            rows: indices of a batch, from 0 to size - 1; None: all. Of a single example every batch is the
+                whole, and the function is not told of it.
+
+        Raises:
+            TypeError, ValueError: another dtype or shape, of an argument or of what was returned.
+            IndexError: a row that the problem does not have.
+        """
+        self._check_weights(w)
+        if rows is not None:
+            rows = own_rows(rows, self.size)
+        g = self._gradient(w) if self.size == 1 else self._gradient(w, rows)
+        if not isinstance(g, np.ndarray):
+            raise TypeError(
+                f"gradient: returned {type(g).__name__}, expected a numpy array of {self.dtype}; "
+                f"return numpy.asarray(..., dtype=numpy.{self.dtype})"
+            )
+        if g.shape != w.shape:
+            raise ValueError(
+                f"gradient: returned shape {g.shape}, expected {w.shape} as w, a number for each weight"
+            )
+        if g.dtype != self.dtype:
+            other = f" or pass Function(..., dtype=numpy.{g.dtype})" if g.dtype == np.float32 else ""
+            raise TypeError(
+                f"gradient: returned {g.dtype}, expected {self.dtype} as w; "
+                f"convert it with .astype(numpy.{self.dtype}){other}"
+            )
+        # A copy: it may be w itself, or a buffer that the next call overwrites.
+        return np.array(g, order="C", subok=False)
+
+    def check_gradient(self, w: Floats, tolerance: float = 1e-5) -> float:
+        """Holds the gradient at w against central differences of the loss, component by component.
+
+        (L(w + h e_j) - L(w - h e_j))/(2h) with h = eps^(1/3) max(1, |w_j|), and once more with 2h: how much
+        the two differ, and the rounding of L, is what the differences do not know.
+
+        Args:
+            w: where; any w at which the loss is smooth. One that is not special, such as 0, tells most.
+            tolerance: what is allowed beside that, as a share of the largest component.
+
+        Returns:
+            The largest deviation, as a share of the largest component.
+
+        Raises:
+            ValueError: a component deviates by more; the worst one is named. Or the gradient or a loss near
+                w is not finite.
+            TypeError, ValueError: as ``loss`` and ``gradient``.
+
+        Example:
+            >>> import numpy as np, samestep as ss
+            >>> wrong = ss.problems.Function(lambda w: float(w @ w), lambda w: np.array([2.0, 1.0]) * w, 2)
+            >>> wrong.check_gradient(np.array([1.0, 3.0]))  # doctest: +ELLIPSIS
+            Traceback (most recent call last):
+            ...
+            ValueError: gradient: component 1 is 3, but the loss changes at the rate 6 along it; ...
+        """
+        _number("tolerance", tolerance, at_least=0.0)
+        g = self.gradient(w).astype(np.float64)
+        eps = float(np.finfo(self.dtype).eps)
+        slope, unsure = np.empty_like(g), np.empty_like(g)
+        for j in range(self.dimension):
+            h = eps ** (1 / 3) * max(1.0, abs(float(w[j])))
+            (near, rounding), (far, _) = self._slope(w, j, h), self._slope(w, j, 2 * h)
+            slope[j], unsure[j] = near, abs(far - near) + 8.0 * eps * rounding
+        for name, seen in (("gradient", g), ("loss near w", slope)):
+            if not np.isfinite(seen).all():
+                at = int(np.argmin(np.isfinite(seen)))
+                raise ValueError(f"{name}: not finite in component {at}; check at a w where it is")
+        largest = float(max(np.abs(g).max(), np.abs(slope).max())) or 1.0
+        beyond = np.abs(g - slope) - unsure
+        worst = int(np.argmax(beyond))
+        if beyond[worst] > tolerance * largest:
+            bad = int((beyond > tolerance * largest).sum())
+            raise ValueError(
+                f"gradient: component {worst} is {g[worst]:.6g}, but the loss changes at the rate "
+                f"{slope[worst]:.6g} along it; {bad} of {self.dimension} components deviate, this one most"
+            )
+        return float(np.abs(g - slope).max()) / largest
+
+    def _slope(self, w: Floats, j: int, h: float) -> tuple[float, float]:
+        """The central difference along weight j, and the size of the losses over 2h."""
+        ahead, behind = w.copy(), w.copy()
+        ahead[j] += self.dtype.type(h)
+        behind[j] -= self.dtype.type(h)
+        up, down = self._value(ahead), self._value(behind)
+        between = float(ahead[j]) - float(behind[j])
+        return (up - down) / between, max(abs(up), abs(down)) / between
+
+    def _check_weights(self, w: Floats) -> None:
+        if not isinstance(w, np.ndarray):
+            raise TypeError(f"w: got {type(w).__name__}, expected a numpy array of {self.dtype}")
+        if w.dtype != self.dtype:
+            raise TypeError(
+                f"w: got {w.dtype}, expected {self.dtype}; convert it with w.astype(numpy.{self.dtype})"
+            )
+        if w.shape != (self.dimension,):
+            raise ValueError(f"w: got shape {w.shape}, expected {(self.dimension,)}")
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}: got {value!r}, expected a whole number")
+    if value < 1:
+        raise ValueError(f"{name}: got {value}, expected 1 or more")
+    return int(value)
+
+
+def _number(name: str, value: Any, at_least: float) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected a number")
+    found = float(value)
+    if not at_least <= found < np.inf or found == -np.inf:
+        least = "" if at_least == -np.inf else f", {at_least:g} or more"
+        raise ValueError(f"{name}: got {found}, expected a finite number{least}")
+    return found
