@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <deque>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -568,9 +569,59 @@ class AddressedPlan {
   // Whether no two of the parameters and states share memory.
   bool is_disjoint() const { return written_.is_disjoint(); }
 
-  // Enters the gradients, each an address or None: kStepped, or the first that lies where a step writes.
+  using Plans = std::vector<AddressedPlan*>;
+
+  // A step of all plans, in one call: nothing of Python runs between the first byte that is written and the last call
+  // of `then`, so that an interrupt finds all of it done or none. None: stepped. Else the numbers of a plan and of its
+  // gradient that lies where a step writes, and nothing was written.
+  // grads: of each plan a list of addresses or None. then: functions that run no Python, such as methods of C types.
+  static py::object step_together(const Plans& plans, const std::vector<py::list>& grads,
+                                  const std::vector<std::vector<double>>& hyper,
+                                  const std::vector<double>& weight_decay, const py::list& then) {
+    const size_t n = plans.size();
+    if (grads.size() != n || hyper.size() != n || weight_decay.size() != n) {
+      throw std::invalid_argument("grads, hyper, weight_decay: expected one for every plan");
+    }
+    std::deque<Stepping> alone;  // of which none is ever copied
+    Index size = 0;
+    for (size_t p = 0; p < n; ++p) {
+      alone.emplace_back(plans[p]->stepping_);
+      check_hyper(*plans[p]->plan_, hyper[p]);
+      size += plans[p]->size_;
+      const Index refused = plans[p]->take(grads[p]);
+      if (refused != BoundPlan::kStepped) return py::make_tuple(p, refused);
+    }
+    const auto step = [&] {
+      for (size_t p = 0; p < n; ++p) {
+        plans[p]->plan_->options().weight_decay = {weight_decay[p]};
+        plans[p]->plan_->step(hyper[p].data());
+      }
+    };
+    if (size < kReleaseInterpreter) {
+      step();
+    } else {
+      py::gil_scoped_release others_may_run;
+      step();
+    }
+    std::optional<py::error_already_set> first;
+    for (py::handle function : then) {
+      try {
+        function();
+      } catch (py::error_already_set& error) {  // out of memory: the others still have to be called
+        if (!first) first = std::move(error);
+      }
+    }
+    if (first) throw std::move(*first);
+    return py::none();
+  }
+
+ private:
+  static constexpr const char* kNothing = "";
+
+  static void* at(Address address) { return reinterpret_cast<void*>(address); }
+
+  // Enters the gradients: kStepped, or the first that lies where a step writes.
   Index take(const py::list& grads) {
-    Stepping alone(stepping_);
     std::vector<Tensor>& tensors = plan_->tensors();
     if (grads.size() != tensors.size()) throw std::invalid_argument("grads: expected one for every parameter");
     for (size_t i = 0; i < tensors.size(); ++i) {
@@ -586,24 +637,6 @@ class AddressedPlan {
     }
     return BoundPlan::kStepped;
   }
-
-  // A step with the gradients that were taken.
-  void step(const std::vector<double>& hyper, double weight_decay) {
-    Stepping alone(stepping_);
-    check_hyper(*plan_, hyper);
-    plan_->options().weight_decay = {weight_decay};
-    if (size_ < kReleaseInterpreter) {
-      plan_->step(hyper.data());
-    } else {
-      py::gil_scoped_release others_may_run;
-      plan_->step(hyper.data());
-    }
-  }
-
- private:
-  static constexpr const char* kNothing = "";
-
-  static void* at(Address address) { return reinterpret_cast<void*>(address); }
 
   py::array_t<Index> steps_;
   Index size_ = 0;
@@ -795,8 +828,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
                     const py::object&>(),
            py::arg("rule"), py::arg("memory"), py::arg("steps").noconvert(), py::arg("options"))
       .def_property_readonly("is_disjoint", &AddressedPlan::is_disjoint)
-      .def("take", &AddressedPlan::take, py::arg("grads"))
-      .def("step", &AddressedPlan::step, py::arg("hyper"), py::arg("weight_decay"));
+      .def_static("step_together", &AddressedPlan::step_together, py::arg("plans"), py::arg("grads"), py::arg("hyper"),
+                  py::arg("weight_decay"), py::arg("then"));
   py::class_<BoundMse>(m, "Mse")
       .def(py::init<const py::array&, const py::array&, double, bool>(), py::arg("Phi"), py::arg("y"),
            py::arg("factor"), py::arg("per_row"))

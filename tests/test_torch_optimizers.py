@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
+import itertools
 import pickle
+import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -17,6 +21,7 @@ from torch.testing._internal.common_optimizers import optim_db
 
 import samestep as ss
 import samestep.torch
+from samestep import _core
 from samestep.torch.optimizers import OPTIMIZERS
 
 INFOS = {info.optim_cls.__name__: info for info in optim_db}
@@ -567,3 +572,211 @@ def test_clip_grad_norm(dtype):
     assert params[1].grad.isnan().all()
     with pytest.raises(NotImplementedError, match="norm_type"):
         samestep.torch.clip_grad_norm_(params, 1.0, norm_type=1)
+
+
+def shrink(tensor):
+    tensor.data = tensor.data[:2]
+
+
+CHANGES = {
+    "a smaller parameter at the same address": lambda p, state: shrink(p),
+    "another shape of as many elements": lambda p, state: setattr(p, "data", p.data.view(2, 8)),
+    "transposed at the same address": lambda p, state: setattr(p, "data", p.data.t()),
+    "another type at the same address": lambda p, state: setattr(p, "data", p.data.view(torch.float64)),
+    "other memory": lambda p, state: setattr(p, "data", p.data.clone()),
+    "a smaller state at the same address": lambda p, state: shrink(state),
+    "a state in other memory": lambda p, state: setattr(state, "data", state.data.clone()),
+    "a state set in place": lambda p, state: state.set_(torch.full((4, 4), 0.5)),
+    "a gradient that is smaller now": lambda p, state: shrink(p.grad),
+    "a gradient transposed": lambda p, state: setattr(p.grad, "data", p.grad.data.t()),
+}
+
+
+@pytest.mark.parametrize("n_groups", [1, 2])
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_is_changed_at_its_address_is_seen(name, n_groups):
+    """It goes on where torch does, with its numbers, and is refused where torch refuses it."""
+    results = []
+    for lib in (torch.optim, samestep.torch):
+        torch.manual_seed(0)
+        params = [torch.nn.Parameter(torch.randn(4, 4)) for _ in range(2)]
+        groups = [{"params": part} for part in ([params] if n_groups == 1 else params)]
+        optimizer = lib.Adam(groups, lr=0.1)
+        for p in params:
+            p.grad = torch.randn(4, 4)
+        optimizer.step()
+        p = params[1]
+        CHANGES[name](p, optimizer.state[p]["exp_avg"])
+        before = [q.detach().clone() for q in params]
+        try:
+            optimizer.step()
+        except (RuntimeError, TypeError, ValueError, NotImplementedError):
+            results.append(None)
+            if lib is samestep.torch:
+                assert all(map(torch.equal, before, (q.detach() for q in params)))
+        else:
+            results.append([q.detach().clone() for q in params] + [optimizer.state[p]["exp_avg"].clone()])
+    theirs, ours = results
+    assert (theirs is None) == (ours is None)
+    if ours is not None:
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", [name for name in CHANGES if "state" not in name])
+def test_the_fast_way_and_the_other_take_the_same(name, monkeypatch):
+    results = []
+    for simple in (True, False):
+        if not simple:
+            monkeypatch.setattr(samestep.torch.optimizer._Entry, "is_simple", False)
+        torch.manual_seed(0)
+        p = torch.nn.Parameter(torch.randn(4, 4))
+        optimizer = samestep.torch.SGD([p], lr=0.1)
+        p.grad = torch.randn(4, 4)
+        optimizer.step()
+        assert optimizer._step_bindings[0].is_simple == simple
+        CHANGES[name](p, None)
+        try:
+            optimizer.step()
+            results.append(p.detach().clone())
+        except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+            results.append(str(error))
+    if isinstance(results[0], str):
+        assert results[0] == results[1]
+    else:
+        torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+def test_a_parameter_that_becomes_of_another_type_is_refused_until_its_gradient_is():
+    """torch promotes the old gradient."""
+    p = torch.nn.Parameter(torch.ones(4))
+    optimizer = samestep.torch.SGD([p], lr=0.5)
+    p.grad = torch.ones(4)
+    optimizer.step()
+    p.data = p.data.double()
+    with pytest.raises(TypeError, match=r"grad: got torch\.float32"):
+        optimizer.step()
+    p.grad = torch.ones(4, dtype=torch.float64)
+    optimizer.step()
+    assert p.tolist() == [0.0] * 4
+
+
+def test_gradients_outlive_the_step(monkeypatch):
+    """Another thread may drop them meanwhile: zero_grad() of a logger, say."""
+    params = [torch.nn.Parameter(torch.ones(8)) for _ in range(2)]
+    optimizer = samestep.torch.SGD([{"params": p} for p in params], lr=0.1)
+    seen = []
+
+    class Plan(_core.AddressedPlan):
+        @staticmethod
+        def step_together(*args):
+            grads = [weakref.ref(p.grad) for p in params]
+            optimizer.zero_grad(set_to_none=True)
+            gc.collect()
+            seen.append(all(grad() is not None for grad in grads))
+            return _core.AddressedPlan.step_together(*args)
+
+    monkeypatch.setattr(samestep.torch.optimizer, "AddressedPlan", Plan)
+    for _ in range(2):
+        for p in params:
+            p.grad = torch.ones(8)
+        optimizer.step()
+    assert seen == [True, True]
+    assert all(torch.allclose(p, torch.full((8,), 0.8)) for p in params)
+
+
+def test_memory_of_parameters_and_states_outlives_what_is_set():
+    p = torch.nn.Parameter(torch.ones(8))
+    optimizer = samestep.torch.Adam([p])
+    p.grad = torch.ones(8)
+    optimizer.step()
+    binding, state = optimizer._step_bindings[0], optimizer.state[p]["exp_avg"]
+    where = p.data_ptr(), state.data_ptr()
+    p.data, state.data = torch.ones(8), torch.ones(8)
+    assert (binding.works[0].data_ptr(), binding.held[0].data_ptr()) == where
+
+
+class Interrupt(BaseException):
+    pass
+
+
+def interrupted(step, at):
+    """Whether ``step`` was interrupted at that call or return of its own, where Python would hear of a signal.
+
+    Those within torch's own functions do not count: some would leave torch without gradients.
+    """
+    left = at
+
+    def event(frame, kind, function):
+        nonlocal left
+        left -= frame.f_code.co_filename == samestep.torch.optimizer.__file__
+        if left == 0:
+            raise Interrupt
+
+    sys.setprofile(event)
+    try:
+        step()
+    except Interrupt:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a generator may be cut off
+@pytest.mark.parametrize("steps_before", [0, 1])
+@pytest.mark.parametrize("kind", ["Adam", "SGD"])
+def test_an_interrupt_finds_all_stepped_or_none(kind, steps_before):
+    """Of all groups, with gaps and new states: wherever it comes, the run goes on as if it had not."""
+    arguments = {"SGD": {"momentum": 0.9, "dampening": 0.5}, "Adam": {}}[kind]
+
+    def start():
+        torch.manual_seed(1)
+        params = [torch.nn.Parameter(torch.randn(4, 4)[:, : 4 - i]) for i in (0, 1, 0)]
+        groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.5}]
+        return params, getattr(samestep.torch, kind)(groups, lr=0.1, **arguments)
+
+    def step(params, optimizer):
+        for i, p in enumerate(params):
+            p.grad = torch.full_like(p, 1.0 + i)
+        optimizer.step()
+
+    runs = []
+    params, optimizer = start()
+    for _ in range(steps_before + 2):
+        step(params, optimizer)
+        runs.append([p.detach().clone() for p in params])
+    outcomes = set()
+    for at in itertools.count(1):
+        params, optimizer = start()
+        for _ in range(steps_before):
+            step(params, optimizer)
+        for i, p in enumerate(params):
+            p.grad = torch.full_like(p, 1.0 + i)
+        was_interrupted = interrupted(optimizer.step, at)
+        now = [p.detach().clone() for p in params]
+        stepped = all(map(torch.equal, now, runs[steps_before]))
+        outcomes.add((was_interrupted, stepped))
+        if not stepped:
+            step(params, optimizer)
+        assert all(map(torch.equal, (p.detach() for p in params), runs[steps_before])), at
+        step(params, optimizer)
+        assert all(map(torch.equal, (p.detach() for p in params), runs[steps_before + 1])), at
+        if not was_interrupted:
+            break
+    assert (True, False) in outcomes
+    assert outcomes >= {(True, False), (False, True)}
+
+
+def test_hyper_parameters_that_float32_cannot_hold():
+    """torch refuses them at the step; NaN and infinity would be silent."""
+    for lib in (torch.optim, samestep.torch):
+        p, q = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+        optimizer = lib.SGD([{"params": q}, {"params": p, "lr": 1e300}], lr=0.1)
+        p.grad, q.grad = torch.ones(2), torch.ones(2)
+        with pytest.raises(RuntimeError, match="without overflow"):
+            optimizer.step()
+        assert p.tolist() == [1.0, 1.0]
+    assert q.tolist() == [1.0, 1.0]
+    wide = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
+    wide.grad = torch.zeros_like(wide)
+    samestep.torch.SGD([wide], lr=1e300).step()

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,8 +100,14 @@ class AddressedPlan:
     ) -> None: ...
     @property
     def is_disjoint(self) -> bool: ...
-    def take(self, grads: list[int | None]) -> int: ...
-    def step(self, hyper: Sequence[float], weight_decay: float) -> None: ...
+    @staticmethod
+    def step_together(
+        plans: list[AddressedPlan],
+        grads: list[list[int | None]],
+        hyper: list[list[float]],
+        weight_decay: list[float],
+        then: list[Callable[[], object]],
+    ) -> tuple[int, int] | None: ...
 
 class Mse:
     def __init__(self, Phi: Array, y: Array, factor: float, per_row: bool) -> None: ...

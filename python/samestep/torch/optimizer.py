@@ -1,13 +1,14 @@
-"""What the optimizers share: a torch.optim class whose step is one native call a parameter group.
+"""What the optimizers share: a torch.optim class whose step is one native call for all parameter groups.
 
 Groups, hooks, state and state dicts stay torch's. Between two steps the memory of parameters and state is
-remembered by address (a binding); every step sees to it that all of it is where it was and that every
+remembered by address (a binding); every step sees to it that all of it lies as it was bound and that every
 gradient fits, in all groups, before the first byte is written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from operator import attrgetter, getitem, is_
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,12 +21,12 @@ from .._core import AddressedPlan
 from ..options import Options
 from .tensors import is_aligned, is_dense, is_dtensor, local_tensor
 
-TAKEN = -1  # what a plan's take() returns, else a gradient that lies where the step writes
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 # What parameters are kept in, and what their state is kept in.
 STATE_DTYPES = {dtype: dtype for dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128)}
 STATE_DTYPES[torch.bfloat16] = STATE_DTYPES[torch.float16] = torch.float32
 
-dtype_of = attrgetter("dtype")
+dtype_of, shape_of = attrgetter("dtype"), attrgetter("shape")
 
 
 class NativeOptimizer(torch.optim.Optimizer):
@@ -51,7 +52,10 @@ class NativeOptimizer(torch.optim.Optimizer):
 
     @torch.compiler.disable
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of all parameters that have a gradient or, on an error, of none.
+        """One step of all parameters that have a gradient or, on an error or an interrupt, of none.
+
+        Parameters, states and counts of all groups are stepped in one native call, in which Python hears no
+        signal.
 
         Args:
             closure: evaluates the model again and returns the loss.
@@ -60,15 +64,27 @@ class NativeOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        bindings = self._bindings()
-        steps = []
+        known = self._bindings()
+        bindings: list[_Binding] = []
+        grads: list[list[Tensor | None]] = []  # held: what their addresses lead to must outlive the step
+        hyper, weight_decay = [], []
         for i, group in enumerate(self.param_groups):
-            bindings[i], addresses, held = self._prepare(group, bindings[i])
-            steps.append((bindings[i], addresses, held, self.hyper(group), float(group["weight_decay"])))
-        for binding, addresses, _, hyper, weight_decay in steps:
-            assert binding is not None
-            binding.commit_state(self.state)
-            binding.step(addresses, hyper, weight_decay)
+            binding, taken = self._prepare(group, known[i])
+            known[i] = binding
+            bindings.append(binding)
+            grads.append(taken)
+            hyper.append(self.hyper(group))
+            weight_decay.append(float(group["weight_decay"]))
+            binding.check_hyper([*hyper[i], weight_decay[i]])
+        addresses = list(map(_addresses, grads))
+        then = [done for b, g in zip(bindings, grads, strict=True) for done in b.begin(self.state, g)]
+        plans = [binding.plan for binding in bindings]
+        while refused := AddressedPlan.step_together(plans, addresses, hyper, weight_decay, then):
+            group, i = refused  # it lies where the step writes
+            copy = torch.empty_like(grads[group][i]).copy_(grads[group][i])
+            grads[group][i], addresses[group][i] = copy, copy.data_ptr()
+        for binding, taken in zip(bindings, addresses, strict=True):
+            binding.end(taken)
         self._known_states = list(self.state.values())
         return loss
 
@@ -83,22 +99,22 @@ class NativeOptimizer(torch.optim.Optimizer):
 
     def _prepare(
         self, group: dict[str, Any], binding: _Binding | None
-    ) -> tuple[_Binding, list[int | None], list[Tensor]]:
-        """A binding that has taken the gradients, their addresses, and what must live until the step."""
+    ) -> tuple[_Binding, list[Tensor | None]]:
+        """A binding, and the gradients of its parameters as they are stepped."""
         rule, states = self.rule(group)
         decoupled, maximize = bool(group.get("decoupled_weight_decay")), bool(group["maximize"])
         how = (rule, states, decoupled, maximize)
         if binding is not None and binding.how == how and _are_same(group["params"], binding.params):
-            taken = binding.take()
-            if taken is not None:
-                return (binding, *taken)
+            grads = binding.gradients()
+            if grads is not None:
+                return binding, grads
         _refuse_modes(group)
         with torch.no_grad():
             binding = _Binding(self, group["params"], *how)
-            taken = binding.take(is_new=True)
-        if taken is None:
+            grads = binding.gradients(is_new=True)
+        if grads is None:
             raise RuntimeError("params: changed by another thread during the step")
-        return (binding, *taken)
+        return binding, grads
 
     def state_dict(self) -> Any:
         """torch's, its step counts as float64: torch's own steps can go on with that, and it holds 2^53."""
@@ -177,7 +193,7 @@ class _Binding:
         self.state_dicts: list[dict[str, Any]] = []
         self.state_keys: list[str] = []
         self.state_tensors: list[Tensor] = []
-        self.state_memory: list[Tensor] = []
+        self.walked: list[Tensor] = []  # the states but for the counts, as they are in torch's dict
         for param in distinct:
             if len(memory) == len(bound) or param is not bound[len(memory)]:
                 self.entries.append(_Entry(param, 0, param, False))
@@ -197,17 +213,20 @@ class _Binding:
             self.state_dicts += [state] * len(new)
             self.state_keys += new
             self.state_tensors += new.values()
-            self.state_memory += stepped
+            self.walked += (new[name] for name in states)
             places = [s.data_ptr() for s in stepped]
             memory.append((str(work.dtype).removeprefix("torch."), work.numel(), work.data_ptr(), places))
             self.entries.append(_Entry(param, own.data_ptr(), work, True))
-        self.state_addresses = [s.data_ptr() for s in self.state_memory]
         self.is_simple = len(distinct) == len(params) and all(entry.is_simple for entry in self.entries)
-        self.dtypes = [entry.param.dtype for entry in self.entries]
-        self.numels = [entry.work.numel() for entry in self.entries]
+        self.dtypes, self.shapes = list(map(dtype_of, self.params)), list(map(shape_of, self.params))
         self.addresses = [entry.address for entry in self.entries]
+        self.has_dtensors = any(map(is_dtensor, self.walked))
+        self.walked_layouts = self._walked_layouts()
+        # The memory itself: what is torch's may be given other memory while another thread steps.
+        self.held = [local_tensor(state).detach() for state in self.walked]
         self.bound = [entry for entry in self.entries if entry.is_bound]
         self.bound_params = [entry.param for entry in self.bound]
+        self.works = [entry.work for entry in self.bound]
         self.copied = [i for i, e in enumerate(self.bound) if e.work.data_ptr() != e.address]
         self.plan = AddressedPlan(rule, memory, steps, Options(decoupled=decoupled, maximize=maximize))
         if not self.plan.is_disjoint:
@@ -216,31 +235,29 @@ class _Binding:
                 "twice; pass each once, or those that share memory in groups of their own"
             )
 
-    def take(self, is_new: bool = False) -> tuple[list[int | None], list[Tensor]] | None:
-        """Enters the gradients into the plan. None: something is not where it was bound."""
+    def gradients(self, is_new: bool = False) -> list[Tensor | None] | None:
+        """The gradients as they are stepped. None: something does not lie as it was bound."""
         if not is_new and not self._state_is_there():
             return None
-        held: list[Tensor] = []
-        addresses = self._simple_gradients() or self._gradients(held)
-        if addresses is None:
-            return None
-        while (i := self.plan.take(addresses)) != TAKEN:
-            grad = self.bound[i].param.grad
-            assert grad is not None
-            held.append(self._laid_out(grad, self.bound[i]).clone())
-            addresses[i] = held[-1].data_ptr()
-        return addresses, held
+        return self._simple_gradients() or self._gradients()
 
     def _state_is_there(self) -> bool:
         try:
-            return all(map(is_, map(getitem, self.state_dicts, self.state_keys), self.state_tensors)) and (
-                list(map(Tensor.data_ptr, self.state_memory)) == self.state_addresses
-            )
-        except KeyError:
+            is_same = all(map(is_, map(getitem, self.state_dicts, self.state_keys), self.state_tensors))
+            return is_same and self._walked_layouts() == self.walked_layouts
+        except (KeyError, RuntimeError):  # a state is gone, or no longer of a layout with an address
             return False
 
-    def _simple_gradients(self) -> list[int | None] | None:
-        """Where the gradients lie, if every parameter is simple and has one that fits as it is.
+    def _walked_layouts(self) -> list[list[Any]]:
+        """Where the states but for the counts lie, and how."""
+        states = list(map(local_tensor, self.walked)) if self.has_dtensors else self.walked
+        facts: list[Callable[[Tensor], Any]] = [Tensor.data_ptr, Tensor.numel]
+        if not self.is_simple:
+            facts += [Tensor.stride, dtype_of]
+        return [list(map(fact, states)) for fact in facts]
+
+    def _simple_gradients(self) -> list[Tensor | None] | None:
+        """The gradients, if every parameter is simple and has one that fits as it is.
 
         The same questions as below, asked of all at once: most of what a small parameter's step costs.
         """
@@ -248,49 +265,62 @@ class _Binding:
             return None
         grads: list[Any] = [param.grad for param in self.params]
         try:
-            addresses: list[int | None] = list(map(Tensor.data_ptr, grads))
             fits = (
                 set(map(type, grads)) == {Tensor}
-                and list(map(dtype_of, grads)) == self.dtypes
-                and all(map(Tensor.is_contiguous, grads))
-                and list(map(Tensor.numel, grads)) == self.numels
+                and self._lie_as_bound(grads)
+                and self._lie_as_bound(self.params)
                 and list(map(Tensor.data_ptr, self.params)) == self.addresses
             )
-        except (TypeError, RuntimeError):  # one is None, or of a layout without an address
+        except RuntimeError:  # one is of a layout that is none
             return None
-        return addresses if fits else None
+        return grads if fits else None
 
-    def _gradients(self, held: list[Tensor]) -> list[int | None] | None:
-        """Where the gradients lie, or copies of them where they do not fit as they are."""
-        addresses: list[int | None] = []
+    def _lie_as_bound(self, tensors: list[Any]) -> bool:
+        """Whether one flat walk over memory visits the same indices in each as in its simple parameter."""
+        return (
+            list(map(dtype_of, tensors)) == self.dtypes
+            and list(map(shape_of, tensors)) == self.shapes
+            and all(map(Tensor.is_contiguous, tensors))
+        )
+
+    def _gradients(self) -> list[Tensor | None] | None:
+        """The gradients, or copies of them where they do not fit as they are."""
+        grads: list[Tensor | None] = []
         for entry in self.entries:
             grad = entry.param.grad
             if grad is None:
                 if entry.is_bound:
-                    addresses.append(None)
+                    grads.append(None)
                 continue
             if not entry.is_bound or not self._is_there(entry):
                 return None
-            held.append(self._laid_out(grad, entry))
-            addresses.append(held[-1].data_ptr())
-        return addresses
+            grads.append(self._laid_out(grad, entry))
+        return grads
 
-    def commit_state(self, states: dict[Tensor, dict[str, Any]]) -> None:
-        """Hands the state to the optimizer, once all has been checked."""
+    def check_hyper(self, values: list[float]) -> None:
+        """As torch does, refuses what its parameters' type cannot hold."""
+        if max(values) > FLOAT32_MAX and any(w.dtype != torch.float64 for w in self.works):
+            raise RuntimeError(f"got {max(values)}: value cannot be converted to type float without overflow")
+
+    def begin(
+        self, states: dict[Tensor, dict[str, Any]], grads: list[Tensor | None]
+    ) -> list[Callable[[], object]]:
+        """Copies in what has gaps; returns what has to be done right after the native call."""
+        then: list[Callable[[], object]] = []
         for param, state, new in self.new_states:
-            state.update(new)
             states[param] = state
-        self.new_states.clear()
+            then.append(partial(state.update, new))
+        for i in self.copied:
+            if grads[i] is not None:
+                entry = self.bound[i]
+                memory = self._memory("params", entry.param)
+                entry.work.copy_(memory)
+                then.append(partial(memory.copy_, entry.work))
+        return then
 
-    def step(self, addresses: list[int | None], hyper: list[float], weight_decay: float) -> None:
-        copied = [self.bound[i] for i in self.copied if addresses[i] is not None]
-        with torch.no_grad():
-            for entry in copied:
-                entry.work.copy_(self._memory("params", entry.param))
-        self.plan.step(hyper, weight_decay)
-        with torch.no_grad():
-            for entry in copied:
-                self._memory("params", entry.param).copy_(entry.work)
+    def end(self, addresses: list[int | None]) -> None:
+        """Tells autograd what was stepped."""
+        self.new_states.clear()
         stepped = self.bound_params
         if None in addresses:
             stepped = [p for p, address in zip(stepped, addresses, strict=True) if address is not None]
@@ -341,7 +371,7 @@ class _Binding:
             return False
         if entry.address != work.data_ptr():
             return not is_dense(own)
-        return bool(own.data_ptr() == entry.address and own.stride() == work.stride())
+        return bool(own.data_ptr() == entry.address and own.stride() == work.stride() and not own.is_neg())
 
     def _laid_out(self, grad: Tensor, entry: _Entry) -> Tensor:
         """The gradient's memory, in the layout that is stepped; a copy where it has another."""
@@ -360,6 +390,14 @@ class _Binding:
             if local.stride() == entry.work.stride() and is_aligned(local):
                 return local
             return torch.empty_like(entry.work).copy_(local)
+
+
+def _addresses(grads: list[Any]) -> list[int | None]:
+    """Where gradients lie; None stays None."""
+    try:
+        return list(map(Tensor.data_ptr, grads))
+    except TypeError:  # one is None
+        return [None if g is None else g.data_ptr() for g in grads]
 
 
 def _are_same(a: list[Any], b: list[Any]) -> bool:
