@@ -387,3 +387,18 @@ def test_no_floating_point_mode_reaches_the_loop(sampling):
         got = run()
     assert ss.digest(got.w) == ss.digest(expected.w)
     assert ss.digest(got.losses) == ss.digest(expected.losses)
+
+
+@pytest.mark.parametrize("name", ["Phi", "y", "scale", "backend", "scales", "lr"])
+def test_a_problem_stays_what_it_was_made_of(name):
+    problem = MSE(np.ones((3, 2)), np.ones(3))
+    before = vars(problem).copy()
+    with pytest.raises(
+        AttributeError, match=rf"^{name}: a problem stays what it was made of, .*make another"
+    ):
+        setattr(problem, name, "mean")
+    assert vars(problem) == before
+    derived = type("Derived", (MSE,), {})(np.ones((3, 2)), np.ones(3))
+    derived.lr = 0.5  # of its own
+    with pytest.raises(AttributeError, match=r"^scale: a problem stays"):
+        derived.scale = "mean"

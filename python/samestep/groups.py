@@ -39,6 +39,15 @@ class Group(MutableMapping[str, float]):
         for name, value in hyper.items():
             self._set(name, value)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # An attribute would change nothing.
+        if not name.startswith("_") and (name != "params" or "params" in vars(self)):
+            raise AttributeError(
+                f"{name}: a group is a dict, whose values are set by their keys, {', '.join(self)}: "
+                "groups[0]['lr'] = 0.1"
+            )
+        super().__setattr__(name, value)
+
     def _set(self, name: str, value: Any) -> None:
         checked = self._optimizer._hyper_of(name)
         if callable(value) and checked.scheduled:
