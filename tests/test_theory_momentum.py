@@ -184,3 +184,8 @@ class TestLessard:
             lambda w: ss.NAG(w, lr=1 / 25, momentum=4 / 6),
         ):
             assert abs(path(lessard(), make, 3000, [3.3])[-1, 0]) < 1e-12
+
+
+def test_switches_take_no_text():
+    with pytest.raises(TypeError, match=r"^alternating: got 'no', expected True or False"):
+        theory.terminal_step(0.1, 0.5, 1.0, alternating="no")
