@@ -15,6 +15,7 @@
 #include <fstream>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <string>
 #include <thread>
 
@@ -85,6 +86,40 @@ constexpr std::chrono::microseconds kLook{30};
 // A helper's: blocks of sums take 128 KiB, which is all that some systems give a thread.
 constexpr std::size_t kStack = std::size_t(1) << 20;
 
+// Blocks all signals in a scope, and so in the threads that are started there: signals go to those that the application
+// knows.
+class NoSignals {
+ public:
+  NoSignals() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~NoSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  NoSignals(const NoSignals&) = delete;
+  NoSignals& operator=(const NoSignals&) = delete;
+
+ private:
+  sigset_t before_;
+};
+
+class HelperAttributes {
+ public:
+  HelperAttributes() {
+    pthread_attr_init(&attributes_);
+    pthread_attr_setdetachstate(&attributes_, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attributes_, kStack);
+  }
+  ~HelperAttributes() { pthread_attr_destroy(&attributes_); }
+  HelperAttributes(const HelperAttributes&) = delete;
+  HelperAttributes& operator=(const HelperAttributes&) = delete;
+
+  const pthread_attr_t* get() const { return &attributes_; }
+
+ private:
+  pthread_attr_t attributes_;
+};
+
 using Clock = std::chrono::steady_clock;
 
 // Looks until there is what it waits for, or for kLook; says which.
@@ -147,24 +182,16 @@ class Pool {
     return nullptr;
   }
 
+  // If no more threads or no more memory are to be had, the threads that there are do the work; the bits are the same.
   void grow(int helpers) {
     if (started_ >= helpers) return;
-    // Signals go to the threads that the application knows.
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    pthread_attr_t attributes;
-    pthread_attr_init(&attributes);
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attributes, kStack);
-    // If no more threads are to be had, those that there are do the work; the bits are the same.
+    const NoSignals blocked;
+    const HelperAttributes attributes;
     for (pthread_t id; started_ < helpers; ++started_) {
-      auto seat = std::make_unique<Seat>(Seat{this, started_ + 1});
-      if (pthread_create(&id, &attributes, &Pool::enter, seat.get()) != 0) break;
+      std::unique_ptr<Seat> seat(new (std::nothrow) Seat{this, started_ + 1});
+      if (seat == nullptr || pthread_create(&id, attributes.get(), &Pool::enter, seat.get()) != 0) break;
       seat.release();
     }
-    pthread_attr_destroy(&attributes);
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
 
   void work(int thread) {

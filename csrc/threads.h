@@ -9,8 +9,9 @@ using Task = void (*)(void* context, Index item);
 
 // Calls task(context, i) once for each i in 0..items-1 and returns when all are done. The caller takes part; every
 // thread runs in the contract's floating-point mode. Which thread takes which item is left open: items must not
-// depend on each other. One item, one thread, or a pool that is busy with another caller: everything runs here.
-// Not worth_waking: the work takes no longer than waking a thread. Threads that are still awake from the last job help.
+// depend on each other, and a task must not throw: a helper has nobody to throw to. One item, one thread, or a pool
+// that is busy with another caller: everything runs here. Not worth_waking: the work takes no longer than waking a
+// thread. Threads that are still awake from the last job help.
 void run_items(Index items, Task task, void* context, bool worth_waking = true);
 
 // Wakes threads for work of any size, so that tests see small work on many threads; returns what was set before.

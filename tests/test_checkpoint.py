@@ -6,7 +6,9 @@ import random
 import signal
 import stat
 import struct
+import sys
 import time
+import tracemalloc
 from fractions import Fraction
 
 import numpy as np
@@ -15,8 +17,6 @@ import pytest
 import samestep as ss
 from conftest import same_bits
 from samestep import checkpoint, golden
-
-pytest.importorskip("safetensors")
 
 
 def test_goes_on_with_the_same_bits_elsewhere(case, tmp_path):
@@ -115,10 +115,8 @@ def test_every_flipped_bit(saved):
 
 def test_one_from_elsewhere(saved):
     path, w = saved
-    from safetensors.numpy import load_file, save_file
-
-    tensors = load_file(path)
-    save_file(tensors, path)
+    library = pytest.importorskip("safetensors.numpy")
+    library.save_file(library.load_file(path), path)
     with pytest.raises(ValueError, match="not a checkpoint of samestep"):
         ss.Adam.load(path, w)
     path.write_bytes(b"\x80\x04\x95")  # the start of a pickle
@@ -126,6 +124,193 @@ def test_one_from_elsewhere(saved):
         ss.Adam.load(path, w)
     with pytest.raises(FileNotFoundError):
         ss.Adam.load(path.with_name("b"), w)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "[]",
+        "3",
+        '{"a": 3}',
+        '{"a": {}}',
+        '{"a": {"dtype": "F64", "shape": [1], "data_offsets": [0]}}',
+        '{"a": {"dtype": "F64", "shape": [1], "data_offsets": ["0", 8]}}',
+        '{"a": {"dtype": "F64", "shape": [2], "data_offsets": [0, 8]}}',
+        '{"a": {"dtype": "F64", "shape": [-1], "data_offsets": [0, 4]}}',
+        '{"a": {"dtype": "F64", "shape": [1], "data_offsets": [8, 16]}}',
+        '{"a": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}, "b": {"dtype": "F64", "shape": [1], '
+        '"data_offsets": [0, 8]}}',
+        '{"a": {"dtype": "I128", "shape": [1], "data_offsets": [0, 8]}}',
+        "[" * 100_000,
+        "1" * 10_000,
+    ],
+    ids=lambda header: header[:80],
+)
+def test_headers_that_are_none(header, tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(8))
+    with pytest.raises(ValueError, match=r"a: (cut off, altered or )?not a checkpoint"):
+        ss.Adam.load(path, np.ones(1))
+
+
+def every_kind(tmp_path):
+    """Arrays of all dtypes and layouts, and the checkpoint of their optimizer."""
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    params = [np.ones((4, 3), bfloat16).T, np.array(2.0), np.zeros((0, 2)), np.ones(5, np.float16)]
+    params += [np.asfortranarray(golden.finite_values(24, np.dtype(np.float32), 1).reshape(2, 3, 4))]
+    optimizer = ss.Adam(params, state_dtype="param", ema=0.5)
+    optimizer.step([np.full_like(w, 0.5) for w in params])
+    optimizer.save(tmp_path / "a")
+    return params, optimizer
+
+
+def test_the_format_s_own_library_reads_and_writes_it(tmp_path):
+    safetensors = pytest.importorskip("safetensors")
+    from safetensors.numpy import load_file, save_file
+
+    params, optimizer = every_kind(tmp_path)
+    tensors = load_file(tmp_path / "a")
+    for name, states in optimizer.state.items():
+        for i, array in enumerate(states):
+            bits = array.view(np.uint16) if array.dtype.kind == "V" else array
+            same_bits([tensors.pop(f"{name}.{i}")], [np.ascontiguousarray(bits).reshape(bits.shape)])
+    assert not tensors
+    with safetensors.safe_open(tmp_path / "a", framework="numpy") as file:
+        save_file(load_file(tmp_path / "a"), tmp_path / "b", metadata=file.metadata())
+    for path in (tmp_path / "a", tmp_path / "b"):
+        loaded = ss.Adam.load(path, params)
+        for name, states in optimizer.state.items():
+            same_bits(loaded.state[name], states)
+
+
+def test_needs_no_package_but_numpy(tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("safetensors")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    params, optimizer = every_kind(tmp_path)
+    assert ss.Adam.load(tmp_path / "a", params).steps == optimizer.steps
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_state_is_in_memory_once(tmp_path, mapped):
+    """NumPy tells tracemalloc of its arrays; those that are mapped are none of them."""
+    params = [np.ones((500, 1000)).T, np.ones(500_000), np.ones((500, 1000))]
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+    first, second = folders if mapped else (None, None)
+    one = params[0].nbytes
+    optimizer = ss.Adam(params, state_dir=first)
+    optimizer.step([np.ones_like(w) for w in params])
+    tracemalloc.start()
+    try:
+        optimizer.save(tmp_path / "a")
+        _, of_save = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        loaded = ss.Adam.load(tmp_path / "a", params, state_dir=second)
+        _, of_load = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    for name, states in optimizer.state.items():
+        same_bits([np.array(s) for s in loaded.state[name]], [np.array(s) for s in states])
+    assert of_save < one
+    assert of_load < one + (0 if mapped else 6 * one)
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path, monkeypatch):
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    w, g = np.ones(3), np.ones(3)
+    optimizer = ss.Adam(w)
+    optimizer.save(there / "file")
+    (here / "second").symlink_to(there / "file")
+    (here / "first").symlink_to("second")
+    optimizer.step(g)
+    where = []
+    with monkeypatch.context() as patch:
+        sync = checkpoint._sync
+        patch.setattr(checkpoint, "_sync", lambda path: (where.append(path), sync(path)))
+        optimizer.save(here / "first")
+    assert {path.parent for path in where[:1]} == {there}  # the temporary file: a move between disks fails
+    assert (here / "first").readlink().name == "second"
+    assert (here / "second").is_symlink()
+    assert ss.Adam.load(there / "file", w).t == ss.Adam.load(here / "first", w).t == 1
+
+    (here / "dangling").symlink_to(there / "new")
+    optimizer.save(here / "dangling")
+    assert (here / "dangling").is_symlink()
+    assert ss.Adam.load(there / "new", w).t == 1
+
+
+def test_what_a_checkpoint_cannot_replace_stays(tmp_path):
+    optimizer = ss.Adam(np.ones(3))
+    (tmp_path / "loop").symlink_to("pool")
+    (tmp_path / "pool").symlink_to("loop")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "missing" / "file")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to_pipe").symlink_to("pipe")
+    before = sorted(os.listdir(tmp_path))
+    for name, error, says in (
+        ("loop", OSError, "symbolic links"),
+        ("nowhere", FileNotFoundError, "missing'"),
+        ("missing/file", FileNotFoundError, "missing'"),
+        ("folder", IsADirectoryError, "folder'"),
+        ("", IsADirectoryError, "directory"),
+        ("pipe", ValueError, r"^path: .*pipe is a device, pipe or socket"),
+        ("to_pipe", ValueError, r"^path: .*pipe is a device, pipe or socket"),
+    ):
+        with pytest.raises(error, match=says):
+            optimizer.save(tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == before
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_the_umask_holds_and_is_left_alone(tmp_path, monkeypatch, mask):
+    """It is the whole process's: to change it for a moment would reach the files of other threads."""
+    before = os.umask(mask)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "umask", lambda mask: pytest.fail("umask changed"))
+            ss.Adam(np.ones(2)).save(tmp_path / "a")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o666 & ~mask
+
+
+def test_the_replaced_file_s_owner_and_permissions_stay(saved, monkeypatch):
+    path, w = saved
+    path.chmod(0o604)
+    modes = []
+    with monkeypatch.context() as patch:
+        pieces = checkpoint._pieces
+        patch.setattr(
+            checkpoint,
+            "_pieces",
+            lambda a: (
+                modes.extend(stat.S_IMODE(f.stat().st_mode) for f in path.parent.glob(".*.tmp")) or pieces(a)
+            ),
+        )
+        ss.Adam(w).save(path)
+    assert set(modes) == {0o600}  # until it is whole
+    assert stat.S_IMODE(path.stat().st_mode) == 0o604
+    path.chmod(0o4754)
+    ss.Adam(w).save(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o754  # not set-user-ID: the content is another
+    if os.getuid() == 0:
+        os.chown(path, 12345, 12346)
+        ss.Adam(w).save(path)
+        assert (path.stat().st_uid, path.stat().st_gid) == (12345, 12346)
+
+    def refuse(*_):
+        raise PermissionError
+
+    path.chmod(0o664)
+    monkeypatch.setattr(os, "chown", refuse)
+    ss.Adam(w).save(path)  # its group is another's: that gets what all have
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
 def test_what_is_inside(saved):
@@ -283,3 +468,26 @@ def test_whether_momentum_next_follows_is_saved(given, tmp_path):
     loaded.momentum = 0.5
     expected = [0.5, 0.5 if given is None else given]
     assert [group["momentum_next"] for group in loaded.groups] == expected
+
+
+def test_classes_of_one_name_and_of_ones_own(tmp_path):
+    class Named(ss.Adam):
+        def __init__(self, params, tag, **options):
+            super().__init__(params, **options)
+            self._tag = tag
+
+    Own = type("Adam", (ss.Adam,), {"__module__": "elsewhere"})
+    w = np.ones(2)
+    for optimizer in (Own(w), ss.Adam(w), Named(w, "a", lr=0.25)):
+        optimizer.step(np.ones(2))
+        optimizer.save(tmp_path / "a")
+        for by in (ss.Optimizer, ss.Adam, type(optimizer)):
+            assert type(by.load(tmp_path / "a", w)) is type(optimizer)
+    assert not hasattr(ss.Adam.load(tmp_path / "a", w), "_tag")
+    resumed = Named(w, "b", lr=0.25)
+    resumed.load_state_dict(Named.load(tmp_path / "a", w).state_dict())
+    assert (resumed.t, resumed._tag) == (1, "b")
+    with pytest.raises(
+        ValueError, match="a: of Named, expected Adam or a class derived from it; if Named is"
+    ):
+        Own.load(tmp_path / "a", w)

@@ -318,3 +318,16 @@ class TestSchedules:
         ]
         assert (runs[0] == runs[1]).all()
         assert (runs[0] != runs[2]).all()
+
+
+@pytest.mark.parametrize("name", ["lr", "weight_decay", "momentun", "params"])
+def test_values_are_no_attributes(name):
+    """Set as one, a value would change nothing."""
+    optimizer = ss.SGD([{"params": np.ones(2)}, {"params": np.ones(2)}], lr=0.5)
+    for group in (optimizer.groups[0], copy.deepcopy(optimizer).groups[1]):
+        before = vars(group).copy()
+        with pytest.raises(
+            AttributeError, match=rf"^{name}: a group is a dict, .* lr, weight_decay: groups\[0\]"
+        ):
+            setattr(group, name, 0.25)
+        assert vars(group) == before

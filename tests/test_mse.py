@@ -398,3 +398,18 @@ def test_a_shape_that_is_set_later_adds_no_rows():
             mse.evaluate(np.ones(4), np.array(rows), None, g)
     mse.evaluate(np.ones(4), None, None, g)
     assert g.tolist() == [12.0] * 4
+
+
+@pytest.mark.parametrize("name", ["Phi", "y", "scale", "backend", "scales", "lr"])
+def test_a_problem_stays_what_it_was_made_of(name):
+    problem = MSE(np.ones((3, 2)), np.ones(3))
+    before = vars(problem).copy()
+    with pytest.raises(
+        AttributeError, match=rf"^{name}: a problem stays what it was made of, .*make another"
+    ):
+        setattr(problem, name, "mean")
+    assert vars(problem) == before
+    derived = type("Derived", (MSE,), {})(np.ones((3, 2)), np.ones(3))
+    derived.lr = 0.5  # of its own
+    with pytest.raises(AttributeError, match=r"^scale: a problem stays"):
+        derived.scale = "mean"

@@ -197,7 +197,7 @@ def read_only(size):
 
 
 BAD_PARAMETERS = {
-    "list of numbers": ([1.0, 2.0], TypeError, r"params\[1\]\[0\]: got float.*numpy.array"),
+    "list of numbers": ([1.0, 2.0], TypeError, r"params\[1\]\[0\]: got float.*np.array"),
     "number": (1.0, TypeError, r"params\[1\]: got float"),
     "integers": (np.zeros(4, np.int64), TypeError, r"params\[1\]: got dtype int64, expected native float32"),
     "byte-swapped half precision": (np.zeros(4, ">f2"), TypeError, "got dtype >f2"),

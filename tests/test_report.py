@@ -33,6 +33,16 @@ def made(tmp_path_factory):
     return result, path, stages
 
 
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "report.html"
+    link.symlink_to("there/page.html")
+    report.check_out(link)
+    report.Report([], [], True).write(link)
+    assert link.is_symlink()
+    assert [file.name for file in (tmp_path / "there").iterdir()] == ["page.html"]
+
+
 class Elements(HTMLParser):
     """Tags with their attributes."""
 

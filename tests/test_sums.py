@@ -172,3 +172,56 @@ def test_errors(x, axis, error, says):
 def test_unknown_backend():
     with pytest.raises(ValueError, match="backend: got 'gpu'"):
         ss.canonical_sum(np.zeros(3), backend="gpu")
+
+
+class Odd(np.ndarray):
+    """Calculates otherwise than NumPy."""
+
+    def reshape(self, *shape, **how):
+        raise NotImplementedError
+
+    __mul__ = reshape
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("kind", [np.matrix, np.recarray, Odd, np.memmap])
+def test_subclasses_are_seen_as_arrays(kind, backend):
+    x = special((5, 7), "float32")
+    x[~np.isfinite(x)] = 1
+    seen = x.view(kind)
+    for axis in (None, 0, 1):
+        same(ss.canonical_sum(seen, axis, backend=backend), ss.canonical_sum(x, axis))
+    assert ss.global_norm([seen, seen], backend=backend) == ss.global_norm([x, x])
+
+
+@pytest.mark.parametrize(
+    ("x", "axis", "error", "says"),
+    [
+        ([1.0], None, TypeError, r"got list, expected a NumPy array; make one of it with np\.array"),
+        (np.float64(1), None, TypeError, r"got float64, .*; it is a scalar, of which np\.array"),
+        (
+            np.ma.ones(3),
+            None,
+            TypeError,
+            r"got MaskedArray, .*\.filled\(value\), with a value for what is masked",
+        ),
+        (np.zeros(2, [("a", "f8")]), None, TypeError, r"got dtype .*; pass its fields one by one, such as"),
+        (np.ones(2), True, TypeError, r"got True, expected a whole number or None"),
+        (np.ones(2), np.False_, TypeError, r"got .*False.*, expected a whole number or None"),
+        (np.ones(2), np.array([0]), TypeError, r"got array\(\[0\]\), expected a whole number or None"),
+        (np.ones(2), (0,), TypeError, r"got \(0,\), expected a whole number or None"),
+    ],
+)
+def test_what_is_no_array_or_no_axis(x, axis, error, says):
+    name = "x" if axis is None else "axis"
+    with pytest.raises(error, match=f"^{name}: {says}"):
+        ss.canonical_sum(x, axis)
+    if axis is None:
+        with pytest.raises(error, match=rf"^arrays\[1\]: {says}"):
+            ss.global_norm([np.ones(2), x])
+
+
+def test_an_axis_of_numpy_s_own():
+    same(ss.canonical_sum(np.ones((2, 3)), np.array(1)), np.full(2, 3.0))
+    with pytest.raises(ValueError, match=r"^backend: got array"):
+        ss.canonical_sum(np.ones(2), backend=np.array(["cpu", "cpu"]))

@@ -258,3 +258,8 @@ class TestScheduledMomentum:
             opt.step(problem.gradient(opt.params[0]))
         assert opt.state_dict()["hyper"]["momentum"] == a[2]
         assert opt.state_dict()["hyper"]["momentum_next"] == a[3]
+
+
+def test_switches_take_no_text():
+    with pytest.raises(TypeError, match=r"^alternating: got 'no', expected True or False"):
+        theory.terminal_step(0.1, 0.5, 1.0, alternating="no")

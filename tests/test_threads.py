@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import samestep as ss
-from conftest import same_bits
+from conftest import build_native, same_bits
 from samestep import golden
 
 SIZE = 300_000
@@ -73,6 +73,12 @@ def test_small_work_starts_no_thread():
         print(small - before, tasks() - small)
     """
     assert run_python(code).stdout == "0 3\n"
+
+
+def test_when_memory_or_threads_run_out():
+    """Whatever fails while the pool grows, the work is done and the signal mask is put back."""
+    done = subprocess.run([build_native("native", target="pool") / "pool"], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("", 0)
 
 
 def in_child(act) -> int:

@@ -700,7 +700,7 @@ class Interrupt(BaseException):
 
 
 def interrupted(step, at):
-    """Whether ``step`` was interrupted at that call or return of its own, where Python would hear of a signal.
+    """Whether ``step`` was interrupted at that call or return of its own, where Python hears signals.
 
     Those within torch's own functions do not count: some would leave torch without gradients.
     """

@@ -41,6 +41,13 @@ def is_array(a: Any) -> bool:
     return isinstance(a, np.ndarray) or lives_on_gpu(a)
 
 
+def plain(a: Any) -> Any:
+    """A NumPy array of any class as one of NumPy's own, where it lies, unless masked; all else as it is."""
+    if type(a) is np.ndarray or not isinstance(a, np.ndarray) or isinstance(a, np.ma.MaskedArray):
+        return a
+    return np.asarray(a)
+
+
 def address(a: Any) -> int:
     """Where the first element lies."""
     return int(a.__array_interface__["data"][0] if isinstance(a, np.ndarray) else a.data.ptr)
@@ -130,17 +137,28 @@ def is_half(a: Array) -> bool:
 def _check_array(name: str, a: Any, purpose: str, halves: bool = False) -> None:
     """Raises unless ``a`` is an array of a working type, or of 16 bits where ``halves`` are taken."""
     if not is_array(a) or isinstance(a, np.ma.MaskedArray):
-        is_number = isinstance(a, (int, float, np.generic))
-        fix = "; a number is none: make an array of it once, with numpy.array(...)" if is_number else ""
-        raise TypeError(f"{name}: got {type(a).__name__}, expected a NumPy array{purpose}{fix}")
+        raise TypeError(f"{name}: got {type(a).__name__}, expected a NumPy array{purpose}{_made(name, a)}")
     if a.dtype not in DTYPES and not (halves and is_half(a)):
         expected = "float32, float64, float16 or bfloat16" if halves else "float32 or float64"
         dtype = a.dtype if a.dtype.isnative else a.dtype.str
         got = f"{name}: got dtype {dtype}, expected native {expected}"
+        if a.dtype.names:
+            raise TypeError(f"{got}; pass its fields one by one, such as {name}[{a.dtype.names[0]!r}]")
         if a.dtype.kind == "c":
             raise TypeError(f"{got}; pass its parts, {name}.view(np.float{4 * a.itemsize})")
         nearest = "float32" if a.itemsize <= 4 else "float64"
         raise TypeError(f"{got}; convert it once with {name}.astype(np.{nearest}) and use that array")
+
+
+def _made(name: str, a: Any) -> str:
+    """How to make an array of what is none, if that can be."""
+    if isinstance(a, np.ma.MaskedArray):
+        return f"; pass {name}.filled(value), with a value for what is masked"
+    if isinstance(a, np.generic):
+        return f"; it is a scalar, of which np.array({name}) makes an array"
+    if isinstance(a, (list, tuple, int, float)) or hasattr(type(a), "__array__"):
+        return f"; make one of it with np.array({name}, np.float32), or np.float64"
+    return ""
 
 
 def _is_aligned(a: Array) -> bool:

@@ -49,5 +49,5 @@ def enter(
 
 def check(backend: str) -> None:
     """Raises ValueError if there is no backend of that name."""
-    if backend not in ("auto", *BACKENDS):
+    if not isinstance(backend, str) or backend not in ("auto", *BACKENDS):
         raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(('auto', *BACKENDS))}")

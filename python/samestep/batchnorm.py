@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,7 +138,7 @@ def batchnorm_backward(
         (array([-2.012459]), array([2.5]))
     """
     read = {"dy": dy, "x": x, "gamma": gamma, "beta": beta, "mean": mean, "inv": inv}
-    backend, (dy, x, gamma, beta, mean, inv, out) = backends.enter(backend, read, {"out": out})
+    backend, (dy, x, gamma, beta, mean, inv, out) = _enter(backend, read, {"out": out})
     run = backends.module(backend)
     relu = switch("relu", relu)
     walk = _check_values(x, axis, at_least=2)
@@ -204,7 +205,7 @@ def batchnorm_inference(
         array([[1.5, 2.5]])
     """
     channels = {"gamma": gamma, "beta": beta, "running_mean": running_mean, "running_var": running_var}
-    backend, (x, *given, out) = backends.enter(backend, {"x": x, **channels}, {"out": out})
+    backend, (x, *given, out) = _enter(backend, {"x": x, **channels}, {"out": out})
     run = backends.module(backend)
     channels = dict(zip(channels, given, strict=True))
     gamma, beta, running_mean, running_var = given
@@ -273,7 +274,7 @@ def batchnorm_inference_backward(
         (array([1., 3.]), array([6.]), array([4.]))
     """
     channels = {"gamma": gamma, "beta": beta, "running_mean": running_mean, "running_var": running_var}
-    backend, (dy, x, *given, out) = backends.enter(backend, {"dy": dy, "x": x, **channels}, {"out": out})
+    backend, (dy, x, *given, out) = _enter(backend, {"dy": dy, "x": x, **channels}, {"out": out})
     run = backends.module(backend)
     channels = dict(zip(channels, given, strict=True))
     gamma, beta, running_mean, running_var = given
@@ -322,7 +323,7 @@ class BatchNorm:
     Args:
         num_channels: C, at least 1.
         eps: added to the variance, >= 0.
-        momentum: share of the new batch in the running statistics, 0 to 1; or None. Can be set later.
+        momentum: share of the new batch in the running statistics, 0 to 1; or None.
         relu: whether a ReLU follows, fused into both passes.
         axis: where the channels are: 1 or -1.
         dtype: float32 or float64, of all arrays.
@@ -334,8 +335,16 @@ class BatchNorm:
         num_batches_tracked: how many batches they have seen.
         training: whether the layer is in training mode, as it is at first.
 
+    All of these, eps, momentum, relu, axis and backend can be set later and are checked then. Other public
+    names are refused: they are misspelt. A class derived from this one may have attributes of its own.
+
+    A copy, be it by ``copy`` or pickled, has everything but what the last ``forward`` left for ``backward``.
+    ``copy.copy`` shares the arrays, running statistics among them, ``copy.deepcopy`` does not. A layer that
+    was loaded into read-only memory, as workers get them, is good for inference.
+
     Raises:
         TypeError, ValueError: an argument is out of range.
+        AttributeError: a layer has no such attribute.
 
     Source:
         Ioffe & Szegedy (2015); the running statistics as in PyTorch's BatchNorm.
@@ -367,11 +376,10 @@ class BatchNorm:
         if num_channels < 1:
             raise ValueError(f"num_channels: got {num_channels}, expected at least 1")
         dtype = _check_dtype(dtype)
-        backends.check(backend)
-        self.eps = check_eps(eps)
+        self.eps = eps
         self.momentum = momentum
-        self.relu = switch("relu", relu)
-        self.axis = _check_axis(axis)
+        self.relu = relu
+        self.axis = axis
         self.backend = backend
         self.training = True
         place = self._run.place
@@ -380,21 +388,23 @@ class BatchNorm:
         self.running_mean: Array = place(np.zeros(num_channels, dtype))
         self.running_var: Array = place(np.ones(num_channels, dtype))
         self.num_batches_tracked = 0
-        self._saved: tuple[Array, Array, Array] | None = None
+        # Of the last forward in training: x, weight, bias, mean, inv, and the switches.
+        self._saved: tuple[list[Array], dict[str, Any]] | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _CHECKS:
+            value = _CHECKS[name](value)
+        elif type(self) is BatchNorm and not name.startswith("_") and not hasattr(BatchNorm, name):
+            raise AttributeError(f"{name}: BatchNorm has none, expected one of {', '.join(_CHECKS)}")
+        super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_saved": None}
 
     @property
     def _run(self) -> Any:
         """The backend of the layer's own arrays, which are in main memory unless asked to a GPU."""
         return backends.module("cpu" if self.backend == "auto" else self.backend)
-
-    @property
-    def momentum(self) -> float | None:
-        """The share of the new batch in the running statistics, 0 to 1; None: their plain average."""
-        return self._momentum
-
-    @momentum.setter
-    def momentum(self, momentum: float | None) -> None:
-        self._momentum = None if momentum is None else check_momentum(momentum)
 
     def __repr__(self) -> str:
         momentum = "None" if self.momentum is None else f"{self.momentum:g}"
@@ -405,7 +415,7 @@ class BatchNorm:
 
     def train(self, mode: bool = True) -> BatchNorm:
         """Training mode, or, for False, inference; returns the layer."""
-        self.training = bool(mode)
+        self.training = switch("mode", mode)
         return self
 
     def eval(self) -> BatchNorm:
@@ -416,7 +426,8 @@ class BatchNorm:
         """The layer's result for ``x``; in training mode the running statistics take it in.
 
         Args:
-            x: see the module. In training it is kept, not copied, for ``backward``.
+            x: see the module. In training it is kept, not copied, for ``backward``: do not write to it
+                until then. Nothing would tell, and the gradients would be those of other values.
             out: as in ``batchnorm_forward``, or ``batchnorm_inference`` after ``eval()``.
 
         Raises:
@@ -428,8 +439,9 @@ class BatchNorm:
             return batchnorm_inference(
                 x, self.weight, self.bias, *statistics, out=out, **self._how(), eps=self.eps
             )
-        batches = _check_count("num_batches_tracked", self.num_batches_tracked) + 1
-        running = {"running_mean": self.running_mean, "running_var": self.running_var}
+        batches = _check_count("num_batches_tracked", self.num_batches_tracked + 1)
+        self._check_writeable("running_mean", "running_var")
+        running = {name: arrays.plain(getattr(self, name)) for name in ("running_mean", "running_var")}
         y, mean, inv, mean64, var64 = forward_and_statistics(
             x, self.weight, self.bias, self.eps, self.relu, self.axis, out, self.backend, running
         )
@@ -438,12 +450,15 @@ class BatchNorm:
         self._run.update_running(
             *running.values(), mean64, var64, values, p, batches if self.momentum is None else 0
         )
-        self._saved = x, mean, inv
+        self._saved = [x, self.weight, self.bias, mean, inv], self._how()
         self.num_batches_tracked = batches
         return y
 
     def backward(self, dy: Array, out: Array | None = None) -> tuple[Array, Array, Array]:
         """The gradients for the last ``forward`` in training mode: dx, dweight, dbias.
+
+        They are those of the layer as it was: ``relu`` and ``axis`` may have been set since, and arrays
+        replaced, but not written to.
 
         Args:
             dy: the loss's gradient with respect to its result, with the layout of ``x``.
@@ -457,12 +472,26 @@ class BatchNorm:
             raise RuntimeError(
                 "backward: there was no forward in training mode to go back from; call forward first"
             )
-        x, mean, inv = self._saved
-        return batchnorm_backward(dy, x, self.weight, self.bias, mean, inv, out=out, **self._how())
+        given, how = self._saved
+        return batchnorm_backward(dy, *given, out=out, **how)
+
+    def _check_writeable(self, *names: str) -> None:
+        for name in names:
+            flags = getattr(getattr(self, name), "flags", None)  # those on a GPU have others
+            if not getattr(flags, "writeable", True):
+                raise ValueError(
+                    f"{name}: the array is read-only, as what processes share often is; copy.deepcopy(layer) "
+                    "has arrays of its own"
+                )
 
     def _check_input(self, x: Any) -> None:
-        """Raises where x fits a layer, but not this one; the functions would blame gamma."""
-        if not arrays.is_array(x) or not arrays.is_array(self.weight):
+        """Raises where x fits a layer, but not this one; the functions would blame gamma and beta."""
+        if (self.bias.dtype, self.bias.shape) != (self.weight.dtype, self.weight.shape):
+            raise ValueError(
+                f"bias: got {self.bias.dtype} {self.bias.shape}, expected {self.weight.dtype} "
+                f"{self.weight.shape} like weight"
+            )
+        if not arrays.is_array(x):
             return
         if x.dtype != self.weight.dtype:
             dtype = self.weight.dtype
@@ -496,10 +525,11 @@ class BatchNorm:
             raise ValueError(f"state_dict: got {got}, expected a dict with keys {sorted(expected)}")
         for name in _STATE:
             new, old = state_dict[name], getattr(self, name)
-            if not isinstance(new, np.ndarray) or (new.dtype, new.shape) != (old.dtype, old.shape):
-                seen = f"{new.dtype} {new.shape}" if isinstance(new, np.ndarray) else type(new).__name__
+            is_plain = isinstance(new, np.ndarray) and not isinstance(new, np.ma.MaskedArray)
+            if not is_plain or (new.dtype, new.shape) != (old.dtype, old.shape):
+                seen = f"{new.dtype} {new.shape}" if is_plain else type(new).__name__
                 raise ValueError(f"state_dict[{name!r}]: got {seen}, expected {old.dtype} {old.shape}")
-            arrays.check_inplace(name, old)
+        self._check_writeable(*_STATE)
         count = _check_count("state_dict['num_batches_tracked']", state_dict["num_batches_tracked"])
         for name in _STATE:
             self._run.assign(getattr(self, name), state_dict[name])
@@ -525,7 +555,7 @@ def forward_and_statistics(
     ``running``: what the caller writes to next; checked here, before the first byte of y.
     """
     read = {"x": x, "gamma": gamma, "beta": beta}
-    backend, (x, gamma, beta, *_, out) = backends.enter(backend, read, {**(running or {}), "out": out})
+    backend, (x, gamma, beta, *_, out) = _enter(backend, read, {**(running or {}), "out": out})
     run = backends.module(backend)
     eps, relu = check_eps(eps), switch("relu", relu)
     walk = _check_values(x, axis, at_least=2)
@@ -547,6 +577,12 @@ def forward_and_statistics(
         see(x), gamma, beta, see(y), mean, inv, mean64, var64, walk.sizes, walk.channels_last, relu, eps
     )
     return y, mean, inv, mean64, var64
+
+
+def _enter(backend: str, read: Mapping[str, Any], written: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    """As ``backends.enter``; subclasses of NumPy's array, which may calculate otherwise, as plain arrays."""
+    backend, seen = backends.enter(backend, read, written)
+    return backend, [arrays.plain(a) for a in seen]
 
 
 def _check_count(name: str, count: Any) -> int:
@@ -581,10 +617,46 @@ def _check_dtype(dtype: Any) -> np.dtype[Any]:
     return found
 
 
+def _check_backend(backend: Any) -> str:
+    backends.check(backend)
+    return str(backend)
+
+
 def _check_axis(axis: Any) -> int:
     if not isinstance(axis, (int, np.integer)) or isinstance(axis, bool) or axis not in (1, -1):
         raise ValueError(f"axis: got {axis!r}, expected 1 or -1, where the channels are")
     return int(axis)
+
+
+def _check_vector(name: str, a: Any) -> Array:
+    """``a`` if it could be an array of some layer; whether of this one, ``forward`` tells."""
+    if not arrays.lives_on_gpu(a):
+        arrays.check_aligned_array(name, a)
+    if a.ndim != 1:
+        raise ValueError(f"{name}: got shape {a.shape}, expected one axis, of channels{_reshaped(name, a)}")
+    vector: Array = a
+    return vector
+
+
+def _reshaped(name: str, a: Array, shape: tuple[int, ...] | None = None) -> str:
+    """What to do with an array of another shape, if it has the right elements."""
+    if shape is not None and a.size != math.prod(shape):
+        return ""
+    to = a.size if shape is None else shape[0] if len(shape) == 1 else shape
+    return f"; pass {f'np.asarray({name})' if isinstance(a, np.ndarray) else name}.reshape({to})"
+
+
+# What a layer's attributes go through when they are set, by name.
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "eps": check_eps,
+    "momentum": lambda momentum: None if momentum is None else check_momentum(momentum),
+    "relu": partial(switch, "relu"),
+    "axis": _check_axis,
+    "backend": _check_backend,
+    "training": partial(switch, "training"),
+    "num_batches_tracked": partial(_check_count, "num_batches_tracked"),
+    **{name: partial(_check_vector, name) for name in _STATE},
+}
 
 
 def _check_values(x: Any, axis: int, at_least: int) -> _Walk:
@@ -642,7 +714,8 @@ def _check_like(name: str, a: Any, x: Array) -> None:
             f"{name}: got dtype {a.dtype}, expected x's {x.dtype}; use {name}.astype(np.{x.dtype})"
         )
     if a.shape != x.shape:
-        raise ValueError(f"{name}: got shape {a.shape}, expected x's {x.shape}")
+        fix = _reshaped(name, a, x.shape)
+        raise ValueError(f"{name}: got shape {a.shape}, expected x's {x.shape}{fix}")
     if a.size and not arrays.same_layout(a, x):
         raise ValueError(
             f"{name}: strides {a.strides} differ from x's {x.strides}, so the two cannot be walked "
@@ -657,7 +730,10 @@ def _check_channels(name: str, a: Any, walk: _Walk, x: Array) -> None:
             f"{name}: got dtype {a.dtype}, expected x's {x.dtype}; use {name}.astype(np.{x.dtype})"
         )
     if a.shape != (walk.channels,):
-        raise ValueError(f"{name}: got shape {a.shape}, expected ({walk.channels},), one for each channel")
+        fix = _reshaped(name, a, (walk.channels,))
+        raise ValueError(
+            f"{name}: got shape {a.shape}, expected ({walk.channels},), one for each channel{fix}"
+        )
     if not a.flags.c_contiguous:
         raise ValueError(f"{name}: strides {a.strides} leave gaps; pass np.ascontiguousarray({name})")
 

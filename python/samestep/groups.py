@@ -41,6 +41,15 @@ class Group(MutableMapping[str, float]):
         for name, value in hyper.items():
             self._set(name, *self._checked(name, value))
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # An attribute would change nothing.
+        if not name.startswith("_") and (name != "params" or "params" in vars(self)):
+            raise AttributeError(
+                f"{name}: a group is a dict, whose values are set by their keys, {', '.join(self)}: "
+                "groups[0]['lr'] = 0.1"
+            )
+        super().__setattr__(name, value)
+
     def check(self, name: str, value: Any) -> tuple[float | None, Any]:
         """What `name` may be set to, in the form that ``_set`` takes; nothing is set."""
         if name not in self._hyper:

@@ -675,11 +675,16 @@ class Optimizer:
         """Writes everything but the parameters to one safetensors file, whole or not at all.
 
         A temporary file in the same folder is written, synced and moved into place: whatever stops
-        the process, ``path`` is what it was before or the whole new checkpoint. Schedules are not in
-        it. Needs the extra ``checkpoint``.
+        the process, ``path`` is what it was before or the whole new checkpoint. It keeps its permissions;
+        a link stays, and what it leads to is replaced. Beside the state no more than a few pieces of it
+        are in memory. Schedules are not in the file, nor is what a class of your own adds.
 
         Args:
             path: of the file, by custom ``*.safetensors``.
+
+        Raises:
+            OSError: the file cannot be written; no temporary file is left.
+            ValueError: something that is neither file nor folder is there, such as a device.
 
         Example:
             >>> import numpy as np, samestep as ss, tempfile, os
@@ -698,11 +703,11 @@ class Optimizer:
             "hyper": {n: self.groups[0][n] if callable(v) else v for n, v in self._default_hyper.items()},
         }
         params = [[w.dtype.name, list(w.shape)] for w in self._params]
-        facts = {**self._facts(), "class": type(self).__name__, "made_with": made_with, "params": params}
+        kind = {"class": type(self).__name__, "module": type(self).__module__}
+        facts = {**self._facts(), **kind, "made_with": made_with, "params": params}
         from . import checkpoint  # here: it imports a third of what the package does
 
-        # In main memory no copy is made: state_dir may hold more than fits.
-        checkpoint.write(path, facts, self.state_dict()["state"] if self.backend == "cuda" else self._state)
+        checkpoint.write(path, facts, self._state)
 
     @classmethod
     def load(
@@ -713,6 +718,12 @@ class Optimizer:
         state_dir: str | os.PathLike[str] | None = None,
     ) -> Self:
         """The optimizer that ``save`` wrote, over these parameters; training goes on with the same bits.
+
+        The state is copied from where it lies in the file: with ``state_dir`` it may be larger than memory.
+        The class is the one that was saved: this one or, as long as it has been defined, one derived from
+        it. Of a derived class ``__init__`` is not called: attributes that it sets are to be set
+        again. Or make the optimizer and have it take the state over:
+        ``optimizer.load_state_dict(kind.load(path, params).state_dict())``.
 
         Args:
             path: of the file.
@@ -728,9 +739,7 @@ class Optimizer:
         from . import checkpoint
 
         facts, tensors = checkpoint.read(path)
-        kind = cls._kind_saved_as(facts["class"])
-        if kind is None:
-            raise ValueError(f"{os.fspath(path)}: of {facts['class']}, expected {cls.__name__}")
+        kind = cls._kind_saved_as(os.fspath(path), facts["class"], facts.get("module"))
         made: Self = kind.__new__(kind)
         Optimizer.__init__(
             made, params, backend=backend, state_dir=state_dir, **facts["made_with"], **facts["options"]
@@ -763,12 +772,22 @@ class Optimizer:
                 )
 
     @classmethod
-    def _kind_saved_as(cls, name: str) -> type[Self] | None:
-        """This class or the one derived from it that has the name."""
-        if cls.__name__ == name:
-            return cls
-        found = (kind._kind_saved_as(name) for kind in cls.__subclasses__())
-        return next((kind for kind in found if kind is not None), None)
+    def _kind_saved_as(cls, path: str, name: str, module: str | None) -> type[Self]:
+        """This class or the one derived from it that has the name; of several, the one of that module.
+
+        ``module``: None in old checkpoints.
+        """
+        kinds: list[type[Self]] = [cls]
+        for kind in kinds:  # it grows
+            kinds += (derived for derived in kind.__subclasses__() if derived not in kinds)
+        named = [kind for kind in kinds if kind.__name__ == name]
+        if not named:
+            raise ValueError(
+                f"{path}: of {name}, expected {cls.__name__} or a class derived from it; if {name} is one, "
+                "define or import it before"
+            )
+        # Defined twice, as in a notebook, the last one counts.
+        return ([kind for kind in named if kind.__module__ == module] or named[:1])[-1]
 
     def _check_state_dict(self, state_dict: Mapping[str, Any]) -> list[dict[str, float | None]]:
         def expect(what: str, got: Any, expected: Any) -> None:

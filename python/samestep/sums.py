@@ -44,13 +44,16 @@ def canonical_sum(x: Array, axis: int | None = None, *, backend: str = "auto") -
     """
     backend, (x,) = backends.enter(backend, {"x": x})
     run = backends.module(backend)
-    front_door.check_readable("x", x)
+    x = front_door.plain(front_door.check_readable("x", x))
     if axis is None:
         total: NDArray[np.float64] = run.canonical_sum(x, 1, x.size, 1)
         return total.reshape(())
-    if not hasattr(axis, "__index__"):
-        raise TypeError(f"axis: got {axis!r}, expected a whole number or None")
-    at = operator.index(axis)
+    try:
+        if isinstance(axis, (bool, np.bool_)):
+            raise TypeError
+        at = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"axis: got {axis!r}, expected a whole number or None") from None
     if not -x.ndim <= at < x.ndim:
         raise ValueError(f"axis: got {axis}, expected one of the {x.ndim} axes of x with shape {x.shape}")
     at %= x.ndim
@@ -82,6 +85,7 @@ def global_norm(arrays: Any, *, backend: str = "auto") -> float:
     """
     given, names = front_door.flatten(arrays, "arrays")
     backend, items = backends.enter(backend, dict(zip(names, given, strict=True)))
-    for a, name in zip(items, names, strict=True):
-        front_door.check_readable(name, a)
-    return float(backends.module(backend).global_norm(items))
+    seen = [
+        front_door.plain(front_door.check_readable(name, a)) for a, name in zip(items, names, strict=True)
+    ]
+    return float(backends.module(backend).global_norm(seen))

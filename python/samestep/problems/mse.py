@@ -104,6 +104,18 @@ class MSE:
         self.scale: Scale = scale
         self._bind()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # What is known about the problem would not be true any more, or the name is misspelt.
+        if name in ("Phi", "y", "scale", "backend"):
+            is_refused = name in vars(self)
+        else:
+            is_refused = type(self) is MSE and not name.startswith("_") and not hasattr(MSE, name)
+        if is_refused:
+            raise AttributeError(
+                f"{name}: a problem stays what it was made of, Phi, y, scale and backend; make another MSE"
+            )
+        super().__setattr__(name, value)
+
     @property
     def _run(self) -> Any:
         return backends.module(self.backend)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ class Report:
         Raises:
             OSError: the file cannot be written.
         """
-        path = Path(path)
+        path = Path(realpath(path))
         _unfinished(path).write_text(page(self.pictures, self.rows, self.quick, self.table), encoding="utf-8")
         _unfinished(path).replace(path)
 
@@ -87,7 +88,7 @@ def check_out(path: str | PathLike[str]) -> None:
     Raises:
         ReportError: the path is a folder or a device, or lies where nothing can be written.
     """
-    path = Path(path)
+    path = Path(realpath(path))
     if path.exists() and not path.is_file():
         raise ReportError(f"out: got {path}, which is no file; name one, such as report.html")
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import sqrt
 
+from ..options import switch
 from ..problems import Floats
 from .checks import check_momentum
 
@@ -92,7 +93,7 @@ def terminal_step(lr: float, momentum: float, g: float, alternating: bool = Fals
         -1.0
     """
     check_momentum(momentum)
-    return -lr * g / (1.0 + momentum if alternating else 1.0 - momentum)
+    return -lr * g / (1.0 + momentum if switch("alternating", alternating) else 1.0 - momentum)
 
 
 def nesterov_momenta() -> Iterator[float]:
