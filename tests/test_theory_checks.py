@@ -573,13 +573,30 @@ class TestRounding:
                     assert check.ok is True, check
 
     def test_a_distance_whose_square_overflows(self):
-        bowl = dict(beta=1.0, mu=1.0, optimum=0.0, minimizer=np.zeros(2))
+        bowl = {"beta": 1.0, "mu": 1.0, "optimum": 0.0, "minimizer": np.zeros(2)}
         for problem in (fixed(), ss.problems.Function(lambda w: float(w[0]), lambda w: w, 2, **bowl)):
             made = ss.minimize(problem, np.full(2, 1e200), partial(ss.SGD, lr=0.1), steps=1)
             assert theory.check_run(problem, made)["gap 2LD2/(t+1)"].holds
 
 
 class TestRunOfAnother:
+    def test_a_gradient_that_wants_its_rows(self):
+        """minimize() takes it, and so does the check."""
+
+        class Bowl:
+            size, dimension, dtype = 4, 2, np.dtype(np.float64)
+            beta, convex, optimum, minimizer = 1.0, True, 0.0, np.zeros(2)
+
+            def loss(self, w):
+                return float(w @ w) / 2
+
+            def gradient(self, w, rows):
+                assert rows is None
+                return w
+
+        made = ss.minimize(Bowl(), np.ones(2), partial(ss.SGD, lr=0.5), steps=5)
+        assert theory.check_run(Bowl(), made)["gradient"].holds
+
     """check_run of losses that are no least squares: every bound whose numbers are known."""
 
     @staticmethod

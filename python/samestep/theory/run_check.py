@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..problems import MSE, Float64s
+from ..problems.function import takes
 from .checks import check_problem, is_problem, known
 from .gaps import gap_bounds, gradient_bound
 from .modes import mode_factors, mode_matrices
@@ -399,7 +400,9 @@ def _sgd(run: _Facts) -> Iterator[BoundCheck]:
 def _gradient(run: _Facts, conditions: list[Condition]) -> BoundCheck:
     """At the end alone: a run keeps no gradients."""
     T = run.t[-1:]
-    g = float(np.linalg.norm(run.problem.gradient(run.result.w).astype(np.float64)))
+    gradient, w = run.problem.gradient, run.result.w
+    of_all = gradient(w) if takes(gradient, 1) else gradient(w, None)
+    g = float(np.linalg.norm(of_all.astype(np.float64)))
     bound = np.asarray(gradient_bound(T, 1.0 / run.lr, run.distance or 0.0))
     # The rounding of g: its terms are as large as |Phi| |r|, and |r|^2 = 2 L/c.
     eps = float(np.finfo(run.problem.dtype).eps)

@@ -172,9 +172,9 @@ def check_step_size(problem: Any, optimizer: Optimizer, batch_size: int | None =
                  beta1^2 < beta2, else none; and never less than 1
     ===========  ===============================================================================
 
-    Steps along independent batches have the same edge in the mean: beyond it E w diverges, even where almost
-    every run converges; those of a shuffle are not independent, and may converge for sure. Their spread
-    can need smaller ones, see sgd_step_interpolation, and nothing suffices. With the scales ``half_sum`` and ``sum`` a
+    Steps along independent batches have the same edge in the mean: beyond it E w diverges, though almost
+    every run may converge. Those of a shuffle are not independent. The spread of batches can need smaller
+    steps, see sgd_step_interpolation, and nothing suffices. With the scales ``half_sum`` and ``sum`` a
     batch's gradient is in the mean only the m/N-th part of the full one, and so is its beta.
 
     Args:
