@@ -240,6 +240,7 @@ class TestTables:
                 "row 1 (line 2), column 'price': got 'low', expected a number; mend",
             ),
             ("my size,price\n1,1\nbig,3\n", "mend the cell, or leave the column out: --drop 'my size'\n"),
+            ("-size,price\n1,1\nbig,3\n", "mend the cell, or leave the column out: --drop=-size\n"),
             ("size,price\n1,1\n,3\n", "fill it in or remove the row, or leave the column out: --drop size\n"),
             ("size,price\n1,1\n1,\n", "the value is missing; fill it in or remove the row\n"),
             ("size,price\n1,1\ninf,3\n", "got 'inf', expected a finite number; mend the cell, or leave"),
@@ -306,6 +307,9 @@ class TestTables:
         assert cli.main([*arguments, "id", "grade", "city"]) == 0
         problem = json.loads(capsys.readouterr().out)["problem"]
         assert (problem["columns"], problem["text_columns"]) == (["size"], [])
+        again = ["id", "--drop", "grade", "city"]
+        assert cli.main([*arguments, *again]) == 0
+        assert json.loads(capsys.readouterr().out)["problem"]["columns"] == ["size"]
         for names, message in (
             (["age"], f"drop: {path} has no column 'age'; it has 'id', 'size', 'grade', 'city', 'price'"),
             (["grade", "price"], "drop: got 'price', which is the target; name another column"),

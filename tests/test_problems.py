@@ -286,7 +286,7 @@ class TestFunction:
         assert (problem.beta, problem.mu, problem.optimum, problem.convex) == (4.0, 1.0, 0.0, True)
         assert type(problem.beta) is float
         assert (bowl().beta, bowl().mu, bowl().optimum, bowl().minimizer(), bowl().convex) == (None,) * 5
-        assert bowl(mu=1.0, convex=False).convex is False
+        assert bowl(mu=1.0, convex=False).convex is bowl(convex=np.bool_(False)).convex is False
         assert repr(problem) == "Function(p=2, float64, N=1, beta=4, mu=1, optimum=0)"
 
     @pytest.mark.parametrize(
@@ -294,6 +294,11 @@ class TestFunction:
         [
             (TypeError, "loss: got float, expected a function of w", {"loss": 1.0}),
             (TypeError, "gradient: got ndarray, expected a function of w", {"gradient": np.ones(2)}),
+            (TypeError, r"loss: cannot be called as loss\(w\)", {"loss": lambda: 0.0}),
+            (TypeError, r"as gradient\(w, rows\), as size=3 does; let it take the rows", {"size": 3}),
+            (TypeError, r"as gradient\(w\), as size=1 does; .* size=", {"gradient": lambda w, rows: w}),
+            (TypeError, "minimizer: got .*, expected 2 real numbers, as w", {"minimizer": [1j, 0.0]}),
+            (TypeError, "minimizer: got .*, expected 2 real numbers, as w", {"minimizer": ["a", "b"]}),
             (TypeError, "dimension: got 2.0, expected a whole number", {"dimension": 2.0}),
             (ValueError, "dimension: got 0, expected 1 or more", {"dimension": 0}),
             (ValueError, "size: got 0, expected 1 or more", {"size": 0}),

@@ -14,10 +14,10 @@ import pytest
 from browser import CHROMIUM, Browser
 from samestep import cli, report
 from samestep.demo import Edge
-from samestep.report import descent, items, landscapes, methods, own, paths, slides, surfaces
+from samestep.report import descent, items, landscapes, methods, own, paths, rates, slides, surfaces
 from samestep.report.page import page
 from samestep.report.pictures import drawn
-from samestep.table import read_csv
+from samestep.table import Table, read_csv
 from samestep.theory import check_run
 
 IN_BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium, which is not installed")
@@ -452,3 +452,11 @@ class TestInBrowser:
             other.open(path, 390)
             assert len(other.complaints) >= 3
             assert len(other.requests) >= 2
+
+
+def test_the_picture_of_the_edges_has_a_true_headline():
+    """The heavy ball in it converges up to 3/beta, NAG up to 1.5/beta."""
+    table = Table("mine", ("a",), "b", np.array([[1.0], [-1.0]]) / 2**0.5, np.array([1.0, -1.0]))
+    own_edge = own.parts(table)[0][1]
+    assert rates.edge.title == "Each method has its edge"
+    assert own_edge.title == "Each method has its edge, on your table"

@@ -118,7 +118,9 @@ def _add_table(command: argparse.ArgumentParser) -> None:
         help="a table of your own: numbers, first line column names; text is left out",
     )
     command.add_argument("--target", metavar="COLUMN", help="the column of FILE to predict")
-    command.add_argument("--drop", metavar="COLUMN", nargs="+", help="columns of FILE to leave out")
+    command.add_argument(
+        "--drop", metavar="COLUMN", nargs="+", action="extend", help="columns of FILE to leave out"
+    )
 
 
 def _own_table(arguments: argparse.Namespace) -> Table | None:

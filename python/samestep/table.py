@@ -253,7 +253,9 @@ def _is_number(cell: str) -> bool:
 def _number(path: Path, row: _Row, name: str, j: int, needed: bool) -> float:
     cell = row.cells[j]
     place = f"{path}: {row.place}, column {name!r}"
-    drop = "" if needed else f", or leave the column out: --drop {shlex.quote(name)}"
+    # An argument that begins with a dash is an option, unless it is tied to its own.
+    option = f"--drop{'=' if name.startswith('-') else ' '}{shlex.quote(name)}"
+    drop = "" if needed else f", or leave the column out: {option}"
     if _is_missing(cell):
         raise TableError(f"{place}: the value is missing; fill it in or remove the row{drop}")
     try:

@@ -7,7 +7,6 @@ of the compiled loop (csrc/train.cpp), with the same bits.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import numbers
 import sys
 import time
@@ -24,6 +23,7 @@ from .arrays import check_writeable, frozen
 from .optimizer import Optimizer
 from .optional import require
 from .problems import MSE, Floats, Integers
+from .problems.function import takes
 from .reference.sampling import Sampler
 
 Sampling = Literal["full", "shuffle", "with_replacement"]
@@ -204,7 +204,7 @@ def minimize(
             raise TypeError(f"{name}: got {switch!r}, expected True or False")
     if callback is not None and not callable(callback):
         raise TypeError(f"callback: got {type(callback).__name__}, expected a callable or None")
-    if callback is not None and not _takes(callback, 3):
+    if callback is not None and not takes(callback, 3):
         raise TypeError("callback: cannot be called as callback(step, w, loss)")
     if not callable(clock):
         raise TypeError(f"clock: got {type(clock).__name__}, expected a callable that returns seconds")
@@ -308,22 +308,11 @@ def _check_problem(problem: Problem, sampling: Sampling) -> None:
         if not callable(getattr(problem, name)):
             got = type(getattr(problem, name)).__name__
             raise TypeError(f"problem.{name}: got {got}, expected a method")
-    if not _takes(problem.gradient, 2) and (sampling != "full" or not _takes(problem.gradient, 1)):
+    if not takes(problem.gradient, 2) and (sampling != "full" or not takes(problem.gradient, 1)):
         fix = "" if sampling == "full" else "; sampling='full' does with gradient(w)"
         raise TypeError(
             f"problem.gradient: cannot be called as gradient(w, rows), as sampling={sampling!r} does{fix}"
         )
-
-
-def _takes(function: Callable[..., object], arguments: int) -> bool:
-    """Whether it can be called with so many; of a compiled one that may not be known."""
-    try:
-        inspect.signature(function).bind(*[None] * arguments)
-    except TypeError:
-        return False
-    except ValueError:
-        return True
-    return True
 
 
 def _own_loss(problem: Problem, w: Floats) -> float:
@@ -492,7 +481,7 @@ class _PythonSteps:
         self._problem = problem
         self._optimizer = optimizer
         self._batches = batches
-        self._alone = _takes(problem.gradient, 1)
+        self._alone = takes(problem.gradient, 1)
 
     def make(self, wanted: int) -> int:
         w, rows = self._optimizer.params[0], next(self._batches)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import numbers
 from collections.abc import Callable
 from typing import Any
@@ -76,6 +77,17 @@ class Function:
         self._loss, self._gradient = loss, gradient
         self.dimension = _whole("dimension", dimension)
         self.size = _whole("size", size)
+        if not takes(loss, 1):
+            raise TypeError("loss: cannot be called as loss(w)")
+        if self.size > 1 and not takes(gradient, 2):
+            raise TypeError(
+                f"gradient: cannot be called as gradient(w, rows), as size={self.size} does; let it take the "
+                "rows of a batch, None for all, or leave size out"
+            )
+        if self.size == 1 and not takes(gradient, 1):
+            raise TypeError(
+                "gradient: cannot be called as gradient(w), as size=1 does; if it takes rows, pass size=..."
+            )
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         if self.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
             raise TypeError(f"dtype: got {self.dtype}, expected float32 or float64")
@@ -84,11 +96,14 @@ class Function:
         self.optimum = _number("optimum", optimum, at_least=-np.inf)
         if self.beta is not None and self.mu is not None and self.mu > self.beta:
             raise ValueError(f"mu: got {self.mu}, expected at most beta = {self.beta}")
-        if convex is not None and not isinstance(convex, bool):
+        if convex is not None and not isinstance(convex, (bool, np.bool_)):
             raise TypeError(f"convex: got {convex!r}, expected True, False or None")
-        self.convex = True if convex is None and self.mu is not None else convex
+        known = True if self.mu is not None else None
+        self.convex = known if convex is None else bool(convex)
         self._minimizer: Float64s | None = None
         if minimizer is not None:
+            if np.asarray(minimizer).dtype.kind not in "iuf":
+                raise TypeError(f"minimizer: got {minimizer!r}, expected {self.dimension} real numbers, as w")
             least = np.array(minimizer, dtype=np.float64)
             if least.shape != (self.dimension,):
                 raise ValueError(f"minimizer: got shape {least.shape}, expected {(self.dimension,)}, as w")
@@ -230,6 +245,17 @@ class Function:
             )
         if w.shape != (self.dimension,):
             raise ValueError(f"w: got shape {w.shape}, expected {(self.dimension,)}")
+
+
+def takes(function: Callable[..., object], arguments: int) -> bool:
+    """Whether it can be called with so many; of a compiled one that may not be known."""
+    try:
+        inspect.signature(function).bind(*[None] * arguments)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
 
 
 def _whole(name: str, value: Any) -> int:

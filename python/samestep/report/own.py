@@ -44,7 +44,7 @@ def parts(table: Table) -> tuple[list[Picture], list[Item]]:
     )
     edge = replace(
         rates.edge,
-        title="The edge: from 2/β on, nothing converges, on your table",
+        title="Each method has its edge, on your table",
         label="The gap after up to 300 steps against the step size times beta for three methods, each with a "
         "cliff at its stability edge",
         caption=(

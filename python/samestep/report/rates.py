@@ -229,7 +229,7 @@ def edge_scan(problem: MSE, family: str, times_beta: Float64s, momentum: float, 
 
 @picture(
     "edge",
-    "The edge: from 2/β on, nothing converges",
+    "Each method has its edge",
     "The gap after 300 steps against the step size times beta for three methods, each with a cliff at its "
     "stability edge",
 )

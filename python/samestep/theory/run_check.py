@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..problems import MSE, Float64s
+from ..problems.function import takes
 from .checks import check_problem, is_problem, known
 from .gaps import gap_bounds, gradient_bound
 from .modes import mode_factors, mode_matrices
@@ -162,17 +163,18 @@ def check_run(problem: Any, result: Result) -> RunCheck:
     its rule says from one that does not, on both sides of the edge.
 
     All of them but reach are about full gradients, hyper-parameters that stayed as they were, and a start
-    at rest; where a run had batches, a schedule or a velocity they are shown but not promised, and modes
-    only allows for the velocity. A change of hyper-parameters is seen if the optimizer's present ones are
-    not those of the start.
+    at rest; where a run had batches, other hyper-parameters at its end or a velocity they are shown but not
+    promised, and modes only allows for the velocity. A change of hyper-parameters is seen if the optimizer's
+    present ones are not those of the start; a schedule is refused.
 
     problems.MSE is convex and quadratic and knows every number. Of another problem the bounds are formed
     whose numbers it knows: ``beta`` always; L* from ``optimum``, D from ``minimizer()``, mu from ``mu``;
     ``convex`` says whether it is. They are believed: a bound that breaks may be theirs.
 
-    Rounding: a gap is a difference of losses, known to 8p units in the last place of c |y|^2/2 or L and
-    to 4t of L, in the problem's dtype; of another problem L(w_0) and L* stand in the place of c |y|^2/2.
-    "modes" allows for the root of the dtype's precision besides. A bound larger than the dtype holds, or
+    Rounding: a gap is a difference of losses, known to 8p units in the last place of c |y|^2/2, L(w_0) or
+    L and to 4t of L, in the problem's dtype; of another problem L* stands in the place of c |y|^2/2.
+    "modes" allows for the root of the dtype's precision besides; it and "spectrum" for the growth of what
+    the start is not known to. A bound larger than the dtype holds, or
     so large that the sum behind the loss overflows, is never broken.
 
     Args:
@@ -265,9 +267,10 @@ class _Facts:
     def _of_least_squares(self, problem: MSE) -> None:
         self.optimum: float | None = problem.optimum
         self.mu: float | None = pl_constant(problem)
-        # Half c |y|^2 is the loss at 0: what the residuals' rounding is measured by.
+        # Half c |y|^2 is the loss at 0: what the residuals' rounding is measured by; that of steps from afar
+        # is measured by the loss there.
         y = problem.y.astype(np.float64)
-        self._see_losses(problem.c / 2.0 * float(y @ y))
+        self._see_losses(problem.c / 2.0 * float(y @ y), abs(self.result.losses[0]))
         # The sum of squares overflows before it is scaled.
         self.largest = float(np.finfo(problem.dtype).max) * min(1.0, problem.c / 2.0)
         # The error and the velocity, split along the eigenvectors. Where the curvature is 0 nothing moves.
@@ -277,7 +280,7 @@ class _Facts:
         self.curvatures = problem.c * sigma * sigma
         self.curvatures[self.curvatures < self.mu * (1.0 - 1e-9)] = 0.0
         self.error, self.velocity = V @ e, V @ self.velocity
-        self.distance: float | None = float(np.linalg.norm(self.error[self.curvatures > 0.0]))
+        self.distance: float | None = _length(self.error[self.curvatures > 0.0])
 
     def _of_another(self, problem: Any) -> None:
         self.optimum = None if getattr(problem, "optimum", None) is None else float(problem.optimum)
@@ -289,7 +292,7 @@ class _Facts:
         least = minimizer() if callable(minimizer) else minimizer
         self.distance = None
         if least is not None:
-            self.distance = float(np.linalg.norm(self.result.w0.astype(np.float64) - least))
+            self.distance = _length(self.result.w0.astype(np.float64) - least)
         lowest = int(np.argmin(np.nan_to_num(self.gaps + self.rounding, nan=inf)))
         if self.optimum is not None and self.gaps[lowest] < -self.rounding[lowest]:
             raise ValueError(
@@ -338,6 +341,11 @@ class _Facts:
         return _bound_check(name, formula, conditions, t, gaps, bound, rounding, held)
 
 
+def _length(e: Float64s) -> float:
+    """|e|; the largest float there is where its square overflows, so that bounds stay bounds."""
+    return min(float(np.linalg.norm(e)), float(np.finfo(np.float64).max))
+
+
 def _bound_check(
     name: str,
     formula: str,
@@ -380,7 +388,9 @@ def _sgd(run: _Facts) -> Iterator[BoundCheck]:
     if run.quadratic:
         curved = run.problem.eigenvalues > 0.0
         factor = float(np.abs(mode_factors(run.problem, lr)[curved]).max(initial=0.0))
-        yield run.upper("spectrum", "G_t <= max(1-lr lambda)^2t G_0", run.plain, factor ** (2.0 * t) * gap0)
+        # G_0 is known to its rounding, which grows as G does.
+        bound = factor ** (2.0 * t) * (gap0 + run.rounding[0])
+        yield run.upper("spectrum", "G_t <= max(1-lr lambda)^2t G_0", run.plain, bound)
     if lr > 0.0 and run.knows("minimizer"):
         yield _gradient(run, [*run.plain, run.convex, small])
     if run.quadratic:
@@ -390,7 +400,9 @@ def _sgd(run: _Facts) -> Iterator[BoundCheck]:
 def _gradient(run: _Facts, conditions: list[Condition]) -> BoundCheck:
     """At the end alone: a run keeps no gradients."""
     T = run.t[-1:]
-    g = float(np.linalg.norm(run.problem.gradient(run.result.w).astype(np.float64)))
+    gradient, w = run.problem.gradient, run.result.w
+    of_all = gradient(w) if takes(gradient, 1) else gradient(w, None)
+    g = float(np.linalg.norm(of_all.astype(np.float64)))
     bound = np.asarray(gradient_bound(T, 1.0 / run.lr, run.distance or 0.0))
     # The rounding of g: its terms are as large as |Phi| |r|, and |r|^2 = 2 L/c.
     eps = float(np.finfo(run.problem.dtype).eps)
@@ -441,14 +453,18 @@ def _modes(run: _Facts) -> BoundCheck:
     momenta = {name: value for name, value in run.hyper.items() if name != "lr"}
     M = mode_matrices(run.family, run.curvatures, run.lr, **momenta)  # type: ignore[arg-type]
     x = np.stack([run.error, run.velocity], axis=-1)[..., None]
-    expected = np.empty(len(run.t))
+    expected, grown = np.empty(len(run.t)), np.empty(len(run.t))
     # A run that diverges may leave the dtype; what is expected from there on is never broken.
-    now = 0
+    now, moved, most = 0, np.broadcast_to(np.eye(2), M.shape), 1.0
     for i, t in enumerate(run.t):
-        x = np.linalg.matrix_power(M, int(t) - now) @ x
+        moved = np.linalg.matrix_power(M, int(t) - now) @ moved
         now = int(t)
-        expected[i] = 0.5 * float(run.curvatures @ x[:, 0, 0] ** 2)
-    allowed = run.rounding + sqrt(np.finfo(run.problem.dtype).eps) * np.abs(expected)
+        expected[i] = 0.5 * float(run.curvatures @ (moved @ x)[:, 0, 0] ** 2)
+        # The start is known to its rounding, which grows as the error does.
+        grown[i] = most = max(most, float((moved[:, 0] ** 2).max(initial=0.0)))
+    allowed = (
+        run.rounding + sqrt(np.finfo(run.problem.dtype).eps) * np.abs(expected) + grown * run.rounding[0]
+    )
     held = (np.abs(run.gaps - expected) <= allowed) | ~(expected <= run.largest)
     formula = "G_t = sum lambda_i e_i,t^2/2"
     return _bound_check("modes", formula, run.plain, run.t, run.gaps, expected, allowed, held)

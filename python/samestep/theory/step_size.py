@@ -69,14 +69,14 @@ class StepSizeCheck:
     def converges(self) -> bool | None:
         """Whether the run converges: True or False of a quadratic, whose run the edge decides; else None.
 
-        Of batches on a quadratic False above the edge, where their mean diverges, and None below, where
-        their spread decides. An lr of 0 makes no step, and False.
+        Of batches None on both sides of it: their spread decides, and a run may converge where the mean of
+        all runs diverges. An lr of 0 makes no step, and False.
         """
         if not self.quadratic or self.edge is None:
             return None
-        if not 0.0 < self.lr < self.edge:
+        if self.lr == 0.0:
             return False
-        return None if self.batches else True
+        return None if self.batches else self.lr < self.edge
 
     def __str__(self) -> str:
         if self.edge is None:
@@ -93,8 +93,8 @@ class StepSizeCheck:
         )
         if self.quadratic:
             if not self.below:
-                mean = " even in the mean" if self.batches else ""
-                return f"{lead}: not below it, does not converge{mean}; lower lr"
+                mean = "the mean over independent batches diverges"
+                return f"{lead}: not below it, {mean if self.batches else 'does not converge'}; lower lr"
             mean = " in the mean; the spread of batches can need a smaller one" if self.batches else ""
             return f"{lead}: stable{mean}"
         on = "stable on a quadratic" if self.below else "not below it, diverges on a quadratic"
@@ -172,8 +172,9 @@ def check_step_size(problem: Any, optimizer: Optimizer, batch_size: int | None =
                  beta1^2 < beta2, else none; and never less than 1
     ===========  ===============================================================================
 
-    Steps along batches have the same edge in the mean: beyond it E w diverges. Their spread needs smaller
-    ones, see sgd_step_interpolation, and nothing suffices. With the scales ``half_sum`` and ``sum`` a
+    Steps along independent batches have the same edge in the mean: beyond it E w diverges, though almost
+    every run may converge. Those of a shuffle are not independent. The spread of batches can need smaller
+    steps, see sgd_step_interpolation, and nothing suffices. With the scales ``half_sum`` and ``sum`` a
     batch's gradient is in the mean only the m/N-th part of the full one, and so is its beta.
 
     Args:
