@@ -96,7 +96,7 @@ def count(peer: str, kind: str) -> dict[str, tuple[int, int]]:
                 [sys.executable, __file__, "--child", peer, kind, str(threads)],
                 env={**os.environ, VARIABLE[peer]: isa},
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
                 check=True,
             )
             for key, value in json.loads(done.stdout).items():

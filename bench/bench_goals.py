@@ -74,7 +74,7 @@ def import_time(rounds: int) -> dict[str, Any]:
     """Milliseconds that ``import samestep`` takes where NumPy is imported, the least of several."""
     code = "import numpy, time; t = time.perf_counter(); import samestep; print(time.perf_counter() - t)"
     command = [sys.executable, "-c", code]
-    runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(rounds)]
+    runs = [subprocess.run(command, capture_output=True, encoding="utf-8", check=True) for _ in range(rounds)]
     ms = 1e3 * min(float(done.stdout) for done in runs)
     return {"case": "import beyond NumPy", "ms": ms, "goal_ms": 50.0, "met": ms <= 50.0}
 

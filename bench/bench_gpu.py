@@ -172,7 +172,7 @@ def main() -> None:
             rate = f"{r['gb_per_s']:6.0f} GB/s  {r['of_copy']:4.0%} of copy"
             print(f"{r['name']:9} {r['ms']:8.4f}  {rate}  {peers}")
     if args.json:
-        with open(args.json, "w") as file:
+        with open(args.json, "w", encoding="utf-8") as file:
             json.dump(
                 {"device": device, "copy_gb_per_s": copy, "info": ss.info(), "tables": tables}, file, indent=1
             )

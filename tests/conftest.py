@@ -17,6 +17,10 @@ import samestep as ss
 from samestep import _core, golden
 
 ISAS = ss.info()["isas"]
+# Tests alone are collected: pytest would import a helper to look for doctests, whatever that import does.
+collect_ignore = [
+    file.name for file in Path(__file__).parent.glob("*.py") if not file.name.startswith("test_")
+]
 _core.wake_always(True)  # small work, too, is done by as many threads as a test asks for
 
 
@@ -76,10 +80,10 @@ def build_native(name: str, *options: str, target: str = "all") -> Path:
     build = root / "build" / name
     build.mkdir(parents=True, exist_ok=True)
     configure = [cmake, "-S", root, "-B", build, "-DSAMESTEP_NATIVE=ON", "-DSAMESTEP_WERROR=ON", *options]
-    with (build / "lock").open("w") as lock:
+    with (build / "lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the tests run in several processes
         for command in (configure, [cmake, "--build", build, "-j", "2", "--target", target]):
-            done = subprocess.run(command, capture_output=True, text=True)
+            done = subprocess.run(command, capture_output=True, encoding="utf-8")
             assert done.returncode == 0, done.stdout + done.stderr
     return build
 

@@ -107,7 +107,9 @@ EVERYTHING = (
 
 
 def make_copy() -> None:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
+    ).stdout
     for name in listed.splitlines():
         target, source = COPY / name, ROOT / name
         if not source.exists():
@@ -116,7 +118,9 @@ def make_copy() -> None:
         if not target.exists() or target.read_bytes() != source.read_bytes():
             shutil.copyfile(source, target)
     backend = COPY / "python" / "samestep" / "cpu.py"
-    backend.write_text(backend.read_text().replace("\n_self_check()\n", "\n"))
+    backend.write_text(
+        backend.read_text(encoding="utf-8").replace("\n_self_check()\n", "\n"), encoding="utf-8"
+    )
 
 
 def build() -> subprocess.CompletedProcess[str]:
@@ -132,9 +136,11 @@ def build() -> subprocess.CompletedProcess[str]:
         f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
     ]  # fmt: skip
     if not (COPY / "out" / "CMakeCache.txt").exists():
-        subprocess.run(configure, check=True, capture_output=True, text=True)
+        subprocess.run(configure, check=True, capture_output=True, encoding="utf-8")
     done = subprocess.run(
-        [cmake, "--build", str(COPY / "out"), "-j", "2", "--target", "_core"], capture_output=True, text=True
+        [cmake, "--build", str(COPY / "out"), "-j", "2", "--target", "_core"],
+        capture_output=True,
+        encoding="utf-8",
     )
     name = f"_core{sysconfig.get_config_var('EXT_SUFFIX')}"
     if done.returncode == 0:
@@ -151,7 +157,7 @@ def suite(tests: str) -> bool:
             cwd=COPY,
             env={**os.environ, "PYTHONPATH": str(COPY / "python")},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=1800,
         )
     except subprocess.TimeoutExpired:
@@ -162,10 +168,10 @@ def suite(tests: str) -> bool:
 def is_caught(fault: Fault) -> str:
     """By what it is caught, or an empty text."""
     file = COPY / fault.file
-    right = file.read_text()
+    right = file.read_text(encoding="utf-8")
     if fault.old not in right:
         raise SystemExit(f"{fault.name}: {fault.file} no longer holds {fault.old!r}")
-    file.write_text(right.replace(fault.old, fault.new))
+    file.write_text(right.replace(fault.old, fault.new), encoding="utf-8")
     try:
         if build().returncode:
             return "the compiler"
@@ -173,7 +179,7 @@ def is_caught(fault: Fault) -> str:
             return fault.tests
         return "" if suite(EVERYTHING) else "the rest of the suite"
     finally:
-        file.write_text(right)
+        file.write_text(right, encoding="utf-8")
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ FILE = Path(__file__).parent.parent / "python" / "samestep" / "golden.json"
 
 def regenerate(file: Path, contract: int, digests: dict[str, str]) -> list[str]:
     """Adds digests to the file; returns the names that were changed, none unless contract was raised."""
-    old = json.loads(file.read_text())
+    old = json.loads(file.read_text(encoding="utf-8"))
     changed = sorted(
         name
         for name in old["digests"].keys() | digests.keys()
@@ -29,7 +29,7 @@ def regenerate(file: Path, contract: int, digests: dict[str, str]) -> list[str]:
             f"{len(changed)} digests of contract version {old['contract']} would change or go, such as "
             f"{changed[0]!r}; raise CONTRACT in python/samestep/cpu.py if that is meant"
         )
-    file.write_text(json.dumps({"contract": contract, "digests": digests}, indent=1) + "\n")
+    file.write_text(json.dumps({"contract": contract, "digests": digests}, indent=1) + "\n", encoding="utf-8")
     return changed
 
 

@@ -93,7 +93,7 @@ def test_the_command(capsys, tmp_path):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == show.HEADER
     assert [line.split()[:1] for line in lines[1:]] == [["Adam"], ["SGD"]] * 3
-    assert "<svg" in figure.read_text()
+    assert "<svg" in figure.read_text(encoding="utf-8")
     assert main(["bench", *arguments, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["case"] for row in rows] == ["1 x 64"] * 2 + ["1 x 1000"] * 2 + ["3 x 10"] * 2

@@ -36,7 +36,6 @@ def samestep(*arguments, launch=("-m", "samestep"), **environment):
     return subprocess.run(
         [sys.executable, *launch, *map(str, arguments)],
         capture_output=True,
-        text=True,
         encoding="utf-8",
         env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
         timeout=120,
@@ -55,14 +54,14 @@ def diabetes_digests(**environment):
 @pytest.fixture
 def houses(tmp_path):
     path = tmp_path / "houses.csv"
-    path.write_text(HOUSES)
+    path.write_text(HOUSES, encoding="utf-8")
     return path
 
 
 @pytest.fixture(scope="module")
 def small_demo(tmp_path_factory):
     path = tmp_path_factory.mktemp("demo") / "houses.csv"
-    path.write_text(HOUSES)
+    path.write_text(HOUSES, encoding="utf-8")
     return demo.run_demo(table.read_csv(path, "price"))
 
 
@@ -166,7 +165,7 @@ class TestDemo:
     @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
     def test_names_with_any_letters(self, encoding, tmp_path):
         path = tmp_path / "größe$_$.csv"
-        path.write_text("größe,価格\n1,2\n2,3\n4,4\n", "utf-8")
+        path.write_text("größe,価格\n1,2\n2,3\n4,4\n", encoding="utf-8")
         plot = tmp_path / "a.svg"
         done = samestep("demo", "--csv", path, "--target", "価格", "--plot", plot, PYTHONIOENCODING=encoding)
         assert done.returncode == 0, done.stderr
@@ -262,7 +261,7 @@ class TestTables:
     )
     def test_what_is_wrong_comes_with_the_way_out(self, content, message, tmp_path, capsys):
         path = tmp_path / "table.csv"
-        path.write_text(content)
+        path.write_text(content, encoding="utf-8")
         assert cli.main(["demo", "--csv", str(path), "--target", "price"]) == 2
         assert message in capsys.readouterr().err
 
@@ -274,7 +273,7 @@ class TestTables:
     def test_columns_are_centred_and_scaled(self, tmp_path):
         path = tmp_path / "table.csv"
         # A byte-order mark, spaces, an empty line, a constant column and one near the largest number.
-        path.write_text("\ufeffa, b ,one,y\n1,1e308,3,0\n\n 2 ,-1e308,3,4\n6,1e308,3,8\n", "utf-8")
+        path.write_text("\ufeffa, b ,one,y\n1,1e308,3,0\n\n 2 ,-1e308,3,4\n6,1e308,3,8\n", encoding="utf-8")
         got = table.read_csv(path, "y")
         assert (got.name, got.columns, got.target, got.left_out) == ("table.csv", ("a", "b"), "y", ("one",))
         assert got.y.tolist() == [-4.0, 0.0, 4.0]
@@ -283,7 +282,9 @@ class TestTables:
 
     def test_columns_of_text_are_left_out_by_name(self, tmp_path, capsys):
         path = tmp_path / "table.csv"
-        path.write_text("city,size,note,one,price\nUlm,1,,3,2\n n/a ,2,a b,3,4\nKiel,4,7 c,3,7\n")
+        path.write_text(
+            "city,size,note,one,price\nUlm,1,,3,2\n n/a ,2,a b,3,4\nKiel,4,7 c,3,7\n", encoding="utf-8"
+        )
         got = table.read_csv(path, "price")
         assert (got.columns, got.left_out) == (("size",), ("one",))
         assert got.text == {"city": "Ulm", "note": "a b"}
@@ -302,7 +303,9 @@ class TestTables:
 
     def test_columns_are_dropped_on_request(self, tmp_path, capsys):
         path = tmp_path / "table.csv"
-        path.write_text("id,size,grade,city,price\n1,1,A,Ulm,2\n2,2,3,Bonn,4\n3,4,B,Kiel,7\n")
+        path.write_text(
+            "id,size,grade,city,price\n1,1,A,Ulm,2\n2,2,3,Bonn,4\n3,4,B,Kiel,7\n", encoding="utf-8"
+        )
         arguments = ["demo", "--csv", str(path), "--target", "price", "--json", "--drop"]
         assert cli.main([*arguments, "id", "grade", "city"]) == 0
         problem = json.loads(capsys.readouterr().out)["problem"]
@@ -391,7 +394,7 @@ class TestArguments:
         ],
     )
     def test_a_package_that_is_not_there(self, module, arguments, purpose, tmp_path):
-        (tmp_path / f"{module}.py").write_text("raise ImportError('not for this test')")
+        (tmp_path / f"{module}.py").write_text("raise ImportError('not for this test')", encoding="utf-8")
         path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
         done = samestep("demo", *arguments, PYTHONPATH=path)
         assert done.returncode == 2
@@ -593,7 +596,7 @@ class TestChecks:
 
     def test_columns_that_depend_on_each_other(self, tmp_path):
         path = tmp_path / "table.csv"
-        path.write_text("a,b,y\n1,-2,1\n2,-4,3\n3,-6,2\n")
+        path.write_text("a,b,y\n1,-2,1\n2,-4,3\n3,-6,2\n", encoding="utf-8")
         shown = demo.run_demo(table.read_csv(path, "y"))
         assert shown.passed
         assert all(run.reached for run in shown.runs)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_golden_digests_in_a_plain_program(native):
-    done = subprocess.run([native / "golden"], capture_output=True, text=True, check=False)
+    done = subprocess.run([native / "golden"], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     digests = dict(line.rsplit(" ", 1) for line in done.stdout.splitlines())
     assert {name: digests.get(name) for name in golden.DIGESTS} == golden.DIGESTS
@@ -21,7 +21,7 @@ def test_golden_digests_in_a_plain_program(native):
 
 @pytest.mark.skipif(shutil.which("ldd") is None, reason="no ldd here")
 def test_program_needs_no_library_but_the_system_s(native):
-    done = subprocess.run(["ldd", native / "golden"], capture_output=True, text=True, check=True)
+    done = subprocess.run(["ldd", native / "golden"], capture_output=True, encoding="utf-8", check=True)
     libraries = set(re.findall(r"(\S+?)\.so", done.stdout.replace("/", " ")))
     system = "linux-vdso libstdc++ libm libgcc_s libc libpthread ld-linux-x86-64 ld-linux-aarch64"
     assert libraries <= set(system.split())
@@ -29,7 +29,7 @@ def test_program_needs_no_library_but_the_system_s(native):
 
 def test_only_the_module_knows_python():
     for source in (ROOT / "csrc").iterdir():
-        has_python = re.search(r"pybind11|Python\.h|\bpy::", source.read_text()) is not None
+        has_python = re.search(r"pybind11|Python\.h|\bpy::", source.read_text(encoding="utf-8")) is not None
         assert has_python == (source.name == "module.cpp"), source.name
 
 
@@ -39,7 +39,7 @@ def test_isa_files_include_no_library_header():
     while pending:
         name = pending.pop()
         seen.add(name)
-        for header in re.findall(r"#include (\S+)", (ROOT / "csrc" / name).read_text()):
+        for header in re.findall(r"#include (\S+)", (ROOT / "csrc" / name).read_text(encoding="utf-8")):
             if header.startswith('"'):
                 pending += {header.strip('"')} - seen
             else:

@@ -145,4 +145,4 @@ def test_the_text_is_whole():
         "vector.h",
         "kernels.cu",
     ):
-        assert text.count((folder / header).read_text().splitlines()[0]) == 1
+        assert text.count((folder / header).read_text(encoding="utf-8").splitlines()[0]) == 1

@@ -57,6 +57,6 @@ def test_the_same_run_twice():
 
 def test_the_example_runs():
     run = subprocess.run(
-        [sys.executable, str(EXAMPLE), "--epochs", "1"], capture_output=True, text=True, check=True
+        [sys.executable, str(EXAMPLE), "--epochs", "1"], capture_output=True, encoding="utf-8", check=True
     )
     assert "test accuracy" in run.stdout

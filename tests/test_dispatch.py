@@ -28,7 +28,7 @@ def test_best_first_and_baseline_last():
 
 @needs_x86
 def test_matches_what_the_processor_reports():
-    with open("/proc/cpuinfo") as f:
+    with open("/proc/cpuinfo", encoding="utf-8") as f:
         flags = set(next(line for line in f if line.startswith("flags")).split())
     needs = {"avx2": "avx2 fma", "avx512": "avx512f avx512dq avx512bw avx512vl fma"}
     for isa, features in needs.items():
@@ -38,7 +38,7 @@ def test_matches_what_the_processor_reports():
 def run_python(isa: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", CODE]
     environment = {**os.environ, "SAMESTEP_ISA": isa}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=60)
 
 
 @pytest.mark.parametrize("name", ss.info()["isas"])
@@ -85,7 +85,7 @@ class TestSelfCheck:
             print(ss.info()["isas"], ss.info()["isa"])
             w = np.ones(3); ss.SGD(w, 0.5).step(w.copy()); print(w)
         """
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=60)
         before = ss.info()["isas"]
         withdrawn = [name for name in before[:-1] if bad in (name, "all")]
         warned = [*withdrawn, "baseline"] if bad == "all" else withdrawn

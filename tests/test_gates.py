@@ -41,7 +41,7 @@ def isa_objects(build: Path) -> list[Path]:
 def instructions(obj: Path) -> Iterator[tuple[str, str]]:
     """(function, mnemonic) of everything in an object file."""
     listing = subprocess.run(
-        ["objdump", "-dC", "--no-show-raw-insn", obj], capture_output=True, text=True, check=True
+        ["objdump", "-dC", "--no-show-raw-insn", obj], capture_output=True, encoding="utf-8", check=True
     ).stdout
     function = ""
     for line in listing.splitlines():
@@ -58,9 +58,9 @@ def forbidden_in(obj: Path) -> list[tuple[str, str]]:
 
 
 def compile_source(folder: Path, source: str, *flags: str) -> subprocess.CompletedProcess:
-    (folder / "fault.cpp").write_text(source)
+    (folder / "fault.cpp").write_text(source, encoding="utf-8")
     command = ["g++", "-std=c++17", "-c", f"-I{ROOT / 'csrc'}", *flags, "fault.cpp", "-o", "fault.o"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8")
 
 
 @needs_binutils
@@ -80,7 +80,7 @@ def test_no_fused_or_estimated_arithmetic(native):
     ],
 )
 def test_that_gate_fails_when_contraction_is_on(tmp_path, flags):
-    source = (ROOT / "csrc" / "isa.cpp").read_text()
+    source = (ROOT / "csrc" / "isa.cpp").read_text(encoding="utf-8")
     assert (
         compile_source(tmp_path, source, "-O3", "-ffp-contract=fast", *flags, "-DSAMESTEP_ISA=x").returncode
         == 0
@@ -101,7 +101,9 @@ def test_that_gate_fails_on_an_estimate(tmp_path, estimate):
 def test_each_table_has_its_vectors_and_no_wider_ones(native):
     """An AVX register in the baseline, or a 512-bit one in avx2, would crash an older processor."""
     for obj in isa_objects(native):
-        listing = subprocess.run(["objdump", "-d", obj], capture_output=True, text=True, check=True).stdout
+        listing = subprocess.run(
+            ["objdump", "-d", obj], capture_output=True, encoding="utf-8", check=True
+        ).stdout
         isa = obj.parts[-3].removeprefix("isa_").removesuffix(".dir")
         wide = {register for register in ("ymm", "zmm") if f"%{register}" in listing}
         assert wide == {"baseline": set(), "avx2": {"ymm"}, "avx512": {"ymm", "zmm"}}[isa]
@@ -130,7 +132,7 @@ def test_every_loop_of_a_rule_is_vectorised(compiler):
 
 @needs_binutils
 def test_that_gate_fails_without_vectors(tmp_path):
-    source = (ROOT / "csrc" / "isa.cpp").read_text()
+    source = (ROOT / "csrc" / "isa.cpp").read_text(encoding="utf-8")
     flags = ["-O2", "-fno-tree-vectorize", "-fno-tree-slp-vectorize", "-DSAMESTEP_ISA=x"]
     assert compile_source(tmp_path, source, *flags).returncode == 0
     assert len(scalar_loops(tmp_path / "fault.o")) > 90
@@ -151,7 +153,7 @@ def test_that_gate_tells_fused_sums_of_float32_from_all_others():
 
 def weak_or_global(obj: Path) -> list[str]:
     """Symbols that another object's could be mixed up with, but the table."""
-    listing = subprocess.run(["nm", "-C", obj], capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(["nm", "-C", obj], capture_output=True, encoding="utf-8", check=True).stdout
     return [s for s in re.findall(r"^[0-9a-f]+ [A-TV-Zuvw] (.*)$", listing, re.M) if "::isa_" not in s]
 
 
@@ -164,14 +166,14 @@ def test_isa_objects_export_the_table_alone(native):
 @needs_binutils
 def test_that_gate_fails_on_an_inline_function(tmp_path):
     fault = "\ninline int shared() { return 1; }\nint use() { return shared(); }\n"
-    source = (ROOT / "csrc" / "isa.cpp").read_text() + fault
+    source = (ROOT / "csrc" / "isa.cpp").read_text(encoding="utf-8") + fault
     assert compile_source(tmp_path, source, "-O0", "-DSAMESTEP_ISA=x").returncode == 0
     assert sorted(weak_or_global(tmp_path / "fault.o")) == ["shared()", "use()"]
 
 
 def imported_names(obj: Path) -> set[str]:
     listing = subprocess.run(
-        ["nm", "-D", "--undefined-only", obj], capture_output=True, text=True, check=True
+        ["nm", "-D", "--undefined-only", obj], capture_output=True, encoding="utf-8", check=True
     )
     return set(re.findall(r" U (\w+)", listing.stdout))
 
@@ -196,7 +198,7 @@ def test_that_gate_fails_on_pow(tmp_path):
 
 @pytest.mark.parametrize("flag", ["-ffast-math", "-Ofast", "-ffinite-math-only"])
 def test_fast_math_does_not_compile(tmp_path, flag):
-    source = (ROOT / "csrc" / "isa.cpp").read_text()
+    source = (ROOT / "csrc" / "isa.cpp").read_text(encoding="utf-8")
     refused = compile_source(tmp_path, source, flag, "-DSAMESTEP_ISA=x")
     assert refused.returncode
     assert f"samestep: {flag.replace('Ofast', 'ffast-math')}" in refused.stderr
@@ -204,7 +206,7 @@ def test_fast_math_does_not_compile(tmp_path, flag):
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="x87 is in x86 alone")
 def test_x87_arithmetic_does_not_compile(tmp_path):
-    source = (ROOT / "csrc" / "fp.h").read_text()
+    source = (ROOT / "csrc" / "fp.h").read_text(encoding="utf-8")
     refused = compile_source(tmp_path, source, "-mfpmath=387")
     assert refused.returncode
     assert "must be rounded to float" in refused.stderr
@@ -254,7 +256,7 @@ def reference_faults(source: str) -> list[str]:
 
 def test_the_reference_uses_only_what_numpy_rounds_the_same_everywhere():
     for file in (ROOT / "python" / "samestep" / "reference").glob("*.py"):
-        assert reference_faults(file.read_text()) == [], file.name
+        assert reference_faults(file.read_text(encoding="utf-8")) == [], file.name
 
 
 @pytest.mark.parametrize(
@@ -263,6 +265,61 @@ def test_the_reference_uses_only_what_numpy_rounds_the_same_everywhere():
 )
 def test_that_gate_fails_on_a_fault(fault):
     assert len(reference_faults(fault)) == 1
+
+
+TEXT_FUNCTIONS = {"read_text", "write_text", "loadtxt", "genfromtxt", "savetxt"}
+
+
+def text_faults(source: str) -> list[str]:
+    """Where text goes to or comes from a file or a process in the encoding of whatever locale there is."""
+    faults = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and "encoding" not in (words := {word.arg for word in node.keywords}):
+            called = ast.unparse(node.func)
+            name = called.rpartition(".")[2]
+            values = [*node.args, *(word.value for word in node.keywords if word.arg == "mode")]
+            modes = re.findall(r"'([rwxabt+]{1,3})'", " ".join(map(ast.unparse, values)))
+            as_text = modes and "b" not in modes[0]  # of a file; the text that open() takes by default, below
+            if (
+                words & {"text", "universal_newlines"}
+                or name in TEXT_FUNCTIONS
+                or (as_text and name.endswith(("open", "TemporaryFile")))
+                or (not modes and (called == "open" or (name == "open" and not node.args)))
+            ):
+                faults.append(f"line {node.lineno}: {called} without encoding")
+    return faults
+
+
+def test_text_is_utf_8_in_every_locale():
+    files = [f for folder in ("python", "tests", "bench", "examples") for f in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 100
+    for file in files:
+        assert text_faults(file.read_text(encoding="utf-8")) == [], file
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "open(p{})",
+        "open(p, 'w'{})",
+        "p.open(newline=''{})",
+        "p.open('a'{})",
+        "p.open(mode='r'{})",
+        "os.fdopen(handle, 'w'{})",
+        "p.read_text(*(){})",
+        "p.write_text(s{})",
+        "subprocess.run(c, text=True{})",
+        "tempfile.NamedTemporaryFile('w'{})",
+        "np.savetxt(p, x{})",
+    ],
+)
+def test_that_gate_fails_on_text_without_encoding(fault):
+    assert len(text_faults(fault.format(""))) == 1
+    assert text_faults(fault.format(", encoding='utf-8'")) == []
+
+
+def test_that_gate_passes_bytes():
+    assert text_faults("open(p, 'rb'); p.open('x+b'); os.open(p, os.O_RDONLY); browser.open(p, 390)") == []
 
 
 def test_the_reference_does_not_depend_on_numpy_s_vectors():
@@ -279,7 +336,15 @@ def test_the_reference_does_not_depend_on_numpy_s_vectors():
         [sys.executable, "-c", code],
         env={**os.environ, "NPY_DISABLE_CPU_FEATURES": " ".join(vectors)},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=120,
     )
     assert done.stdout == "equal\n", done.stderr
+
+
+def test_helpers_of_the_tests_are_not_collected():
+    """pytest would import each to look for doctests, and stop where that import fails or warns."""
+    options = ["-o", "addopts=--doctest-modules", "--ignore-glob", "*/test_*.py", "--collect-only", "-q"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, Path(__file__).parent]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=120)
+    assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stdout + done.stderr

@@ -50,21 +50,21 @@ def test_reference(group):
 class TestRegenerate:
     def test_adds_what_is_missing(self, tmp_path):
         file = tmp_path / "golden.json"
-        file.write_text(json.dumps({"contract": 1, "digests": {"a": "00"}}))
+        file.write_text(json.dumps({"contract": 1, "digests": {"a": "00"}}), encoding="utf-8")
         assert regenerate(file, 1, {"a": "00", "b": "11"}) == []
-        assert json.loads(file.read_text())["digests"] == {"a": "00", "b": "11"}
+        assert json.loads(file.read_text(encoding="utf-8"))["digests"] == {"a": "00", "b": "11"}
 
     @pytest.mark.parametrize("digests", [{"a": "01", "b": "11"}, {"b": "11"}])
     def test_refuses_to_change_or_drop_one_of_the_same_contract(self, tmp_path, digests):
         file = tmp_path / "golden.json"
         before = json.dumps({"contract": 1, "digests": {"a": "00"}})
-        file.write_text(before)
+        file.write_text(before, encoding="utf-8")
         with pytest.raises(
             SystemExit, match="1 digests of contract version 1 would change or go, such as 'a'"
         ):
             regenerate(file, 1, digests)
-        assert file.read_text() == before
+        assert file.read_text(encoding="utf-8") == before
         assert regenerate(file, 2, digests) == ["a"]
 
     def test_nothing_is_missing_from_the_file(self):
-        assert json.loads(FILE.read_text())["digests"] == golden.DIGESTS
+        assert json.loads(FILE.read_text(encoding="utf-8"))["digests"] == golden.DIGESTS

@@ -899,7 +899,7 @@ class TestKernels:
             "kernels.launch(b'sum_runs_values_float64', 1, 16, words)\n"
         )
         command = [sys.executable, "-c", code, cuda_on_host]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8")
         assert done.returncode != 0
         assert "a barrier that not all threads reach" in done.stderr
 

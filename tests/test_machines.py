@@ -87,7 +87,9 @@ def test_golden_digests(machine, record_property):
     build = build_native("native" if not options else "native-" + machine.replace(" ", "-"), *options)
     # One thread count where it is slow: with instruments, and in emulators.
     few = [] if machine in ("gcc", "clang") else ["--threads", "2"]
-    done = subprocess.run([*runner, build / "golden", *few], capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [*runner, build / "golden", *few], capture_output=True, encoding="utf-8", timeout=600
+    )
     assert done.returncode == 0, done.stderr
     digests = dict(line.rsplit(" ", 1) for line in done.stdout.splitlines())
     found = {name: digests.get(name) for name in golden.DIGESTS}
@@ -103,7 +105,7 @@ def clang_has_fuzzer() -> bool:
         return False
     source = 'extern "C" int LLVMFuzzerTestOneInput(const unsigned char*, unsigned long) { return 0; }'
     command = ["clang++-14", "-fsanitize=fuzzer", "-x", "c++", "-", "-o", os.devnull]
-    return subprocess.run(command, input=source, text=True, capture_output=True).returncode == 0
+    return subprocess.run(command, input=source, encoding="utf-8", capture_output=True).returncode == 0
 
 
 def test_fuzzed_inputs_agree_on_every_instruction_set(record_property):
@@ -121,7 +123,7 @@ def test_fuzzed_inputs_agree_on_every_instruction_set(record_property):
     # No limit on memory: the peak that the fuzzer reads is that of the process that started it.
     options = ["-rss_limit_mb=0", "-max_len=4096", "-seed=1", "-print_final_stats=1"]
     command = [build / "fuzz", f"-max_total_time={seconds}", *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=build)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=build)
     assert done.returncode == 0, done.stderr[-3000:]
     runs = int(done.stderr.split("stat::number_of_executed_units:")[1].split()[0])
     record_property("shown", f"libFuzzer: {runs} inputs in {seconds} s, every instruction set agrees")
@@ -146,7 +148,9 @@ def test_python_suite_on_a_processor_of_2008(record_property):
     ]
     quick = "not million and not products and not every_size"  # those are slow in the emulator
     subset = [f"{tests}/test_rules.py", f"{tests}/test_optimizer.py", "-k", quick]
-    done = subprocess.run([*command, *subset], capture_output=True, text=True, timeout=900, env=os.environ)
+    done = subprocess.run(
+        [*command, *subset], capture_output=True, encoding="utf-8", timeout=900, env=os.environ
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
     record_property("shown", f"x86-64 of 2008, from Python: {done.stdout.splitlines()[-1]}")

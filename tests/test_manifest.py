@@ -95,7 +95,7 @@ def test_proofs_exist(kernel):
     assert tuple(PROOFS[kernel]) == KINDS
     for proof in PROOFS[kernel].values():
         file, name = proof.split("::")
-        tree = ast.parse((Path(__file__).parent / file).read_text())
+        tree = ast.parse((Path(__file__).parent / file).read_text(encoding="utf-8"))
         functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
         assert name in functions, proof
 
@@ -103,7 +103,7 @@ def test_proofs_exist(kernel):
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_seeded_faults_still_fit_the_sources(fault):
     """mutate.py scores the suite with them; a fault whose place is gone would score nothing."""
-    assert fault.old in (ROOT / fault.file).read_text()
+    assert fault.old in (ROOT / fault.file).read_text(encoding="utf-8")
     assert fault.old != fault.new
 
 

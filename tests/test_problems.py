@@ -211,7 +211,7 @@ def test_batches_that_do_not_fit(error, message, rows):
 
 def test_a_table_may_have_lines_of_spaces(tmp_path):
     path = tmp_path / "houses.csv"
-    path.write_text("size,price\n1,2\n \t\n\n2,4\n  \n")
+    path.write_text("size,price\n1,2\n \t\n\n2,4\n  \n", encoding="utf-8")
     assert table.read_csv(path, "price").y.tolist() == [-1.0, 1.0]
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import samestep as ss
 from samestep import verify
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
 def test_example_prints_what_it_says():
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
     (expected,) = re.findall(r"```python\n.*?```\n\n```text\n(.*?)```", README, re.S)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout == expected
     assert len([line for line in code.splitlines() if line]) == 10
 

@@ -256,7 +256,8 @@ class TestOwnTable:
         path = tmp_path_factory.mktemp("own") / "my_<b>houses.csv"
         path.write_text(
             "city,size,rooms,age,one,price_in_$\nUlm,70,3,12,1,210\nBonn,90,4,40,1,272\n"
-            "Kiel,120,4,3,1,341\nJena,55,2,60,1,150\nHalle,101,5,22,1,300\n"
+            "Kiel,120,4,3,1,341\nJena,55,2,60,1,150\nHalle,101,5,22,1,300\n",
+            encoding="utf-8",
         )
         return path
 
@@ -293,7 +294,7 @@ class TestOwnTable:
 
     def test_a_table_that_cannot_be_used_is_said_before_the_work(self, tmp_path, capsys):
         path = tmp_path / "table.csv"
-        path.write_text("size,price\n-1,1\n0,0\n1,1\n")
+        path.write_text("size,price\n-1,1\n0,0\n1,1\n", encoding="utf-8")
         out = tmp_path / "page.html"
         assert cli.main(["report", "--csv", str(path), "--target", "price", "--out", str(out)]) == 2
         assert "no column tells anything of 'price'" in capsys.readouterr().err
@@ -312,7 +313,9 @@ class TestOwnTable:
         }[kind]
         path = tmp_path / "table.csv"
         header = ",".join([*(f"x{j}" for j in range(columns.shape[1])), "y"])
-        np.savetxt(path, np.column_stack([columns, y]), delimiter=",", header=header, comments="")
+        np.savetxt(
+            path, np.column_stack([columns, y]), delimiter=",", header=header, comments="", encoding="utf-8"
+        )
         parts = own.parts(read_csv(path, "y"))[1]
         assert [c for item in parts for c in items.measured(item, quick=True).checks if not c.passed] == []
 
@@ -447,7 +450,9 @@ class TestInBrowser:
 
     def test_complaints_would_be_seen(self, browser, tmp_path):
         path = tmp_path / "bad.html"
-        path.write_text('<script>console.error("a"); nothing()</script><img src="none.png">')
+        path.write_text(
+            '<script>console.error("a"); nothing()</script><img src="none.png">', encoding="utf-8"
+        )
         with Browser() as other:
             other.open(path, 390)
             assert len(other.complaints) >= 3

@@ -10,7 +10,7 @@ import pytest
 import samestep as ss
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs" / "theory.md").read_text()
+PAGE = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
 # Names in a table may leave out the module that the name before them has.
 HOMES = (ss, ss.problems, ss.theory, ss.theory.landscape, ss.theory.flows)
 
@@ -37,7 +37,7 @@ def reaches(home, dotted):
 
 @functools.cache
 def defined(file):
-    tree = ast.parse(file.read_text())
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     return {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
 
 

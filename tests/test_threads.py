@@ -44,7 +44,7 @@ def test_settings():
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", code]
     environment = {**os.environ, **environment}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=60)
 
 
 def test_default_follows_the_affinity_mask():

@@ -222,6 +222,21 @@ def test_state_dicts_interchange_and_layers_copy():
     assert "relu=True" in repr(ours)
 
 
+def test_a_layer_that_never_heard_of_relu_has_none():
+    """torch's layer whose class was set; one that was pickled before there was a relu."""
+    changed, old = torch.nn.BatchNorm2d(3), OURS["BatchNorm2d"](3)
+    changed.__class__ = OURS["BatchNorm2d"]
+    del old.relu
+    x = torch.randn(2, 3, 4, 4)
+    expected = OURS["BatchNorm2d"](3)(x)
+    for layer in (changed, copy.deepcopy(old), pickle.loads(pickle.dumps(old))):
+        assert "relu=False" in repr(layer)
+        assert torch.equal(layer(x), expected)
+        layer.relu = True
+        assert torch.equal(layer(x), torch.relu(expected))
+    assert OURS["BatchNorm2d"].relu is False
+
+
 def test_version_counters():
     """autograd hears of what was written outside of it."""
     layer = OURS["BatchNorm1d"](3)

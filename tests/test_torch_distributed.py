@@ -19,7 +19,7 @@ def test_two_processes_end_on_the_bits_of_one(tmp_path, record_property):
     script = Path(__file__).with_name("torch_ranks.py")
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "SAMESTEP_THREADS": "1"}
     commands = [[sys.executable, str(script), str(rank), str(tmp_path)] for rank in (0, 1)]
-    ranks = [subprocess.Popen(c, env=environment, stderr=subprocess.PIPE, text=True) for c in commands]
+    ranks = [subprocess.Popen(c, env=environment, stderr=subprocess.PIPE, encoding="utf-8") for c in commands]
     try:
         for rank in ranks:
             _, errors = rank.communicate(timeout=300)
@@ -27,7 +27,9 @@ def test_two_processes_end_on_the_bits_of_one(tmp_path, record_property):
     finally:
         for rank in ranks:
             rank.kill()
-    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    first, second = (
+        json.loads((tmp_path / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)
+    )
     assert first == second
     assert len(first) == 25
     for what, digest in first.items():

@@ -570,8 +570,36 @@ def test_clip_grad_norm(dtype):
     assert params[1].grad.equal(before)
     samestep.torch.clip_grad_norm_(params, 1.0)
     assert params[1].grad.isnan().all()
-    with pytest.raises(NotImplementedError, match="norm_type"):
-        samestep.torch.clip_grad_norm_(params, 1.0, norm_type=1)
+
+
+@pytest.mark.parametrize("norm_type", [2, 2.0, "2", " 2.0 ", np.float32(2), torch.tensor(2.0)], ids=repr)
+def test_clip_grad_norm_takes_numbers_as_torch_does(norm_type):
+    for max_norm in (1, "1", np.float64(1), torch.tensor(1.0)):
+        w = Parameter(torch.zeros(2))
+        w.grad = torch.tensor([3.0, 4.0])
+        assert samestep.torch.clip_grad_norm_([w], max_norm, norm_type=norm_type).item() == 5.0
+        torch.testing.assert_close(w.grad, torch.tensor([0.6, 0.8]))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"norm_type": 1}, NotImplementedError, "norm_type: got 1, expected 2"),
+        ({"norm_type": "inf"}, NotImplementedError, "norm_type: got 'inf', expected 2"),
+        ({"norm_type": "two"}, TypeError, "norm_type: got 'two', expected a number"),
+        ({"norm_type": None}, TypeError, "norm_type: got None, expected a number"),
+        ({"max_norm": "one"}, TypeError, "max_norm: got 'one', expected a number"),
+        ({"max_norm": None}, TypeError, "max_norm: got None, expected a number"),
+        ({"max_norm": [1.0, 2.0]}, TypeError, r"max_norm: got \[1.0, 2.0\], expected a number"),
+    ],
+    ids=str,
+)
+def test_what_clip_grad_norm_refuses_changes_nothing(change, error, says):
+    w = Parameter(torch.zeros(2))
+    w.grad = torch.tensor([3.0, 4.0])
+    with pytest.raises(error, match=says):
+        samestep.torch.clip_grad_norm_([w], **{"max_norm": 1.0, **change})
+    assert w.grad.tolist() == [3.0, 4.0]
 
 
 def shrink(tensor):

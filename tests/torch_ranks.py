@@ -128,5 +128,5 @@ if __name__ == "__main__":
         for way in WAYS:
             found[f"{cls.__name__} {way.__name__}"] = way(cls, HYPER[cls.__name__], folder)
             dist.barrier()
-    (folder / f"rank{rank}.json").write_text(json.dumps(found))
+    (folder / f"rank{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     dist.destroy_process_group()

@@ -21,7 +21,7 @@ from .problems import MSE
 from .sums import canonical_sum, global_norm
 
 FILE = resources.files(__package__).joinpath("golden.json")
-DIGESTS: dict[str, str] = json.loads(FILE.read_text())["digests"]
+DIGESTS: dict[str, str] = json.loads(FILE.read_text(encoding="utf-8"))["digests"]
 
 # Of every rule: nothing, one element, less than a vector, one work item, several with a last short one.
 SIZES = (0, 1, 7, 1000, 100_003)

@@ -281,7 +281,7 @@ def source() -> str:
 
     def lines(name: str) -> list[str]:
         out = []
-        for line in folder.joinpath(name).read_text().splitlines():
+        for line in folder.joinpath(name).read_text(encoding="utf-8").splitlines():
             included = re.fullmatch(r'#include "(\w+\.h)"', line)
             if included is None:
                 out += [] if line.startswith(("#include <", "#pragma once")) else [line]

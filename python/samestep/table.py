@@ -107,7 +107,8 @@ def read_csv(path: str | PathLike[str], target: str, drop: Sequence[str] = ()) -
         >>> from samestep.table import read_csv
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = pathlib.Path(folder, "houses.csv")
-        ...     _ = path.write_text("city,size,price\\nUlm,70,210\\nBonn,90,270\\nKiel,120,330\\n")
+        ...     rows = "city,size,price\\nUlm,70,210\\nBonn,90,270\\nKiel,120,330\\n"
+        ...     _ = path.write_text(rows, encoding="utf-8")
         ...     table = read_csv(path, "price")
         >>> table.y
         array([-60.,   0.,  60.])

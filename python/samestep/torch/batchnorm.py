@@ -229,6 +229,8 @@ def _gradients(
 class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
     """What the three share: ``relu`` beside torch's arguments, and the forward pass."""
 
+    relu = False  # of a layer whose class was set, or that was pickled before it had one
+
     def __init__(self, *args: Any, relu: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.relu = relu

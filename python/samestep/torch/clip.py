@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import cpu
+from ..options import number
 from .tensors import as_array, full_tensor
 
 
@@ -27,7 +29,7 @@ def clip_grad_norm_(
     Args:
         parameters: tensors whose gradients are clipped together, in this order.
         max_norm: what the norm shall not exceed.
-        norm_type: 2; for others use torch's.
+        norm_type: 2; for others use torch's. Both numbers may be text, as torch takes them.
         error_if_nonfinite: whether a norm that is infinite or NaN is an error.
         foreach: without effect.
 
@@ -35,6 +37,7 @@ def clip_grad_norm_(
         The norm before clipping, float64; 0.0 of nothing.
 
     Raises:
+        TypeError: ``max_norm`` or ``norm_type`` is no number; nothing has been changed.
         NotImplementedError: another norm, or a gradient that is not dense on the CPU.
         RuntimeError: the norm is not finite and ``error_if_nonfinite``; nothing has been changed.
 
@@ -50,9 +53,10 @@ def clip_grad_norm_(
         >>> w.grad
         tensor([0.6000, 0.8000])
     """
-    if norm_type != 2:
+    limit, order = _number("max_norm", max_norm), _number("norm_type", norm_type)
+    if order != 2.0:
         raise NotImplementedError(
-            f"norm_type: got {norm_type}, expected 2; use torch.nn.utils.clip_grad_norm_"
+            f"norm_type: got {norm_type!r}, expected 2; use torch.nn.utils.clip_grad_norm_"
         )
     tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     grads = [p.grad for p in tensors if p.grad is not None]
@@ -60,15 +64,23 @@ def clip_grad_norm_(
         norm = cpu.global_norm([_in_order(grad) for grad in grads])
         if error_if_nonfinite and not math.isfinite(norm):
             raise RuntimeError(
-                f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it "
+                f"The total norm of order {order} for gradients from `parameters` is non-finite, so it "
                 "cannot be clipped. To disable this error and scale the gradients by the non-finite norm "
                 "anyway, set `error_if_nonfinite=False`"
             )
-        scale = float(max_norm) / (norm + 1e-6)
+        scale = limit / (norm + 1e-6)
         if not scale >= 1.0:  # NaN as well
             for grad in grads:
                 grad.mul_(scale)
     return torch.tensor(norm, dtype=torch.float64)
+
+
+def _number(name: str, value: Any) -> float:
+    """``value`` as torch takes it: also text that holds a number."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    return number(name, value)
 
 
 def _in_order(grad: Tensor) -> Any:
