@@ -562,13 +562,31 @@ class TestCopies:
         for twin in (copy.copy(optimizer), copy.deepcopy(optimizer)):
             twin.step(np.ones(2))
             assert twin.lr == 1.0
-        cloudpickle = pytest.importorskip("joblib.externals.cloudpickle")
+
+    @pytest.mark.parametrize(
+        "schedule",
+        [
+            ss.schedules.constant(0.5),
+            ss.schedules.step(0.5, every=1, factor=0.5),
+            ss.schedules.cosine(0.5, steps=4),
+            ss.schedules.warm_up(ss.schedules.inverse_time(0.5, decay=0.5), steps=3),
+        ],
+    )
+    def test_the_schedules_of_the_package_are_pickled(self, schedule):
+        optimizer = ss.SGD(np.ones(2), lr=schedule)
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            twin = pickle.loads(pickle.dumps(optimizer, protocol))
+            for t in (1, 2, 3):
+                twin.step(np.ones(2))
+                assert twin.lr == schedule(t)
+
+    def test_a_schedule_that_cloudpickle_can_store(self):
+        optimizer = ss.SGD(np.ones(2), lr=lambda t: 1.0 / t)
+        cloudpickle = pytest.importorskip("cloudpickle")
         twin = pickle.loads(cloudpickle.dumps(optimizer))
         twin.step(np.ones(2))
         twin.step(np.ones(2))
         assert twin.lr == 0.5
-        kept = ss.SGD(np.ones(2), lr=ss.schedules.inverse_time(0.5, 0.1))
-        assert pickle.loads(pickle.dumps(kept)).lr == 0.5
 
 
 class TestIterate:
