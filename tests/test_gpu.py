@@ -565,6 +565,13 @@ class TestFrontDoor:
         with pytest.raises(ValueError, match=r"^params: the array is read-only"):
             ss.SGD(Other(np.zeros(3)), lr=0.5)
 
+    def test_gradients_of_others_in_another_order_are_copied(self, kernels):
+        w, g = np.zeros((2, 3)), np.arange(6.0).reshape(3, 2).T
+        optimizer = ss.SGD(device(w), lr=0.5, copy_grads=True)
+        for given in (device(g), Tensor(g)):
+            optimizer.step(given)
+        assert optimizer.params[0].host.tolist() == (-g).tolist()
+
     def test_a_copy_is_not_written(self, kernels):
         class Other(Tensor):
             def __dlpack__(self, *, stream: int, max_version: Any = None, copy: Any = None) -> Any:

@@ -173,6 +173,20 @@ class TestHyperParameters:
                 setattr(optimizer, name, 0.5)
             assert not hasattr(optimizer, name)
 
+    def test_what_a_step_of_another_thread_stops_is_not_set(self):
+        optimizer = ss.SGD(np.ones(2), lr=0.5)
+
+        class Busy:
+            def set_weight_decay(self, weight_decay):
+                raise RuntimeError("another thread is inside step() of this optimizer")
+
+        optimizer._plan = Busy()
+        with pytest.raises(RuntimeError, match="another thread"):
+            optimizer.weight_decay = 0.25
+        with pytest.raises(RuntimeError, match="another thread"):
+            optimizer.groups[0]["weight_decay"] = 0.25
+        assert optimizer.weight_decay == 0.0
+
     def test_text_for_a_number(self):
         with pytest.raises(TypeError, match="lr: got 'fast', expected a number"):
             ss.SGD(np.ones(3), lr="fast")
@@ -426,6 +440,33 @@ class TestLayoutsThatAreSetLater:
         self.check(optimizer, optimizer.ema[0], changed, r"state\['ema'\]\[0\]", True)
 
 
+@pytest.mark.parametrize("changed", CHANGED)
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize(
+    "bind",
+    [
+        lambda optimizer, _: optimizer.record_stats(),
+        lambda optimizer, saved: optimizer.load_state_dict(saved),
+        lambda optimizer, _: optimizer.add_group({"params": np.ones(2, np.float32)}),
+        lambda optimizer, _: copy.copy(optimizer),
+        lambda optimizer, _: copy.deepcopy(optimizer),
+        lambda optimizer, _: pickle.dumps(optimizer),
+    ],
+    ids=["record_stats", "load_state_dict", "add_group", "copy", "deepcopy", "pickle"],
+)
+def test_a_layout_that_is_set_later_is_not_bound_anew(changed, backend, bind):
+    """The step that follows would walk 16 elements where there may be one."""
+    w = np.ones((4, 4), np.float32)
+    optimizer = ss.SGD(w, lr=0.5, backend=backend)
+    saved = optimizer.state_dict()
+    CHANGED[changed](w)
+    with pytest.raises(ValueError, match=r"params: its (dtype|shape|strides) is now .* as at the start"):
+        bind(optimizer, {**saved, "t": 5})
+    with pytest.raises(ValueError, match=r"params: its (dtype|shape|strides) is now .* as at the start"):
+        optimizer.step(np.lib.stride_tricks.as_strided(np.ones(16, w.dtype), w.shape, w.strides))
+    assert (optimizer.t, optimizer.stats, len(optimizer.groups)) == (0, None, 1)
+
+
 def test_strides_that_do_not_matter_may_be_set():
     """Of an axis of length 1 any stride will do."""
     w = np.ones((4, 1), np.float32)
@@ -497,6 +538,38 @@ class TestCopies:
         data = pickle.dumps(optimizer, protocol=5, buffer_callback=buffers.append)
         return pickle.loads(data, buffers=[b.raw().tobytes() for b in buffers])
 
+    def test_what_a_derived_class_keeps_of_the_optimizer_itself(self):
+        class Own(ss.Adam):
+            def __init__(self, params):
+                super().__init__(params)
+                self.me, self.first, self.m = self, self.groups[0], self.state["m"][0]
+
+        optimizer = Own(np.ones(2))
+        twin = copy.copy(optimizer)
+        assert twin is not optimizer
+        twin.lr = 0.5
+        assert twin.me is twin
+        assert twin.first is twin.groups[0]
+        assert twin.m is twin.state["m"][0]
+        assert optimizer.lr == 0.001
+        assert optimizer.m is not twin.m
+
+    def test_a_deep_copy_of_a_group_is_its_values(self):
+        optimizer = ss.SGD(np.ones(2), lr=0.5)
+        assert copy.deepcopy(optimizer.groups[0]) == {"lr": 0.5, "weight_decay": 0.0}
+        twin = copy.deepcopy(optimizer)
+        twin.groups[0]["lr"] = 0.25
+        assert (optimizer.lr, twin.lr) == (0.5, 0.25)
+
+    def test_a_file_of_joblib_has_each_parameter_once(self, tmp_path):
+        """It makes two arrays of one that it meets twice; a further group would bring back the other one."""
+        joblib = pytest.importorskip("joblib")
+        joblib.dump(ss.SGD(np.ones(2), lr=0.5), tmp_path / "optimizer")
+        loaded = joblib.load(tmp_path / "optimizer")
+        loaded.step(np.ones(2))
+        loaded.add_group({"params": np.ones(1)})
+        assert loaded.params[0].tolist() == [0.5, 0.5]
+
     @pytest.mark.parametrize("backend", ["cpu", "reference"])
     def test_over_read_only_memory(self, backend):
         optimizer = ss.Adam({"w": np.ones(3)}, lr=0.5, weight_decay=0.1, backend=backend)
@@ -520,6 +593,12 @@ class TestCopies:
         same_bits(snapshot(twin), snapshot(optimizer))
         assert twin.stats.steps == 1
 
+    def test_counts_over_read_only_memory_can_be_set(self):
+        optimizer = ss.SGD(np.ones(3), lr=0.5)
+        loaded = self.read_only(optimizer)
+        loaded.load_state_dict({**optimizer.state_dict(), "t": 5, "steps": [5]})
+        assert (loaded.t, loaded.steps) == (5, [5])
+
     def test_mapped_read_only_as_joblib_hands_it_to_workers(self, tmp_path):
         joblib = pytest.importorskip("joblib")
         optimizer = ss.Adam([np.ones(200_000)])
@@ -533,14 +612,19 @@ class TestCopies:
         optimizer.step([np.ones(200_000)])
         same_bits(snapshot(twin), snapshot(optimizer))
 
-    def test_states_alone_read_only(self):
-        optimizer = ss.Adam(np.ones(3))
-        optimizer.state["m"][0].flags.writeable = False
-        with pytest.raises(ValueError, match=r"state\['m'\]\[0\]: the array is read-only"):
-            optimizer.step(np.ones(3))
-        optimizer.state["m"][0].flags.writeable = True
-        optimizer.step(np.ones(3))
-        assert optimizer.t == 1
+    @pytest.mark.parametrize("backend", ["cpu", "reference"])
+    def test_states_alone_read_only(self, backend):
+        optimizer = ss.Adam([np.ones(3), np.ones(3)], backend=backend)
+        saved, before = optimizer.state_dict(), snapshot(optimizer)
+        optimizer.state["m"][1].flags.writeable = False
+        with pytest.raises(ValueError, match=r"state\['m'\]\[1\]: the array is read-only; set its flag"):
+            optimizer.step([np.ones(3), np.ones(3)])
+        with pytest.raises(ValueError, match=r"state\['m'\]\[1\]: the array is read-only; set its flag"):
+            optimizer.load_state_dict(saved)
+        same_bits(snapshot(optimizer), before)
+        optimizer.state["m"][1].flags.writeable = True
+        optimizer.step([np.ones(3), np.ones(3)])
+        assert optimizer.steps == [1, 1]
 
     def test_load_state_dict_over_a_read_only_parameter(self):
         optimizer = ss.Adam(np.ones(3))
@@ -562,13 +646,33 @@ class TestCopies:
         for twin in (copy.copy(optimizer), copy.deepcopy(optimizer)):
             twin.step(np.ones(2))
             assert twin.lr == 1.0
-        cloudpickle = pytest.importorskip("joblib.externals.cloudpickle")
+
+    @pytest.mark.parametrize(
+        "schedule",
+        [
+            ss.schedules.constant(0.5),
+            ss.schedules.step(0.5, every=1, factor=0.5),
+            ss.schedules.cosine(0.5, steps=4),
+            ss.schedules.warm_up(ss.schedules.inverse_time(0.5, decay=0.5), steps=3),
+        ],
+    )
+    def test_the_schedules_of_the_package_are_pickled(self, schedule):
+        optimizer = ss.SGD(np.ones(2), lr=schedule)
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            twin = pickle.loads(pickle.dumps(optimizer, protocol))
+            for t in (1, 2, 3):
+                twin.step(np.ones(2))
+                assert twin.lr == schedule(t)
+
+    def test_a_schedule_that_cloudpickle_can_store(self):
+        optimizer = ss.SGD(np.ones(2), lr=lambda t: 1.0 / t)
+        older = {"__name__": "cloudpickle.cloudpickle_fast", "optimizer": optimizer}
+        exec("state = optimizer.__getstate__()", older)  # as version 2 calls it
+        cloudpickle = pytest.importorskip("cloudpickle")
         twin = pickle.loads(cloudpickle.dumps(optimizer))
         twin.step(np.ones(2))
         twin.step(np.ones(2))
         assert twin.lr == 0.5
-        kept = ss.SGD(np.ones(2), lr=ss.schedules.inverse_time(0.5, 0.1))
-        assert pickle.loads(pickle.dumps(kept)).lr == 0.5
 
 
 class TestIterate:
@@ -591,6 +695,14 @@ class TestIterate:
             same_bits([iterate], optimizer.params)
             iterate[...] = 0
             assert optimizer.params[0].all()
+
+    @pytest.mark.parametrize("options", [{}, {"master": "split"}])
+    def test_of_a_bfloat16_without_axes(self, options):
+        bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+        optimizer = ss.NAG(np.ones((), bfloat16), lr=0.125, momentum=0.5, **options)
+        optimizer.step(np.ones((), bfloat16))
+        assert isinstance(optimizer.iterate[0], np.ndarray)
+        assert optimizer.iterate[0] == 0.875
 
     @pytest.mark.parametrize("options", [{}, {"master": "float32"}, {"state_dtype": "param"}])
     def test_in_16_bits_it_is_widened(self, options):

@@ -598,6 +598,13 @@ class _Tensors:
         self._given[...] = self._wanted
 
 
+def gradient_views(grads: Sequence[Any], w: Any) -> list[Any]:
+    """CuPy's views of gradients of whatever library, as seen from where ``w`` is; None stays None."""
+    kind = _cupy().ndarray
+    with w.device:
+        return [g if g is None or isinstance(g, kind) else _gradient_view(g) for g in grads]
+
+
 def _gradient_view(g: Any) -> Any:
     """CuPy's view of another library's gradient; what has none is left to whoever says what is wrong."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,12 @@ class Group(MutableMapping[str, float]):
         return hyper.check(value, self._is_single), None
 
     def _value(self, name: str, schedule: Any, t: int) -> float | None:
-        return self._optimizer._hyper_of(name).check(schedule(t), self._is_single, may_vanish=True)
+        return self.check_number(name, schedule(t))
+
+    def check_number(self, name: str, value: Any) -> float | None:
+        """What a state dict may set `name` to: no schedule, but what one that fades has come to."""
+        hyper = self._optimizer._hyper_of(name)
+        return hyper.check(value, self._is_single, may_vanish=hyper.scheduled)
 
     def _set(self, name: str, value: float | None, schedule: Any) -> None:
         self._hyper[name] = value
@@ -81,8 +87,7 @@ class Group(MutableMapping[str, float]):
         return self._optimizer._followed(self._hyper, name)
 
     def __setitem__(self, name: str, value: Any) -> None:
-        self._set(name, *self.check(name, value))
-        self._optimizer._refresh_hyper()
+        self._optimizer._put([(self, name, self.check(name, value))])
 
     def __delitem__(self, name: str) -> None:
         raise TypeError("a hyper-parameter cannot be deleted; set it instead")
@@ -96,6 +101,14 @@ class Group(MutableMapping[str, float]):
     def __copy__(self) -> dict[str, float]:
         """The values as they are now: a second view of the group would set the optimizer's."""
         return dict(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Group | dict[str, float]:
+        """The group of the optimizer's copy while one is made, else as ``copy.copy``."""
+        if id(self._optimizer) not in memo:
+            return dict(self)
+        memo[id(self)] = twin = Group.__new__(Group)
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
 
     def __repr__(self) -> str:
         return f"Group({dict(self)!r})"
@@ -148,13 +161,10 @@ def _structure(params: Any) -> Any:
 
 def _walk(structure: Any, grads: Any, name: str) -> Iterator[Any]:
     """The gradients in the order of the parameters; None in the place of a branch skips all of it."""
-    if structure is None:
-        yield grads
-        return
     if isinstance(structure, dict):
         if not isinstance(grads, Mapping):
             raise TypeError(f"{name}: got {type(grads).__name__}, expected a dict like params")
-        for key in (*grads, *structure):
+        for key in () if grads.keys() == structure.keys() else (*grads, *structure):
             if key not in grads or key not in structure:
                 where = "params" if key in grads else "grads"
                 raise ValueError(f"{name}: key {key!r} is not in {where}; expected params' own keys")
@@ -169,7 +179,9 @@ def _walk(structure: Any, grads: Any, name: str) -> Iterator[Any]:
             )
         branches = list(enumerate(structure))
     for key, branch in branches:
-        if grads[key] is None:
+        if branch is None:
+            yield grads[key]
+        elif grads[key] is None:
             yield from [None] * _count(branch)
         else:
             yield from _walk(branch, grads[key], f"{name}[{key!r}]")

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+READ_ONLY_FIX = "set its flag, or step copy.deepcopy(optimizer) and its params"
+
+
 class Hyper:
     """A hyper-parameter: settable at any time, refused outside ``[at_least, below)`` or above ``at_most``.
 
@@ -147,6 +150,7 @@ class Optimizer:
         self._grouped = is_grouped(params)
 
         self.groups: list[Group] = []
+        self._layouts: list[tuple[str, Array, arrays.Layout]] = []
         self._skipped = False
         self._state: dict[str, list[Array]] = {name: [] for name in self._state_names}
         for name, asked in (
@@ -209,6 +213,7 @@ class Optimizer:
 
     def _take_in(self, groups: list[Mapping[str, Any]]) -> None:
         """Adds groups, all or none."""
+        self._check_layouts()
         before = vars(self).copy()
         before["groups"] = list(self.groups)
         before["_state"] = {name: list(states) for name, states in self._state.items()}
@@ -342,16 +347,24 @@ class Optimizer:
     def _takes_halves(self) -> bool:
         return self.backend != "cuda"
 
-    def _check_arrays(self) -> None:
-        """Raises unless all that a step writes lies as it was bound and can be written."""
+    def _check_layouts(self) -> None:
+        """Raises unless all that a step writes lies as it was bound."""
         for name, a, bound in self._layouts:
             arrays.check_bound(name, a, bound)
-            arrays.check_writeable(name, a, "set its flag, or step copy.deepcopy(optimizer) and its params")
+
+    def _check_arrays(self) -> None:
+        """Raises unless all that a step writes lies as it was bound and can be written."""
+        self._check_layouts()
+        for name, a, _ in self._layouts:
+            arrays.check_writeable(name, a, READ_ONLY_FIX)
             arrays.check_aligned(name, a)
         arrays.check_disjoint(zip(self._names, self._params, strict=True))
 
     def _bind(self) -> None:
-        """Makes the plan, or puts that off to a step: what was read from a file may be read-only."""
+        """Makes the plan, or puts that off to a step: what was read from a file may be read-only.
+
+        Whoever calls it has seen to it that all lies as ``_layouts`` says: a plan trusts what it binds.
+        """
         self._weight_decay = [0.0] * len(self.groups)
         if not all(arrays.is_in_place(a) for _, a, _ in self._layouts):
             self._plan: Any = _NoPlan()
@@ -386,9 +399,20 @@ class Optimizer:
         checked = [
             (group, name, group.check(name, value)) for group in self.groups for name, value in values.items()
         ]
-        for group, name, found in checked:
-            group._set(name, *found)
-        self._refresh_hyper()
+        self._put(checked)
+
+    def _put(self, checked: list[tuple[Group, str, tuple[float | None, Any]]]) -> None:
+        """Sets what has been checked, or nothing while another thread is inside a step."""
+        before = [(g, name, (g._hyper[name], g._schedules.get(name))) for g, name, _ in checked]
+        try:
+            for group, name, found in checked:
+                group._set(name, *found)
+            self._refresh_hyper()
+        except BaseException:
+            for group, name, found in before:
+                group._set(name, *found)
+            self._refresh_hyper()
+            raise
 
     def _refresh_hyper(self) -> None:
         """Hands on what has been set; called after every change."""
@@ -408,16 +432,20 @@ class Optimizer:
         return f"{type(self).__name__}({form}{hyper}, t={self.t})"
 
     def __getstate__(self) -> dict[str, Any]:
+        self._check_layouts()
         for i, group in enumerate(self.groups):
             for name, schedule in group._schedules.items():
                 _check_picklable(f"groups[{i}][{name!r}]", schedule)
         # A copy's state lies in main memory.
         state = {**vars(self), "_state_dir": None, "_files": []}
-        return {name: value for name, value in state.items() if name not in ("_plan", "_layouts")}
+        # Parameters go once, with their groups: joblib would make two of an array that it meets twice.
+        remade = ("_plan", "_layouts", "_params", "_names")
+        return {name: value for name, value in state.items() if name not in remade}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._steps = np.array(self._steps)  # it may be read-only, and a step counts in it
+        self._gather()
         self._remember_layouts()
         self._bind()
 
@@ -425,7 +453,11 @@ class Optimizer:
         """An optimizer of the same parameters, with hyper-parameters, state and step counts of its own."""
         own = ("groups", "_state", "_steps")
         shared = [*self._params, *(value for name, value in vars(self).items() if name not in own)]
-        return copy.deepcopy(self, {id(value): value for value in shared})
+        memo = {id(value): value for value in shared}
+        # A derived class may keep them, or the optimizer itself, under another name.
+        for value in (self, *self.groups, *(a for states in self._state.values() for a in states)):
+            memo.pop(id(value), None)
+        return copy.deepcopy(self, memo)
 
     def record_stats(self, on: bool = True) -> None:
         """Has every further step timed, or no longer; costs nothing while off. See ``stats``.
@@ -437,6 +469,7 @@ class Optimizer:
         on = switch("on", on)
         if on and self.backend == "cuda":
             raise ValueError("record_stats: steps on a GPU end after the call; time them with CUDA's events")
+        self._check_layouts()
         self._records = on
         self._bind()
 
@@ -486,8 +519,8 @@ class Optimizer:
         if "master" in self._state:
             return self._state["master"][i].copy()
         if "low" in self._state:
-            return join(w, self._state["low"][i])
-        return widen(w)
+            return np.asarray(join(w, self._state["low"][i]))  # without axes it is a number
+        return np.asarray(widen(w))
 
     @property
     def copies(self) -> list[Array]:
@@ -535,9 +568,10 @@ class Optimizer:
         scheduled = self._scheduled() if self._has_schedules else None
         hyper = self._hyper_values if scheduled is None else self._values(scheduled)
         copied = 0
-        if self.options.copy_grads:
-            flat, copied = self._laid_out(flat)
         status = self._plan.step(flat, hyper, scale)
+        if self.options.copy_grads and status not in (STEPPED, NONFINITE):
+            flat, copied = self._laid_out(flat)
+            status = self._plan.step(flat, hyper, scale)
         if status not in (STEPPED, NONFINITE):
             status = self._step_with_care(flat, hyper, scale)
         if copied and self._records and status == STEPPED:
@@ -565,9 +599,12 @@ class Optimizer:
 
     def _laid_out(self, grads: Any) -> tuple[list[Any], int]:
         """The gradients, those that lie in another order than their parameter copied, and bytes copied."""
+        if self.backend == "cuda":
+            grads = self._run.gradient_views(grads, self._params[0])
         out, copied = list(grads), 0
         for i, (g, w) in enumerate(zip(grads, self._params, strict=True)):
-            is_plain = isinstance(g, type(w)) and not isinstance(g, np.ma.MaskedArray)
+            where = np.ndarray if self.backend != "cuda" else type(w)
+            is_plain = isinstance(g, where) and not isinstance(g, np.ma.MaskedArray)
             if is_plain and (g.dtype, g.shape) == (w.dtype, w.shape) and not arrays.same_layout(g, w):
                 out[i] = self._run.empty_like(w)
                 out[i][...] = g
@@ -661,6 +698,7 @@ class Optimizer:
         Raises:
             TypeError, ValueError: it does not fit; nothing has been changed.
         """
+        self._check_layouts()
         hypers = self._check_state_dict(state_dict)
         steps = np.array([*state_dict["steps"], state_dict["t"]], np.int64)
         for name, states in self._state.items():
@@ -700,7 +738,10 @@ class Optimizer:
             "form": self.form,
             "variant": self.variant,
             "initial": self._initial,
-            "hyper": {n: self.groups[0][n] if callable(v) else v for n, v in self._default_hyper.items()},
+            "hyper": {
+                n: _apart_from_0(self.groups[0][n]) if callable(v) else v
+                for n, v in self._default_hyper.items()
+            },
         }
         params = [[w.dtype.name, list(w.shape)] for w in self._params]
         kind = {"class": type(self).__name__, "module": type(self).__module__}
@@ -830,13 +871,13 @@ class Optimizer:
         hypers = []
         for group, hyper in zip(self.groups, given, strict=True):
             keys("state_dict['hyper']", hyper, group)
-            hypers.append({name: group.check(name, value)[0] for name, value in hyper.items()})
+            hypers.append({name: group.check_number(name, value) for name, value in hyper.items()})
         keys("state_dict['state']", state_dict["state"], self._state)
         for name, states in self._state.items():
             what = f"state_dict['state'][{name!r}]"
             length(what, state_dict["state"][name], len(states))
             for i, (new, old) in enumerate(zip(state_dict["state"][name], states, strict=True)):
-                arrays.check_writeable(f"state[{name!r}][{i}]", old)
+                arrays.check_writeable(f"state[{name!r}][{i}]", old, READ_ONLY_FIX)
                 if not isinstance(new, np.ndarray):
                     raise TypeError(f"{what}[{i}]: got {type(new).__name__}, expected a NumPy array")
                 expect(
@@ -867,7 +908,8 @@ def _check_picklable(name: str, schedule: Any) -> None:
     frame = sys._getframe()
     while frame.f_back is not None:
         frame = frame.f_back
-        if frame.f_globals.get("__name__", "").split(".")[-1] in ("copy", "cloudpickle", "_dill"):
+        module = frame.f_globals.get("__name__", "")
+        if module == "copy" or any(part in module for part in ("cloudpickle", "dill")):  # or a copy of these
             return
     try:
         pickle.dumps(schedule)
@@ -876,6 +918,11 @@ def _check_picklable(name: str, schedule: Any) -> None:
             f"{name}: got {schedule!r}, which pickle cannot store; use one of samestep.schedules, a function "
             "at the top level of a module, or cloudpickle"
         ) from error
+
+
+def _apart_from_0(value: float) -> float:
+    """What a schedule came to as a constructor takes it: 0 if float32 does not tell it from 0."""
+    return value if value > 2.0**-150 else 0.0
 
 
 def _half_type(name: str | None) -> Any:

@@ -194,10 +194,10 @@ def number(name: str, value: Any) -> float:
 def check_rounded(
     name: str, value: float, dtype: Any, *, below: float = math.inf, may_vanish: bool = False
 ) -> None:
-    """Raises if ``value``, rounded to the type in which it is used, becomes infinity, ``below`` or 0."""
+    """Raises if ``value``, rounded to the type in which it is used, becomes 0, infinite or ``below``."""
     with np.errstate(over="ignore"):
         rounded = float(np.dtype(dtype).type(value))
-    if rounded >= below > value or (rounded == 0.0 and value != 0.0 and not may_vanish):
+    if abs(rounded) >= below > abs(value) or (rounded == 0.0 and value != 0.0 and not may_vanish):
         raise ValueError(
             f"{name}: got {value!r}, which is {rounded:g} in {np.dtype(dtype)}, where it is used; expected a "
             f"number that {np.dtype(dtype)} tells from {rounded:g}"

@@ -4,7 +4,7 @@ Any callable will do; these are the usual ones. Numbers that a schedule cannot h
 ValueError when it is made. Schedules are evaluated on the host in float64 before the
 step, so that their value, and not the way to it, enters the bits of the step: only ``cosine`` calls
 libm, whose last bit may differ between systems; it rounds its factor to 2^-40, beyond which they agree
-but for ties.
+but for ties. An optimizer that has one of these can be pickled.
 
 Example:
     >>> import numpy as np, samestep as ss
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 from .options import number
 
@@ -37,7 +38,11 @@ def constant(lr: float) -> Schedule:
         0.5
     """
     lr = _not_negative("lr", lr)
-    return lambda t: lr
+    return partial(_constant, lr)
+
+
+def _constant(lr: float, t: int) -> float:
+    return lr
 
 
 def step(lr: float, *, every: int, factor: float = 0.1) -> Schedule:
@@ -50,16 +55,16 @@ def step(lr: float, *, every: int, factor: float = 0.1) -> Schedule:
     """
     lr, factor = _not_negative("lr", lr), _not_negative("factor", factor)
     _at_least_one("every", every)
+    return partial(_step, lr, every, factor)
 
-    def at(t: int) -> float:
-        value = lr
-        for _ in range((t - 1) // every):
-            value = value * factor
-            if value == 0.0:
-                break
-        return value
 
-    return at
+def _step(lr: float, every: int, factor: float, t: int) -> float:
+    value = lr
+    for _ in range((t - 1) // every):
+        value = value * factor
+        if value == 0.0:
+            break
+    return value
 
 
 def cosine(lr: float, *, steps: int, lowest: float = 0.0) -> Schedule:
@@ -77,13 +82,13 @@ def cosine(lr: float, *, steps: int, lowest: float = 0.0) -> Schedule:
     """
     lr, lowest = _not_negative("lr", lr), _not_negative("lowest", lowest)
     _at_least_one("steps", steps)
+    return partial(_cosine, lr, steps, lowest)
 
-    def at(t: int) -> float:
-        turn = math.cos(math.pi * (min(t - 1, steps) / steps))
-        share = round((1.0 + turn) / 2.0 * 2.0**40) / 2.0**40
-        return lowest + (lr - lowest) * share
 
-    return at
+def _cosine(lr: float, steps: int, lowest: float, t: int) -> float:
+    turn = math.cos(math.pi * (min(t - 1, steps) / steps))
+    share = round((1.0 + turn) / 2.0 * 2.0**40) / 2.0**40
+    return lowest + (lr - lowest) * share
 
 
 def warm_up(schedule: Schedule | float, *, steps: int) -> Schedule:
@@ -96,7 +101,11 @@ def warm_up(schedule: Schedule | float, *, steps: int) -> Schedule:
     """
     _at_least_one("steps", steps)
     follow = schedule if callable(schedule) else constant(_not_negative("schedule", schedule))
-    return lambda t: follow(t) * (min(t, steps) / steps)
+    return partial(_warm_up, follow, steps)
+
+
+def _warm_up(follow: Schedule, steps: int, t: int) -> float:
+    return follow(t) * (min(t, steps) / steps)
 
 
 def inverse_time(lr: float, *, decay: float) -> Schedule:
@@ -116,7 +125,11 @@ def inverse_time(lr: float, *, decay: float) -> Schedule:
         0.5
     """
     lr, decay = _not_negative("lr", lr), _not_negative("decay", decay)
-    return lambda t: lr / (1.0 + decay * (t - 1))
+    return partial(_inverse_time, lr, decay)
+
+
+def _inverse_time(lr: float, decay: float, t: int) -> float:
+    return lr / (1.0 + decay * (t - 1))
 
 
 def _not_negative(name: str, value: float) -> float:

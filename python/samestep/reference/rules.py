@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import Array, Layout, check_disjoint, extents, gradient_error
+from ..arrays import Array, Layout, check_disjoint, extents, gradient_error, is_in_place
 from ..options import Options
 from ..stats import MOVED, NONFINITE, STEPPED
 from .options import Decayed, all_finite, average, clip_scale, flush_subnormals, prepare_gradient
@@ -416,7 +416,7 @@ class Plan:
         self._weight_decay = weight_decay
 
     def step(self, grads: Sequence[Array | None], hyper: Sequence[float], scale: float = 1.0) -> int:
-        if self._layouts != [Layout.of(a) for a in self._arrays]:
+        if self._layouts != [Layout.of(a) for a in self._arrays] or not all(map(is_in_place, self._arrays)):
             return MOVED
         for i, (bound, g) in enumerate(zip(self._layouts[: len(self._params)], grads, strict=True)):
             if g is not None and gradient_error("grads", g, bound, self._written):
