@@ -534,16 +534,182 @@ class BoundPlan {
   Stepping::Flag stepping_{Stepping::kNobody};
 };
 
+// How DLPack lets C look at a tensor: https://dmlc.github.io/dlpack, version 1, DLPackExchangeAPI and DLTensor.
+namespace dlpack {
+
+constexpr std::uint32_t kMajor = 1;
+constexpr std::int32_t kCpu = 1;
+constexpr std::uint8_t kComplex = 5;
+
+struct View {
+  char* data;
+  std::int32_t device_type, device_id, n_axes;
+  struct Type {
+    std::uint8_t code, bits;
+    std::uint16_t lanes;
+    bool operator==(const Type& o) const { return code == o.code && bits == o.bits && lanes == o.lanes; }
+  } dtype;
+  const Index *shape, *strides;  // in elements
+  std::uint64_t byte_offset;
+};
+
+struct Exchange {
+  std::uint32_t major, minor;
+  const Exchange* previous;
+  void *allocate, *from_tensor, *to_tensor;  // of no use here
+  int (*look)(void* tensor, View* out);      // may be null
+  void* current_stream;
+};
+
+}  // namespace dlpack
+
+// How tensors lay in memory when they were bound, all of it: what kernels walk between two steps. Torch's tensors can
+// be given other memory, shapes, strides and types at any time, at the same address, too.
+class Layouts {
+ public:
+  static constexpr Index kInPlace = -1;
+
+  // Tensors in the memory of the host, that lie still meanwhile.
+  explicit Layouts(const py::list& tensors) {
+    layouts_.resize(tensors.size());
+    if (tensors.empty()) return;
+    type_ = py::type::of(tensors[0]);
+    exchange_ = exchange_of(type_);
+    for (size_t i = 0; i < layouts_.size(); ++i) {
+      if (!look(tensors[i], &layouts_[i])) throw std::invalid_argument("tensors: expected ones in the host's memory");
+    }
+  }
+
+  // The first tensor that does not lie where and as it lay: kInPlace, if there is none.
+  Index find_moved(const py::list& tensors) const {
+    check_count(tensors);
+    Layout now;
+    for (size_t i = 0; i < layouts_.size(); ++i) {
+      const Layout& bound = layouts_[i];
+      if (!look(PyList_GET_ITEM(tensors.ptr(), i), &now) || now.data != bound.data || !walks(now, bound) ||
+          now.is_negated != bound.is_negated) {
+        return i;
+      }
+    }
+    return kInPlace;
+  }
+
+  // Where tensors lie that have the bound ones' layouts, and their storages, which keep that memory alive, whatever
+  // becomes of the tensors. None has no address. That of a tensor which cannot be walked with the bound one is -1.
+  std::pair<py::list, py::list> take(const py::list& tensors) const {
+    check_count(tensors);
+    static PyObject* const storage_of = PyUnicode_InternFromString("untyped_storage");
+    py::list addresses(layouts_.size()), storages;
+    Layout now;
+    for (size_t i = 0; i < layouts_.size(); ++i) {
+      PyObject* tensor = PyList_GET_ITEM(tensors.ptr(), i);
+      py::object address = py::none();
+      if (tensor != Py_None) {
+        const bool fits = Py_TYPE(tensor) == reinterpret_cast<PyTypeObject*>(type_.ptr()) && look(tensor, &now) &&
+                          walks(now, layouts_[i]) && !now.is_negated && is_aligned(now);
+        if (fits) {
+          auto storage = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(tensor, storage_of));
+          if (!storage) throw py::error_already_set();
+          storages.append(std::move(storage));
+        }
+        address = fits ? py::int_(reinterpret_cast<std::uintptr_t>(now.data)) : py::int_(-1);
+      }
+      PyList_SET_ITEM(addresses.ptr(), i, address.release().ptr());
+    }
+    return {std::move(addresses), std::move(storages)};
+  }
+
+ private:
+  struct Layout {
+    const char* data;
+    dlpack::View::Type dtype;
+    bool is_negated, is_conjugate;  // lazily: what is read is not what lies there
+    Index size;
+    std::vector<Index> shape, strides;
+  };
+
+  static const dlpack::Exchange* exchange_of(const py::object& type) {
+    const char* name = "dlpack_exchange_api";
+    auto capsule = py::object(type.attr("__dlpack_c_exchange_api__"));
+    auto* exchange = static_cast<const dlpack::Exchange*>(PyCapsule_GetPointer(capsule.ptr(), name));
+    if (exchange == nullptr) throw py::error_already_set();
+    while (exchange != nullptr && exchange->major != dlpack::kMajor) exchange = exchange->previous;
+    if (exchange == nullptr || exchange->look == nullptr) {
+      throw std::runtime_error("tensors: expected a type that offers DLPackExchangeAPI, version 1, with DLTensor");
+    }
+    return exchange;
+  }
+
+  void check_count(const py::list& tensors) const {
+    if (tensors.size() != layouts_.size()) throw std::invalid_argument("tensors: expected one for every bound one");
+  }
+
+  // False: it has no memory of the host's that could be looked at.
+  bool look(py::handle tensor, Layout* out) const {
+    static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
+    static PyObject* const is_conj = PyUnicode_InternFromString("is_conj");
+    dlpack::View view;
+    if (exchange_->look(tensor.ptr(), &view) != 0) {
+      PyErr_Clear();
+      return false;
+    }
+    if (view.device_type != dlpack::kCpu) return false;
+    out->data = view.data + view.byte_offset;
+    out->dtype = view.dtype;
+    out->shape.assign(view.shape, view.shape + view.n_axes);
+    out->strides.assign(view.strides, view.strides + view.n_axes);
+    out->size = 1;
+    for (Index extent : out->shape) out->size *= extent;
+    out->is_negated = !has_neighbours(*out) && answers(tensor, is_neg);
+    out->is_conjugate = view.dtype.code == dlpack::kComplex && answers(tensor, is_conj);
+    return out->data != nullptr || out->size == 0;
+  }
+
+  // Whether elements lie side by side. What is negated lazily are imaginary parts: between two of them lies a real one.
+  static bool has_neighbours(const Layout& a) {
+    for (size_t d = 0; d < a.shape.size(); ++d) {
+      if (a.strides[d] == 1 && a.shape[d] > 1) return true;
+    }
+    return false;
+  }
+
+  static bool answers(py::handle tensor, PyObject* question) {
+    auto answer = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(tensor.ptr(), question));
+    if (!answer) throw py::error_already_set();
+    return answer.ptr() == Py_True;
+  }
+
+  // Whether one flat loop walks both.
+  static bool walks(const Layout& a, const Layout& b) {
+    if (!(a.dtype == b.dtype) || a.is_conjugate != b.is_conjugate || a.shape != b.shape) return false;
+    for (size_t d = 0; d < a.shape.size(); ++d) {
+      if (a.strides[d] != b.strides[d] && a.shape[d] > 1 && a.size > 0) return false;
+    }
+    return true;
+  }
+
+  static bool is_aligned(const Layout& a) {
+    return reinterpret_cast<std::uintptr_t>(a.data) % (a.dtype.bits / 8 * a.dtype.lanes) == 0;
+  }
+
+  std::vector<Layout> layouts_;
+  py::object type_;
+  const dlpack::Exchange* exchange_ = nullptr;
+};
+
 // A Plan over memory that its caller holds and vouches for at every step: tensors by address, as torch/ hands them.
 class AddressedPlan {
  public:
   using Address = std::uintptr_t;
   // dtype of parameter and gradient, elements, parameter, states; of 16 bits the states are in float32
   using Memory = std::tuple<std::string, Index, Address, std::vector<Address>>;
+  // Of a parameter that is no block of memory: which, where it lies, whether negated there; shape, its strides, and
+  // those of the block in `Memory`, which is stepped in its place.
+  using Strided = std::tuple<size_t, Address, bool, std::vector<Index>, std::vector<Index>, std::vector<Index>>;
 
   AddressedPlan(const std::string& rule, const std::vector<Memory>& memory, py::array_t<Index> steps,
-                const py::object& options)
-      : steps_(std::move(steps)) {
+                const py::object& options, std::vector<Strided> strided)
+      : steps_(std::move(steps)), strided_(std::move(strided)) {
     int row = find_rule(rule);
     size_t n_states = active_isa().rules[row].n_states;
     check_steps(steps_, memory.size());
@@ -559,6 +725,14 @@ class AddressedPlan {
         written_.add(at(states[s]), size * bytes_of(tensor.type));
       }
       size_ += size;
+    }
+    for (const auto& [i, own, is_negated, shape, strides, block_strides] : strided_) {
+      Index size = 1;
+      for (Index extent : shape) size *= extent;
+      if (i >= tensors.size() || size != tensors[i].size || strides.size() != shape.size() ||
+          block_strides.size() != shape.size()) {
+        throw std::invalid_argument("strided: expected parameters of `memory`, and a stride for each axis");
+      }
     }
     written_.sort();
     accepted_.resize(tensors.size());
@@ -592,10 +766,7 @@ class AddressedPlan {
       if (refused != BoundPlan::kStepped) return py::make_tuple(p, refused);
     }
     const auto step = [&] {
-      for (size_t p = 0; p < n; ++p) {
-        plans[p]->plan_->options().weight_decay = {weight_decay[p]};
-        plans[p]->plan_->step(hyper[p].data());
-      }
+      for (size_t p = 0; p < n; ++p) plans[p]->run(hyper[p], weight_decay[p]);
     };
     if (size < kReleaseInterpreter) {
       step();
@@ -638,7 +809,59 @@ class AddressedPlan {
     return BoundPlan::kStepped;
   }
 
+  // A step with the gradients that were taken.
+  void run(const std::vector<double>& hyper, double weight_decay) {
+    plan_->options().weight_decay = {weight_decay};
+    for (const Strided& parameter : strided_) copy(parameter, true);
+    plan_->step(hyper.data());
+    for (const Strided& parameter : strided_) copy(parameter, false);
+  }
+
+  // Between a parameter's own memory and the block that is stepped.
+  void copy(const Strided& parameter, bool into_block) {
+    const Tensor& tensor = plan_->tensors()[std::get<0>(parameter)];
+    if (tensor.g == nullptr || tensor.size == 0) return;
+    if (tensor.storage != as_is) {
+      copy_as<std::uint16_t>(parameter, tensor.w, into_block);
+    } else if (tensor.type == float32) {
+      copy_as<std::uint32_t>(parameter, tensor.w, into_block);
+    } else {
+      copy_as<std::uint64_t>(parameter, tensor.w, into_block);
+    }
+  }
+
+  template <class Bits>
+  static void copy_as(const Strided& parameter, void* block, bool into_block) {
+    const auto& [i, own, is_negated, shape, strides, block_strides] = parameter;
+    const Bits flipped = is_negated ? Bits(1) << (8 * sizeof(Bits) - 1) : 0;  // the sign
+    char *from = static_cast<char*>(at(own)), *to = static_cast<char*>(block);
+    const Index *from_strides = strides.data(), *to_strides = block_strides.data();
+    if (!into_block) {
+      std::swap(from, to);
+      std::swap(from_strides, to_strides);
+    }
+    copy_axes<Bits>(shape, 0, from, from_strides, to, to_strides, flipped);
+  }
+
+  template <class Bits>
+  static void copy_axes(const std::vector<Index>& shape, size_t d, const char* from, const Index* from_strides,
+                        char* to, const Index* to_strides, Bits flipped) {
+    if (d == shape.size()) {
+      Bits bits;
+      std::memcpy(&bits, from, sizeof bits);  // it may lie at any byte
+      bits ^= flipped;
+      std::memcpy(to, &bits, sizeof bits);
+      return;
+    }
+    const Index size = sizeof(Bits);
+    for (Index k = 0; k < shape[d]; ++k) {
+      copy_axes<Bits>(shape, d + 1, from + k * from_strides[d] * size, from_strides, to + k * to_strides[d] * size,
+                      to_strides, flipped);
+    }
+  }
+
   py::array_t<Index> steps_;
+  std::vector<Strided> strided_;
   Index size_ = 0;
   Written written_;
   std::vector<const char*> accepted_;  // where each gradient was when it was last held against them
@@ -823,10 +1046,15 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def("set_weight_decay", &BoundPlan::set_weight_decay, py::arg("weight_decay"))
       .def_property_readonly("norm", &BoundPlan::norm)
       .def("train", &BoundPlan::train, py::arg("trainer"), py::arg("hyper"), py::arg("steps"));
+  py::class_<Layouts>(m, "Layouts")
+      .def(py::init<const py::list&>(), py::arg("tensors"))
+      .def("find_moved", &Layouts::find_moved, py::arg("tensors"))
+      .def("take", &Layouts::take, py::arg("tensors"));
   py::class_<AddressedPlan>(m, "AddressedPlan")
       .def(py::init<const std::string&, const std::vector<AddressedPlan::Memory>&, py::array_t<Index>,
-                    const py::object&>(),
-           py::arg("rule"), py::arg("memory"), py::arg("steps").noconvert(), py::arg("options"))
+                    const py::object&, std::vector<AddressedPlan::Strided>>(),
+           py::arg("rule"), py::arg("memory"), py::arg("steps").noconvert(), py::arg("options"),
+           py::arg("strided") = std::vector<AddressedPlan::Strided>())
       .def_property_readonly("is_disjoint", &AddressedPlan::is_disjoint)
       .def_static("step_together", &AddressedPlan::step_together, py::arg("plans"), py::arg("grads"), py::arg("hyper"),
                   py::arg("weight_decay"), py::arg("then"));

@@ -1,5 +1,7 @@
 """The plan that is bound by address, as samestep.torch binds it: the same bits as the plan of arrays."""
 
+import ctypes
+
 import numpy as np
 import pytest
 
@@ -114,3 +116,201 @@ class TestTogether:
             _core.AddressedPlan.step_together(plans, [[g.ctypes.data]] * 2, [[0.5]] * 2, [0.0] * 2, then)
         assert seen == [0.5, 2]
         assert [s.tolist() for s in steps] == [[1, 1]] * 2
+
+
+# Shape, offset in bytes, strides in elements.
+PLACES = {
+    "gaps": ((3, 4), 0, (8, 2)),
+    "backwards": ((4, 3), 88, (-3, -1)),
+    "transposed gaps": ((4, 3), 0, (1, 12)),
+    "odd bytes": ((12,), 1, (1,)),
+    "one": ((), 3, ()),
+    "none": ((3, 0), 0, (1, 1)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("is_negated", [False, True])
+def test_a_parameter_that_is_no_block_is_stepped_by_one(place, dtype, is_negated):
+    """In its own place, and nothing between its elements is written."""
+    rng, room = np.random.default_rng(0), np.zeros(400, np.uint8)
+    shape, offset, strides = PLACES[place]
+    w = np.ndarray(shape, dtype, room, offset, [np.dtype(dtype).itemsize * s for s in strides])
+    start, g = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
+    w[...] = start
+    before = room.copy()
+    expected = -start if is_negated else start.copy()
+    expected, block = np.array(expected, order="C"), np.zeros(shape, dtype)
+    _core.Plan("sgd", [expected], [], np.zeros(2, np.int64)).step([g], [0.5])
+    block_strides = [s // block.itemsize for s in block.strides]
+    plan = _core.AddressedPlan(
+        "sgd",
+        [(dtype, w.size, block.ctypes.data, [])],
+        np.zeros(2, np.int64),
+        Options(),
+        [(0, w.ctypes.data, is_negated, list(shape), list(strides), block_strides)],
+    )
+    assert step(plan, [None], [0.5]) is None
+    assert room.tobytes() == before.tobytes()
+    assert step(plan, [g.ctypes.data], [0.5]) is None
+    assert np.array(-w if is_negated else w).tobytes() == expected.tobytes()
+    w[...] = start
+    assert room.tobytes() == before.tobytes()
+
+
+@pytest.mark.parametrize(
+    "strided",
+    [(1, 0, False, [4], [1], [1]), (0, 0, False, [3], [1], [1]), (0, 0, False, [4], [], [1])],
+    ids=["no such parameter", "another size", "a stride is missing"],
+)
+def test_a_place_that_does_not_fit_its_parameter_is_refused(strided):
+    with pytest.raises(ValueError, match="strided"):
+        _core.AddressedPlan("sgd", [("float32", 4, 0, [])], np.zeros(2, np.int64), Options(), [strided])
+
+
+class View(ctypes.Structure):
+    """DLPack's DLTensor."""
+
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("device", ctypes.c_int32 * 2),
+        ("n_axes", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    ]
+
+
+Look = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.POINTER(View))
+
+
+class Exchange(ctypes.Structure):
+    """DLPack's DLPackExchangeAPI."""
+
+    _fields_ = [
+        ("major", ctypes.c_uint32),
+        ("minor", ctypes.c_uint32),
+        ("previous", ctypes.c_void_p),
+        ("managed", ctypes.c_void_p * 3),
+        ("look", Look),
+        ("stream", ctypes.c_void_p),
+    ]
+
+
+@Look
+def look(tensor, out):
+    if tensor.is_hidden:
+        return -1
+    array = tensor.array
+    tensor.axes = [(ctypes.c_int64 * max(array.ndim, 1))(*axes) for axes in (array.shape, tensor.strides())]
+    view = out.contents
+    view.data, view.byte_offset = array.ctypes.data - 8 if array.size else 0, 8 if array.size else 0
+    view.device[0], view.n_axes = tensor.device, array.ndim
+    view.code, view.bits, view.lanes = {"i": 0, "f": 2, "c": 5}[array.dtype.kind], array.itemsize * 8, 1
+    view.shape, view.strides = tensor.axes
+    return 0
+
+
+def capsule(exchange):
+    make = ctypes.pythonapi.PyCapsule_New
+    make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    return make(ctypes.addressof(exchange), b"dlpack_exchange_api", None)
+
+
+EXCHANGES = [Exchange(major=1, look=look)]
+EXCHANGES.append(Exchange(major=2, previous=ctypes.addressof(EXCHANGES[0])))
+EXCHANGES += [Exchange(major=2), Exchange(major=1)]
+
+
+class Tensor:
+    """What _core.Layouts asks of torch's tensors."""
+
+    __dlpack_c_exchange_api__ = capsule(EXCHANGES[1])
+
+    def __init__(self, array, **facts):
+        self.array, self.device, self.is_hidden, self.negated, self.conjugate = array, 1, False, False, False
+        vars(self).update(facts)
+
+    def strides(self):
+        return [s // self.array.itemsize for s in self.array.strides]
+
+    def is_neg(self):
+        return self.negated
+
+    def is_conj(self):
+        return self.conjugate
+
+    def untyped_storage(self):
+        return self.array
+
+
+class Derived(Tensor):
+    pass
+
+
+def test_layouts_say_where_tensors_lie_and_hold_that_memory():
+    arrays = [np.zeros((3, 4), np.float32), np.zeros((), np.int64), np.zeros((0, 5))]
+    layouts = _core.Layouts([Tensor(a) for a in arrays])
+    addresses, storages = layouts.take([Tensor(a) for a in arrays])
+    assert addresses == [arrays[0].ctypes.data, arrays[1].ctypes.data, 0]
+    assert all(a is b for a, b in zip(arrays, storages, strict=True))
+    assert layouts.take([None] * 3) == ([None] * 3, [])
+    assert layouts.find_moved([Derived(a) for a in arrays]) == -1
+    assert _core.Layouts([]).take([]) == ([], [])
+    for ask in (layouts.take, layouts.find_moved):
+        with pytest.raises(ValueError, match="one for every"):
+            ask([None])
+
+
+W = np.arange(24.0).reshape(2, 12)[:1].reshape(3, 4)  # not square, room behind it
+OTHERS = {
+    "smaller": Tensor(W[:2]),
+    "another shape": Tensor(W.reshape(4, 3)),
+    "another number of axes": Tensor(W.reshape(1, 3, 4)),
+    "another type": Tensor(W.view(np.int64)),
+    "other strides": Tensor(np.ndarray((3, 4), W.dtype, W.base, strides=(8, 24))),
+    "on another device": Tensor(W, device=2),
+    "of no memory": Tensor(W, is_hidden=True),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_layouts_see_every_difference(other):
+    layouts = _core.Layouts([Tensor(W[:1]), Tensor(W)])
+    assert layouts.find_moved([Tensor(W[:1]), other]) == 1
+    assert layouts.take([Tensor(W[:1]), other])[0][1] == -1
+
+
+def test_layouts_see_what_is_lazy_unaligned_or_elsewhere():
+    one, z = np.ones((1, 1)), np.ones(3, np.complex64)
+    for layouts, other in (
+        (_core.Layouts([Tensor(one)]), Tensor(one, negated=True)),
+        (_core.Layouts([Tensor(z)]), Tensor(z, conjugate=True)),
+    ):
+        assert layouts.find_moved([other]) == 0
+        assert layouts.take([other]) == ([-1], [])
+    layouts = _core.Layouts([Tensor(W)])
+    assert layouts.find_moved([Tensor(W.copy())]) == 0
+    assert layouts.take([Derived(W)]) == ([-1], [])
+    odd = np.frombuffer(bytearray(W.nbytes + 1), W.dtype, W.size, 1).reshape(W.shape)
+    assert layouts.take([Tensor(odd)]) == ([-1], [])
+    row = np.zeros((1, 4))  # no stride is taken along an axis of one
+    assert (
+        _core.Layouts([Tensor(row)]).find_moved([Tensor(np.ndarray((1, 4), row.dtype, row, strides=(8, 8)))])
+        == -1
+    )
+
+
+def test_layouts_refuse_what_cannot_be_looked_at():
+    with pytest.raises(ValueError, match="memory"):
+        _core.Layouts([Tensor(W, device=2)])
+    with pytest.raises(AttributeError):
+        _core.Layouts([W])
+    for exchange in EXCHANGES[2:]:
+        other = type("Other", (Tensor,), {"__dlpack_c_exchange_api__": capsule(exchange)})
+        with pytest.raises(RuntimeError, match="DLPackExchangeAPI"):
+            _core.Layouts([other(W)])

@@ -10,11 +10,11 @@ import samestep as ss
 from mutate import FAULTS, ROOT
 from samestep import _core
 
-# Exported, but no arithmetic on arrays: settings, and what looks at the tables.
+# Exported, but no arithmetic on arrays: settings, what looks at the tables, and what looks where tensors lie.
 SETTINGS = {
     "compile_flags", "rules", "coefficients", "isas", "get_isa", "set_isa", "withdraw_isa", "self_check",
     "vector_bytes", "get_num_threads", "set_num_threads", "default_num_threads",
-    "wake_always",
+    "wake_always", "Layouts",
 }  # fmt: skip
 
 # Against the reference; however the work is cut; wherever the arrays lie; in whatever floating-point mode.

@@ -90,6 +90,11 @@ class Plan:
     def set_weight_decay(self, weight_decay: list[float]) -> None: ...
     def train(self, trainer: Trainer, hyper: Sequence[float], steps: int) -> int: ...
 
+class Layouts:
+    def __init__(self, tensors: list[Any]) -> None: ...
+    def find_moved(self, tensors: list[Any]) -> int: ...
+    def take(self, tensors: list[Any]) -> tuple[list[int | None], list[Any]]: ...
+
 class AddressedPlan:
     def __init__(
         self,
@@ -97,6 +102,7 @@ class AddressedPlan:
         memory: list[tuple[str, int, int, list[int]]],
         steps: NDArray[np.int64],
         options: Options,
+        strided: list[tuple[int, int, bool, list[int], list[int], list[int]]] = ...,
     ) -> None: ...
     @property
     def is_disjoint(self) -> bool: ...
@@ -106,7 +112,7 @@ class AddressedPlan:
         grads: list[list[int | None]],
         hyper: list[list[float]],
         weight_decay: list[float],
-        then: list[Callable[[], object]],
+        then: Sequence[Callable[[], object]],
     ) -> tuple[int, int] | None: ...
 
 class Mse:

@@ -1,8 +1,8 @@
 """What the optimizers share: a torch.optim class whose step is one native call for all parameter groups.
 
-Groups, hooks, state and state dicts stay torch's. Between two steps the memory of parameters and state is
-remembered by address (a binding); every step sees to it that all of it lies as it was bound and that every
-gradient fits, in all groups, before the first byte is written.
+Groups, hooks, state and state dicts stay torch's. Between two steps it is remembered how parameters and state
+lie in memory (a binding); every step sees to it that all of it lies where and as it did and that every
+gradient fits, in all groups, before the first byte is written. `_core.Layouts` is asked both.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from .._core import AddressedPlan
+from .._core import AddressedPlan, Layouts
 from ..options import Options
 from .tensors import is_aligned, is_dense, is_dtensor, local_tensor
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+IN_PLACE = -1  # what Layouts.find_moved() returns, else the first tensor that lies elsewhere or otherwise
+DOES_NOT_FIT = -1  # among the addresses of Layouts.take()
 # What parameters are kept in, and what their state is kept in.
 STATE_DTYPES = {dtype: dtype for dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128)}
 STATE_DTYPES[torch.bfloat16] = STATE_DTYPES[torch.float16] = torch.float32
 
-dtype_of, shape_of = attrgetter("dtype"), attrgetter("shape")
+gradient_of = attrgetter("grad")
 
 
 class NativeOptimizer(torch.optim.Optimizer):
@@ -36,6 +38,11 @@ class NativeOptimizer(torch.optim.Optimizer):
     sparse_advice: ClassVar[str] = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if not hasattr(Tensor, "__dlpack_c_exchange_api__"):
+            raise RuntimeError(
+                f"torch: got {torch.__version__}, expected 2.13 or later, whose tensors C can look at: "
+                "pip install --upgrade torch"
+            )
         super().__init__(*args, **kwargs)
         # GradScaler then unscales and skips by itself: `fused` must not change who does it.
         self.__dict__.pop("_step_supports_amp_scaling", None)
@@ -54,8 +61,10 @@ class NativeOptimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of all parameters that have a gradient or, on an error or an interrupt, of none.
 
-        Parameters, states and counts of all groups are stepped in one native call, in which Python hears no
-        signal.
+        All groups are checked first. Then one native call steps their parameters, states and step counts: an
+        exception out of a signal handler, such as KeyboardInterrupt, is raised before that call, when nothing
+        has been stepped, or after it, when everything has. Other threads may meanwhile give parameters and
+        states other memory or drop gradients; they must not write to these or resize their storages in place.
 
         Args:
             closure: evaluates the model again and returns the loss.
@@ -66,25 +75,30 @@ class NativeOptimizer(torch.optim.Optimizer):
                 loss = closure()
         known = self._bindings()
         bindings: list[_Binding] = []
-        grads: list[list[Tensor | None]] = []  # held: what their addresses lead to must outlive the step
+        taken: list[_Gradients] = []
         hyper, weight_decay = [], []
         for i, group in enumerate(self.param_groups):
-            binding, taken = self._prepare(group, known[i])
+            binding, gradients = self._prepare(group, known[i])
             known[i] = binding
             bindings.append(binding)
-            grads.append(taken)
+            taken.append(gradients)
             hyper.append(self.hyper(group))
             weight_decay.append(float(group["weight_decay"]))
             binding.check_hyper([*hyper[i], weight_decay[i]])
-        addresses = list(map(_addresses, grads))
-        then = [done for b, g in zip(bindings, grads, strict=True) for done in b.begin(self.state, g)]
+        new_states = [new for binding in bindings for new in binding.new_states]
+        for param, state, _ in new_states:
+            self.state[param] = state  # empty, if it is new
+        for binding, gradients in zip(bindings, taken, strict=True):
+            binding.announce(gradients)
         plans = [binding.plan for binding in bindings]
-        while refused := AddressedPlan.step_together(plans, addresses, hyper, weight_decay, then):
-            group, i = refused  # it lies where the step writes
-            copy = torch.empty_like(grads[group][i]).copy_(grads[group][i])
-            grads[group][i], addresses[group][i] = copy, copy.data_ptr()
-        for binding, taken in zip(bindings, addresses, strict=True):
-            binding.end(taken)
+        then = [partial(state.update, new) for _, state, new in new_states]
+        while refused := AddressedPlan.step_together(
+            plans, [gradients.addresses for gradients in taken], hyper, weight_decay, then
+        ):
+            i, k = refused  # it lies where the step writes
+            taken[i] = bindings[i].set_apart(taken[i], k)
+        for binding in bindings:
+            binding.new_states.clear()
         self._known_states = list(self.state.values())
         return loss
 
@@ -97,24 +111,22 @@ class NativeOptimizer(torch.optim.Optimizer):
         bindings += [None] * (len(self.param_groups) - len(bindings))
         return bindings
 
-    def _prepare(
-        self, group: dict[str, Any], binding: _Binding | None
-    ) -> tuple[_Binding, list[Tensor | None]]:
-        """A binding, and the gradients of its parameters as they are stepped."""
+    def _prepare(self, group: dict[str, Any], binding: _Binding | None) -> tuple[_Binding, _Gradients]:
+        """A binding that is in place, and gradients that fit it."""
         rule, states = self.rule(group)
         decoupled, maximize = bool(group.get("decoupled_weight_decay")), bool(group["maximize"])
         how = (rule, states, decoupled, maximize)
         if binding is not None and binding.how == how and _are_same(group["params"], binding.params):
-            grads = binding.gradients()
-            if grads is not None:
-                return binding, grads
+            gradients = binding.take()
+            if gradients is not None:
+                return binding, gradients
         _refuse_modes(group)
         with torch.no_grad():
             binding = _Binding(self, group["params"], *how)
-            grads = binding.gradients(is_new=True)
-        if grads is None:
+            gradients = binding.take(is_new=True)
+        if gradients is None:
             raise RuntimeError("params: changed by another thread during the step")
-        return binding, grads
+        return binding, gradients
 
     def state_dict(self) -> Any:
         """torch's, its step counts as float64: torch's own steps can go on with that, and it holds 2^53."""
@@ -147,23 +159,23 @@ class NativeOptimizer(torch.optim.Optimizer):
         self.__dict__.pop("_step_bindings", None)
 
 
-class _Entry(NamedTuple):
-    """A parameter, and the memory that is stepped."""
+class _Gradients(NamedTuple):
+    """What one step reads."""
+
+    tensors: list[Tensor | None]  # that of every bound parameter, as it is walked
+    addresses: list[int | None]
+    storages: list[Any]  # keep that memory alive, whatever other threads do to the tensors
+
+
+class _Bound(NamedTuple):
+    """A parameter, and the memory that is stepped.
+
+    Aliases, not the parameter: they hold that memory, whatever other the parameter is given meanwhile.
+    """
 
     param: Tensor
-    address: int
-    work: Tensor  # the parameter's own memory or, where that has gaps, a copy
-    is_bound: bool  # False while it has had no gradient
-
-    @property
-    def is_simple(self) -> bool:
-        """Whether a contiguous gradient of the same type and size fits.
-
-        Of one element a lazily negated view is contiguous, too.
-        """
-        is_own = self.is_bound and self.address == self.work.data_ptr()
-        is_plain = type(self.param) in (Tensor, Parameter) and not self.param.is_complex()
-        return is_own and is_plain and self.work.numel() > 1 and self.work.is_contiguous()
+    own: Tensor
+    work: Tensor  # the same or, where that is no block, a block like it
 
 
 class _Binding:
@@ -182,152 +194,117 @@ class _Binding:
         self.params = list(params)
         self.optimizer_name = type(optimizer).__name__
         self.sparse_advice = optimizer.sparse_advice
-        self.new_states: list[tuple[Tensor, dict[str, Any], dict[str, Any]]] = []  # of whom, theirs, news
-        self.entries: list[_Entry] = []
+        # Each parameter's state, and what goes into it.
+        self.new_states: list[tuple[Tensor, dict[str, Any], dict[str, Any]]] = []
+        self.bound: list[_Bound] = []
+        self.unbound: list[Tensor] = []  # have had no gradient
         has_state = bool(states) or optimizer.counts_steps
-        distinct = list({id(p): p for p in params}.values())
-        bound = [p for p in distinct if p.grad is not None or optimizer.state.get(p) or not has_state]
-        steps = np.zeros(len(bound) + 1, np.int64)
+        for param in {id(p): p for p in params}.values():
+            if param.grad is not None or optimizer.state.get(param) or not has_state:
+                own = self._memory("params", param)
+                self.bound.append(_Bound(param, own, own if is_dense(own) else torch.empty_like(own)))
+            else:
+                self.unbound.append(param)
+        self.bound_params = [bound.param for bound in self.bound]
+        steps = np.zeros(len(self.bound) + 1, np.int64)
         counts = torch.from_numpy(steps)
         memory: list[tuple[str, int, int, list[int]]] = []
+        strided: list[tuple[int, int, bool, list[int], list[int], list[int]]] = []
         self.state_dicts: list[dict[str, Any]] = []
         self.state_keys: list[str] = []
         self.state_tensors: list[Tensor] = []
-        self.walked: list[Tensor] = []  # the states but for the counts, as they are in torch's dict
-        for param in distinct:
-            if len(memory) == len(bound) or param is not bound[len(memory)]:
-                self.entries.append(_Entry(param, 0, param, False))
-                continue
-            own = self._memory("params", param)
-            work = own if is_dense(own) else torch.empty_like(own).copy_(own)
+        state_memory: list[Tensor] = []
+        for i, (param, own, work) in enumerate(self.bound):
+            block = _as_real(work)
+            if own.data_ptr() != work.data_ptr():
+                real = _as_real(own)
+                layout = [list(real.shape), list(real.stride()), list(block.stride())]
+                strided.append((i, real.data_ptr(), real.is_neg(), *layout))
             state = optimizer.state.get(param, {})
             new = {name: self._state(name, state.get(name), param, work) for name in states}
             stepped = [self._memory(f"state[{name!r}]", tensor) for name, tensor in new.items()]
             if optimizer.counts_steps:
-                steps[len(memory)] = int(state.get("step", 0))
-                new["step"] = counts[len(memory)]
+                steps[i] = int(state.get("step", 0))
+                new["step"] = counts[i]
+                stepped.append(counts[i])
             else:
-                steps[len(memory)] = any(state.get(name) is not None for name in states)
+                steps[i] = any(state.get(name) is not None for name in states)
             if has_state:
                 self.new_states.append((param, state, new))
             self.state_dicts += [state] * len(new)
             self.state_keys += new
             self.state_tensors += new.values()
-            self.walked += (new[name] for name in states)
-            places = [s.data_ptr() for s in stepped]
-            memory.append((str(work.dtype).removeprefix("torch."), work.numel(), work.data_ptr(), places))
-            self.entries.append(_Entry(param, own.data_ptr(), work, True))
-        self.is_simple = len(distinct) == len(params) and all(entry.is_simple for entry in self.entries)
-        self.dtypes, self.shapes = list(map(dtype_of, self.params)), list(map(shape_of, self.params))
-        self.addresses = [entry.address for entry in self.entries]
-        self.has_dtensors = any(map(is_dtensor, self.walked))
-        self.walked_layouts = self._walked_layouts()
-        # The memory itself: what is torch's may be given other memory while another thread steps.
-        self.held = [local_tensor(state).detach() for state in self.walked]
-        self.bound = [entry for entry in self.entries if entry.is_bound]
-        self.bound_params = [entry.param for entry in self.bound]
-        self.works = [entry.work for entry in self.bound]
-        self.copied = [i for i, e in enumerate(self.bound) if e.work.data_ptr() != e.address]
-        self.plan = AddressedPlan(rule, memory, steps, Options(decoupled=decoupled, maximize=maximize))
+            state_memory += stepped
+            places = [s.data_ptr() for s in stepped[: len(states)]]
+            memory.append((str(block.dtype).removeprefix("torch."), block.numel(), block.data_ptr(), places))
+        self.is_narrow = any(dtype != "float64" for dtype, *_ in memory)
+        self.kept = [*self.bound_params, *self.state_tensors]
+        self.has_shards = any(map(is_dtensor, self.kept))
+        self.kept_memory = [bound.own for bound in self.bound] + state_memory
+        self.kept_layouts = Layouts(self.kept_memory)
+        self.gradient_layouts = Layouts([bound.work for bound in self.bound])
+        self.plan = AddressedPlan(
+            rule, memory, steps, Options(decoupled=decoupled, maximize=maximize), strided
+        )
         if not self.plan.is_disjoint:
             raise RuntimeError(
                 "params: parameters or states of one group share memory, so that a step would update it "
                 "twice; pass each once, or those that share memory in groups of their own"
             )
 
-    def gradients(self, is_new: bool = False) -> list[Tensor | None] | None:
-        """The gradients as they are stepped. None: something does not lie as it was bound."""
-        if not is_new and not self._state_is_there():
+    def take(self, is_new: bool = False) -> _Gradients | None:
+        """The gradients, so that they can be walked. None: something does not lie as it was bound."""
+        if not is_new and not self._is_in_place():
             return None
-        return self._simple_gradients() or self._gradients()
+        if any(param.grad is not None for param in self.unbound):
+            return None
+        return self._fit(list(map(gradient_of, self.bound_params)))
 
-    def _state_is_there(self) -> bool:
+    def _is_in_place(self) -> bool:
         try:
-            is_same = all(map(is_, map(getitem, self.state_dicts, self.state_keys), self.state_tensors))
-            return is_same and self._walked_layouts() == self.walked_layouts
-        except (KeyError, RuntimeError):  # a state is gone, or no longer of a layout with an address
+            if not all(map(is_, map(getitem, self.state_dicts, self.state_keys), self.state_tensors)):
+                return False
+        except KeyError:
             return False
+        kept = list(map(local_tensor, self.kept)) if self.has_shards else self.kept
+        return self.kept_layouts.find_moved(kept) == IN_PLACE
 
-    def _walked_layouts(self) -> list[list[Any]]:
-        """Where the states but for the counts lie, and how."""
-        states = list(map(local_tensor, self.walked)) if self.has_dtensors else self.walked
-        facts: list[Callable[[Tensor], Any]] = [Tensor.data_ptr, Tensor.numel]
-        if not self.is_simple:
-            facts += [Tensor.stride, dtype_of]
-        return [list(map(fact, states)) for fact in facts]
-
-    def _simple_gradients(self) -> list[Tensor | None] | None:
-        """The gradients, if every parameter is simple and has one that fits as it is.
-
-        The same questions as below, asked of all at once: most of what a small parameter's step costs.
-        """
-        if not self.is_simple:
-            return None
-        grads: list[Any] = [param.grad for param in self.params]
-        try:
-            fits = (
-                set(map(type, grads)) == {Tensor}
-                and self._lie_as_bound(grads)
-                and self._lie_as_bound(self.params)
-                and list(map(Tensor.data_ptr, self.params)) == self.addresses
-            )
-        except RuntimeError:  # one is of a layout that is none
-            return None
-        return grads if fits else None
-
-    def _lie_as_bound(self, tensors: list[Any]) -> bool:
-        """Whether one flat walk over memory visits the same indices in each as in its simple parameter."""
-        return (
-            list(map(dtype_of, tensors)) == self.dtypes
-            and list(map(shape_of, tensors)) == self.shapes
-            and all(map(Tensor.is_contiguous, tensors))
-        )
-
-    def _gradients(self) -> list[Tensor | None] | None:
-        """The gradients, or copies of them where they do not fit as they are."""
-        grads: list[Tensor | None] = []
-        for entry in self.entries:
-            grad = entry.param.grad
-            if grad is None:
-                if entry.is_bound:
-                    grads.append(None)
-                continue
-            if not entry.is_bound or not self._is_there(entry):
-                return None
-            grads.append(self._laid_out(grad, entry))
-        return grads
+    def _fit(self, tensors: list[Tensor | None]) -> _Gradients:
+        """The gradients, those that cannot be walked with their parameters as tensors that can."""
+        for make_fit in (self._plain, self._copied):
+            addresses, storages = self.gradient_layouts.take(tensors)
+            if DOES_NOT_FIT not in addresses:
+                break
+            tensors = [
+                make_fit(tensor, bound) if tensor is not None and address == DOES_NOT_FIT else tensor
+                for tensor, address, bound in zip(tensors, addresses, self.bound, strict=True)
+            ]
+        else:
+            addresses, storages = self.gradient_layouts.take(tensors)
+            if DOES_NOT_FIT in addresses:
+                raise RuntimeError("grad: changed by another thread during the step")
+        return _Gradients(tensors, addresses, storages)
 
     def check_hyper(self, values: list[float]) -> None:
         """As torch does, refuses what its parameters' type cannot hold."""
-        if max(values) > FLOAT32_MAX and any(w.dtype != torch.float64 for w in self.works):
+        if max(values) > FLOAT32_MAX and self.is_narrow:
             raise RuntimeError(f"got {max(values)}: value cannot be converted to type float without overflow")
 
-    def begin(
-        self, states: dict[Tensor, dict[str, Any]], grads: list[Tensor | None]
-    ) -> list[Callable[[], object]]:
-        """Copies in what has gaps; returns what has to be done right after the native call."""
-        then: list[Callable[[], object]] = []
-        for param, state, new in self.new_states:
-            states[param] = state
-            then.append(partial(state.update, new))
-        for i in self.copied:
-            if grads[i] is not None:
-                entry = self.bound[i]
-                memory = self._memory("params", entry.param)
-                entry.work.copy_(memory)
-                then.append(partial(memory.copy_, entry.work))
-        return then
+    def set_apart(self, gradients: _Gradients, i: int) -> _Gradients:
+        """The gradients with a copy of one that lies where the step writes."""
+        tensors = list(gradients.tensors)
+        tensors[i] = self._copied(gradients.tensors[i], self.bound[i])
+        return self._fit(tensors)
 
-    def end(self, addresses: list[int | None]) -> None:
-        """Tells autograd what was stepped."""
-        self.new_states.clear()
+    def announce(self, gradients: _Gradients) -> None:
+        """Tells autograd of the step before it is made: no interrupt may leave one that it never heard of."""
         stepped = self.bound_params
-        if None in addresses:
-            stepped = [p for p, address in zip(stepped, addresses, strict=True) if address is not None]
+        if None in gradients.addresses:
+            stepped = [p for p, a in zip(stepped, gradients.addresses, strict=True) if a is not None]
         torch.autograd.graph.increment_version(stepped)
 
     def _memory(self, name: str, tensor: Tensor) -> Tensor:
-        """The local, real, dense or strided memory of a tensor, or an error that says why there is none."""
+        """An alias of a tensor's local memory, or an error that says why there is none to step."""
         local = local_tensor(tensor).detach()
         if type(local) is not Tensor:
             raise TypeError(
@@ -347,7 +324,7 @@ class _Binding:
                 f"{', '.join(str(dtype) for dtype in STATE_DTYPES)}; "
                 f"use torch.optim.{self.optimizer_name} for it"
             )
-        return torch.view_as_real(local) if local.is_complex() else local
+        return local
 
     def _state(self, name: str, given: Any, param: Tensor, work: Tensor) -> Tensor:
         """A state as the plan steps it: the given one, laid out anew where it must be, or zeros."""
@@ -357,25 +334,17 @@ class _Binding:
         if not isinstance(given, Tensor) or given.shape != param.shape:
             got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
             raise ValueError(f"state[{name!r}]: got {got}, expected a tensor of shape {tuple(param.shape)}")
+        if given.dtype not in STATE_DTYPES or given.is_complex() != param.is_complex():
+            raise TypeError(f"state[{name!r}]: got {given.dtype}, expected {dtype}")
         if given.dtype == dtype and type(given) in (Tensor, Parameter, type(param)):
             local = self._memory(f"state[{name!r}]", given)
             if local.stride() == work.stride() and not local.is_neg() and is_aligned(local):
                 return given
         return torch.empty_like(param, dtype=dtype, memory_format=torch.preserve_format).copy_(given)
 
-    def _is_there(self, entry: _Entry) -> bool:
-        """Whether the parameter still lies where it was bound."""
-        own = self._memory("params", entry.param)
-        work = entry.work
-        if own.dtype != work.dtype or own.shape != work.shape:
-            return False
-        if entry.address != work.data_ptr():
-            return not is_dense(own)
-        return bool(own.data_ptr() == entry.address and own.stride() == work.stride() and not own.is_neg())
-
-    def _laid_out(self, grad: Tensor, entry: _Entry) -> Tensor:
-        """The gradient's memory, in the layout that is stepped; a copy where it has another."""
-        param = entry.param
+    def _plain(self, grad: Tensor, bound: _Bound) -> Tensor:
+        """A gradient as a plain tensor of the numbers it stands for, or an error that says why it is none."""
+        param = bound.param
         if grad.is_sparse or grad.layout is not torch.strided:
             raise RuntimeError(f"{self.optimizer_name} does not support sparse gradients{self.sparse_advice}")
         if grad.dtype != param.dtype or grad.shape != param.shape:
@@ -386,18 +355,16 @@ class _Binding:
         if is_dtensor(param) and (not is_dtensor(grad) or grad.placements != param.placements):
             grad = grad.redistribute(param.device_mesh, param.placements)
         with torch.no_grad():
-            local = self._memory("grad", local_tensor(grad).resolve_conj()).resolve_neg()
-            if local.stride() == entry.work.stride() and is_aligned(local):
-                return local
-            return torch.empty_like(entry.work).copy_(local)
+            return self._memory("grad", local_tensor(grad).resolve_conj()).resolve_neg()
+
+    def _copied(self, grad: Tensor, bound: _Bound) -> Tensor:
+        """A gradient in the layout that is stepped."""
+        with torch.no_grad():
+            return torch.empty_like(bound.work).copy_(grad)
 
 
-def _addresses(grads: list[Any]) -> list[int | None]:
-    """Where gradients lie; None stays None."""
-    try:
-        return list(map(Tensor.data_ptr, grads))
-    except TypeError:  # one is None
-        return [None if g is None else g.data_ptr() for g in grads]
+def _as_real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def _are_same(a: list[Any], b: list[Any]) -> bool:
