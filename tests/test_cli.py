@@ -164,13 +164,32 @@ class TestDemo:
 
     @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
     def test_names_with_any_letters(self, encoding, tmp_path):
-        path = tmp_path / "größe$_$.csv"
+        path = tmp_path / os.fsdecode("größe$_$.csv".encode())  # whatever the locale of the tests
         path.write_text("größe,価格\n1,2\n2,3\n4,4\n", encoding="utf-8")
         plot = tmp_path / "a.svg"
-        done = samestep("demo", "--csv", path, "--target", "価格", "--plot", plot, PYTHONIOENCODING=encoding)
+        target = os.fsdecode("価格".encode())
+        done = samestep(
+            "demo",
+            "--csv",
+            path,
+            "--target",
+            target,
+            "--plot",
+            plot,
+            PYTHONIOENCODING=encoding,
+            PYTHONUTF8="1",
+        )
         assert done.returncode == 0, done.stderr
         assert ("predict 価格" if encoding == "utf-8" else "predict ??") in done.stdout
         assert plot.exists()
+
+    def test_a_file_whose_name_is_no_text(self, tmp_path):
+        path = tmp_path / os.fsdecode(b"gr\xfc.csv")
+        path.write_text("a,y\n1,2\n2,3\n4,4\n", encoding="utf-8")
+        done = samestep("demo", "--csv", path, "--target", "y", "--plot", tmp_path / "a.svg")
+        assert done.returncode == 0, done.stderr
+        assert "gr\ufffd.csv: 3 rows" in done.stdout
+        assert (tmp_path / "a.svg").exists()
 
     def test_a_reader_that_has_seen_enough(self, houses):
         command = [sys.executable, "-m", "samestep", "demo", "--csv", houses, "--target", "price"]

@@ -348,3 +348,18 @@ def test_helpers_of_the_tests_are_not_collected():
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, Path(__file__).parent]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=120)
     assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stdout + done.stderr
+
+
+def test_a_tree_that_cannot_be_written_skips_what_is_built_in_it(monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(pytest.skip.Exception, match="cannot be written"):
+        build_native("native")
+
+
+def test_a_cache_that_cannot_be_written_fails_no_run(tmp_path):
+    (tmp_path / "test_one.py").write_text("def test_one(): pass\n", encoding="utf-8")
+    (tmp_path / "file").touch()
+    options = ["-c", ROOT / "pyproject.toml", "-o", f"cache_dir={tmp_path / 'file' / 'cache'}", "-q"]
+    command = [sys.executable, "-m", "pytest", *options, tmp_path / "test_one.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import shlex
 import textwrap
 from collections.abc import Sequence
@@ -142,7 +143,8 @@ def read_csv(path: str | PathLike[str], target: str, drop: Sequence[str] = ()) -
     Phi = np.stack([_unit(column[j]) for j in kept], axis=1)
     y = column[at] - _mean(column[at])
     left_out = tuple(header[j] for j in used if j != at and not varies[j])
-    return Table(path.name, tuple(header[j] for j in kept), target, Phi, y, left_out, text)
+    name = os.fsencode(path.name).decode("utf-8", "replace")  # a file's name may be no text in any encoding
+    return Table(name, tuple(header[j] for j in kept), target, Phi, y, left_out, text)
 
 
 def counted(n: int, thing: str) -> str:
