@@ -222,6 +222,7 @@ def test_an_interrupt_at_any_bytecode_leaves_all_stepped_or_none(kind, steps_bef
             pass
         finally:
             gc.enable()
+        assert torch.is_grad_enabled(), f"bytecode {number}"
         found = all_of(params, optimizer)
         stepped = same(found, ends[steps_before + 1])
         assert stepped or same(found, ends[steps_before]), f"bytecode {number}"

@@ -121,9 +121,8 @@ class NativeOptimizer(torch.optim.Optimizer):
             if gradients is not None:
                 return binding, gradients
         _refuse_modes(group)
-        with torch.no_grad():
-            binding = _Binding(self, group["params"], *how)
-            gradients = binding.take(is_new=True)
+        binding = _Binding(self, group["params"], *how)
+        gradients = binding.take(is_new=True)
         if gradients is None:
             raise RuntimeError("params: changed by another thread during the step")
         return binding, gradients
@@ -340,7 +339,7 @@ class _Binding:
             local = self._memory(f"state[{name!r}]", given)
             if local.stride() == work.stride() and not local.is_neg() and is_aligned(local):
                 return given
-        return torch.empty_like(param, dtype=dtype, memory_format=torch.preserve_format).copy_(given)
+        return torch.empty_like(param, dtype=dtype, memory_format=torch.preserve_format).copy_(given.detach())
 
     def _plain(self, grad: Tensor, bound: _Bound) -> Tensor:
         """A gradient as a plain tensor of the numbers it stands for, or an error that says why it is none."""
@@ -352,15 +351,14 @@ class _Binding:
                 f"grad: got {grad.dtype} of shape {tuple(grad.shape)}, "
                 f"expected the parameter's {param.dtype} of shape {tuple(param.shape)}"
             )
+        grad = grad.detach()
         if is_dtensor(param) and (not is_dtensor(grad) or grad.placements != param.placements):
             grad = grad.redistribute(param.device_mesh, param.placements)
-        with torch.no_grad():
-            return self._memory("grad", local_tensor(grad).resolve_conj()).resolve_neg()
+        return self._memory("grad", local_tensor(grad).resolve_conj()).resolve_neg()
 
     def _copied(self, grad: Tensor, bound: _Bound) -> Tensor:
         """A gradient in the layout that is stepped."""
-        with torch.no_grad():
-            return torch.empty_like(bound.work).copy_(grad)
+        return torch.empty_like(bound.work).copy_(grad.detach())
 
 
 def _as_real(tensor: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def local_tensor(tensor: Tensor) -> Tensor:
     """This process's shard of a DTensor; any other tensor itself."""
     if not is_dtensor(tensor):
         return tensor
-    local = tensor.to_local()
+    local = tensor.detach().to_local()
     return local.wait() if hasattr(local, "wait") else local
 
 
