@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
-	$(wildcard csrc/*) $(shell find python -name '*.py' -o -name '*.pyi' -o -name '*.json' -o -name '*.html' -o -name '*.css' -o -name '*.js')
+	$(shell find csrc -type f) $(shell find python -name '*.py' -o -name '*.pyi' -o -name '*.json' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
 .PHONY: demo test test-torch bench lint clean
 
@@ -29,7 +29,7 @@ lint: .venv/test.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*.cpp csrc/*.cu tests/native/* bench/*.h bench/*.cpp
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -type f) tests/native/* bench/*.h bench/*.cpp
 
 clean:
 	rm -rf .venv build

@@ -1,4 +1,4 @@
-"""As much of CuPy as samestep uses, on the host: arrays are NumPy's, kernels those of csrc/kernels.cu, run by
+"""As much of CuPy as samestep uses, on the host: arrays are NumPy's, kernels those of csrc/gpu/kernels.cu, run by
 fibers (tests/native/cuda_shim.h). Arrays refuse what CuPy's refuse: to become NumPy arrays by themselves.
 """
 

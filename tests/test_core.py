@@ -27,21 +27,36 @@ def test_program_needs_no_library_but_the_system_s(native):
     assert libraries <= set(system.split())
 
 
-def test_only_the_module_knows_python():
-    for source in (ROOT / "csrc").iterdir():
+CSRC = ROOT / "csrc"
+# What the files of a folder may include, beside each other: every arrow points down.
+BELOW = {
+    "contract": {"isa"},
+    "isa": {"contract"},
+    "gpu": {"contract", "isa"},
+    "run": {"contract", "isa"},
+    "python": {"isa", "run"},
+}
+
+
+def test_folders_include_only_what_lies_below_them():
+    assert {folder.name for folder in CSRC.iterdir()} == set(BELOW)
+    for source in CSRC.rglob("*.*"):
+        folder = source.parent.name
+        included = set(re.findall(r'#include "(\w+)/', source.read_text(encoding="utf-8"))) - {folder}
+        assert included <= BELOW[folder], source.name
         has_python = re.search(r"pybind11|Python\.h|\bpy::", source.read_text(encoding="utf-8")) is not None
-        assert has_python == (source.name == "module.cpp"), source.name
+        assert has_python <= (folder == "python"), source.name
 
 
 def test_isa_files_include_no_library_header():
     """But the compiler's own of intrinsics, whose functions are always inlined and leave no symbols."""
-    pending, seen = ["isa.cpp"], set()
+    pending, seen = ["isa/isa.cpp"], set()
     while pending:
         name = pending.pop()
         seen.add(name)
-        for header in re.findall(r"#include (\S+)", (ROOT / "csrc" / name).read_text(encoding="utf-8")):
+        for header in re.findall(r"#include (\S+)", (CSRC / name).read_text(encoding="utf-8")):
             if header.startswith('"'):
                 pending += {header.strip('"')} - seen
             else:
-                assert (name, header) == ("vector.h", "<immintrin.h>")
-    assert {"rules.h", "sums.h", "batchnorm.h", "mse.h", "fp.h"} <= seen
+                assert (name, header) == ("contract/vector.h", "<immintrin.h>")
+    assert {f"contract/{name}.h" for name in ("rules", "sums", "batchnorm", "mse", "fp")} <= seen

@@ -1,4 +1,4 @@
-"""The GPU backend without a GPU: gpu.py launches csrc/kernels.cu, run by fibers on the host (host_cupy).
+"""The GPU backend without a GPU: gpu.py launches csrc/gpu/kernels.cu, run by fibers on the host (host_cupy).
 Some 20 seconds.
 """
 

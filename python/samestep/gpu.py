@@ -1,4 +1,4 @@
-"""The GPU backend: csrc/kernels.cu, compiled for the GPU at hand and launched through CuPy.
+"""The GPU backend: csrc/gpu/kernels.cu, compiled for the GPU at hand and launched through CuPy.
 
 Nothing here imports CuPy before an array on a GPU, or ``backend="cuda"``, asks for it. Kernels run on
 CuPy's current stream and nothing waits for them; what returns a Python float does wait. Arrays of other
@@ -282,7 +282,7 @@ def source() -> str:
     def lines(name: str) -> list[str]:
         out = []
         for line in folder.joinpath(name).read_text(encoding="utf-8").splitlines():
-            included = re.fullmatch(r'#include "(\w+\.h)"', line)
+            included = re.fullmatch(r'#include "([\w/]+\.h)"', line)
             if included is None:
                 out += [] if line.startswith(("#include <", "#pragma once")) else [line]
             elif included[1] not in seen:
@@ -290,7 +290,7 @@ def source() -> str:
                 out += lines(included[1])
         return out
 
-    return "\n".join(lines("kernels.cu"))
+    return "\n".join(lines("gpu/kernels.cu"))
 
 
 def text_of(group: str) -> str:

@@ -1,4 +1,4 @@
-"""The optimizers: names, defaults, formulas. The arithmetic is in csrc/rules.h and its NumPy twin.
+"""The optimizers: names, defaults, formulas. The arithmetic is in csrc/contract/rules.h and its NumPy twin.
 
 Every class takes ``params``, an array or nested lists, tuples and dicts of arrays, float32, float64,
 float16 or bfloat16, and updates them in place; or a list of groups, ``{"params": arrays, "lr": ..., ...}``,

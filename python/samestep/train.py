@@ -1,7 +1,7 @@
 """minimize(): a problem, a rule and a stopping time make a run. No arithmetic of its own.
 
 One step after another in Python; or, where nobody has to look at every step, many of them in one call
-of the compiled loop (csrc/train.cpp), with the same bits.
+of the compiled loop (csrc/run/train.cpp), with the same bits.
 """
 
 from __future__ import annotations

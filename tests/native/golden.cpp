@@ -13,13 +13,13 @@
 #include <type_traits>
 #include <vector>
 
-#include "dispatch.h"
 #include "inputs.h"
-#include "jobs.h"
-#include "mse_problem.h"
-#include "plan.h"
+#include "isa/dispatch.h"
+#include "run/jobs.h"
+#include "run/mse_problem.h"
+#include "run/plan.h"
+#include "run/threads.h"
 #include "sha256.h"
-#include "threads.h"
 
 namespace {
 

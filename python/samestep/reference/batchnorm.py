@@ -1,4 +1,4 @@
-"""Batch norm in NumPy; twin of csrc/batchnorm.h. The order of operations fixes the bits.
+"""Batch norm in NumPy; twin of csrc/contract/batchnorm.h. The order of operations fixes the bits.
 
 Arguments as those of ``_core``: arrays in C order, results written into the arrays given, ``sizes``
 the samples N, channels C and positions S, ``channels_last`` whether x is (N, S, C), not (N, C, S).

@@ -1,4 +1,4 @@
-"""The mean squared error of a linear model in NumPy; twin of csrc/mse.h.
+"""The mean squared error of a linear model in NumPy; twin of csrc/contract/mse.h.
 
 ``L(w) = (c/2) |Phi w - y|^2``, with the residual and the gradient rounded once to the working type
 from canonical sums in float64.

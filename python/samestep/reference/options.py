@@ -1,4 +1,4 @@
-"""What a step does beside the rule, in NumPy; twin of csrc/options.h. The order of operations fixes bits."""
+"""What a step does beside the rule, in NumPy; twin of csrc/contract/options.h. The order of operations fixes bits."""
 
 from __future__ import annotations
 

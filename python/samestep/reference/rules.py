@@ -1,4 +1,4 @@
-"""Every update rule in NumPy, once; twin of csrc/rules.h. The order of operations fixes the bits.
+"""Every update rule in NumPy, once; twin of csrc/contract/rules.h. The order of operations fixes the bits.
 
 A rule takes the parameter, the gradient and its states, then by keyword the working type ``T``
 (``np.float32`` or ``np.float64``), the step number ``t`` = 1, 2, ... and its hyper-parameters as

@@ -1,4 +1,4 @@
-"""Numbers kept in 16 bits, in NumPy; twin of csrc/storage.h."""
+"""Numbers kept in 16 bits, in NumPy; twin of csrc/contract/storage.h."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The canonical sum in NumPy; twin of csrc/sums.h. The order of additions fixes the bits.
+"""The canonical sum in NumPy; twin of csrc/contract/sums.h. The order of additions fixes the bits.
 
 Blocks of 1024 terms; in a block 32 lanes that start at +0.0 and take their terms in increasing
 order; lanes are halved; block sums are paired. ``np.sum`` has another order, which differs between

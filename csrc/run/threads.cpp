@@ -1,6 +1,6 @@
 // The thread pool: started at the first large job, rebuilt in a forked child. Own threads, because OpenMP's hang
 // after fork and would bring a second runtime beside the one that other libraries load.
-#include "threads.h"
+#include "run/threads.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -19,7 +19,7 @@
 #include <string>
 #include <thread>
 
-#include "fp_mode.h"
+#include "run/fp_mode.h"
 
 namespace samestep {
 namespace {

@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "fetch.h"
-#include "kernels.h"
-#include "sampling.h"
+#include "contract/fetch.h"
+#include "contract/sampling.h"
+#include "isa/kernels.h"
 
 namespace samestep {
 

@@ -1,5 +1,5 @@
 // Which instruction sets this machine has, and which one is in use. No kernels.
-#include "dispatch.h"
+#include "isa/dispatch.h"
 
 #include <atomic>
 #include <cstring>

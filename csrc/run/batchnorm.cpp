@@ -2,9 +2,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "dispatch.h"
-#include "jobs.h"
-#include "threads.h"
+#include "isa/dispatch.h"
+#include "run/jobs.h"
+#include "run/threads.h"
 
 namespace samestep {
 namespace {

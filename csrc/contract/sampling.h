@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "kernels.h"
+#include "isa/kernels.h"
 
 namespace samestep {
 

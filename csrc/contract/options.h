@@ -2,8 +2,8 @@
 // over a chunk that stays in the nearest cache, so that an option costs no visit to memory and rules know none of them.
 // Its NumPy twin is python/samestep/reference/options.py.
 #pragma once
-#include "fp.h"
-#include "kernels.h"
+#include "contract/fp.h"
+#include "isa/kernels.h"
 
 namespace samestep {
 namespace {

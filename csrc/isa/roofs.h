@@ -1,6 +1,6 @@
 // What bounds a rule that memory bounds: its streams with one addition each. Rows beside the rules, for benchmarks.
 #pragma once
-#include "fp.h"
+#include "contract/fp.h"
 
 namespace samestep {
 namespace {

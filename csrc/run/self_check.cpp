@@ -1,14 +1,14 @@
 // Runs every rule of the table in use, its sums, batch norm with ReLU and squared errors on a few numbers and hashes
 // what comes out: a first look, not the proof. Holds no expected values.
-#include "self_check.h"
+#include "run/self_check.h"
 
 #include <cstring>
 
-#include "dispatch.h"
-#include "fp_mode.h"
-#include "jobs.h"
-#include "mse_problem.h"
-#include "plan.h"
+#include "isa/dispatch.h"
+#include "run/fp_mode.h"
+#include "run/jobs.h"
+#include "run/mse_problem.h"
+#include "run/plan.h"
 
 namespace samestep {
 namespace {

@@ -1,13 +1,13 @@
 // The loops on a GPU. gpu.py joins this file and the headers it includes into one text and compiles that for the GPU at
 // hand; the formulas are those of the headers, in the order of the contract, whatever the number of threads.
 // Every kernel takes one struct, which gpu.py lays out by the same field names.
-#include "batchnorm.h"
-#include "fp.h"
-#include "kernels.h"
-#include "mse.h"
-#include "options.h"
-#include "rules.h"
-#include "sums.h"
+#include "contract/batchnorm.h"
+#include "contract/fp.h"
+#include "contract/mse.h"
+#include "contract/options.h"
+#include "contract/rules.h"
+#include "contract/sums.h"
+#include "isa/kernels.h"
 
 namespace samestep {
 namespace {

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "kernels.h"
+#include "isa/kernels.h"
 
 namespace samestep {
 

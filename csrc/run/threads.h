@@ -1,7 +1,7 @@
 // Runs numbered work items on a pool of threads. It knows nothing of what an item does.
 #pragma once
 
-#include "kernels.h"
+#include "isa/kernels.h"
 
 namespace samestep {
 

@@ -1,7 +1,7 @@
 // The instruction sets of this build: which of them this machine runs, and which one is in use.
 #pragma once
 
-#include "kernels.h"
+#include "isa/kernels.h"
 
 namespace samestep {
 

@@ -6,7 +6,7 @@
 //   operator()(w, g, states...)  updates parameter w and the states in place from gradient g; w is a T or a Decayed<T>
 // and a row of FOR_EACH_RULE at the end of this file. Its NumPy twin is python/samestep/reference/rules.py.
 #pragma once
-#include "fp.h"
+#include "contract/fp.h"
 
 namespace samestep {
 namespace {  // internal linkage: code built for AVX-512 must never win at link time

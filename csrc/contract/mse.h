@@ -6,10 +6,10 @@
 // csum is the canonical sum: float64, blocks of 1024 terms, 32 lanes a block, lanes halved, blocks paired. Over j the
 // lanes lie along a row; over i they are 32 rows of sums of their own, since all columns are summed at once.
 #pragma once
-#include "fetch.h"
-#include "kernels.h"
-#include "sums.h"
-#include "vector.h"
+#include "contract/fetch.h"
+#include "contract/sums.h"
+#include "contract/vector.h"
+#include "isa/kernels.h"
 
 namespace samestep {
 namespace {  // internal linkage: see rules.h

@@ -11,10 +11,10 @@
 //
 // Whoever calls cuts the terms into blocks, keeps their sums in an array and ends with pair().
 #pragma once
-#include "fetch.h"
-#include "fp.h"
-#include "kernels.h"
-#include "vector.h"
+#include "contract/fetch.h"
+#include "contract/fp.h"
+#include "contract/vector.h"
+#include "isa/kernels.h"
 
 namespace samestep {
 namespace {

@@ -12,10 +12,10 @@
 //
 // A coefficient comes by channel (one for a whole plane) or by column. X is a scalar or a vector: see vector.h.
 #pragma once
-#include "fp.h"
-#include "kernels.h"
-#include "sums.h"
-#include "vector.h"
+#include "contract/fp.h"
+#include "contract/sums.h"
+#include "contract/vector.h"
+#include "isa/kernels.h"
 
 namespace samestep {
 namespace {

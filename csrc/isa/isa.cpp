@@ -1,15 +1,15 @@
 // The loops, compiled once per instruction set with the flags of CMakeLists.txt; exports one constant table.
 // No library header and no linkage but the table's: see rules.h.
-#include "batchnorm.h"
-#include "fetch.h"
-#include "kernels.h"
-#include "mse.h"
-#include "options.h"
-#include "roofs.h"
-#include "rules.h"
-#include "storage.h"
-#include "sums.h"
-#include "vector.h"
+#include "contract/batchnorm.h"
+#include "contract/fetch.h"
+#include "contract/mse.h"
+#include "contract/options.h"
+#include "contract/rules.h"
+#include "contract/storage.h"
+#include "contract/sums.h"
+#include "contract/vector.h"
+#include "isa/kernels.h"
+#include "isa/roofs.h"
 
 namespace samestep {
 namespace {

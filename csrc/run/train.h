@@ -3,9 +3,9 @@
 
 #include <vector>
 
-#include "mse_problem.h"
-#include "plan.h"
-#include "sampling.h"
+#include "contract/sampling.h"
+#include "run/mse_problem.h"
+#include "run/plan.h"
 
 namespace samestep {
 

@@ -1,12 +1,12 @@
 // Cuts a batch into the canonical sum's blocks and adds up what they come to.
-#include "mse_problem.h"
+#include "run/mse_problem.h"
 
 #include <algorithm>
 #include <atomic>
 
-#include "dispatch.h"
-#include "fp_mode.h"
-#include "threads.h"
+#include "isa/dispatch.h"
+#include "run/fp_mode.h"
+#include "run/threads.h"
 
 namespace samestep {
 namespace {

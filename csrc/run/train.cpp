@@ -1,10 +1,10 @@
 // Draws rows, forms the gradient, steps the plan; again and again.
-#include "train.h"
+#include "run/train.h"
 
 #include <utility>
 
-#include "dispatch.h"
-#include "fp_mode.h"
+#include "isa/dispatch.h"
+#include "run/fp_mode.h"
 
 namespace samestep {
 

@@ -1,5 +1,5 @@
 // Cuts a list of tensors into work items and steps them. No arithmetic: that is in rules.h.
-#include "plan.h"
+#include "run/plan.h"
 
 #include <algorithm>
 #include <atomic>
@@ -7,12 +7,12 @@
 #include <cstring>
 #include <utility>
 
-#include "dispatch.h"
-#include "fetch.h"
-#include "fp_mode.h"
-#include "jobs.h"
-#include "sampling.h"
-#include "threads.h"
+#include "contract/fetch.h"
+#include "contract/sampling.h"
+#include "isa/dispatch.h"
+#include "run/fp_mode.h"
+#include "run/jobs.h"
+#include "run/threads.h"
 
 namespace samestep {
 namespace {

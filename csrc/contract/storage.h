@@ -2,8 +2,8 @@
 // is exact or rounds once to nearest even; no rounding of a processor's own. Twin:
 // python/samestep/reference/storage.py.
 #pragma once
-#include "fp.h"
-#include "kernels.h"
+#include "contract/fp.h"
+#include "isa/kernels.h"
 
 namespace samestep {
 namespace {

@@ -3,9 +3,9 @@
 #include <cmath>
 #include <vector>
 
-#include "dispatch.h"
-#include "jobs.h"
-#include "threads.h"
+#include "isa/dispatch.h"
+#include "run/jobs.h"
+#include "run/threads.h"
 
 namespace samestep {
 namespace {

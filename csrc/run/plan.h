@@ -5,7 +5,7 @@
 #include <limits>
 #include <vector>
 
-#include "kernels.h"
+#include "isa/kernels.h"
 
 namespace samestep {
 

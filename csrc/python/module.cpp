@@ -15,13 +15,13 @@
 #include <utility>
 #include <vector>
 
-#include "dispatch.h"
-#include "fp_mode.h"
-#include "jobs.h"
-#include "plan.h"
-#include "self_check.h"
-#include "threads.h"
-#include "train.h"
+#include "isa/dispatch.h"
+#include "run/fp_mode.h"
+#include "run/jobs.h"
+#include "run/plan.h"
+#include "run/self_check.h"
+#include "run/threads.h"
+#include "run/train.h"
 
 namespace py = pybind11;
 using namespace samestep;
