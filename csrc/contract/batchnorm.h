@@ -14,8 +14,8 @@
 #pragma once
 #include "contract/fp.h"
 #include "contract/sums.h"
+#include "contract/types.h"
 #include "contract/vector.h"
-#include "isa/kernels.h"
 
 namespace samestep {
 namespace {

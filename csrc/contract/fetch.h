@@ -1,6 +1,6 @@
 // Asks memory for what will be read soon. No arithmetic, no instruction set of its own.
 #pragma once
-#include "isa/kernels.h"
+#include "contract/types.h"
 
 namespace samestep {
 

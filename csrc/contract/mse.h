@@ -8,8 +8,8 @@
 #pragma once
 #include "contract/fetch.h"
 #include "contract/sums.h"
+#include "contract/types.h"
 #include "contract/vector.h"
-#include "isa/kernels.h"
 
 namespace samestep {
 namespace {  // internal linkage: see rules.h
@@ -317,9 +317,6 @@ void mse_row(const void* row, const void* y, const void* w, Index p, Scale scale
   // 0.0 +: a lane starts at +0, which turns a product of -0 into +0.
   for (Index j = 0; j < p; ++j) out[j] = mse_gradient_element<T>(c, 0.0 + (r * static_cast<double>(x[j])));
 }
-
-template <class T>
-constexpr MseKernels mse_kernels = {mse_widen<T>, mse_block<T>, mse_gradient<T>, mse_loss, mse_row<T>};
 
 #endif  // __CUDACC__
 

@@ -3,7 +3,7 @@
 // Its NumPy twin is python/samestep/reference/options.py.
 #pragma once
 #include "contract/fp.h"
-#include "isa/kernels.h"
+#include "contract/types.h"
 
 namespace samestep {
 namespace {
@@ -69,10 +69,6 @@ double decoupled_decay(double lr, double weight_decay) { return lr * weight_deca
 double clip_scale(double scale, double norm, double clip_norm) {
   return norm > clip_norm ? scale * (clip_norm / norm) : scale;
 }
-
-template <class T>
-constexpr OptionKernels option_kernels = {prepare_gradient<T, false>, prepare_gradient<T, true>, average<T>,
-                                          flush_subnormals<T>, all_finite<T>};
 
 #endif  // __CUDACC__
 

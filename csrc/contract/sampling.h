@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "isa/kernels.h"
+#include "contract/types.h"
 
 namespace samestep {
 

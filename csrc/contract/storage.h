@@ -3,7 +3,7 @@
 // python/samestep/reference/storage.py.
 #pragma once
 #include "contract/fp.h"
-#include "isa/kernels.h"
+#include "contract/types.h"
 
 namespace samestep {
 namespace {

@@ -13,8 +13,8 @@
 #pragma once
 #include "contract/fetch.h"
 #include "contract/fp.h"
+#include "contract/types.h"
 #include "contract/vector.h"
-#include "isa/kernels.h"
 
 namespace samestep {
 namespace {

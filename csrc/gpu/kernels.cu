@@ -7,7 +7,7 @@
 #include "contract/options.h"
 #include "contract/rules.h"
 #include "contract/sums.h"
-#include "isa/kernels.h"
+#include "contract/types.h"
 
 namespace samestep {
 namespace {

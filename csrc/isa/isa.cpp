@@ -166,6 +166,10 @@ constexpr Rule kRules[] = {FOR_EACH_RULE(ROW) FOR_EACH_ROOF(ROW)};
 constexpr int kRoofs = FOR_EACH_ROOF(ONE);
 // clang-format on
 
+template <class T>
+constexpr OptionKernels option_kernels = {prepare_gradient<T, false>, prepare_gradient<T, true>, average<T>,
+                                          flush_subnormals<T>, all_finite<T>};
+
 template <class T, class Terms>
 constexpr Sum sum_of() {
   return {run_blocks<T, Terms>, column_blocks<T, Terms>};
@@ -190,6 +194,9 @@ constexpr BatchNormKernel inference_of() {
       inference_of<T, false>(), inference_of<T, true>()                      \
     }                                                                        \
   }
+
+template <class T>
+constexpr MseKernels mse_kernels = {mse_widen<T>, mse_block<T>, mse_gradient<T>, mse_loss, mse_row<T>};
 
 double root64(double x) { return root(x); }
 
