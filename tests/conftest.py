@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import samestep as ss
-from samestep import _core, golden
+from samestep import _core
+from samestep.proof import golden
 
 ISAS = ss.info()["isas"]
 # Tests alone are collected: pytest would import a helper to look for doctests, whatever that import does.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from samestep import golden
+from samestep.proof import golden
 
 ROOT = Path(__file__).parent.parent
 

@@ -255,7 +255,7 @@ def reference_faults(source: str) -> list[str]:
 
 
 def test_the_reference_uses_only_what_numpy_rounds_the_same_everywhere():
-    for file in (ROOT / "python" / "samestep" / "reference").glob("*.py"):
+    for file in (ROOT / "python" / "samestep" / "backends" / "reference").glob("*.py"):
         assert reference_faults(file.read_text(encoding="utf-8")) == [], file.name
 
 
@@ -325,7 +325,7 @@ def test_that_gate_passes_bytes():
 def test_the_reference_does_not_depend_on_numpy_s_vectors():
     """Under NumPy's plainest loops it gives the digests that it gives here."""
     code = (
-        "from samestep import golden\n"
+        "from samestep.proof import golden\n"
         "for case in golden.cases():\n"
         "    p = golden.RuleProgram(case, 'random', 1000, 3, 'default')\n"
         "    assert golden.program_digest(p, backend='reference') == golden.DIGESTS[str(p)], p\n"

@@ -21,7 +21,8 @@ import host_cupy
 import samestep as ss
 from conftest import same_bits
 from host_cupy import ndarray
-from samestep import golden, gpu, verify
+from samestep.backends import gpu
+from samestep.proof import golden, verify
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 
 import samestep as ss
 from conftest import same_bits
-from samestep import golden, schedules
+from samestep.optim import schedules
+from samestep.proof import golden
 
 F32 = np.dtype(np.float32)
 

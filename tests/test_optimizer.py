@@ -10,8 +10,9 @@ import pytest
 
 import samestep as ss
 from conftest import ISAS, same_bits
-from samestep import arrays as front_door
-from samestep import golden, reference
+from samestep.backends import arrays as front_door
+from samestep.backends import reference
+from samestep.proof import golden
 
 
 def arrays(*sizes, dtype=np.float32, seed=1):
@@ -371,7 +372,9 @@ def test_plans_and_the_front_door_accept_the_same_gradients():
         except (TypeError, ValueError):
             continue
         bound, written = front_door.Layout.of(w), front_door.extents([w])
-        plans = [kind("sgd", [w], [], np.zeros(2, np.int64)) for kind in (ss.cpu.Plan, reference.Plan)]
+        plans = [
+            kind("sgd", [w], [], np.zeros(2, np.int64)) for kind in (ss.backends.cpu.Plan, reference.Plan)
+        ]
         for g in [
             *singles,
             *doubles,

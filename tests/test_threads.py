@@ -12,7 +12,7 @@ import pytest
 
 import samestep as ss
 from conftest import build_native, same_bits
-from samestep import golden
+from samestep.proof import golden
 
 SIZE = 300_000
 

@@ -1,6 +1,6 @@
 // What a step does to a gradient before the rule, and to what it wrote after it; each only if asked for. The loops run
 // over a chunk that stays in the nearest cache, so that an option costs no visit to memory and rules know none of them.
-// Its NumPy twin is python/samestep/reference/options.py.
+// Its NumPy twin is python/samestep/backends/reference/options.py.
 #pragma once
 #include "contract/fp.h"
 #include "contract/types.h"

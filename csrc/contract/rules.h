@@ -4,7 +4,7 @@
 // A rule is a struct of coefficients with
 //   at(t, hyper-parameters...)   forms them in float64 and rounds each once to T; t = 1, 2, ... counts the steps
 //   operator()(w, g, states...)  updates parameter w and the states in place from gradient g; w is a T or a Decayed<T>
-// and a row of FOR_EACH_RULE at the end of this file. Its NumPy twin is python/samestep/reference/rules.py.
+// and a row of FOR_EACH_RULE at the end of this file. Its NumPy twin is python/samestep/backends/reference/rules.py.
 #pragma once
 #include "contract/fp.h"
 

@@ -1,6 +1,6 @@
 // Numbers kept in 16 bits: to and from the float32 that rules compute in. Integer arithmetic, and float arithmetic that
 // is exact or rounds once to nearest even; no rounding of a processor's own. Twin:
-// python/samestep/reference/storage.py.
+// python/samestep/backends/reference/storage.py.
 #pragma once
 #include "contract/fp.h"
 #include "contract/types.h"

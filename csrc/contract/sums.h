@@ -2,7 +2,7 @@
 //
 // csum of M float64 terms k = 0..M-1: blocks of 1024; within a block lane k mod 32 starts at +0.0 and adds its terms in
 // increasing k; lanes are halved (j with j+16, then +8, +4, +2, +1); block sums are paired (2i with 2i+1, an odd last
-// one is carried up) until one is left. Its NumPy twin is python/samestep/reference/sums.py.
+// one is carried up) until one is left. Its NumPy twin is python/samestep/backends/reference/sums.py.
 //
 // What is summed is told by a struct: kSums, how many sums run side by side, and
 //   template <class X, class D> void operator()(const T* const* in, Index i, Index j, D* sums) const

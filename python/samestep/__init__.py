@@ -33,18 +33,32 @@ Beside them, imported on their own: samestep.torch, the drop-ins for PyTorch. Th
 
 from typing import TYPE_CHECKING, Any
 
-from . import optimizers, options, problems, schedules
-from .arrays import digest
-from .batchnorm import (
+from . import problems
+from .backends.arrays import digest
+from .backends.cpu import (
+    get_num_threads,
+    info,
+    set_isa,
+    set_num_threads,
+)
+from .layers.batchnorm import (
     BatchNorm,
     batchnorm_backward,
     batchnorm_forward,
     batchnorm_inference,
     batchnorm_inference_backward,
 )
-from .cpu import get_num_threads, info, set_isa, set_num_threads
-from .optimizer import Optimizer
-from .optimizers import NAG, SGD, AdaGrad, Adam, AdamW, Momentum, RMSProp
+from .optim import optimizers, options, schedules
+from .optim.optimizer import Optimizer
+from .optim.optimizers import (
+    NAG,
+    SGD,
+    AdaGrad,
+    Adam,
+    AdamW,
+    Momentum,
+    RMSProp,
+)
 from .sums import canonical_sum, global_norm
 from .train import Result, minimize
 

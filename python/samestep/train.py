@@ -18,13 +18,13 @@ from typing import Any, Literal, Protocol, TypeGuard, get_args
 import numpy as np
 import numpy.typing as npt
 
-from . import cpu
-from .arrays import check_writeable, frozen
-from .optimizer import Optimizer
+from .backends import cpu
+from .backends.arrays import check_writeable, frozen
+from .backends.reference.sampling import Sampler
+from .optim.optimizer import Optimizer
 from .optional import require
 from .problems import MSE, Floats, Integers
 from .problems.function import takes
-from .reference.sampling import Sampler
 
 Sampling = Literal["full", "shuffle", "with_replacement"]
 Stopped = Literal["steps", "epochs", "deadline", "callback"]

@@ -1,5 +1,5 @@
 // The golden digests without Python: a plain C++ program over the core. Its inputs are those of
-// python/samestep/golden.py, word for word. Prints a line for each, "rule type inputs size steps hyper digest",
+// python/samestep/proof/golden.py, word for word. Prints a line for each, "rule type inputs size steps hyper digest",
 // computed on every instruction set of this machine at 1, 2 and 3 threads (or --threads N); exit 1 if two of these
 // disagree.
 #include <cmath>

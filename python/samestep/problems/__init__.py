@@ -23,7 +23,13 @@ What minimize() asks of a problem is in ``samestep.train.Problem``: ``size``, ``
 from .function import Function
 from .higham import Higham
 from .hyperbola import Hyperbola
-from .mse import MSE, Float64s, Floats, Integers, Scale
+from .mse import (
+    MSE,
+    Float64s,
+    Floats,
+    Integers,
+    Scale,
+)
 from .quartic import Quartic
 from .risk import empirical_risk, test_risk
 from .rosenbrock import Rosenbrock

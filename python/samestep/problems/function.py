@@ -10,8 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import frozen
-from .mse import Float64s, Floats, Integers, own_rows
+from ..backends.arrays import frozen
+from .mse import (
+    Float64s,
+    Floats,
+    Integers,
+    own_rows,
+)
 
 
 class Function:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..optimizer import Optimizer
-from ..optimizers import NAG, SGD, Momentum
+from ..backends.reference.sampling import Sampler
+from ..optim.optimizer import Optimizer
+from ..optim.optimizers import NAG, SGD, Momentum
 from ..problems import Floats
-from ..reference.sampling import Sampler
 from .checks import Method, check_method, check_problem
 
 if TYPE_CHECKING:

@@ -18,12 +18,17 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from ..optimizer import Optimizer
-from ..optimizers import NAG, Momentum
+from ..optim.optimizer import Optimizer
+from ..optim.optimizers import NAG, Momentum
 from ..optional import require
 from ..problems import MSE, Float64s, Floats
 from . import checks
-from .checks import check_method, check_momentum, check_positive, check_problem
+from .checks import (
+    check_method,
+    check_momentum,
+    check_positive,
+    check_problem,
+)
 
 Method = checks.Method
 

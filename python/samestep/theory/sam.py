@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..optimizer import Optimizer
+from ..optim.optimizer import Optimizer
 from ..problems import Floats
 from ..sums import global_norm
 from .checks import check_function, check_not_negative

@@ -1,0 +1,163 @@
+"""``samestep report``: the theory of the notes and slides, measured, as one page to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from os import PathLike
+from os.path import realpath
+from pathlib import Path
+from typing import Any
+
+from ..table import Table
+
+# Four of them are imported for the items that they add to the list.
+from . import (  # noqa: F401
+    descent,
+    items,
+    landscapes,
+    methods,
+    networks,
+    own,
+    paths,
+    rates,
+    slides,
+    surfaces,
+)
+from .items import Row, measured
+from .page import page
+from .pictures import Drawn, drawn
+
+PICTURES = (
+    rates.bounds,
+    rates.modes,
+    paths.quadratic,
+    paths.rosenbrock,
+    rates.edge,
+    rates.momentum_flows,
+    landscapes.basins,
+    landscapes.sam,
+    landscapes.semicircle,
+    landscapes.rare_minima,
+    landscapes.spin_glass,
+    networks.deep_linear_modes,
+    networks.higham_cost,
+)
+ITEMS = sorted(items.ITEMS, key=lambda item: item.place)
+STAGES = len(PICTURES) + len(ITEMS)
+OWN_STAGES = own.STAGES
+
+
+class ReportError(ValueError):
+    """A file that no report can be written to; the message says why."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was drawn and measured.
+
+    Attributes:
+        pictures: in the page's order.
+        rows: in the order of the texts.
+        quick: whether less was run for it.
+        table: what it was measured on; None: the problems of the texts.
+    """
+
+    pictures: list[Drawn]
+    rows: list[Row]
+    quick: bool
+    table: Table | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether every item is."""
+        return all(row.passed for row in self.rows)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The rows as plain numbers, strings, lists and dicts."""
+        return {
+            "quick": self.quick,
+            **({} if self.table is None else {"table": self.table.as_dict()}),
+            "items": [row.as_dict() for row in self.rows],
+            "passed": self.passed,
+        }
+
+    def write(self, path: str | PathLike[str]) -> None:
+        """Writes the page, whole or not at all.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        path = Path(realpath(path))
+        _unfinished(path).write_text(page(self.pictures, self.rows, self.quick, self.table), encoding="utf-8")
+        _unfinished(path).replace(path)
+
+
+def check_out(path: str | PathLike[str]) -> None:
+    """Raises now what Report.write would raise after the work.
+
+    Raises:
+        ReportError: the path is a folder or a device, or lies where nothing can be written.
+    """
+    path = Path(realpath(path))
+    if path.exists() and not path.is_file():
+        raise ReportError(f"out: got {path}, which is no file; name one, such as report.html")
+    try:
+        _unfinished(path).touch()
+        _unfinished(path).unlink()
+    except OSError as error:
+        raise ReportError(
+            f"out: {path} cannot be written: {error.strerror}; "
+            f"is {path.parent} a folder that you may write to?"
+        ) from error
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name}.unfinished")
+
+
+def run_report(quick: bool = False, announce: Callable[[str], None] = lambda stage: None) -> Report:
+    """Draws every picture and measures every item.
+
+    Args:
+        quick: less of what takes long: under half a minute instead of under three.
+        announce: told the name of each of the STAGES before it starts.
+
+    Raises:
+        ImportError: scikit-learn, SciPy or matplotlib is not installed.
+    """
+    pictures = []
+    for picture in PICTURES:
+        announce(picture.name)
+        pictures.append(drawn(picture, quick))
+    rows = []
+    for item in ITEMS:
+        announce(item.key)
+        rows.append(measured(item, quick))
+    return Report(pictures, rows, quick)
+
+
+def report_on(
+    table: Table, quick: bool = False, announce: Callable[[str], None] = lambda stage: None
+) -> Report:
+    """Draws and measures what holds for every least-squares problem, on a table of the user's own.
+
+    Args:
+        table: see table.py.
+        quick: fewer step sizes and steps.
+        announce: told the name of each of the OWN_STAGES before it starts.
+
+    Raises:
+        TableError: the table gives no problem that could be solved in float64.
+        ImportError: matplotlib is not installed.
+    """
+    pictures, own_items = own.parts(table)
+    made = []
+    for picture in pictures:
+        announce(picture.name)
+        made.append(drawn(picture, quick))
+    rows = []
+    for item in own_items:
+        announce(item.key)
+        rows.append(measured(item, quick))
+    return Report(made, rows, quick, table)
