@@ -33,6 +33,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 terminalreporter.write_line(value)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What builds the whole core again is slow."""
+    for item in items:
+        if "native" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(params=golden.cases(), ids=str)
 def case(request: pytest.FixtureRequest) -> golden.Case:
     return request.param

@@ -16,6 +16,8 @@ import pytest
 from conftest import build_native
 from samestep.proof import golden
 
+pytestmark = pytest.mark.slow
+
 X86 = platform.machine() == "x86_64"
 QEMU_AARCH64 = ("qemu-aarch64", "-cpu", "max,sve512=on")
 SANITIZED = "-fsanitize=address,undefined -fno-sanitize-recover=all"

@@ -75,9 +75,12 @@ def test_small_work_starts_no_thread():
     assert run_python(code).stdout == "0 3\n"
 
 
+@pytest.mark.slow
 def test_when_memory_or_threads_run_out():
     """Whatever fails while the pool grows, the work is done and the signal mask is put back."""
-    done = subprocess.run([build_native("native", target="pool") / "pool"], capture_output=True, text=True)
+    done = subprocess.run(
+        [build_native("native", target="pool") / "pool"], capture_output=True, encoding="utf-8"
+    )
     assert (done.stdout, done.returncode) == ("", 0)
 
 
