@@ -5,7 +5,7 @@ import pytest
 
 from control_register import MODES, mxcsr, needs_x86
 from samestep import _core
-from samestep.optim.options import Options
+from samestep.backends.options import Options
 from samestep.proof import golden
 
 

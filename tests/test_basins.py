@@ -9,13 +9,7 @@ import pytest
 
 import samestep as ss
 from samestep.problems import MSE
-from samestep.theory import (
-    DoubleWell,
-    Well,
-    batch_gradient_variance,
-    double_well,
-    stationary_variance,
-)
+from samestep.theory import DoubleWell, Well, batch_gradient_variance, double_well, stationary_variance
 from text_problems import small
 
 

@@ -12,12 +12,7 @@ import numpy as np
 import pytest
 
 import samestep as ss
-from samestep.commands import (
-    cli,
-    demo,
-    digits,
-    table,
-)
+from samestep.commands import cli, demo, digits, table
 from samestep.commands.render import Style, as_text, digits_as_text
 from samestep.optim.optimizers import OPTIMIZERS
 from samestep.proof import golden

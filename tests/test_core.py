@@ -1,5 +1,7 @@
 """The C++ core without Python: it compiles, links and gives the golden digests in a plain program."""
 
+import ast
+import graphlib
 import re
 import shutil
 import subprocess
@@ -46,6 +48,51 @@ def test_folders_include_only_what_lies_below_them():
         assert included <= BELOW[folder], source.name
         has_python = re.search(r"pybind11|Python\.h|\bpy::", source.read_text(encoding="utf-8")) is not None
         assert has_python <= (folder == "python"), source.name
+
+
+# What the folders and modules of the package may import, beside their own: every arrow points down, under
+# TYPE_CHECKING and within functions as well.
+PACKAGE = ROOT / "python" / "samestep"
+FLOORS = (
+    {"_core", "arguments", "optional"},
+    {"backends"},
+    {"optim", "layers", "sums", "problems"},
+    {"result"},
+    {"theory"},
+    {"train"},
+    {"proof", "torch"},
+    {"commands"},
+    {"__init__", "__main__"},
+)
+
+
+def imports_of(file: Path) -> set[str]:
+    """The modules of the package that a file imports, with dots from the package on."""
+    package = list(file.relative_to(PACKAGE).parts[:-1])
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1] + (node.module or "").split(".")
+            for alias in node.names:
+                path = [part for part in (*base, alias.name) if part]
+                while not any(PACKAGE.joinpath(*path).with_suffix(s).exists() for s in (".py", ".pyi", "")):
+                    path.pop()
+                found.add(".".join(path))
+    return found
+
+
+def test_imports_run_downwards_and_in_no_circle():
+    floor = {name: i for i, names in enumerate(FLOORS) for name in names}
+    graph = {}
+    for file in PACKAGE.rglob("*.py"):
+        parts = file.relative_to(PACKAGE).with_suffix("").parts
+        own = parts[0]
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts) or "__init__"
+        graph[name] = imports_of(file) - {name, ""}
+        for other in graph[name]:
+            room = other.split(".")[0]
+            assert room == own or floor[room] < floor[own], f"{name} imports {other}"
+    list(graphlib.TopologicalSorter(graph).static_order())  # CycleError names the modules
 
 
 def test_isa_files_include_no_library_header():

@@ -6,13 +6,7 @@ from sklearn.datasets import load_diabetes
 
 import samestep as ss
 from samestep import problems
-from samestep.problems import (
-    MSE,
-    Higham,
-    Hyperbola,
-    Quartic,
-    Rosenbrock,
-)
+from samestep.problems import MSE, Higham, Hyperbola, Quartic, Rosenbrock
 
 ALL = pytest.mark.parametrize("kind", [Higham, Hyperbola, Quartic, Rosenbrock])
 

@@ -7,13 +7,7 @@ import pytest
 
 import samestep as ss
 from samestep.commands import table
-from samestep.problems import (
-    MSE,
-    Function,
-    Higham,
-    Hyperbola,
-    Rosenbrock,
-)
+from samestep.problems import MSE, Function, Higham, Hyperbola, Rosenbrock
 from text_problems import PHI, Y, diabetes, fixed
 
 SCALES = {"half_sum": 1.0, "half_mean": 1 / 3, "mean": 2 / 3, "sum": 2.0}

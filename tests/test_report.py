@@ -14,17 +14,7 @@ import pytest
 from browser import CHROMIUM, Browser
 from samestep.commands import cli, report
 from samestep.commands.demo import Edge
-from samestep.commands.report import (
-    descent,
-    items,
-    landscapes,
-    methods,
-    own,
-    paths,
-    rates,
-    slides,
-    surfaces,
-)
+from samestep.commands.report import descent, items, landscapes, methods, own, paths, rates, slides, surfaces
 from samestep.commands.report.page import page
 from samestep.commands.report.pictures import drawn
 from samestep.commands.table import Table, read_csv

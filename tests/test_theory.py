@@ -8,13 +8,7 @@ import pytest
 
 import samestep as ss
 from samestep.problems import MSE
-from samestep.theory import (
-    max_step,
-    step_bound,
-    tune_heavy_ball,
-    tune_look_ahead,
-    tune_sgd,
-)
+from samestep.theory import max_step, step_bound, tune_heavy_ball, tune_look_ahead, tune_sgd
 from samestep.train import minimize
 from text_problems import diabetes, fixed
 

@@ -35,12 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import problems
 from .backends.arrays import digest
-from .backends.cpu import (
-    get_num_threads,
-    info,
-    set_isa,
-    set_num_threads,
-)
+from .backends.cpu import get_num_threads, info, set_isa, set_num_threads
 from .layers.batchnorm import (
     BatchNorm,
     batchnorm_backward,
@@ -50,17 +45,10 @@ from .layers.batchnorm import (
 )
 from .optim import optimizers, options, schedules
 from .optim.optimizer import Optimizer
-from .optim.optimizers import (
-    NAG,
-    SGD,
-    AdaGrad,
-    Adam,
-    AdamW,
-    Momentum,
-    RMSProp,
-)
+from .optim.optimizers import NAG, SGD, AdaGrad, Adam, AdamW, Momentum, RMSProp
+from .result import Result
 from .sums import canonical_sum, global_norm
-from .train import Result, minimize
+from .train import minimize
 
 if TYPE_CHECKING:
     from . import theory

@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backends.arrays import Array
-from .optim.options import Options
+from .backends.options import Options
 
 compile_flags: str
 

@@ -214,9 +214,10 @@ def check_bound(name: str, a: Array, bound: Layout) -> None:
     now = Layout.of(a)
     for what, got, expected in zip(Layout._fields, now, bound, strict=True):
         if got != expected and not (what == "strides" and same_layout(now, bound)):
+            are = "are" if what == "strides" else "is"
             raise ValueError(
-                f"{name}: its {what} is now {got}, expected {expected} as at the start; set it back, or make "
-                "a new optimizer"
+                f"{name}: its {what} {are} now {got}, expected {expected} as at the start; set it back, or "
+                "make a new optimizer"
             )
 
 

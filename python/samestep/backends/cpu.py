@@ -19,16 +19,7 @@ from .._core import (
     rules,
     update_running,
 )
-from .arrays import (
-    assign,
-    contiguous,
-    empty,
-    empty_like,
-    frozen,
-    place,
-    to_host,
-    zeros_like,
-)
+from .arrays import assign, contiguous, empty, empty_like, frozen, place, to_host, zeros_like
 
 __all__ = [
     "Mse",

@@ -30,17 +30,10 @@ from numpy.typing import NDArray
 
 from .. import _core
 from .._core import rules
-from ..optim.options import Options, arguments_of
-from ..optim.stats import STEPPED
 from ..optional import require
-from .arrays import (
-    Array,
-    Layout,
-    extents,
-    gradient_error,
-    lives_on_gpu,
-    same_layout,
-)
+from .arrays import Array, Layout, extents, gradient_error, lives_on_gpu, same_layout
+from .face import STEPPED
+from .options import Options, arguments_of
 
 __all__ = [
     "Mse",

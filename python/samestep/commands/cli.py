@@ -25,28 +25,10 @@ from .bench import run as bench_run
 from .bench import show as bench_show
 from .demo import STAGES, run_demo
 from .digits import train_digits
-from .render import (
-    FigureError,
-    Style,
-    as_text,
-    check_figure,
-    digits_as_text,
-    save_figure,
-)
-from .report import (
-    OWN_STAGES,
-    ReportError,
-    check_out,
-    report_on,
-    run_report,
-)
+from .render import FigureError, Style, as_text, check_figure, digits_as_text, save_figure
+from .report import OWN_STAGES, ReportError, check_out, report_on, run_report
 from .report import STAGES as REPORT_STAGES
-from .table import (
-    Table,
-    TableError,
-    diabetes,
-    read_csv,
-)
+from .table import Table, TableError, diabetes, read_csv
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
 

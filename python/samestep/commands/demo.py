@@ -19,22 +19,10 @@ import numpy as np
 
 from ..backends.arrays import digest
 from ..optim.optimizer import Optimizer
-from ..optim.optimizers import (
-    NAG,
-    SGD,
-    AdaGrad,
-    Adam,
-    Momentum,
-    RMSProp,
-)
+from ..optim.optimizers import NAG, SGD, AdaGrad, Adam, Momentum, RMSProp
 from ..problems import MSE, Float64s, Floats
 from ..proof.golden import difference
-from ..theory import (
-    max_step,
-    tune_heavy_ball,
-    tune_look_ahead,
-    tune_sgd,
-)
+from ..theory import max_step, tune_heavy_ball, tune_look_ahead, tune_sgd
 from ..train import minimize
 from .table import Table, TableError
 

@@ -12,22 +12,8 @@ import numpy as np
 
 from ..optional import require
 from ..theory import max_step
-from .demo import (
-    FLAT,
-    GOAL,
-    SIGNIFICANT,
-    Demo,
-    Run,
-    steep_curvatures,
-)
-from .digits import (
-    BATCH,
-    CLASSES,
-    DIGEST_NOTE,
-    HIDDEN,
-    REQUIRED,
-    DigitsResult,
-)
+from .demo import FLAT, GOAL, SIGNIFICANT, Demo, Run, steep_curvatures
+from .digits import BATCH, CLASSES, DIGEST_NOTE, HIDDEN, REQUIRED, DigitsResult
 from .table import counted, left_out
 
 _WIDTH = 96

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import backends
+from ..arguments import number, switch
 from ..backends import arrays
 from ..backends.arrays import Array
-from ..optim.options import number, switch
 
 
 class _Walk(NamedTuple):

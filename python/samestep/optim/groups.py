@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ..backends import arrays
 from ..backends.arrays import Array
+from .hyper import Hyper
 
-if TYPE_CHECKING:
-    from .optimizer import Optimizer
+
+class Owner(Protocol):
+    """What a group asks of its optimizer."""
+
+    @property
+    def t(self) -> int: ...
+
+    def _hyper_of(self, name: str) -> Hyper: ...
+
+    def _followed(self, values: Mapping[str, float | None], name: str) -> float: ...
+
+    def _put(self, checked: list[tuple[Group, str, tuple[float | None, Any]]]) -> None: ...
 
 
 class Group(MutableMapping[str, float]):
@@ -32,7 +43,7 @@ class Group(MutableMapping[str, float]):
         (array([1., 1.]), array([0.5, 0.5]))
     """
 
-    def __init__(self, optimizer: Optimizer, params: GroupParams, hyper: Mapping[str, Any]) -> None:
+    def __init__(self, optimizer: Owner, params: GroupParams, hyper: Mapping[str, Any]) -> None:
         self._optimizer = optimizer
         self._hyper: dict[str, float | None] = {}  # None: as the one that it follows
         self._schedules: dict[str, Any] = {}

@@ -13,93 +13,23 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .. import backends
+from ..arguments import check_choice, check_rounded, number, switch
 from ..backends import arrays, cpu
 from ..backends.arrays import Array
+from ..backends.face import MOVED, NONFINITE, STEPPED
+from ..backends.options import Options, arguments_of
 from ..backends.reference.storage import join, widen
 from ..optional import require
 from .groups import Group, GroupParams, is_grouped
-from .options import (
-    OptionArguments,
-    Options,
-    arguments_of,
-    check_choice,
-    check_options,
-    check_rounded,
-    number,
-    switch,
-)
-from .stats import (
-    MOVED,
-    NONFINITE,
-    STEPPED,
-    RecordingPlan,
-    StepStats,
-)
+from .hyper import Hyper, pair
+from .options import OptionArguments, check_options
+from .stats import RecordingPlan, StepStats
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
 READ_ONLY_FIX = "set its flag, or step copy.deepcopy(optimizer) and its params"
-
-
-class Hyper:
-    """A hyper-parameter: settable at any time, refused outside ``[at_least, below)`` or above ``at_most``.
-
-    On the optimizer it is that of all groups: reading it is an error where they differ.
-    ``scheduled``: it may be a callable of the step number t. ``optional``: 0 is as good as absent.
-    ``follows``: it may be None, and then it is whatever the one of that name is.
-    ``in_float64``: it is never rounded to the type of the parameters.
-    """
-
-    def __init__(
-        self,
-        *,
-        at_least: float,
-        below: float = math.inf,
-        at_most: float = math.inf,
-        scheduled: bool = False,
-        optional: bool = False,
-        follows: str | None = None,
-        in_float64: bool = False,
-    ) -> None:
-        self.at_least = at_least
-        self.below = below
-        self.at_most = at_most
-        self.scheduled = scheduled
-        self.optional = optional
-        self.follows = follows
-        self.in_float64 = in_float64
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, optimizer: Optimizer | None, owner: type) -> Any:
-        if optimizer is None:
-            return self
-        values = {group[self.name] for group in optimizer.groups}
-        if len(values) > 1:
-            raise ValueError(f"{self.name}: differs between groups; read groups[i][{self.name!r}]")
-        return values.pop()
-
-    def __set__(self, optimizer: Optimizer, value: Any) -> None:
-        optimizer._set_hyper(**{self.name: value})
-
-    def check(self, value: Any, is_single: bool = False, may_vanish: bool = False) -> float | None:
-        """The value, if it is in range.
-
-        ``is_single``: also after it is rounded to float32, in which some of the parameters are stepped.
-        ``may_vanish``: there it may become 0, as the values of a schedule that fades do.
-        """
-        if value is None and self.follows is not None:
-            return None
-        found = number(self.name, value)
-        if not (self.at_least <= found < self.below and found <= self.at_most):  # NaN fails as well
-            end = f"{self.below:g})" if self.at_most == math.inf else f"{self.at_most:g}]"
-            raise ValueError(f"{self.name}: got {found}, expected a number in [{self.at_least:g}, {end}")
-        if is_single and not self.in_float64:
-            check_rounded(self.name, found, np.float32, below=self.below, may_vanish=may_vanish)
-        return found
 
 
 class Optimizer:
@@ -600,9 +530,11 @@ class Optimizer:
         if not isinstance(grads, (list, tuple)) or len(grads) != len(self.groups):
             got = len(grads) if isinstance(grads, (list, tuple)) else type(grads).__name__
             raise ValueError(f"grads: got {got}, expected a list of {len(self.groups)}, one entry a group")
-        return [
-            g for group, given in zip(self.groups, grads, strict=True) for g in group.params.flatten(given)
-        ]
+        flat: list[Any] = []
+        for group, given in zip(self.groups, grads, strict=True):
+            skipped = [None] * len(group.params.arrays)
+            flat += skipped if given is None else group.params.flatten(given)
+        return flat
 
     def _laid_out(self, grads: Any) -> tuple[list[Any], int]:
         """The gradients, those that lie in another order than their parameter copied, and bytes copied."""
@@ -659,8 +591,10 @@ class Optimizer:
             for name, g in zeroed:
                 arrays.check_inplace(name, g, halves=True)
             arrays.check_disjoint(zeroed)
-        self._bind()
         status: int = self._plan.step(plain, hyper, scale)
+        if status not in (STEPPED, NONFINITE):  # what was bound has moved
+            self._bind()
+            status = self._plan.step(plain, hyper, scale)
         if status not in (STEPPED, NONFINITE):
             raise RuntimeError("params, grads: changed by another thread during the step")
         return status
@@ -895,6 +829,12 @@ class Optimizer:
         return hypers
 
 
+def like_params(optimizer: Optimizer, g: Array) -> Any:
+    """The gradient of the one parameter in the structure in which the optimizer was given it."""
+    structured = optimizer.groups[0].params.unflatten([g])
+    return [structured] if optimizer._grouped else structured
+
+
 class _NoPlan:
     """Stands for the plan of arrays that cannot be stepped where they lie: a step then says why not."""
 
@@ -943,9 +883,3 @@ def _finite(name: str, value: Any) -> float:
     if not math.isfinite(found):
         raise ValueError(f"{name}: got {found}, expected a finite number")
     return found
-
-
-def pair(betas: Any) -> tuple[Any, Any]:
-    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-        raise ValueError(f"betas: got {betas!r}, expected two numbers, such as (0.9, 0.999)")
-    return betas[0], betas[1]

@@ -15,9 +15,11 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..arguments import number, switch
 from ..backends.arrays import Array
-from .optimizer import Hyper, Optimizer, pair
-from .options import OptionArguments, number, switch
+from .hyper import Hyper, pair
+from .optimizer import Optimizer
+from .options import OptionArguments
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -38,11 +38,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
-import numpy as np
-
-from ..backends.arrays import Array
+from ..arguments import check_choice, number, switch
+from ..backends.options import Options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # noqa: F401
@@ -68,47 +67,6 @@ class OptionArguments(TypedDict, total=False):
     stochastic_rounding: int | None
     copy_dtype: str | None
     copy_grads: bool
-
-
-class Options(NamedTuple):
-    """The checked options, and the arrays and groups that they need, as the backends read them.
-
-    Args:
-        decoupled: weight decay acts on the parameter, not on the gradient.
-        maximize: climb instead of descend.
-        zero_grads: set the gradients to +0 once they are read.
-        flush_subnormals: state below 2^-126 in magnitude becomes +0 after the step.
-        nonfinite: "propagate", "skip" or "raise", what an infinity or NaN in a gradient does.
-        clip_norm: the largest norm of all gradients together; infinity: any.
-        clip_value: the largest magnitude of one element; infinity: any.
-        ema: decay of the running average of the parameters; 0: none is kept.
-        state_dtype: "float32" or "param", what the state of 16-bit parameters is kept in.
-        master: None, "float32" or "split", where 16-bit parameters are kept in float32.
-        stochastic_rounding: the seed of how bfloat16 parameters are rounded; None: to nearest.
-        copy_dtype: "bfloat16" or "float16", for a copy of float32 parameters; None: none is made.
-        copy_grads: gradients in another memory layout than their parameter's are copied into that.
-        groups: the group of each parameter.
-        averages, masters, lows, copies: arrays beside the parameters, or none.
-    """
-
-    decoupled: bool = False
-    maximize: bool = False
-    zero_grads: bool = False
-    flush_subnormals: bool = False
-    nonfinite: str = "propagate"
-    clip_norm: float = math.inf
-    clip_value: float = math.inf
-    ema: float = 0.0
-    state_dtype: str = "float32"
-    master: str | None = None
-    stochastic_rounding: int | None = None
-    copy_dtype: str | None = None
-    copy_grads: bool = False
-    groups: tuple[int, ...] = ()
-    averages: tuple[Array, ...] = ()
-    masters: tuple[Array, ...] = ()
-    lows: tuple[Array, ...] = ()
-    copies: tuple[Array, ...] = ()
 
 
 def check_options(
@@ -158,63 +116,6 @@ def check_options(
         copy_grads=bool(copy_grads),
         ema=_within("ema", ema, 0.0, lambda x: 0 < x < 1, "a number in (0, 1) or None"),
     )
-
-
-def arguments_of(options: Options) -> dict[str, Any]:
-    """The arguments that ``check_options`` makes these options from: bools, strings, numbers and None."""
-    return {
-        "decoupled_weight_decay": options.decoupled,
-        "maximize": options.maximize,
-        "clip_norm": options.clip_norm if options.clip_norm < math.inf else None,
-        "clip_value": options.clip_value if options.clip_value < math.inf else None,
-        "nonfinite": options.nonfinite,
-        "zero_grads": options.zero_grads,
-        "ema": options.ema or None,
-        "flush_subnormals": options.flush_subnormals,
-        "state_dtype": options.state_dtype,
-        "master": options.master,
-        "stochastic_rounding": options.stochastic_rounding,
-        "copy_dtype": options.copy_dtype,
-        "copy_grads": options.copy_grads,
-    }
-
-
-def number(name: str, value: Any) -> float:
-    """``value`` as a float; text and arrays of several elements are a TypeError."""
-    try:
-        if isinstance(value, (str, bytes)):
-            raise TypeError
-        return float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name}: got {value!r}, expected a number") from None
-    except OverflowError:
-        raise ValueError(f"{name}: got a number beyond those of float64, expected a smaller one") from None
-
-
-def check_rounded(
-    name: str, value: float, dtype: Any, *, below: float = math.inf, may_vanish: bool = False
-) -> None:
-    """Raises if ``value``, rounded to the type in which it is used, becomes 0, infinite or ``below``."""
-    with np.errstate(over="ignore"):
-        rounded = float(np.dtype(dtype).type(value))
-    if abs(rounded) >= below > abs(value) or (rounded == 0.0 and value != 0.0 and not may_vanish):
-        raise ValueError(
-            f"{name}: got {value!r}, which is {rounded:g} in {np.dtype(dtype)}, where it is used; expected a "
-            f"number that {np.dtype(dtype)} tells from {rounded:g}"
-        )
-
-
-def switch(name: str, value: Any) -> bool:
-    """``value`` as a bool; only True, False, 1 and 0 are one."""
-    if not isinstance(value, (bool, int, np.bool_, np.integer)) or value not in (True, False):
-        raise TypeError(f"{name}: got {value!r}, expected True or False")
-    return bool(value)
-
-
-def check_choice(name: str, value: Any, expected: tuple[str | None, ...]) -> None:
-    """Raises ValueError unless ``value`` is one of these; of arrays ``in`` would ask each element."""
-    if not (value is None or isinstance(value, str)) or value not in expected:
-        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(str, expected))}")
 
 
 def _seed(value: Any) -> int | None:

@@ -24,7 +24,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-from .options import number
+from ..arguments import number
 
 Schedule = Callable[[int], float]
 

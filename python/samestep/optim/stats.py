@@ -6,8 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-# What a plan's step() returns, else where something does not fit. But for STEPPED nothing was written.
-STEPPED, MOVED, NONFINITE = -1, -2, -3
+from ..backends.face import STEPPED
 
 
 class StepStats(NamedTuple):

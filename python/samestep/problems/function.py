@@ -11,12 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..backends.arrays import frozen
-from .mse import (
-    Float64s,
-    Floats,
-    Integers,
-    own_rows,
-)
+from .mse import Float64s, Floats, Integers, own_rows
 
 
 class Function:

@@ -13,12 +13,7 @@ from operator import mul
 import numpy as np
 import numpy.typing as npt
 
-from .mse import (
-    Float64s,
-    Floats,
-    Integers,
-    own_rows,
-)
+from .mse import Float64s, Floats, Integers, own_rows
 from .smooth import Smooth
 
 X = [

@@ -66,32 +66,15 @@ want curvatures, a problem that knows them will do. docs/theory.md has each form
 """
 
 from . import flows, landscape
-from .basins import (
-    DoubleWell,
-    Well,
-    batch_gradient_variance,
-    double_well,
-    stationary_variance,
-)
+from .basins import DoubleWell, Well, batch_gradient_variance, double_well, stationary_variance
 from .bounds import cauchy_step, max_step, step_bound
 from .curvature import beta, hessian_fd
 from .deadline import DeadlineRun, run_until
 from .descent import backtracking, descent_ok
 from .edges import heavy_ball_edge, look_ahead_edge, sgd_edge
-from .gaps import (
-    GapBounds,
-    accelerated_gap_bound,
-    gap_bounds,
-    gradient_bound,
-    iterations_bound,
-)
+from .gaps import GapBounds, accelerated_gap_bound, gap_bounds, gradient_bound, iterations_bound
 from .modes import mode_factors, mode_matrices, spectral_radius
-from .momentum import (
-    ema_step,
-    nesterov_momenta,
-    polyak_step,
-    terminal_step,
-)
+from .momentum import ema_step, nesterov_momenta, polyak_step, terminal_step
 from .newton import newton_step
 from .pl import (
     InterpolationStep,
@@ -105,13 +88,7 @@ from .pl import (
 from .run_check import BoundCheck, RunCheck, check_run
 from .sam import sam_step
 from .step_size import StepSizeCheck, check_step_size
-from .tuning import (
-    Tuning,
-    tune_heavy_ball,
-    tune_look_ahead,
-    tune_nesterov,
-    tune_sgd,
-)
+from .tuning import Tuning, tune_heavy_ball, tune_look_ahead, tune_nesterov, tune_sgd
 
 __all__ = [
     "BoundCheck",

@@ -17,13 +17,7 @@ from ..optim.optimizer import Optimizer
 from ..optim.optimizers import SGD
 from ..optional import require
 from ..problems import Float64s, Floats
-from .checks import (
-    as_number,
-    check_momentum,
-    check_not_negative,
-    check_number,
-    check_positive,
-)
+from .checks import as_number, check_momentum, check_not_negative, check_number, check_positive
 
 
 class Well(NamedTuple):

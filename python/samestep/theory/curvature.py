@@ -9,12 +9,7 @@ import numpy as np
 
 from ..optional import require
 from ..problems import MSE, Float64s, Floats
-from .checks import (
-    check_function,
-    check_positive,
-    is_problem,
-    known,
-)
+from .checks import check_function, check_positive, is_problem, known
 
 Method = Literal["exact", "power", "lanczos"]
 

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .checks import (
-    as_number,
-    check_momentum,
-    check_not_negative,
-    check_positive,
-    is_problem,
-    known,
-)
+from .checks import as_number, check_momentum, check_not_negative, check_positive, is_problem, known
 
 Number = Any  # a float, or an array of them, and then so is the result
 

@@ -23,12 +23,7 @@ from ..optim.optimizers import NAG, Momentum
 from ..optional import require
 from ..problems import MSE, Float64s, Floats
 from . import checks
-from .checks import (
-    check_method,
-    check_momentum,
-    check_positive,
-    check_problem,
-)
+from .checks import check_method, check_momentum, check_positive, check_problem
 
 Method = checks.Method
 

@@ -7,12 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .checks import (
-    as_number,
-    check_not_negative,
-    check_number,
-    check_positive,
-)
+from .checks import as_number, check_not_negative, check_number, check_positive
 
 Steps = int | npt.NDArray[np.integer[Any]]
 Bound = Any  # a float, or an array for an array of steps

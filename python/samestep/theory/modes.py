@@ -18,12 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..problems import Float64s
-from .checks import (
-    Method,
-    check_method,
-    check_number,
-    is_problem,
-)
+from .checks import Method, check_method, check_number, is_problem
 from .curvature import check_symmetric
 
 

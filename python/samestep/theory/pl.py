@@ -11,13 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..problems import Float64s, Floats
-from .checks import (
-    check_not_negative,
-    check_number,
-    check_positive,
-    is_problem,
-    known,
-)
+from .checks import check_not_negative, check_number, check_positive, is_problem, known
 from .curvature import check_symmetric
 
 

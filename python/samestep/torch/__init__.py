@@ -3,20 +3,9 @@
 ``import samestep`` never imports torch; ``import samestep.torch`` does, and needs it installed.
 """
 
-from .batchnorm import (
-    BatchNorm1d,
-    BatchNorm2d,
-    BatchNorm3d,
-    batch_norm,
-)
+from .batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d, batch_norm
 from .clip import clip_grad_norm_
-from .optimizers import (
-    SGD,
-    Adagrad,
-    Adam,
-    AdamW,
-    RMSprop,
-)
+from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
 
 __all__ = [
     "SGD",

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..arguments import number, switch
 from ..backends import cpu
 from ..layers import batchnorm as kernels
-from ..optim.options import number, switch
 from .tensors import as_array
 
 STORED = (torch.float16, torch.bfloat16)  # read and written in 16 bits, computed in float32

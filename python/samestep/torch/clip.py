@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import number
 from ..backends import cpu
-from ..optim.options import number
 from .tensors import as_array, full_tensor
 
 

@@ -18,13 +18,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from .._core import AddressedPlan
-from ..optim.options import Options
-from .tensors import (
-    is_aligned,
-    is_dense,
-    is_dtensor,
-    local_tensor,
-)
+from ..backends.options import Options
+from .tensors import is_aligned, is_dense, is_dtensor, local_tensor
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 # What parameters are kept in, and what their state is kept in.

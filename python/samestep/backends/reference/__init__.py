@@ -4,22 +4,8 @@ It uses ``+ - * /``, ``sqrt``, ``where`` and casts, nothing whose bits NumPy may
 a backend: ``backend="reference"`` runs a whole training in it.
 """
 
-from ..arrays import (
-    assign,
-    contiguous,
-    empty,
-    empty_like,
-    frozen,
-    place,
-    to_host,
-    zeros_like,
-)
-from .batchnorm import (
-    batchnorm_backward,
-    batchnorm_forward,
-    batchnorm_inference,
-    update_running,
-)
+from ..arrays import assign, contiguous, empty, empty_like, frozen, place, to_host, zeros_like
+from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference, update_running
 from .mse import Mse
 from .rules import Plan, power, rules
 from .sums import canonical_sum, global_norm

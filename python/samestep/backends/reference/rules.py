@@ -16,32 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ...optim.options import Options
-from ...optim.stats import MOVED, NONFINITE, STEPPED
-from ..arrays import (
-    Array,
-    Layout,
-    check_disjoint,
-    extents,
-    gradient_error,
-    is_in_place,
-)
-from .options import (
-    Decayed,
-    all_finite,
-    average,
-    clip_scale,
-    flush_subnormals,
-    prepare_gradient,
-)
-from .storage import (
-    is_bfloat16,
-    join,
-    narrow,
-    narrow_at_random,
-    split,
-    widen,
-)
+from ..arrays import Array, Layout, check_disjoint, extents, gradient_error, is_in_place
+from ..face import MOVED, NONFINITE, STEPPED
+from ..options import Options
+from .options import Decayed, all_finite, average, clip_scale, flush_subnormals, prepare_gradient
+from .storage import is_bfloat16, join, narrow, narrow_at_random, split, widen
 from .sums import global_norm
 
 Float = type[np.float32] | type[np.float64]

@@ -10,12 +10,7 @@ import numpy as np
 
 from ...backends import cpu
 from ...backends.arrays import Array
-from .cases import (
-    LR,
-    RULES,
-    Shapes,
-    elements,
-)
+from .cases import LR, RULES, Shapes, elements
 from .peers import STATES, steps_of
 from .turns import take_turns
 

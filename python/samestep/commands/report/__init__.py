@@ -12,18 +12,7 @@ from typing import Any
 from ..table import Table
 
 # Four of them are imported for the items that they add to the list.
-from . import (  # noqa: F401
-    descent,
-    items,
-    landscapes,
-    methods,
-    networks,
-    own,
-    paths,
-    rates,
-    slides,
-    surfaces,
-)
+from . import descent, items, landscapes, methods, networks, own, paths, rates, slides, surfaces  # noqa: F401
 from .items import Row, measured
 from .page import page
 from .pictures import Drawn, drawn

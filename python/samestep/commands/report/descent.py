@@ -26,26 +26,9 @@ from ...theory import (
     step_bound,
 )
 from ...train import minimize
-from .items import (
-    Checks,
-    at_least,
-    at_most,
-    item,
-    near,
-    never,
-)
+from .items import Checks, at_least, at_most, item, near, never
 from .rates import curves, edge_scan
-from .runs import (
-    Bent,
-    Wells,
-    gaps,
-    gradients,
-    norms,
-    patients,
-    small,
-    walk,
-    wide,
-)
+from .runs import Bent, Wells, gaps, gradients, norms, patients, small, walk, wide
 
 
 @item("A1-A2", "Loss and gradient", "L = (c/2)|Φw − y|^2, g = cΦ′(Φw − y)")

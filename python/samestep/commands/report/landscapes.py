@@ -21,14 +21,7 @@ from ...theory.landscape import (
     semicircle_density,
 )
 from .pictures import picture
-from .svg import (
-    ACCENT,
-    COLORS,
-    FAINT,
-    INK,
-    decades,
-    figure,
-)
+from .svg import ACCENT, COLORS, FAINT, INK, decades, figure
 
 # lr and B; at equal lr/B the share is to be equal.
 BASINS = ((0.01, 8), (0.01, 1), (0.02, 2), (0.02, 1), (0.04, 2), (0.03, 1), (0.04, 1), (0.06, 1))

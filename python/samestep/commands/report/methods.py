@@ -7,14 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...optim.optimizers import (
-    NAG,
-    SGD,
-    AdaGrad,
-    Adam,
-    Momentum,
-    RMSProp,
-)
+from ...optim.optimizers import NAG, SGD, AdaGrad, Adam, Momentum, RMSProp
 from ...problems import MSE
 from ...theory import (
     accelerated_gap_bound,
@@ -26,22 +19,9 @@ from ...theory import (
     tune_heavy_ball,
     tune_look_ahead,
 )
-from .items import (
-    Checks,
-    at_least,
-    at_most,
-    item,
-    near,
-)
+from .items import Checks, at_least, at_most, item, near
 from .rates import accelerated, edge_scan
-from .runs import (
-    Make,
-    gaps,
-    norms,
-    patients,
-    small,
-    walk,
-)
+from .runs import Make, gaps, norms, patients, small, walk
 
 
 def _steps_to(problem: MSE, make: Make, steps: int, share: float = 1e-6) -> int:

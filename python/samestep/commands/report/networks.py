@@ -11,13 +11,7 @@ from ...optim.optimizers import SGD
 from ...problems import Float64s, Higham
 from ...theory.landscape import DeepLinear, mode_strength
 from .pictures import picture
-from .svg import (
-    COLORS,
-    FAINT,
-    INK,
-    decades,
-    figure,
-)
+from .svg import COLORS, FAINT, INK, decades, figure
 
 
 @cache

@@ -9,38 +9,14 @@ from functools import partial
 import numpy as np
 
 from ...optim.optimizer import Optimizer
-from ...optim.optimizers import (
-    NAG,
-    SGD,
-    AdaGrad,
-    Adam,
-    Momentum,
-    RMSProp,
-)
+from ...optim.optimizers import NAG, SGD, AdaGrad, Adam, Momentum, RMSProp
 from ...problems import MSE
-from ...theory import (
-    RunCheck,
-    check_run,
-    tune_heavy_ball,
-    tune_look_ahead,
-)
+from ...theory import RunCheck, check_run, tune_heavy_ball, tune_look_ahead
 from ...train import minimize
-from ..demo import (
-    affordable,
-    check_solvable,
-    steep_curvatures,
-    try_edge,
-)
+from ..demo import affordable, check_solvable, steep_curvatures, try_edge
 from ..table import Table
 from . import rates
-from .items import (
-    Checks,
-    Item,
-    at_least,
-    at_most,
-    near,
-    never,
-)
+from .items import Checks, Item, at_least, at_most, near, never
 from .pictures import Picture
 from .runs import norms
 

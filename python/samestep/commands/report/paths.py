@@ -6,22 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from ...optim.optimizers import (
-    NAG,
-    SGD,
-    Adam,
-    Momentum,
-    RMSProp,
-)
+from ...optim.optimizers import NAG, SGD, Adam, Momentum, RMSProp
 from ...problems import MSE, Rosenbrock
 from .pictures import picture
 from .runs import Make, walk
-from .svg import (
-    COLORS,
-    FAINT,
-    INK,
-    figure,
-)
+from .svg import COLORS, FAINT, INK, figure
 
 Contestants = dict[str, tuple[str, Make]]
 

@@ -9,14 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...optim.optimizer import Optimizer
-from ...optim.optimizers import (
-    NAG,
-    SGD,
-    AdaGrad,
-    Adam,
-    Momentum,
-    RMSProp,
-)
+from ...optim.optimizers import NAG, SGD, AdaGrad, Adam, Momentum, RMSProp
 from ...problems import MSE, Float64s, Quartic
 from ...theory import (
     accelerated_gap_bound,
@@ -35,21 +28,8 @@ from ...theory import (
 from ...train import minimize
 from ..demo import steep_curvatures
 from .pictures import picture
-from .runs import (
-    gaps,
-    gradients,
-    norms,
-    patients,
-    walk,
-)
-from .svg import (
-    ACCENT,
-    COLORS,
-    FAINT,
-    INK,
-    decades,
-    figure,
-)
+from .runs import gaps, gradients, norms, patients, walk
+from .svg import ACCENT, COLORS, FAINT, INK, decades, figure
 
 FIGURE_STEPS = 1500
 

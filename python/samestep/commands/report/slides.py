@@ -13,13 +13,7 @@ from ...backends.reference.sampling import Sampler
 from ...layers.batchnorm import BatchNorm, batchnorm_backward, batchnorm_forward
 from ...optim.optimizers import SGD, Momentum
 from ...optim.schedules import constant, inverse_time
-from ...problems import (
-    MSE,
-    Quartic,
-    Rosenbrock,
-    empirical_risk,
-    test_risk,
-)
+from ...problems import MSE, Quartic, Rosenbrock, empirical_risk, test_risk
 from ...theory import backtracking, flows, run_until
 from ...theory.landscape import (
     DeepLinear,
@@ -31,29 +25,11 @@ from ...theory.landscape import (
     semicircle_fraction,
 )
 from ...train import minimize
-from .items import (
-    Checks,
-    at_least,
-    at_most,
-    item,
-    near,
-    never,
-)
+from .items import Checks, at_least, at_most, item, near, never
 from .landscapes import critical_points, minima, spectrum
 from .networks import higham, modes
-from .rates import (
-    FLOW_MOMENTUM,
-    METHODS,
-    START,
-    flow_errors,
-    order,
-)
-from .runs import (
-    norms,
-    patients,
-    small,
-    walk,
-)
+from .rates import FLOW_MOMENTUM, METHODS, START, flow_errors, order
+from .runs import norms, patients, small, walk
 
 
 @item("B1-B3", "Training and test risk", "ŵ = argmin (1/N) Σ l(G(x_i), g(x_i, w))")

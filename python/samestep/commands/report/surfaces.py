@@ -21,24 +21,9 @@ from ...theory import (
     tangent_kernel,
 )
 from ...train import minimize
-from .items import (
-    Checks,
-    at_least,
-    at_most,
-    item,
-    near,
-    never,
-)
+from .items import Checks, at_least, at_most, item, near, never
 from .landscapes import shares, sharpness
-from .runs import (
-    Bent,
-    gaps,
-    gradients,
-    norms,
-    patients,
-    walk,
-    wide,
-)
+from .runs import Bent, gaps, gradients, norms, patients, walk, wide
 
 
 @item("A12", "Basin width", "density e^{−V/T}, T = ησ^2/(2B); var = ησ^2/(Bh(2 − ηh))")

@@ -29,13 +29,7 @@ from .hessians import (
     semicircle_fraction,
 )
 from .linear_networks import DeepLinear, deep_linear, mode_strength
-from .spin_glass import (
-    CriticalPoints,
-    SpinGlass,
-    pspin_critical_points,
-    pspin_descent,
-    pspin_index,
-)
+from .spin_glass import CriticalPoints, SpinGlass, pspin_critical_points, pspin_descent, pspin_index
 
 __all__ = [
     "CriticalPoints",
