@@ -31,6 +31,7 @@ How it runs:
 Beside them, imported on their own: samestep.torch, the drop-ins for PyTorch. The command is samestep.
 """
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from . import problems
@@ -49,6 +50,11 @@ from .optim.optimizers import NAG, SGD, AdaGrad, Adam, AdamW, Momentum, RMSProp
 from .result import Result
 from .sums import canonical_sum, global_norm
 from .train import minimize
+
+# Public under these names, wherever they lie: `import samestep.options` finds them here.
+for _module in (optimizers, options, schedules):
+    sys.modules[f"{__name__}.{_module.__name__.rpartition('.')[2]}"] = _module
+del _module
 
 if TYPE_CHECKING:
     from . import theory
