@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 import samestep as ss
-from samestep.bench.turns import take_turns
+from samestep.commands.bench.turns import take_turns
 
 CASES: dict[str, tuple[tuple[int, ...], int]] = {
     "NCHW 32x64x56x56": ((32, 64, 56, 56), 1),

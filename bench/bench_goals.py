@@ -15,8 +15,8 @@ import time
 from typing import Any, NamedTuple
 
 import samestep as ss
-from samestep.bench import run
-from samestep.bench.cases import LISTS, Shapes
+from samestep.commands.bench import run
+from samestep.commands.bench.cases import LISTS, Shapes
 
 LARGE, CACHED = 2**24, 2**14
 

@@ -18,8 +18,8 @@ import cupy
 import numpy as np
 
 import samestep as ss
-from samestep.bench.cases import LR, RULES
-from samestep.bench.peers import TORCH
+from samestep.commands.bench.cases import LR, RULES
+from samestep.commands.bench.peers import TORCH
 
 CALLS = 10  # in a row, between two events
 Call = Callable[[], Any]

@@ -7,11 +7,11 @@
 #include <vector>
 
 #include "bench.h"
-#include "dispatch.h"
-#include "jobs.h"
-#include "mse_problem.h"
-#include "plan.h"
-#include "threads.h"
+#include "isa/dispatch.h"
+#include "run/jobs.h"
+#include "run/mse_problem.h"
+#include "run/plan.h"
+#include "run/threads.h"
 
 namespace {
 

@@ -121,7 +121,7 @@ if __name__ == "__main__":
     import numpy as np
 
     import samestep as ss
-    from samestep.bench.turns import take_turns
+    from samestep.commands.bench.turns import take_turns
 
     ss.set_num_threads(options.threads)
     results = [

@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 import samestep as ss
-from samestep.bench.turns import take_turns
+from samestep.commands.bench.turns import take_turns
 
 Steps = dict[str, Callable[[], Any]]
 

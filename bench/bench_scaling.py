@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 import samestep as ss
-from samestep import cpu
-from samestep.bench.cases import RULES
-from samestep.bench.peers import STATES
-from samestep.bench.turns import take_turns
+from samestep.backends import cpu
+from samestep.commands.bench.cases import RULES
+from samestep.commands.bench.peers import STATES
+from samestep.commands.bench.turns import take_turns
 
 SIZES = (10**3, 10**4, 10**5, 10**6, 10**7, 10**8, 10**9)
 BLOCK = 2**26  # parameters of one mapped window: 256 MB an array

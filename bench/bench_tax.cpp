@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "bench.h"
-#include "dispatch.h"
-#include "fp_mode.h"
+#include "isa/dispatch.h"
+#include "run/fp_mode.h"
 
 namespace samestep {
 extern const Isa isa_contracted;

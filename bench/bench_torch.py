@@ -17,9 +17,9 @@ import torch
 
 import samestep as ss
 import samestep.torch
-from samestep.bench.cases import LISTS, LR
-from samestep.bench.peers import torch_steps
-from samestep.bench.turns import take_turns
+from samestep.commands.bench.cases import LISTS, LR
+from samestep.commands.bench.peers import torch_steps
+from samestep.commands.bench.turns import take_turns
 
 TARGETS = {"300 x 64": 3.0, "ResNet-50": 1.1, "GPT-2 small": 1.1}
 

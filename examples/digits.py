@@ -2,12 +2,12 @@
 
 python examples/digits.py [--epochs N] [--seed N]
 
-The network is samestep.digits: gradients by NumPy, batch norm, ReLU and Adam by samestep.
+The network is samestep.commands.digits: gradients by NumPy, batch norm, ReLU and Adam by samestep.
 """
 
 import argparse
 
-from samestep.digits import EPOCHS, train_digits
+from samestep.commands.digits import EPOCHS, train_digits
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(

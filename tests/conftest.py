@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import samestep as ss
-from samestep import _core, golden
+from samestep import _core
+from samestep.proof import golden
 
 ISAS = ss.info()["isas"]
 # Tests alone are collected: pytest would import a helper to look for doctests, whatever that import does.
@@ -30,6 +31,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for name, value in report.user_properties:
             if name == "shown":
                 terminalreporter.write_line(value)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What builds the whole core again is slow."""
+    for item in items:
+        if "native" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(params=golden.cases(), ids=str)
@@ -97,5 +105,5 @@ def native() -> Path:
 
 @pytest.fixture(scope="session")
 def cuda_on_host() -> Path:
-    """csrc/kernels.cu as a library of the host; see tests/native/cuda_shim.h."""
+    """csrc/gpu/kernels.cu as a library of the host; see tests/native/cuda_shim.h."""
     return build_native("native", target="cuda_on_host") / "libcuda_on_host.so"

@@ -1,5 +1,6 @@
-"""As much of CuPy as samestep uses, on the host: arrays are NumPy's, kernels those of csrc/kernels.cu, run by
-fibers (tests/native/cuda_shim.h). Arrays refuse what CuPy's refuse: to become NumPy arrays by themselves.
+"""As much of CuPy as samestep uses, on the host: arrays are NumPy's, kernels those of csrc/gpu/kernels.cu,
+run by fibers (tests/native/cuda_shim.h). Arrays refuse what CuPy's refuse: to become NumPy arrays by
+themselves.
 """
 
 from __future__ import annotations
@@ -280,7 +281,7 @@ def installed(library: Path, folder: Path) -> Any:
 
     import pytest
 
-    from samestep import gpu
+    from samestep.backends import gpu
 
     kernels = HostKernels(library)
     caches = (gpu._cupy, gpu._module, gpu._kernel)

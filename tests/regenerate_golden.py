@@ -1,7 +1,7 @@
-"""Writes the golden digests that python/samestep/golden.json lacks, from the reference.
+"""Writes the golden digests that python/samestep/proof/golden.json lacks, from the reference.
 
 A digest that is there stays: if one would change, the contract's version (CONTRACT in
-python/samestep/cpu.py) must be raised first, with a line in CHANGELOG.md; without that the script
+python/samestep/backends/cpu.py) must be raised first, with a line in CHANGELOG.md; without that the script
 refuses and writes nothing.
 
     python tests/regenerate_golden.py
@@ -11,9 +11,10 @@ import json
 import sys
 from pathlib import Path
 
-from samestep import cpu, golden
+from samestep.backends import cpu
+from samestep.proof import golden
 
-FILE = Path(__file__).parent.parent / "python" / "samestep" / "golden.json"
+FILE = Path(__file__).parent.parent / "python" / "samestep" / "proof" / "golden.json"
 
 
 def regenerate(file: Path, contract: int, digests: dict[str, str]) -> list[str]:
@@ -27,7 +28,7 @@ def regenerate(file: Path, contract: int, digests: dict[str, str]) -> list[str]:
     if changed and contract <= old["contract"]:
         raise SystemExit(
             f"{len(changed)} digests of contract version {old['contract']} would change or go, such as "
-            f"{changed[0]!r}; raise CONTRACT in python/samestep/cpu.py if that is meant"
+            f"{changed[0]!r}; raise CONTRACT in python/samestep/backends/cpu.py if that is meant"
         )
     file.write_text(json.dumps({"contract": contract, "digests": digests}, indent=1) + "\n", encoding="utf-8")
     return changed

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from control_register import MODES, mxcsr, needs_x86
-from samestep import _core, golden
-from samestep.options import Options
+from samestep import _core
+from samestep.backends.options import Options
+from samestep.proof import golden
 
 
 def step(plan, grads, hyper, weight_decay=0.0):

@@ -466,7 +466,7 @@ def test_the_variance_is_accurate(ratio, dtype):
     x = (rng.standard_normal((5000, 2)) + ratio).astype(dtype)
     x64 = x.astype(np.float64)
     one = np.ones(2, dtype)
-    mean64, var64 = ss.batchnorm.forward_and_statistics(x, one, one, 1e-5, False, 1, None, "auto")[3:]
+    mean64, var64 = ss.layers.batchnorm.forward_and_statistics(x, one, one, 1e-5, False, 1, None, "auto")[3:]
     for c in range(2):
         values = [Fraction(v) for v in x64[:, c].tolist()]
         mean = sum(values) / 5000
@@ -829,7 +829,7 @@ def test_the_batch_is_counted_last(monkeypatch):
         raise MemoryError
 
     layer = ss.BatchNorm(2, backend="reference")
-    monkeypatch.setattr("samestep.reference.update_running", fail)
+    monkeypatch.setattr("samestep.backends.reference.update_running", fail)
     with pytest.raises(MemoryError):
         layer.forward(np.zeros((4, 2), np.float32))
     assert layer.num_batches_tracked == 0

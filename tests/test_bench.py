@@ -8,8 +8,8 @@ import pytest
 import samestep as ss
 from conftest import same_bits
 from samestep import _core
-from samestep.bench import cases, peers, run, show, turns
-from samestep.cli import main
+from samestep.commands.bench import cases, peers, run, show, turns
+from samestep.commands.cli import main
 
 TINY = [(3,), (4, 5)]
 

@@ -16,7 +16,8 @@ import pytest
 
 import samestep as ss
 from conftest import same_bits
-from samestep import checkpoint, golden
+from samestep.optim import checkpoint
+from samestep.proof import golden
 
 
 def test_goes_on_with_the_same_bits_elsewhere(case, tmp_path):
@@ -331,7 +332,7 @@ def test_a_failed_save_leaves_the_old_one(saved, monkeypatch):
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr("samestep.checkpoint._sync", fail)
+        patch.setattr("samestep.optim.checkpoint._sync", fail)
         with pytest.raises(OSError, match="no space left"):
             ss.Adam(w).save(path)
     assert path.read_bytes() == before

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import samestep as ss
-from samestep import cli, demo, digits, golden, table
-from samestep.optimizers import OPTIMIZERS
-from samestep.render import Style, as_text, digits_as_text
+from samestep.commands import cli, demo, digits, table
+from samestep.commands.render import Style, as_text, digits_as_text
+from samestep.optim.optimizers import OPTIMIZERS
+from samestep.proof import golden
 from text_problems import diabetes
 
 HOUSES = "size,rooms,age,price\n70,3,12,210\n90,4,40,272\n120,4,3,341\n55,2,60,150\n101,5,22,300\n"
@@ -423,7 +424,7 @@ class TestArguments:
 
     def test_nothing_optional_is_imported_unasked(self):
         code = (
-            "import sys, samestep.cli; "
+            "import sys, samestep.commands.cli; "
             "sys.exit(bool({'sklearn', 'tqdm', 'matplotlib', 'scipy'} & set(sys.modules)))"
         )
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import samestep as ss
-from samestep.reference.sampling import Sampler
+from samestep.backends.reference.sampling import Sampler
 from samestep.theory import run_until
 from text_problems import diabetes
 

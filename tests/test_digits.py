@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("sklearn.datasets")
-from samestep import digits
+from samestep.commands import digits
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "digits.py"
 

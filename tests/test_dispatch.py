@@ -8,7 +8,8 @@ import pytest
 
 import samestep as ss
 from control_register import needs_x86
-from samestep import _core, cpu
+from samestep import _core
+from samestep.backends import cpu
 
 VECTOR_BYTES = {"baseline": 16, "avx2": 32, "avx512": 64}
 CODE = "import samestep as ss; from samestep import _core; print(ss.info()['isa'], _core.vector_bytes())"
@@ -69,7 +70,8 @@ class TestSelfCheck:
         """As if they had been miscompiled: the hashes of one table, or of all, come out wrong."""
         code = f"""if True:
             import warnings, numpy as np, samestep as ss
-            from samestep import _core, cpu
+            from samestep import _core
+            from samestep.backends import cpu
             class Broken:
                 def __getattr__(self, name):
                     return getattr(_core, name)

@@ -9,7 +9,7 @@ import pytest
 import samestep as ss
 from conftest import same_bits
 from control_register import DAZ, EXCEPTION_FLAGS, FTZ, MODES, mxcsr, needs_x86
-from samestep import golden
+from samestep.proof import golden
 
 pytestmark = needs_x86
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from regenerate_golden import FILE, regenerate
-from samestep import golden
+from samestep.proof import golden
 
 PROGRAMS = golden.programs()
 

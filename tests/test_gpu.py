@@ -1,4 +1,4 @@
-"""The GPU backend without a GPU: gpu.py launches csrc/kernels.cu, run by fibers on the host (host_cupy).
+"""The GPU backend without a GPU: gpu.py launches csrc/gpu/kernels.cu, run by fibers on the host (host_cupy).
 Some 20 seconds.
 """
 
@@ -21,7 +21,8 @@ import host_cupy
 import samestep as ss
 from conftest import same_bits
 from host_cupy import ndarray
-from samestep import golden, gpu, verify
+from samestep.backends import gpu
+from samestep.proof import golden, verify
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import pytest
 
 import samestep as ss
 from conftest import same_bits
-from samestep import golden, gpu, verify
+from samestep.backends import gpu
+from samestep.proof import golden, verify
 
 WHY_NOT = gpu.why_not()
 pytestmark = [

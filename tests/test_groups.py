@@ -8,7 +8,8 @@ import pytest
 
 import samestep as ss
 from conftest import same_bits
-from samestep import golden, schedules
+from samestep.optim import schedules
+from samestep.proof import golden
 
 F32 = np.dtype(np.float32)
 
@@ -220,6 +221,9 @@ class TestNestedParameters:
         optimizer = ss.SGD([{"params": layers}, {"params": np.ones(1), "lr": 0.25}], lr=0.5)
         optimizer.step([[{"W": np.ones(2)}, None], np.ones(1)])
         assert [w[0].item() for w in optimizer.params] == [0.5, 1.0, 0.75]
+        optimizer.step([None, np.ones(1)])
+        assert [w[0].item() for w in optimizer.params] == [0.5, 1.0, 0.5]
+        assert optimizer.steps == [1, 0, 2]
         problem = ss.problems.MSE(np.eye(2), np.ones(2))
         run = ss.minimize(
             problem, np.zeros(2), ss.SGD({"a": (np.zeros(2),)}, lr=0.5), steps=2, callback=lambda *_: None

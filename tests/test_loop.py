@@ -10,9 +10,9 @@ import pytest
 
 import samestep as ss
 from samestep import _core, train
-from samestep.optimizers import OPTIMIZERS
+from samestep.backends.reference.sampling import Sampler
+from samestep.optim.optimizers import OPTIMIZERS
 from samestep.problems import MSE
-from samestep.reference.sampling import Sampler
 
 ISAS = ss.info()["isas"]
 DTYPES = (np.float32, np.float64)

@@ -1,5 +1,5 @@
 """The Python-free program built by other compilers, with other flags, for other processors: the digests
-of this one file, python/samestep/golden.json, each time. What is not installed is skipped by name.
+of this one file, python/samestep/proof/golden.json, each time. What is not installed is skipped by name.
 """
 
 import hashlib
@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from conftest import build_native
-from samestep import golden
+from samestep.proof import golden
+
+pytestmark = pytest.mark.slow
 
 X86 = platform.machine() == "x86_64"
 QEMU_AARCH64 = ("qemu-aarch64", "-cpu", "max,sve512=on")

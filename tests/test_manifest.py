@@ -1,6 +1,7 @@
 """Every kernel that the extension exports has its proofs; one that is added without them fails here."""
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -116,3 +117,8 @@ def test_version():
     assert ss.__version__ == ss.info()["version"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", ss.__version__)
     assert "__version__" in dir(ss)
+
+
+@pytest.mark.parametrize("name", ["optimizers", "options", "problems", "schedules", "theory"])
+def test_public_modules_are_imported_by_their_public_names(name):
+    assert importlib.import_module(f"samestep.{name}") is getattr(ss, name)

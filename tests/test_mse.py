@@ -12,7 +12,8 @@ import pytest
 
 import samestep as ss
 from control_register import DAZ, FTZ, MODES, mxcsr, needs_x86
-from samestep import _core, reference
+from samestep import _core
+from samestep.backends import reference
 from samestep.problems import MSE
 
 ISAS = ss.info()["isas"]
@@ -391,7 +392,7 @@ def test_no_floating_point_mode_reaches_the_loop(sampling):
 
 def test_a_shape_that_is_set_later_adds_no_rows():
     Phi, y, g = np.ones((4, 4)), np.ones(4), np.zeros(4)
-    mse = ss.cpu.Mse(Phi, y, 1.0, False)
+    mse = ss.backends.cpu.Mse(Phi, y, 1.0, False)
     Phi.shape = (8, 2)
     for rows in ([7], [4], [-1]):
         with pytest.raises(IndexError, match="rows: no such row"):

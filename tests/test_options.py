@@ -9,7 +9,8 @@ import pytest
 import samestep as ss
 from conftest import ISAS, same_bits
 from control_register import MODES, mxcsr, needs_x86
-from samestep import golden, reference
+from samestep.backends import reference
+from samestep.proof import golden
 
 DECAYS = ({}, {"weight_decay": 0.1}, {"weight_decay": 0.1, "decoupled_weight_decay": True})
 SWITCHES = (
@@ -474,7 +475,7 @@ class TestCopiedGradients:
 
 
 def test_the_native_plan_checks_its_own_arguments():
-    plan = ss.cpu.Plan("sgd", [np.ones(2)], [], np.zeros(2, np.int64))
+    plan = ss.backends.cpu.Plan("sgd", [np.ones(2)], [], np.zeros(2, np.int64))
     with pytest.raises(ValueError, match="weight_decay: expected one for every group"):
         plan.set_weight_decay([0.1, 0.2])
     for options in (
@@ -484,7 +485,9 @@ def test_the_native_plan_checks_its_own_arguments():
         {"groups": (0,), "averages": (np.ones(2), np.ones(2))},
     ):
         with pytest.raises(ValueError, match=r"groups|averages"):
-            ss.cpu.Plan("sgd", [np.ones(2)], [], np.zeros(2, np.int64), ss.options.Options(**options))
+            ss.backends.cpu.Plan(
+                "sgd", [np.ones(2)], [], np.zeros(2, np.int64), ss.options.Options(**options)
+            )
 
 
 RMSPROP = {"lr": 0.01, "rho": 0.99, "eps": 1e-8, "eps_placement": "outside"}

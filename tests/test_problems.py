@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import samestep as ss
-from samestep import table
+from samestep.commands import table
 from samestep.problems import MSE, Function, Higham, Hyperbola, Rosenbrock
 from text_problems import PHI, Y, diabetes, fixed
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import samestep as ss
-from samestep import verify
+from samestep.proof import verify
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from browser import CHROMIUM, Browser
-from samestep import cli, report
-from samestep.demo import Edge
-from samestep.report import descent, items, landscapes, methods, own, paths, rates, slides, surfaces
-from samestep.report.page import page
-from samestep.report.pictures import drawn
-from samestep.table import Table, read_csv
+from samestep.commands import cli, report
+from samestep.commands.demo import Edge
+from samestep.commands.report import descent, items, landscapes, methods, own, paths, rates, slides, surfaces
+from samestep.commands.report.page import page
+from samestep.commands.report.pictures import drawn
+from samestep.commands.table import Table, read_csv
 from samestep.theory import check_run
 
 IN_BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium, which is not installed")

@@ -6,7 +6,9 @@ import numpy as np
 
 import samestep as ss
 from conftest import same_bits
-from samestep import _core, golden, reference
+from samestep import _core
+from samestep.backends import reference
+from samestep.proof import golden
 
 # 0, 1, the lanes of every vector width and their neighbours, a prime above one work item.
 SIZES = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 1000, 65537)

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from samestep.reference.sampling import Sampler
+from samestep.backends.reference.sampling import Sampler
 from text_problems import small
 
 MASK = 2**64 - 1

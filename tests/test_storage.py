@@ -8,8 +8,8 @@ import pytest
 import samestep as ss
 from conftest import ISAS, same_bits
 from control_register import DAZ, FTZ, mxcsr, needs_x86
-from samestep import golden
-from samestep.reference import storage
+from samestep.backends.reference import storage
+from samestep.proof import golden
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 

@@ -12,7 +12,7 @@ import pytest
 
 import samestep as ss
 from conftest import build_native, same_bits
-from samestep import golden
+from samestep.proof import golden
 
 SIZE = 300_000
 
@@ -75,6 +75,7 @@ def test_small_work_starts_no_thread():
     assert run_python(code).stdout == "0 3\n"
 
 
+@pytest.mark.slow
 def test_when_memory_or_threads_run_out():
     """Whatever fails while the pool grows, the work is done and the signal mask is put back."""
     done = subprocess.run(

@@ -16,7 +16,7 @@ from torch.testing._internal.common_modules import module_db
 
 import samestep as ss
 import samestep.torch
-from samestep import reference
+from samestep.backends import reference
 
 OURS = {cls.__name__: getattr(samestep.torch, cls.__name__) for cls in (
     torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d
@@ -164,7 +164,7 @@ def test_bits_are_the_packages_own_in_every_layout(shape, memory_format, trainin
     assert found["y"].is_contiguous(memory_format=memory_format)
     how = {"relu": relu, "backend": "reference"}
     if training:
-        y, m, inv, mean64, var64 = ss.batchnorm.forward_and_statistics(
+        y, m, inv, mean64, var64 = ss.layers.batchnorm.forward_and_statistics(
             x.numpy(), gamma, beta, 1e-3, relu, 1, None, "reference"
         )
         grads = ss.batchnorm_backward(dy.numpy(), x.numpy(), gamma, beta, m, inv, **how)

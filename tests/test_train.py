@@ -10,8 +10,8 @@ import pytest
 
 import samestep as ss
 from samestep import train
+from samestep.backends.reference.sampling import Sampler
 from samestep.problems import MSE
-from samestep.reference.sampling import Sampler
 from samestep.train import Result, minimize
 from text_problems import fixed
 

@@ -31,22 +31,30 @@ How it runs:
 Beside them, imported on their own: samestep.torch, the drop-ins for PyTorch. The command is samestep.
 """
 
+import sys
 from typing import TYPE_CHECKING, Any
 
-from . import optimizers, options, problems, schedules
-from .arrays import digest
-from .batchnorm import (
+from . import problems
+from .backends.arrays import digest
+from .backends.cpu import get_num_threads, info, set_isa, set_num_threads
+from .layers.batchnorm import (
     BatchNorm,
     batchnorm_backward,
     batchnorm_forward,
     batchnorm_inference,
     batchnorm_inference_backward,
 )
-from .cpu import get_num_threads, info, set_isa, set_num_threads
-from .optimizer import Optimizer
-from .optimizers import NAG, SGD, AdaGrad, Adam, AdamW, Momentum, RMSProp
+from .optim import optimizers, options, schedules
+from .optim.optimizer import Optimizer
+from .optim.optimizers import NAG, SGD, AdaGrad, Adam, AdamW, Momentum, RMSProp
+from .result import Result
 from .sums import canonical_sum, global_norm
-from .train import Result, minimize
+from .train import minimize
+
+# Public under these names, wherever they lie: `import samestep.options` finds them here.
+for _module in (optimizers, options, schedules):
+    sys.modules[f"{__name__}.{_module.__name__.rpartition('.')[2]}"] = _module
+del _module
 
 if TYPE_CHECKING:
     from . import theory

@@ -4,8 +4,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import Array
-from .options import Options
+from .backends.arrays import Array
+from .backends.options import Options
 
 compile_flags: str
 

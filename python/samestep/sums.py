@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import arrays as front_door
 from . import backends
-from .arrays import Array
+from .backends import arrays as front_door
+from .backends.arrays import Array
 
 
 def canonical_sum(x: Array, axis: int | None = None, *, backend: str = "auto") -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """minimize(): a problem, a rule and a stopping time make a run. No arithmetic of its own.
 
 One step after another in Python; or, where nobody has to look at every step, many of them in one call
-of the compiled loop (csrc/train.cpp), with the same bits.
+of the compiled loop (csrc/run/train.cpp), with the same bits.
 """
 
 from __future__ import annotations
@@ -12,22 +12,20 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeGuard, get_args
 
 import numpy as np
-import numpy.typing as npt
 
-from . import cpu
-from .arrays import check_writeable, frozen
-from .optimizer import Optimizer
+from .backends import cpu
+from .backends.arrays import check_writeable, frozen
+from .backends.reference.sampling import Sampler
+from .optim.optimizer import Optimizer, like_params
 from .optional import require
-from .problems import MSE, Floats, Integers
+from .problems import MSE, Floats, Integers, Problem
 from .problems.function import takes
-from .reference.sampling import Sampler
+from .result import Result, Stopped
 
 Sampling = Literal["full", "shuffle", "with_replacement"]
-Stopped = Literal["steps", "epochs", "deadline", "callback"]
 Callback = Callable[[int, Floats, float], object]
 
 # Nanoseconds of steps that one call of the compiled loop is asked for; then Ctrl-C is heard and the progress
@@ -35,70 +33,6 @@ Callback = Callable[[int, Floats, float], object]
 CALL = 10**8
 
 LARGEST_BATCH = 2**31 - 1  # rows; their indices alone take 16 GiB
-
-
-class Problem(Protocol):
-    """What minimize() asks of a problem; problems.MSE is one."""
-
-    @property
-    def size(self) -> int:
-        """N, the number of examples."""
-
-    @property
-    def dimension(self) -> int:
-        """p, the number of weights."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """float32 or float64."""
-
-    def loss(self, w: Floats) -> float:
-        """L(w), over all examples."""
-
-    def gradient(self, w: Floats, rows: Integers | None = None) -> Floats:
-        """The gradient of L at w, over a batch of examples or over all."""
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """What a run has come to.
-
-    Attributes:
-        w: the weights at the end, a copy. With NAG's look-ahead form this is the point where the next
-            gradient would be taken.
-        loss: L(w).
-        losses: L at every recorded step, float64; the first is L(w0), the last ``loss``.
-        recorded: the numbers of these steps, int64; the first is 0, the last ``steps``.
-        steps: how many steps were taken, those among them that ``nonfinite="skip"`` left out:
-            ``optimizer.t`` counts without them.
-        seconds: how long the run took, by its clock.
-        stopped: which rule ended it: ``"steps"``, ``"epochs"``, ``"deadline"`` or ``"callback"``.
-        optimizer: the optimizer, with its state: another minimize() from w goes on with it.
-        w0: the weights at the start, a copy.
-        start: the optimizer's state_dict() at the start; a hyper-parameter that follows another stands in it
-            as the number that it was.
-        batch_size: rows a step; None: all of them.
-        ws: the weights at every recorded step, one a row: shape (len(recorded), p), the problem's dtype.
-            None without ``record_w``.
-    """
-
-    w: Floats
-    loss: float
-    losses: npt.NDArray[np.float64]
-    recorded: npt.NDArray[np.int64]
-    steps: int
-    seconds: float
-    stopped: Stopped
-    optimizer: Optimizer
-    w0: Floats
-    start: dict[str, Any]
-    batch_size: int | None
-    ws: Floats | None = None
-
-    @property
-    def diverged(self) -> bool:
-        """Whether the run ended worse than it began: a larger loss, or infinity or NaN anywhere."""
-        return not (self.loss <= self.losses[0] and bool(np.isfinite(self.w).all()))
 
 
 def minimize(
@@ -486,7 +420,7 @@ class _PythonSteps:
     def make(self, wanted: int) -> int:
         w, rows = self._optimizer.params[0], next(self._batches)
         g = self._problem.gradient(w) if rows is None and self._alone else self._problem.gradient(w, rows)
-        self._optimizer.step(_like_params(self._optimizer, _own_gradient(g, w)))
+        self._optimizer.step(like_params(self._optimizer, _own_gradient(g, w)))
         return 1
 
 
@@ -531,12 +465,6 @@ def _compiled_can(problem: Problem, optimizer: Optimizer) -> TypeGuard[MSE]:
         and not optimizer._has_schedules
         and optimizer.options.nonfinite == "propagate"
     )
-
-
-def _like_params(optimizer: Optimizer, g: Floats) -> Any:
-    """The gradient of the one parameter in the structure in which the optimizer was given it."""
-    structured = optimizer.groups[0].params.unflatten([g])
-    return [structured] if optimizer._grouped else structured
 
 
 def _bar(total: int | None) -> Any:

@@ -1,4 +1,4 @@
-"""The console script ``samestep``: imports samestep and hands over to samestep.cli.
+"""The console script ``samestep``: imports samestep and hands over to samestep.commands.cli.
 
 Outside of the package, so that it runs before the package does: a setting in the environment that
 ``import samestep`` refuses with a ValueError is to a user of the command bad input, one line and exit code 2.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; see samestep.cli.main.
+    """Runs one command; see samestep.commands.cli.main.
 
     Args:
         argv: the arguments; None: those of the process.
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     try:
-        from samestep import cli
+        from samestep.commands import cli
     except ValueError as error:  # SAMESTEP_ISA or SAMESTEP_THREADS
         print(f"samestep: {error}", file=sys.stderr)
         return 2

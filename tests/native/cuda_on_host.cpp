@@ -1,4 +1,4 @@
-// csrc/kernels.cu as a shared library of the host: what tests/test_gpu.py launches in the place of a GPU.
+// csrc/gpu/kernels.cu as a shared library of the host: what tests/test_gpu.py launches in the place of a GPU.
 #include "cuda_shim.h"
 
 namespace {
@@ -26,7 +26,7 @@ const Kernel* find(const char* name) {
 #define KERNEL(name, Arguments, ...) \
   const Listed name##_listed(        \
       {#name, sizeof(Arguments), [](const void* a) { __VA_ARGS__(*static_cast<const Arguments*>(a)); }});
-#include "kernels.cu"
+#include "gpu/kernels.cu"
 
 namespace samestep {
 ALL_KERNELS()

@@ -1,5 +1,6 @@
-// Just enough of CUDA to run csrc/kernels.cu on the host: the threads of a block are fibers that give way at barriers
-// and shuffles. Blocks run one after the other. A block whose threads wait for one another for ever ends the program.
+// Just enough of CUDA to run csrc/gpu/kernels.cu on the host: the threads of a block are fibers that give way at
+// barriers and shuffles. Blocks run one after the other. A block whose threads wait for one another for ever ends the
+// program.
 #pragma once
 
 #include <setjmp.h>

@@ -5,9 +5,9 @@
 #include <cstring>
 #include <vector>
 
-#include "dispatch.h"
-#include "plan.h"
-#include "threads.h"
+#include "isa/dispatch.h"
+#include "run/plan.h"
+#include "run/threads.h"
 
 namespace {
 

@@ -1,5 +1,5 @@
 // The golden digests without Python: a plain C++ program over the core. Its inputs are those of
-// python/samestep/golden.py, word for word. Prints a line for each, "rule type inputs size steps hyper digest",
+// python/samestep/proof/golden.py, word for word. Prints a line for each, "rule type inputs size steps hyper digest",
 // computed on every instruction set of this machine at 1, 2 and 3 threads (or --threads N); exit 1 if two of these
 // disagree.
 #include <cmath>
@@ -13,13 +13,13 @@
 #include <type_traits>
 #include <vector>
 
-#include "dispatch.h"
 #include "inputs.h"
-#include "jobs.h"
-#include "mse_problem.h"
-#include "plan.h"
+#include "isa/dispatch.h"
+#include "run/jobs.h"
+#include "run/mse_problem.h"
+#include "run/plan.h"
+#include "run/threads.h"
 #include "sha256.h"
-#include "threads.h"
 
 namespace {
 

@@ -1,4 +1,4 @@
-// The inputs of python/samestep/golden.py, word for word, and the bytes that its digests hash.
+// The inputs of python/samestep/proof/golden.py, word for word, and the bytes that its digests hash.
 #pragma once
 
 #include <cstdint>

@@ -9,7 +9,7 @@
 #include <cstdlib>
 #include <new>
 
-#include "threads.h"
+#include "run/threads.h"
 
 namespace {
 

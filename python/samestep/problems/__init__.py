@@ -16,7 +16,7 @@ Risks
     empirical_risk    the mean squared error over the examples that w is fitted to
     test_risk         the same over held-out examples
 
-What minimize() asks of a problem is in ``samestep.train.Problem``: ``size``, ``dimension``, ``dtype``,
+What minimize() asks of a problem is in ``Problem``: ``size``, ``dimension``, ``dtype``,
 ``loss(w)`` and ``gradient(w, rows=None)``; ``Function`` makes one of two functions.
 """
 
@@ -24,6 +24,7 @@ from .function import Function
 from .higham import Higham
 from .hyperbola import Hyperbola
 from .mse import MSE, Float64s, Floats, Integers, Scale
+from .problem import Problem
 from .quartic import Quartic
 from .risk import empirical_risk, test_risk
 from .rosenbrock import Rosenbrock
@@ -36,6 +37,7 @@ __all__ = [
     "Higham",
     "Hyperbola",
     "Integers",
+    "Problem",
     "Quartic",
     "Rosenbrock",
     "Scale",

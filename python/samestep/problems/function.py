@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import frozen
+from ..backends.arrays import frozen
 from .mse import Float64s, Floats, Integers, own_rows
 
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..optimizer import Optimizer
-from ..optimizers import SGD
+from ..optim.optimizer import Optimizer
+from ..optim.optimizers import SGD
 from ..optional import require
 from ..problems import Float64s, Floats
 from .checks import as_number, check_momentum, check_not_negative, check_number, check_positive

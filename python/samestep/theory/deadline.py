@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from ..optimizer import Optimizer
-from ..optimizers import NAG, SGD, Momentum
-from ..problems import Floats
-from ..reference.sampling import Sampler
+from ..backends.reference.sampling import Sampler
+from ..optim.optimizer import Optimizer
+from ..optim.optimizers import NAG, SGD, Momentum
+from ..problems import Floats, Problem
 from .checks import Method, check_method, check_problem
-
-if TYPE_CHECKING:
-    from ..train import Problem
 
 PerStep = float | Callable[[int], float]
 

@@ -18,8 +18,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from ..optimizer import Optimizer
-from ..optimizers import NAG, Momentum
+from ..optim.optimizer import Optimizer
+from ..optim.optimizers import NAG, Momentum
 from ..optional import require
 from ..problems import MSE, Float64s, Floats
 from . import checks

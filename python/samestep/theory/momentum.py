@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import sqrt
 
-from ..options import switch
+from ..arguments import switch
 from ..problems import Floats
 from .checks import check_momentum
 

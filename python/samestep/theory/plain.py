@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-from ..optimizer import Optimizer
+from ..optim.optimizer import Optimizer
 
 
 def plain_hyper(optimizer: Optimizer) -> dict[str, float]:

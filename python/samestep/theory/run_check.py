@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import inf, sqrt
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..problems import MSE, Float64s
 from ..problems.function import takes
+from ..result import Result
 from .checks import check_problem, is_problem, known
 from .gaps import gap_bounds, gradient_bound
 from .modes import mode_factors, mode_matrices
 from .pl import pl_constant
 from .plain import plain_hyper
 from .step_size import step_cap
-
-if TYPE_CHECKING:  # train imports theory, for the check before a run
-    from ..train import Result
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..optimizer import Optimizer
+from ..optim.optimizer import Optimizer, like_params
 from ..problems import Floats
 from ..sums import global_norm
 from .checks import check_function, check_not_negative
@@ -52,7 +52,6 @@ def sam_step(optimizer: Optimizer, gradient: Callable[[Floats], Floats], rho: fl
         )
     check_function("gradient", gradient)
     check_not_negative(rho=rho)
-    from ..train import _like_params  # which imports this package
 
     w = optimizer.params[0]
     T: Any = np.float64 if w.dtype == np.float64 else np.float32  # 16 bits are computed in float32
@@ -68,4 +67,4 @@ def sam_step(optimizer: Optimizer, gradient: Callable[[Floats], Floats], rho: fl
         g = np.array(gradient(w), copy=True)
     finally:
         w[...] = saved  # w - e would round
-    optimizer.step(_like_params(optimizer, g))
+    optimizer.step(like_params(optimizer, g))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import inf, sqrt
 from typing import Any
 
-from ..optimizer import Optimizer
+from ..optim.optimizer import Optimizer
 from ..problems import MSE
 from .checks import known
 from .edges import heavy_ball_edge, look_ahead_edge, sgd_edge

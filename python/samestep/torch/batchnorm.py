@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .. import batchnorm as kernels
-from .. import cpu
-from ..options import number, switch
+from ..arguments import number, switch
+from ..backends import cpu
+from ..layers import batchnorm as kernels
 from .tensors import as_array
 
 STORED = (torch.float16, torch.bfloat16)  # read and written in 16 bits, computed in float32

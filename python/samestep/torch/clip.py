@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import cpu
-from ..options import number
+from ..arguments import number
+from ..backends import cpu
 from .tensors import as_array, full_tensor
 
 

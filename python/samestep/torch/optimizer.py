@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from .._core import AddressedPlan, Layouts
-from ..options import Options
+from ..backends.options import Options
 from .tensors import is_aligned, is_dense, is_dtensor, local_tensor
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)

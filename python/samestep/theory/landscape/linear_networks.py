@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...optimizer import Optimizer
-from ...optimizers import SGD
+from ...optim.optimizer import Optimizer
+from ...optim.optimizers import SGD
 from ...problems import Float64s
 from ..checks import as_number
 

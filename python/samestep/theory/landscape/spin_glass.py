@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ...optimizer import Optimizer
-from ...optimizers import SGD
+from ...optim.optimizer import Optimizer
+from ...optim.optimizers import SGD
 from ...problems import Float64s
 from ..checks import as_number, check_number
 from .hessians import semicircle_fraction

@@ -1,0 +1,137 @@
+// Which examples a step sees: a counter-based generator, unbiased draws, permutations, and the rows of step after
+// step. Integers only. Its Python twin, where the way from word to draw is written down, is reference/sampling.py.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "contract/types.h"
+
+namespace samestep {
+
+// The block of four words at a counter: Philox4x64-10 of Salmon et al. (2011), "Parallel random numbers: as easy as
+// 1, 2, 3". By names and not by index: gcc 12 keeps an array in memory, where every round waits for its stores.
+inline void philox(const std::uint64_t (&counter)[4], std::uint64_t seed, std::uint64_t* words) {
+  __extension__ typedef unsigned __int128 Wide;
+  std::uint64_t w0 = counter[0], w1 = counter[1], w2 = counter[2], w3 = counter[3], k0 = seed, k1 = 0;
+  for (int round = 0; round < 10; ++round) {
+    const Wide a = Wide(0xD2E7470EE14C6C93) * w0, b = Wide(0xCA5A826395121157) * w2;
+    w0 = std::uint64_t(b >> 64) ^ w1 ^ k0;
+    w1 = std::uint64_t(b);
+    w2 = std::uint64_t(a >> 64) ^ w3 ^ k1;
+    w3 = std::uint64_t(a);
+    k0 += 0x9E3779B97F4A7C15;  // the golden ratio's and the square root of 3's fractions
+    k1 += 0xBB67AE8584CAA73B;
+  }
+  words[0] = w0;
+  words[1] = w1;
+  words[2] = w2;
+  words[3] = w3;
+}
+
+// Word i is element i mod 4 of the block at counter (i div 4 + 1, 0, 0, 0) under key (seed, 0), as NumPy's
+// Philox(key=seed).random_raw has them.
+class Philox {
+ public:
+  explicit Philox(std::uint64_t seed) : seed_(seed) {}
+
+  std::uint64_t next() {
+    if (used_ == 4) generate();
+    return words_[used_++];
+  }
+
+ private:
+  void generate() {
+    philox({++counter_, 0, 0, 0}, seed_, words_);
+    used_ = 0;
+  }
+
+  std::uint64_t seed_, counter_ = 0, words_[4] = {};
+  int used_ = 4;
+};
+
+class Sampler {
+ public:
+  explicit Sampler(std::uint64_t seed) : philox_(seed) {}
+
+  // Uniform on 0..n-1, n >= 1. Words from 2^64 - (2^64 mod n) on would favour the small numbers and are thrown away.
+  Index draw(std::uint64_t n) {
+    std::uint64_t word = philox_.next();
+    std::uint64_t value = word % n;
+    // The largest whole multiple of n up to 2^64 ends before the words that are left over: their multiple of n does
+    // not fit in, so word - value + (n - 1) wraps around. This spares a second division.
+    while (word - value > UINT64_MAX - (n - 1)) {
+      word = philox_.next();
+      value = word % n;
+    }
+    return static_cast<Index>(value);
+  }
+
+  // A permutation of 0..n-1, each equally likely (Fisher and Yates).
+  void shuffle(Index* order, Index n) {
+    for (Index i = 0; i < n; ++i) order[i] = i;
+    for (Index i = n - 1; i > 0; --i) std::swap(order[i], order[draw(static_cast<std::uint64_t>(i) + 1)]);
+  }
+
+  // m independent draws from 0..n-1.
+  void draws(Index* out, Index m, Index n) {
+    for (Index k = 0; k < m; ++k) out[k] = draw(static_cast<std::uint64_t>(n));
+  }
+
+ private:
+  Philox philox_;
+};
+
+enum class Sampling { full, shuffle, with_replacement };
+
+// A run of rows: rows[0..count-1], or 0..count-1 where rows is null.
+struct Batch {
+  const Index* rows;
+  Index count;
+};
+
+// The rows behind step after step, without end.
+class Batches {
+ public:
+  // size: rows there are. batch_size: rows a step, of no meaning for a full batch.
+  Batches(Sampling sampling, Index size, Index batch_size, std::uint64_t seed)
+      : sampling_(sampling), size_(size), batch_size_(batch_size), sampler_(seed) {
+    if (sampling == Sampling::shuffle) order_.resize(size);
+    // Some batches are drawn ahead, so that their rows can be fetched ahead: the draws are the same.
+    if (sampling == Sampling::with_replacement) order_.resize(batch_size * (1 + kAhead / batch_size));
+    used_ = static_cast<Index>(order_.size());
+  }
+
+  // Stays valid until the next call.
+  Batch next() {
+    if (sampling_ == Sampling::full) return {nullptr, size_};
+    const Index drawn = static_cast<Index>(order_.size());
+    if (used_ == drawn) {
+      if (sampling_ == Sampling::shuffle) sampler_.shuffle(order_.data(), drawn);
+      if (sampling_ == Sampling::with_replacement) sampler_.draws(order_.data(), drawn, size_);
+      used_ = 0;
+    }
+    Batch batch{order_.data() + used_, std::min(batch_size_, drawn - used_)};
+    used_ += batch.count;
+    return batch;
+  }
+
+  // The row that comes so many after the batch, or -1 where that is not known yet.
+  Index ahead(Index by) const { return used_ + by < static_cast<Index>(order_.size()) ? order_[used_ + by] : -1; }
+
+  // The most rows that a step has.
+  Index largest() const { return sampling_ == Sampling::full ? size_ : batch_size_; }
+
+ private:
+  static constexpr Index kAhead = 256;
+
+  Sampling sampling_;
+  Index size_, batch_size_;
+  Sampler sampler_;
+  std::vector<Index> order_;  // an epoch, or some batches
+  Index used_;                // how much of it
+};
+
+}  // namespace samestep

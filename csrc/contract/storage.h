@@ -1,0 +1,92 @@
+// Numbers kept in 16 bits: to and from the float32 that rules compute in. Integer arithmetic, and float arithmetic that
+// is exact or rounds once to nearest even; no rounding of a processor's own. Twin:
+// python/samestep/backends/reference/storage.py.
+#pragma once
+#include "contract/fp.h"
+#include "contract/types.h"
+
+namespace samestep {
+namespace {
+
+typedef unsigned short Half;
+typedef unsigned Word;
+
+inline HD Word bits_of(float x) {
+  Word bits;
+  __builtin_memcpy(&bits, &x, 4);
+  return bits;
+}
+
+inline HD float float_of(Word bits) {
+  float x;
+  __builtin_memcpy(&x, &bits, 4);
+  return x;
+}
+
+// bfloat16 is the upper half of float32. Any NaN becomes the one that digests write.
+struct BFloat16 {
+  static HD float widen(Half h) { return float_of(Word(h) << 16); }
+  static HD Half narrow(float x) { return add(x, 0x7fff + ((bits_of(x) >> 16) & 1)); }
+  // Away from zero with the probability of what is cut off: `random` is uniform on 0..65535.
+  static HD Half narrow_at_random(float x, Half random) { return add(x, random); }
+
+ private:
+  static HD Half add(float x, Word bias) { return Half(x == x ? (bits_of(x) + bias) >> 16 : 0x7fc0); }
+};
+
+// IEEE binary16, after Giesen's "float->half variants" (public domain).
+struct Float16 {
+  static HD float widen(Half h) {
+    Word magnitude = Word(h & 0x7fff) << 13, sign = Word(h & 0x8000) << 16;
+    Word scaled = bits_of(float_of(magnitude) * 0x1p112f);  // exact, from subnormals as well
+    return float_of((magnitude >= Word(0x7c00) << 13 ? scaled | 0x7f800000 : scaled) | sign);
+  }
+  static HD Half narrow(float x) {
+    const Word overflow = Word(127 + 16) << 23, normal = Word(113) << 23;
+    Word sign = bits_of(x) & 0x80000000, bits = bits_of(x) ^ sign;
+    Word special = bits > 0x7f800000 ? 0x7e00 : 0x7c00;
+    Word subnormal = bits_of(float_of(bits) + 0.5f) - bits_of(0.5f);  // the sum rounds at 2^-24
+    Word rounded = (bits + 0xfff + ((bits >> 13) & 1) - (Word(112) << 23)) >> 13;
+    return Half((bits >= overflow ? special : bits < normal ? subnormal : rounded) | (sign >> 16));
+  }
+};
+
+template <class S>
+void widen(const void* stored, Index n, float* out) {
+  const Half* __restrict from = static_cast<const Half*>(stored);
+  float* __restrict to = out;
+  for (Index i = 0; i < n; ++i) to[i] = S::widen(from[i]);
+}
+
+template <class S>
+void narrow(const float* x, Index n, void* stored) {
+  const float* __restrict from = x;
+  Half* __restrict to = static_cast<Half*>(stored);
+  for (Index i = 0; i < n; ++i) to[i] = S::narrow(from[i]);
+}
+
+void narrow_at_random(const float* x, const Half* random, Index n, void* stored) {
+  const float* __restrict from = x;
+  Half* __restrict to = static_cast<Half*>(stored);
+  for (Index i = 0; i < n; ++i) to[i] = BFloat16::narrow_at_random(from[i], random[i]);
+}
+
+// float32 in two halves, of which the upper one is a bfloat16.
+void join(const void* upper, const void* lower, Index n, float* out) {
+  const Half* __restrict u = static_cast<const Half*>(upper), * __restrict l = static_cast<const Half*>(lower);
+  float* __restrict to = out;
+  for (Index i = 0; i < n; ++i) to[i] = float_of((Word(u[i]) << 16) | l[i]);
+}
+
+void split(const float* x, Index n, void* upper, void* lower) {
+  const float* __restrict from = x;
+  Half* __restrict u = static_cast<Half*>(upper), * __restrict l = static_cast<Half*>(lower);
+  for (Index i = 0; i < n; ++i) {
+    Word bits = from[i] == from[i] ? bits_of(from[i]) : 0x7fc00000;  // which NaN it is would show in the lower half
+    u[i] = Half(bits >> 16);
+    l[i] = Half(bits);
+  }
+}
+
+}  // namespace
+}  // namespace samestep

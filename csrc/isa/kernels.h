@@ -1,0 +1,101 @@
+// The table of kernels, one for each instruction set. Declarations only.
+#pragma once
+#include "contract/types.h"
+
+namespace samestep {
+
+// Updates elements begin..end-1 of w and of each state from g.
+struct Apply {
+  void (*plain)(const Coefficients&, void* w, const void* g, void* const* states, Index begin, Index end);
+  // Under decoupled weight decay; scales and clips the gradient as well.
+  void (*decayed)(const Coefficients&, const Preparation&, void* w, const void* g, void* const* states, Index begin,
+                  Index end);
+};
+
+// One rule for one type.
+struct Update {
+  // Forms the coefficients of step t (1, 2, ...) from the hyper-parameters in the row's order.
+  void (*coefficients)(Index t, const double* hyper, Coefficients* out);
+  Apply apply;
+  Apply apply_bfloat16[2];  // w and g kept in bfloat16, the states not or too; of float32 only
+};
+
+struct Rule {
+  const char* name;
+  const char* hyper;   // names, separated by blanks
+  const char* states;  // likewise
+  int n_hyper, n_states;
+  Update update[kTypes];
+};
+
+// The options of options.h for one type, over n elements.
+struct OptionKernels {
+  void (*prepare)(const Preparation&, const void* w, const void* g, Index n, void* out);
+  void (*prepare_decayed)(const Preparation&, const void* w, const void* g, Index n, void* out);
+  void (*average)(double decay, const void* w, Index n, void* ema);
+  void (*flush_subnormals)(Index n, void* state);
+  bool (*all_finite)(const void* g, Index n);
+};
+
+// To and from 16 bits; the first row of the table is empty.
+struct StorageKernels {
+  void (*widen)(const void* stored, Index n, float* out);
+  void (*narrow)(const float* x, Index n, void* stored);
+};
+
+// The terms of a sum.
+enum Terms { values, squares, kTermsKinds };
+
+// The canonical sum for one type and kind of terms, a block of 1024 terms at a time.
+struct Sum {
+  // The sums of blocks first..last-1 of the n terms from x on, to out[0], out[1], ...
+  void (*run)(const void* x, Index n, Index first, Index last, double* out);
+  // The sums of `width` <= kSumColumns columns over rows <= 1024, `stride` elements apart, to out[0..width-1].
+  void (*columns)(const void* x, Index rows, Index width, Index stride, double* out);
+};
+
+// For a channel, or a range of them: prepare, add every block, finish; then apply. Inference: prepare, apply.
+struct BatchNormKernel {
+  void (*prepare)(const BatchNorm&, Index begin, Index end);
+  // Channels-last: end - begin <= kSumColumns, or as many as there are channels.
+  void (*add_blocks)(const BatchNorm&, Index begin, Index end, Index first_block, Index last_block);
+  void (*finish)(const BatchNorm&, Index begin, Index end);
+  // Elements begin..end-1 in the order of memory. Channels-last: whole rows.
+  void (*apply)(const BatchNorm&, Index begin, Index end);
+};
+
+enum Direction { forward, backward, inference, kDirections };
+
+// The mean squared error for one type.
+struct MseKernels {
+  void (*widen)(const void* w, Index p, double* wide);
+  void (*block)(const MseBlock&);
+  void (*gradient)(Scale scale, Index rows, const double* sums, Index p, void* g);
+  double (*loss)(Scale scale, Index rows, double squares);
+  void (*row)(const void* row, const void* y, const void* w, Index p, Scale scale, void* g);  // gradient of one row
+};
+
+// Everything compiled for one instruction set.
+struct Isa {
+  const char* name;
+  int vector_bytes;  // as the compiler saw it: proves which table runs
+  const Rule* rules;
+  int n_rules, n_roofs;  // the roofs (roofs.h) lie behind the rules
+  OptionKernels options[kTypes];
+  StorageKernels storage[kStorages];
+  void (*narrow_at_random)(const float* x, const unsigned short* random, Index n, void* bfloat16s);
+  void (*join)(const void* upper, const void* lower, Index n, float* out);
+  void (*split)(const float* x, Index n, void* upper, void* lower);
+  double (*decoupled_decay)(double lr, double weight_decay);
+  double (*clip_scale)(double scale, double norm, double clip_norm);  // norm: of the gradients, `scale` times
+  Sum sum[kTypes][kTermsKinds];
+  // Pairs n rows of `width` block sums, `stride` apart, in place; the total is left in the first.
+  void (*pair)(double* sums, Index n, Index width, Index stride);
+  double (*root)(double);
+  BatchNormKernel batchnorm[kTypes][kDirections][2];  // the last: without and with ReLU
+  void (*update_running[kTypes])(const double* mean64, const double* var64, Index channels, Index values,
+                                 double momentum, Index batches, void* mean, void* var);
+  MseKernels mse[kTypes];
+};
+
+}  // namespace samestep

@@ -1,0 +1,95 @@
+// Cuts a batch into the canonical sum's blocks and adds up what they come to.
+#include "run/mse_problem.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "isa/dispatch.h"
+#include "run/fp_mode.h"
+#include "run/threads.h"
+
+namespace samestep {
+namespace {
+
+constexpr Index kLaneRows = 32;
+// Below this many elements of Phi a pass is over before another thread has woken up.
+constexpr Index kAlone = 32768;
+
+Index blocks_of(Index rows) { return (rows + kSumBlock - 1) / kSumBlock; }
+
+// Threads that may work on a batch, each with lanes of its own.
+Index seats_for(Index rows, Index p) {
+  if (rows * p < kAlone) return 1;
+  return std::max<Index>(1, std::min<Index>(blocks_of(rows), get_num_threads()));
+}
+
+struct Pass {
+  const MseKernels& kernels;
+  MseBlock block;  // of the whole batch; the rest differs from block to block
+  Index rows;
+  Index lanes_size;
+  std::atomic<Index> next{0};
+
+  // A seat takes block after block until none is left: which one takes which is left open, since every block has its
+  // own place for its sums.
+  void take_seat(Index seat) {
+    for (Index i; (i = next.fetch_add(1, std::memory_order_relaxed)) < blocks_of(rows);) {
+      MseBlock b = block;
+      b.begin = i * kSumBlock;
+      b.count = std::min(kSumBlock, rows - b.begin);
+      if (b.lanes != nullptr) {
+        b.lanes += seat * lanes_size;
+        b.gradient_sums += i * b.p;
+      }
+      b.square_sum += i;
+      kernels.block(b);
+    }
+  }
+};
+
+}  // namespace
+
+void MseProblem::reserve(Index rows, bool gradient) {
+  auto grow = [](std::vector<double>& v, Index size) {
+    if (static_cast<Index>(v.size()) < size) v.resize(size);
+  };
+  grow(w_, p_);
+  grow(square_sums_, std::max<Index>(1, blocks_of(rows)));
+  if (!gradient) return;
+  grow(lanes_, seats_for(rows, p_) * kLaneRows * padded_columns(p_));
+  grow(gradient_sums_, std::max<Index>(1, blocks_of(rows)) * p_);
+}
+
+double MseProblem::evaluate(const void* w, Batch batch, void* r, void* g) {
+  const Isa& isa = active_isa();
+  const MseKernels& kernels = isa.mse[type_];
+  reserve(batch.count, g != nullptr);
+  FpMode mode;
+  kernels.widen(w, p_, w_.data());
+  MseBlock block{Phi_,
+                 y_,
+                 w_.data(),
+                 p_,
+                 batch.rows,
+                 0,
+                 0,
+                 r,
+                 g != nullptr ? lanes_.data() : nullptr,
+                 gradient_sums_.data(),
+                 square_sums_.data()};
+  Pass pass{kernels, block, batch.count, kLaneRows * padded_columns(p_)};
+  Task task = [](void* context, Index seat) { static_cast<Pass*>(context)->take_seat(seat); };
+  // No more seats than there are lanes for: another thread may have changed the number of threads by now.
+  Index seats = seats_for(batch.count, p_);
+  if (g != nullptr) seats = std::min<Index>(seats, lanes_.size() / pass.lanes_size);
+  run_items(seats, task, &pass);
+  Index blocks = blocks_of(batch.count);
+  isa.pair(square_sums_.data(), blocks, 1, 1);
+  if (g != nullptr) {
+    isa.pair(gradient_sums_.data(), blocks, p_, p_);
+    kernels.gradient(scale_, batch.count, gradient_sums_.data(), p_, g);
+  }
+  return kernels.loss(scale_, batch.count, square_sums_[0]);
+}
+
+}  // namespace samestep

@@ -1,0 +1,46 @@
+"""Checks of arguments that are numbers, switches or one of a few names."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+
+def number(name: str, value: Any) -> float:
+    """``value`` as a float; text and arrays of several elements are a TypeError."""
+    try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: got {value!r}, expected a number") from None
+    except OverflowError:
+        raise ValueError(f"{name}: got a number beyond those of float64, expected a smaller one") from None
+
+
+def switch(name: str, value: Any) -> bool:
+    """``value`` as a bool; only True, False, 1 and 0 are one."""
+    if not isinstance(value, (bool, int, np.bool_, np.integer)) or value not in (True, False):
+        raise TypeError(f"{name}: got {value!r}, expected True or False")
+    return bool(value)
+
+
+def check_choice(name: str, value: Any, expected: tuple[str | None, ...]) -> None:
+    """Raises ValueError unless ``value`` is one of these; of arrays ``in`` would ask each element."""
+    if not (value is None or isinstance(value, str)) or value not in expected:
+        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(str, expected))}")
+
+
+def check_rounded(
+    name: str, value: float, dtype: Any, *, below: float = math.inf, may_vanish: bool = False
+) -> None:
+    """Raises if ``value``, rounded to the type in which it is used, becomes 0, infinite or ``below``."""
+    with np.errstate(over="ignore"):
+        rounded = float(np.dtype(dtype).type(value))
+    if abs(rounded) >= below > abs(value) or (rounded == 0.0 and value != 0.0 and not may_vanish):
+        raise ValueError(
+            f"{name}: got {value!r}, which is {rounded:g} in {np.dtype(dtype)}, where it is used; expected a "
+            f"number that {np.dtype(dtype)} tells from {rounded:g}"
+        )

@@ -1,0 +1,222 @@
+"""The CPU backend: the compiled kernels and the settings of how they run."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+from .. import _core
+from .._core import (
+    Mse,
+    Plan,
+    Trainer,
+    batchnorm_backward,
+    batchnorm_forward,
+    batchnorm_inference,
+    canonical_sum,
+    global_norm,
+    rules,
+    update_running,
+)
+from .arrays import assign, contiguous, empty, empty_like, frozen, place, to_host, zeros_like
+
+__all__ = [
+    "Mse",
+    "Plan",
+    "Trainer",
+    "assign",
+    "batchnorm_backward",
+    "batchnorm_forward",
+    "batchnorm_inference",
+    "canonical_sum",
+    "contiguous",
+    "empty",
+    "empty_like",
+    "frozen",
+    "get_num_threads",
+    "global_norm",
+    "info",
+    "place",
+    "rules",
+    "set_isa",
+    "set_num_threads",
+    "to_host",
+    "update_running",
+    "zeros_like",
+]
+
+CONTRACT = 1  # version of the bit contract
+MOST_THREADS = 1024
+OPTIONAL = ("sklearn", "matplotlib", "tqdm", "safetensors", "ml_dtypes")
+
+
+def set_isa(name: str) -> None:
+    """Chooses the instruction set that kernels run on, from now on and for every thread.
+
+    It changes speed, never bits. The environment variable ``SAMESTEP_ISA`` does the same at import.
+
+    Args:
+        name: one of ``info()["isas"]``.
+
+    Raises:
+        TypeError, ValueError: no text, unknown, or not supported by this machine.
+
+    Example:
+        >>> import samestep as ss
+        >>> before = ss.info()["isa"]
+        >>> ss.set_isa("baseline")
+        >>> ss.info()["isa"]
+        'baseline'
+        >>> ss.set_isa(before)
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"isa: got {name!r}, expected the name of one: {', '.join(_core.isas())}")
+    if not _core.set_isa(name):
+        why = " (switched off: it failed the check at import)" if name in withdrawn else ""
+        isas = ", ".join(_core.isas())
+        raise ValueError(f"isa: got {name!r}{why}, expected one that this machine has: {isas}")
+
+
+def set_num_threads(n: int) -> None:
+    """Sets how many threads a step may use, the caller among them.
+
+    It changes speed, never bits. The default is what the affinity mask and the cgroup quota grant;
+    the environment variable ``SAMESTEP_THREADS`` sets it at import.
+
+    Args:
+        n: at least 1.
+
+    Raises:
+        TypeError, ValueError: not a whole number, or below 1.
+
+    Example:
+        >>> import samestep as ss
+        >>> before = ss.get_num_threads()
+        >>> ss.set_num_threads(1)
+        >>> ss.get_num_threads()
+        1
+        >>> ss.set_num_threads(before)
+    """
+    if isinstance(n, bool) or not hasattr(n, "__index__"):
+        raise TypeError(f"n: got {type(n).__name__}, expected a whole number of threads")
+    n = n.__index__()
+    if not 1 <= n <= MOST_THREADS:
+        raise ValueError(f"n: got {n}, expected 1 to {MOST_THREADS} threads")
+    _core.set_num_threads(n)
+
+
+def get_num_threads() -> int:
+    """How many threads a step may use.
+
+    Example:
+        >>> import samestep as ss
+        >>> ss.get_num_threads() >= 1
+        True
+    """
+    return _core.get_num_threads()
+
+
+def info() -> dict[str, Any]:
+    """What runs here: versions, instruction sets (best first), threads, compile flags, packages.
+
+    Example:
+        >>> import samestep as ss
+        >>> ss.info()["contract"]
+        1
+    """
+    return {
+        "version": _version_of("samestep"),
+        "contract": CONTRACT,
+        "isa": _core.get_isa(),
+        "isas": _core.isas(),
+        "withdrawn": list(withdrawn),
+        "threads": _core.get_num_threads(),
+        "compile_flags": _core.compile_flags,
+        "optional": {name: _version_of(name) for name in OPTIONAL},
+    }
+
+
+def _version_of(module: str) -> str | None:
+    from importlib import metadata, util  # here: they double what it takes to import samestep
+
+    if util.find_spec(module) is None:
+        return None
+    distribution = {"sklearn": "scikit-learn"}.get(module, module)
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+# What _core.self_check finds where the contract is kept. A kernel that is not here is not checked at import.
+SELF_CHECK = {
+    "sgd": 0x8FA9E04DFE25B233,
+    "momentum_heavy_ball": 0xB377F34CE2761BF5,
+    "momentum_torch": 0x33FFE28FB8D2E65C,
+    "momentum_torch_dampened": 0x0E4B4F5B7BAA31C2,
+    "nag_look_ahead": 0xA9D11587901C77C7,
+    "nag_torch": 0x263E2E18C86B55E3,
+    "adagrad_outside": 0x016107D7BA13B59B,
+    "adagrad_inside": 0x8CB46FAE77874B06,
+    "rmsprop_outside": 0x333F435B65E57282,
+    "rmsprop_inside": 0x41A78E9581876B37,
+    "rmsprop_outside_centered": 0x7EB382AC6CAC8F0B,
+    "rmsprop_outside_momentum": 0xD84C7621F634FE1E,
+    "rmsprop_outside_centered_momentum": 0x6E8402613EDF5B95,
+    "rmsprop_inside_centered": 0xE5F87AE36B7641B2,
+    "rmsprop_inside_momentum": 0x21860C827231B636,
+    "rmsprop_inside_centered_momentum": 0xEBCECCEAFE1313E2,
+    "adam_outside": 0x7A03DE4BBDBDE16E,
+    "adam_inside": 0xAEACEBD154492998,
+    "adam_outside_amsgrad": 0x08DBEBA2968E4502,
+    "adam_inside_amsgrad": 0x9E7E68D4747B97E0,
+    "options": 0x001E09F56E6F4EF4,
+    "sum": 0x108D11D2F2C17E51,
+    "batchnorm": 0x52B76EA7E8D54319,
+    "mse": 0xDBE33ADCDB0D720E,
+}
+
+
+withdrawn: list[str] = []  # tables that failed the check at import
+
+
+def _self_check() -> None:
+    """Tries every table of kernels on a few numbers, in less than a millisecond, and withdraws those that
+    do not keep the contract: a miscompiled build or a broken machine.
+    """
+    for isa in _core.isas():
+        _core.set_isa(isa)
+        wrong = [name for name, found in _core.self_check() if found != SELF_CHECK.get(name, found)]
+        if wrong:
+            _core.withdraw_isa(isa)
+            withdrawn.append(isa)
+            kept = " It is the last there is and stays in use." if isa in _core.isas() else ""
+            warnings.warn(
+                f"the {isa} kernels of {', '.join(wrong)} do not give the bits of contract {CONTRACT} on "
+                f"this machine and are switched off.{kept} `samestep verify` tells more.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    _core.set_isa(_core.isas()[0])
+
+
+def _apply_environment() -> None:
+    isa = os.environ.get("SAMESTEP_ISA")
+    if isa:
+        try:
+            set_isa(isa)
+        except ValueError as error:
+            raise ValueError(f"SAMESTEP_ISA: {error}") from None
+    threads = os.environ.get("SAMESTEP_THREADS")
+    if threads:
+        if not threads.isdecimal():
+            raise ValueError(f"SAMESTEP_THREADS: got {threads!r}, expected a whole number of threads")
+        try:
+            set_num_threads(int(threads))
+        except ValueError as error:
+            raise ValueError(f"SAMESTEP_THREADS: {error}") from None
+
+
+_self_check()
+_apply_environment()

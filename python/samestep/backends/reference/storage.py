@@ -1,0 +1,65 @@
+"""Numbers kept in 16 bits, in NumPy; twin of csrc/contract/storage.h."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays import Array
+
+Floats = NDArray[np.float32]
+Words = NDArray[np.uint32]
+Halves = NDArray[np.uint16]
+
+
+def is_bfloat16(a: Array) -> bool:
+    """bfloat16 is known by its name, which takes NumPy a while to form: it has no such type of its own."""
+    return a.itemsize == 2 and a.dtype.name == "bfloat16"
+
+
+def widen(a: Array) -> Array:
+    """16-bit values in float32, exactly; others as they are."""
+    if is_bfloat16(a):
+        wide: Floats = (a.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
+        return wide
+    return a.astype(np.float32) if a.dtype == np.float16 else a
+
+
+def narrow(x: Array, like: Array) -> Array:
+    """``x`` in the dtype of ``like``, rounded to nearest even."""
+    if not is_bfloat16(like):
+        return x.astype(like.dtype)
+    bits = np.asarray(x, order="K").view(np.uint32)
+    return _rounded(bits, np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))).view(like.dtype)
+
+
+def narrow_at_random(x: Floats, like: Array, seed: int, step: int, tensor: int) -> Array:
+    """Away from zero with the probability of what is cut off."""
+    random = random_bits(seed, step, tensor, x.size).reshape(x.shape).astype(np.uint32)
+    return _rounded(x.view(np.uint32), random).view(like.dtype)
+
+
+def _rounded(bits: Words, bias: Words) -> Halves:
+    is_nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+    rounded = (bits + bias) >> np.uint32(16)
+    halves: Halves = np.where(is_nan, np.uint32(0x7FC0), rounded).astype(np.uint16)
+    return halves
+
+
+def random_bits(seed: int, step: int, tensor: int, size: int) -> Halves:
+    """16 bits for each element: word i of Philox4x64-10 at (i div 4 + 1, tensor, step, 0), four to a word."""
+    generator = np.random.Philox(counter=[0, tensor, step, 0], key=np.array([seed, 0], np.uint64))
+    words = generator.random_raw(-(-size // 16) * 4).astype("<u8")
+    return words.view("<u2")[:size].astype(np.uint16)
+
+
+def join(upper: Array, lower: Array) -> Floats:
+    """float32 of its two halves."""
+    bits = (upper.view(np.uint16).astype(np.uint32) << np.uint32(16)) | lower.astype(np.uint32)
+    return bits.view(np.float32)
+
+
+def split(x: Floats, like: Array) -> tuple[Array, Halves]:
+    """The upper half in the dtype of ``like``, and the lower one."""
+    bits = np.where(np.isnan(x), np.uint32(0x7FC00000), x.view(np.uint32))
+    return (bits >> np.uint32(16)).astype(np.uint16).view(like.dtype), bits.astype(np.uint16)

@@ -1,0 +1,59 @@
+"""The canonical sum in NumPy; twin of csrc/contract/sums.h. The order of additions fixes the bits.
+
+Blocks of 1024 terms; in a block 32 lanes that start at +0.0 and take their terms in increasing
+order; lanes are halved; block sums are paired. ``np.sum`` has another order, which differs between
+memory layouts and NumPy versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays import Array
+
+BLOCK = 1024
+LANES = 32
+
+Doubles = NDArray[np.float64]
+
+
+def pair(sums: Doubles) -> Doubles:
+    """The total over the first axis: 2i with 2i+1, an odd last one carried up, until one is left."""
+    while len(sums) > 1:
+        even, odd = sums[0::2], sums[1::2]
+        sums = np.concatenate([even[: len(odd)] + odd, even[len(odd) :]])
+    return sums[0] if len(sums) else np.zeros(sums.shape[1:])
+
+
+def csum(terms: Doubles) -> Doubles:
+    """The canonical sum over the first axis of float64 terms."""
+    assert terms.dtype == np.float64
+    blocks = -(-len(terms) // BLOCK)
+    padded = np.zeros((blocks * BLOCK, *terms.shape[1:]))
+    padded[: len(terms)] = terms
+    steps = padded.reshape(blocks, BLOCK // LANES, LANES, *terms.shape[1:])
+    lanes = np.zeros((blocks, LANES, *terms.shape[1:]))
+    for step in range(BLOCK // LANES):
+        lanes = lanes + steps[:, step]
+    half = LANES // 2
+    while half:
+        lanes = lanes[:, :half] + lanes[:, half : 2 * half]
+        half //= 2
+    return pair(lanes[:, 0])
+
+
+def canonical_sum(x: Array, outer: int, n: int, inner: int) -> Doubles:
+    """The sums over n of x as (outer, n, inner), in the order of memory, flat."""
+    with np.errstate(all="ignore"):
+        terms = np.moveaxis(x.reshape(outer, n, inner).astype(np.float64), 1, 0)
+        return csum(terms).reshape(-1)
+
+
+def global_norm(arrays: Sequence[Array]) -> float:
+    """The root of the sum of all squares: each array's sum, paired in the order of the list."""
+    with np.errstate(all="ignore"):
+        sums = [csum(x * x) for x in (a.reshape(-1).astype(np.float64) for a in arrays)]
+        return float(np.sqrt(pair(np.array(sums, np.float64).reshape(len(sums)))))

@@ -1,0 +1,1 @@
+"""The command ``samestep``. The library imports nothing from here."""

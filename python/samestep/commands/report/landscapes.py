@@ -1,0 +1,190 @@
+"""Pictures of basins and curvatures: where noise goes, what SAM flattens, what random Hessians look like."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from ...optim.optimizers import SGD
+from ...problems import Float64s, Hyperbola
+from ...theory import DoubleWell, double_well, sam_step
+from ...theory.landscape import (
+    coin_minimum_probability,
+    goe_eigenvalues,
+    goe_minimum_frequency,
+    goe_minimum_probability,
+    pspin_critical_points,
+    pspin_descent,
+    pspin_index,
+    semicircle_density,
+)
+from .pictures import picture
+from .svg import ACCENT, COLORS, FAINT, INK, decades, figure
+
+# lr and B; at equal lr/B the share is to be equal.
+BASINS = ((0.01, 8), (0.01, 1), (0.02, 2), (0.02, 1), (0.04, 2), (0.03, 1), (0.04, 1), (0.06, 1))
+NOISE = 4.0  # of one example's gradient, standard deviation
+
+
+@cache
+def shares(quick: bool) -> dict[tuple[float, int], float]:
+    """The share of particles in the wide basin, for each lr and B."""
+    particles = 500 if quick else 2000
+    return {(lr, B): double_well(lr, B, noise=NOISE, particles=particles) for lr, B in BASINS}
+
+
+@picture(
+    "basins",
+    "Which basin? Width against η/B",
+    "Left the potential with a sharp and a wide well, right the share of particles in the wide well "
+    "against eta over B",
+)
+def basins(quick: bool) -> Any:
+    """All particles start in the sharp well. At equal η/B they end up alike, the more of them in the
+    wide well the larger η/B is, as the Boltzmann share of the temperature 8η/B says (line); with little
+    noise they stay where they are."""
+    well = DoubleWell()
+    made, (valley, law) = figure(1, 2, height=3.0, width_ratios=[1, 1.3])
+    w = np.linspace(-1.25, 2.6, 300)
+    valley.plot(w, well.value(w), color=INK)
+    valley.plot(well.barrier, well.value(well.barrier), "o", color=ACCENT, markersize=4)
+    valley.annotate("sharp:\nstart", (-0.5, -0.08), ha="center", va="top", fontsize=9)
+    valley.annotate("wide", (1.0, 0.07), ha="center", va="top", fontsize=9)
+    valley.set(xlabel="w", ylabel="V(w)", ylim=(-0.42, 1.6))
+    ratios = np.linspace(0.012, 0.065, 40)
+    law.plot(ratios, [well.boltzmann(NOISE**2 / 2 * r) for r in ratios], color=FAINT)
+    for B, color, marker in ((1, "momentum", "o"), (2, "nag", "s"), (8, "rmsprop", "^")):
+        points = [(lr / B, share) for (lr, size), share in shares(quick).items() if size == B]
+        law.plot(
+            *zip(*points, strict=True), marker, color=COLORS[color], label=f"B = {B}", fillstyle="none",
+            markeredgewidth=1.6,
+        )  # fmt: skip
+    law.set(xlabel="η/B", ylabel="share in the wide well", ylim=(-0.03, 0.8), xlim=(0, 0.066))
+    law.legend(loc="lower right")
+    return made
+
+
+@cache
+def sharpness(steps: int) -> tuple[Float64s, Float64s]:
+    """w1^2 + w2^2, the curvature across the hyperbola w1 w2 = 1, along GD and along SAM from (4, 0.3)."""
+    problem = Hyperbola()
+    found = []
+    for rho in (0.0, 0.1):
+        w = np.array([4.0, 0.3])
+        opt = SGD(w, lr=0.05)
+        sizes = [float(w @ w)]
+        for _ in range(steps):
+            sam_step(opt, problem.gradient, rho)
+            sizes.append(float(w @ w))
+        found.append(np.array(sizes))
+    return found[0], found[1]
+
+
+@picture(
+    "sam",
+    "Sharpness of GD and SAM",
+    "The curvature at the iterate against the steps: constant near 16 for gradient descent, falling to 2 "
+    "for SAM",
+)
+def sam(quick: bool) -> Any:
+    """L = ½(w₁w₂ − 1)^2 has a whole curve of minima. GD stops at the nearest, of curvature 16; SAM
+    keeps sliding along the curve towards the flattest one, of curvature 2."""
+    steps = 4000 if quick else 20_000
+    made, axes = figure()
+    gd, flattened = sharpness(steps)
+    for values, color, name, at in ((gd, "sgd", "GD", 16.6), (flattened, "adam", "SAM, ρ = 0.1", 8.2)):
+        seen = np.unique(np.geomspace(1, steps, 300).round().astype(int))
+        axes.plot(seen, values[seen], color=COLORS[color])
+        axes.annotate(f"{name}: {values[-1]:.2f} at the end", (1.3, at), color=COLORS[color])
+    axes.axhline(2, color=FAINT, linestyle=(0, (4, 2)), linewidth=1)
+    axes.set(xscale="log", xlim=(1, steps), ylim=(0, 18.5), xlabel="steps", ylabel="curvature |w|²")
+    decades(axes.xaxis)
+    return made
+
+
+@cache
+def spectrum() -> Float64s:
+    """Of one random symmetric matrix, 400 x 400."""
+    return goe_eigenvalues(400, seed=2024)
+
+
+@picture(
+    "semicircle",
+    "Eigenvalues of a random Hessian",
+    "A histogram of eigenvalues between minus 2 and 2 under a semicircle",
+)
+def semicircle(quick: bool) -> Any:
+    """The 400 eigenvalues of one random symmetric matrix fill Wigner's semicircle (line): they repel
+    each other, so that all of one sign, a minimum, is far rarer than 400 heads of 400 coins."""
+    made, axes = figure()
+    axes.hist(spectrum(), bins=32, range=(-2.1, 2.1), density=True, color=COLORS["momentum"], alpha=0.35)
+    x = np.linspace(-2.1, 2.1, 400)
+    axes.plot(x, semicircle_density(x), color=INK)
+    axes.set(xlabel="eigenvalue", ylabel="density", xlim=(-2.3, 2.3))
+    return made
+
+
+@cache
+def minima(quick: bool) -> dict[int, float]:
+    """The share of random symmetric matrices, d x d, that are positive definite."""
+    return {d: goe_minimum_frequency(d, 20_000 if quick else 100_000) for d in (1, 2, 3, 4, 5)}
+
+
+@picture(
+    "rare-minima",
+    "How rare is a minimum?",
+    "The probability that all curvatures are positive against the dimension, for coins and random matrices",
+)
+def rare_minima(quick: bool) -> Any:
+    """If the signs of d curvatures were d coins, one critical point in 2^d would be a minimum (dashed). Of
+    random symmetric matrices (dots: counted, crosses: exact) ever fewer are."""
+    made, axes = figure()
+    found = {d: share for d, share in minima(quick).items() if share > 0}
+    d = np.arange(1, 6)
+    coins = [coin_minimum_probability(int(n)) for n in d]
+    axes.plot(d, coins, color=FAINT, linestyle=(0, (4, 2)), marker="o", markersize=3)
+    axes.plot(list(found), list(found.values()), "o", color=COLORS["momentum"])
+    axes.plot(d[:3], [goe_minimum_probability(int(n)) for n in d[:3]], "+", color=ACCENT, markersize=13)
+    axes.annotate("coins", (4.1, coins[3]), xytext=(0, 6), textcoords="offset points")
+    axes.annotate("random matrices", (3.3, 3e-3), ha="right", color=COLORS["momentum"])
+    axes.set(yscale="log", xlabel="dimension d", ylabel="share of minima", ylim=(2e-5, 1.2), xticks=d)
+    decades(axes.yaxis)
+    return made
+
+
+@cache
+def critical_points(quick: bool) -> tuple[Float64s, Float64s, Float64s]:
+    """Energies and indices of what Newton finds on spheres of 12 spins, and energies where descent ends."""
+    seeds = range(1 if quick else 6)
+    points = [pspin_critical_points(12, seed) for seed in seeds]
+    ends = [pspin_descent(12, seed) for seed in seeds]
+    return (
+        np.concatenate([p.energy for p in points]),
+        np.concatenate([p.index for p in points]),
+        np.concatenate(ends),
+    )
+
+
+@picture(
+    "spin-glass",
+    "3-spin glass: the index grows with the energy",
+    "Share of negative curvatures against energy for the critical points of random landscapes, beside the "
+    "theory's curve",
+)
+def spin_glass(quick: bool) -> Any:
+    """Every dot is a critical point that Newton's method found, nearly all of them saddles; the share
+    of downward directions follows the shifted semicircle (line). Gradient descent ends far below, in
+    minima (ticks)."""
+    energy, index, ends = critical_points(quick)
+    made, axes = figure()
+    axes.plot(energy, index, "o", color=COLORS["momentum"], markersize=3, alpha=0.35, markeredgewidth=0)
+    e = np.linspace(-1.64, 1.64, 200)
+    axes.plot(e, [pspin_index(x) for x in e], color=INK)
+    axes.plot(ends, np.full(len(ends), -0.04), "|", color=COLORS["adam"], markersize=8)
+    axes.annotate("gradient descent\nends here", (-1.83, 0.42), color=COLORS["adam"])
+    axes.set(
+        xlabel="energy a spin", ylabel="share of downward directions", xlim=(-1.9, 1.9), ylim=(-0.08, 1.03)
+    )
+    return made

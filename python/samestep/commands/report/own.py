@@ -1,0 +1,166 @@
+"""What is drawn and measured on a table of one's own: what the texts say of every least-squares problem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from ...optim.optimizer import Optimizer
+from ...optim.optimizers import NAG, SGD, AdaGrad, Adam, Momentum, RMSProp
+from ...problems import MSE
+from ...theory import RunCheck, check_run, tune_heavy_ball, tune_look_ahead
+from ...train import minimize
+from ..demo import affordable, check_solvable, steep_curvatures, try_edge
+from ..table import Table
+from . import rates
+from .items import Checks, Item, at_least, at_most, near, never
+from .pictures import Picture
+from .runs import norms
+
+STAGES = 2 + 4  # pictures and items of parts()
+SCAN_ELEMENTS = 2**33  # of Phi that all the runs of the picture of the edge may read, in some seconds
+
+
+def parts(table: Table) -> tuple[list[Picture], list[Item]]:
+    """The pictures and items of a table, to be drawn and measured.
+
+    Raises:
+        TableError: the table gives no problem that could be solved in float64.
+    """
+    problem = MSE(table.Phi, table.y)
+    check_solvable(table, problem)
+
+    def scan_steps(quick: bool) -> int:
+        runs = 3 * (68 if quick else 135)
+        return max(10, min(300, SCAN_ELEMENTS // (runs * problem.Phi.size)))
+
+    bounds = replace(
+        rates.bounds,
+        title="Loss against its bounds: your table, six optimizers",
+        drawing=lambda quick: rates.bounds_of(problem, _picture_steps(problem)),
+    )
+    edge = replace(
+        rates.edge,
+        title="Each method has its edge, on your table",
+        label="The gap after up to 300 steps against the step size times beta for three methods, each with a "
+        "cliff at its stability edge",
+        caption=(
+            "The gap after 300 steps, fewer on a large table, for every step size. The edge (vertical "
+            "line) lies at 2/β for GD, at 2(1+a)/β = 3/β for the heavy ball, at (2+2a)/((1+2a)β) = 1.5/β for "
+            "NAG, a = ½; from there on the gap grows."
+        ),
+        drawing=lambda quick: rates.edge_of(problem, scan_steps(quick), quick),
+    )
+    return [bounds, edge], [
+        Item(key, title, formula, remark, partial(measure, problem))
+        for key, title, formula, remark, measure in (
+            (
+                "A1-A5",
+                "Loss, gradient and Hessian",
+                "L = (c/2)|Φw − y|^2, g = cΦ′(Φw − y), H = cΦ′Φ",
+                "The loss is a quadratic: its differences, and those of its gradient, are exact.",
+                _formulas,
+            ),
+            ("A9", "The edge 2/β", "η < 2/β", "It goes down below the edge, and up above it.", _edge),
+            (
+                "A24-A26",
+                "Optimality gap",
+                "L(w_t) − L* ≤ βD^2/(4t + 2)",
+                "D = |w_0 − w*|, η = 1/β; with it every other bound that is promised for such a run.",
+                _gap,
+            ),
+            (
+                "A15-A16, B20",
+                "Momentum, NAG and the adaptive rules",
+                "G_t = ½ Σ λ_i e_{i,t}^2",
+                "With momentum every direction goes its own way, known beforehand; a step of limited length "
+                "climbs no faster than it is long.",
+                _rules,
+            ),
+        )
+    ]
+
+
+def _picture_steps(problem: MSE) -> int:
+    return affordable(problem, rates.FIGURE_STEPS)
+
+
+def _formulas(problem: MSE, quick: bool) -> Checks:
+    w = problem.minimizer() / 2.0
+    size = float(norms(w)) or 1.0
+    g, H = problem.gradient(w), problem.hessian()
+    slopes, seen = [], range(min(problem.dimension, 10))
+    for j in seen:
+        e = np.zeros(problem.dimension)
+        e[j] = size
+        slopes.append((problem.loss(w + e) - problem.loss(w - e)) / (2 * size))
+    u = np.full(problem.dimension, size / problem.dimension**0.5)
+    change = problem.gradient(w + u) - g
+    # What rounding may come to: of the loss over the step, and of the gradient.
+    loss = problem.loss(np.zeros(problem.dimension))
+    room = 1e-12 * (loss / size + problem.beta * size)
+    start = float(norms(problem.gradient(np.zeros(problem.dimension))))
+    return [
+        near("g, ten directions at the most, beside differences of L", slopes, g[: len(seen)], abs=room),
+        at_most(
+            "|Hu − (g(w + u) − g(w))|",
+            norms(H @ u - change),
+            1e-12 * (start + size * problem.beta),
+        ),
+        at_most(
+            "|g(w*)|", norms(problem.gradient(problem.minimizer())), 1e-9 * (start + 2 * problem.beta * size)
+        ),
+    ]
+
+
+def _edge(problem: MSE, quick: bool) -> Checks:
+    below, above = (try_edge(problem, times) for times in (1.99, 2.01))
+    return [
+        at_most(f"gap after {below.steps} steps of 1.99/β, share of the first", below.gap, 1.0),
+        at_least("of 2.01/β", np.inf if np.isnan(above.gap) else above.gap, 1.0),
+    ]
+
+
+def _broken(problem: MSE, make: Callable[..., Optimizer], quick: bool) -> tuple[RunCheck, Checks]:
+    """The check of a run from 0, and its rows: the promised bounds that broke."""
+    steps = affordable(problem, 300 if quick else 1000)
+    run = minimize(problem, np.zeros(problem.dimension), make, steps=steps)
+    check = check_run(problem, run)
+    promised = [bound for bound in check.bounds if bound.promised]
+    names = ", ".join(bound.name for bound in promised)
+    what = f"{type(run.optimizer).__name__}, {steps} steps: promised bounds that broke ({names})"
+    return check, [never(what, [not bound.holds for bound in promised])]
+
+
+def _gap(problem: MSE, quick: bool) -> Checks:
+    check, rows = _broken(problem, partial(SGD, lr=1.0 / problem.beta), quick)
+    sharp = check["gap LD2/(4t+2)"]
+    allowed = sharp.bound + sharp.rounding
+    rounding = 1e-20 * sharp.measured[0]  # of w, squared
+    above = [
+        np.any(curve.bounded > bound * (1 + 1e-9) + rounding)
+        for curve in rates.curves(problem, _picture_steps(problem)).values()
+        for bound in curve.bounds
+    ]
+    return [
+        *rows,
+        at_most("largest gap over βD^2/(4t + 2)", (sharp.measured / allowed).max(), 1.0),
+        never("six optimizers: bounds of the first picture that broke", above),
+    ]
+
+
+def _rules(problem: MSE, quick: bool) -> Checks:
+    beta, mu = problem.beta, float(steep_curvatures(problem)[0])
+    ball, ahead = tune_heavy_ball(beta, mu), tune_look_ahead(beta, mu)
+    size = float(norms(problem.minimizer())) / problem.dimension**0.5
+    makers: list[Callable[..., Optimizer]] = [
+        partial(Momentum, lr=ball.lr, momentum=ball.momentum),
+        partial(NAG, lr=ahead.lr, momentum=ahead.momentum),
+        partial(AdaGrad, lr=size),
+        partial(RMSProp, lr=0.03 * size),
+        partial(Adam, lr=0.3 * size),
+    ]
+    return [row for make in makers for row in _broken(problem, make, quick)[1]]

@@ -1,0 +1,1 @@
+"""Functions and layers of networks."""

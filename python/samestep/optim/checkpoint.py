@@ -1,0 +1,202 @@
+"""Checkpoints: an optimizer's state in one safetensors file, whole or not at all. Nothing is pickled.
+
+The file holds each state array in C order under ``<state>.<index>`` and, in its metadata, ``samestep``:
+everything else as JSON, and ``sha256`` over both, which ``read`` holds against what it finds. State may be
+larger than main memory: it is written piece by piece and read where it lies in the file. The format's own
+library can do neither, so the few lines that the format takes are here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import secrets
+import stat
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
+
+import numpy as np
+
+from ..backends.arrays import Array
+
+Path = str | os.PathLike[str]
+
+FORMAT = 1
+
+# By the format's names. Types that are not NumPy's own are stored as their bits.
+_DTYPES = {
+    name: np.dtype(kind) for name, kind in (("F64", "<f8"), ("F32", "<f4"), ("F16", "<f2"), ("U16", "<u2"))
+}
+_LARGEST_HEADER = 100_000_000  # bytes, as for the format's own library
+_PIECE = 1 << 16  # elements that are copied at a time
+
+
+def write(path: Path, facts: Mapping[str, Any], state: Mapping[str, list[Any]]) -> None:
+    """Writes a temporary file in the same folder, syncs it and moves it to ``path``.
+
+    A link stays: what it leads to is replaced. Arrays on a GPU come to main memory one at a time.
+    """
+    target = pathlib.Path(os.path.realpath(path))
+    replaced = _regular_file(target)
+    arrays = {f"{name}.{i}": array for name, items in state.items() for i, array in enumerate(items)}
+    text = json.dumps({"format": FORMAT, **facts})
+    header, in_file = _layout({"samestep": text, "sha256": _digest(text, arrays)}, arrays)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    # The kernel takes the umask from the mode of a new file. What replaces one is private until it is whole.
+    mode = 0o666 if replaced is None else 0o600
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with open(handle, "wb") as file:
+            file.write(header)
+            for name in in_file:
+                for piece in _pieces(arrays[name]):
+                    file.write(piece.data)
+            if replaced is not None:
+                _take_after(handle, replaced)
+        _sync(temporary)
+        temporary.replace(target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+    _sync(target.parent)
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The facts and the arrays by name, which stay in the file until somebody reads them.
+
+    Raises:
+        ValueError: the file is not as ``write`` left it.
+    """
+    where = os.fspath(path)
+    with open(path, "rb") as file:
+        try:
+            metadata, arrays = _parse(file)
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise ValueError(f"{where}: cut off, altered or not a checkpoint ({error})") from None
+    text = metadata.get("samestep")
+    if not isinstance(text, str) or "sha256" not in metadata:
+        raise ValueError(f"{where}: not a checkpoint of samestep")
+    if metadata["sha256"] != _digest(text, arrays):
+        raise ValueError(f"{where}: altered since it was saved: its digest does not fit")
+    facts = json.loads(text)
+    if facts["format"] != FORMAT:
+        raise ValueError(f"{where}: of format {facts['format']}, expected {FORMAT}")
+    return facts, arrays
+
+
+def restore(array: Array | None, like: Array) -> Array | None:
+    """An array of the file with the dtype of ``like``: types that safetensors lacks are stored as bits."""
+    if array is not None and array.dtype == np.uint16 and like.dtype.itemsize == 2:
+        return array.view(like.dtype)
+    return array
+
+
+def _layout(metadata: Mapping[str, str], arrays: Mapping[str, Any]) -> tuple[bytes, list[str]]:
+    """What stands before the data, and the names in the order of the data."""
+    names = {dtype: name for name, dtype in _DTYPES.items()}
+    # The widest first, so that each array lies on a multiple of its element's size.
+    in_file = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name in in_file:
+        a = arrays[name]
+        begin, end = end, end + a.nbytes
+        entries[name] = {
+            "dtype": names[_stored(a.dtype)],
+            "shape": list(a.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, in_file
+
+
+def _parse(file: IO[bytes]) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The metadata and the arrays of an open file; any of the usual errors if it is not of the format."""
+    size, length = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
+    if length > min(size - 8, _LARGEST_HEADER):
+        raise ValueError(f"a header of {length} bytes in a file of {size}")
+    entries = json.loads(file.read(length))
+    metadata = entries.pop("__metadata__", {})
+    data: Array = np.zeros(0, np.uint8)
+    if size > 8 + length:  # nothing cannot be mapped
+        data = np.asarray(np.memmap(file, np.uint8, "r", 8 + length))
+    arrays, at = {}, 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+        begin, end = entry["data_offsets"]
+        if begin != at:
+            raise ValueError(f"{name} begins at byte {begin}, expected {at}")
+        arrays[name] = data[begin:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        at = end
+    if at != data.size:
+        raise ValueError(f"{data.size} bytes of arrays, expected {at}")
+    return metadata, arrays
+
+
+def _stored(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype("<u2") if dtype.kind == "V" else dtype.newbyteorder("<")
+
+
+def _pieces(array: Any) -> Iterator[Array]:
+    """The elements as the file has them, in C order; a piece is good until the next is asked for."""
+    here = array if isinstance(array, np.ndarray) else array.get()
+    bits = here.view(np.uint16) if here.dtype.kind == "V" else here
+    yield from np.nditer(
+        bits,
+        ("external_loop", "buffered", "zerosize_ok"),
+        op_dtypes=[_stored(bits.dtype)],
+        order="C",
+        casting="equiv",
+        buffersize=_PIECE,
+    )
+
+
+def _digest(text: str, arrays: Mapping[str, Any]) -> str:
+    sha = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        sha.update(f"{name} {_stored(array.dtype).name} {array.shape}".encode())
+        for piece in _pieces(array):
+            sha.update(piece.data)
+    return sha.hexdigest()
+
+
+def _regular_file(target: pathlib.Path) -> os.stat_result | None:
+    """The facts of the file that is to be replaced, None if there is none; else an error as of ``open``."""
+    try:
+        found = target.stat()  # a link that leads back to itself is an OSError
+    except FileNotFoundError:
+        target.parent.stat()
+        return None
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(
+            f"path: {target} is a device, pipe or socket, expected a file, which can be replaced"
+        )
+    return found
+
+
+def _take_after(handle: int, replaced: os.stat_result) -> None:
+    """Gives a new file the group, permissions and owner of the one that it replaces, as far as it may."""
+    mode = replaced.st_mode & 0o777
+    try:
+        os.chown(handle, -1, replaced.st_gid)
+    except OSError:  # it stays with a group of this process, which may do no more than anybody
+        mode = (mode & 0o707) | (mode & 0o007) << 3
+    os.chmod(handle, mode)
+    with contextlib.suppress(OSError):
+        os.chown(handle, replaced.st_uid, -1)
+
+
+def _sync(path: pathlib.Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

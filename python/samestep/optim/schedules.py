@@ -1,0 +1,147 @@
+"""Schedules: callables of the step number t = 1, 2, ..., to be given as ``lr``, or as a momentum.
+
+Any callable will do; these are the usual ones. Numbers that a schedule cannot have are a TypeError or
+ValueError when it is made. Schedules are evaluated on the host in float64 before the
+step, so that their value, and not the way to it, enters the bits of the step: only ``cosine`` calls
+libm, whose last bit may differ between systems; it rounds its factor to 2^-40, beyond which they agree
+but for ties. An optimizer that has one of these can be pickled.
+
+Example:
+    >>> import numpy as np, samestep as ss
+    >>> w = np.zeros(1)
+    >>> opt = ss.SGD(w, lr=ss.schedules.inverse_time(0.5, decay=1.0))
+    >>> for _ in range(3):
+    ...     opt.step(np.ones(1))
+    ...     print(opt.lr)
+    0.5
+    0.25
+    0.16666666666666666
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+from ..arguments import number
+
+Schedule = Callable[[int], float]
+
+
+def constant(lr: float) -> Schedule:
+    """``lr``.
+
+    Example:
+        >>> from samestep import schedules
+        >>> schedules.constant(0.5)(7)
+        0.5
+    """
+    lr = _not_negative("lr", lr)
+    return partial(_constant, lr)
+
+
+def _constant(lr: float, t: int) -> float:
+    return lr
+
+
+def step(lr: float, *, every: int, factor: float = 0.1) -> Schedule:
+    """``lr * factor^((t - 1) div every)``.
+
+    Example:
+        >>> from samestep import schedules
+        >>> [schedules.step(1.0, every=2, factor=0.5)(t) for t in (1, 2, 3, 5)]
+        [1.0, 1.0, 0.5, 0.25]
+    """
+    lr, factor = _not_negative("lr", lr), _not_negative("factor", factor)
+    _at_least_one("every", every)
+    return partial(_step, lr, every, factor)
+
+
+def _step(lr: float, every: int, factor: float, t: int) -> float:
+    value = lr
+    for _ in range((t - 1) // every):
+        value = value * factor
+        if value == 0.0:
+            break
+    return value
+
+
+def cosine(lr: float, *, steps: int, lowest: float = 0.0) -> Schedule:
+    """Half a cosine from ``lr`` at t = 1 down to ``lowest`` at t = steps + 1 and from then on.
+
+    ``lowest + (lr - lowest)*(1 + cos(pi*(t - 1)/steps))/2``
+
+    Source:
+        Loshchilov & Hutter, SGDR (2017), eq. 5, without restarts.
+
+    Example:
+        >>> from samestep import schedules
+        >>> [schedules.cosine(1.0, steps=4)(t) for t in (1, 3, 5, 99)]
+        [1.0, 0.5, 0.0, 0.0]
+    """
+    lr, lowest = _not_negative("lr", lr), _not_negative("lowest", lowest)
+    _at_least_one("steps", steps)
+    return partial(_cosine, lr, steps, lowest)
+
+
+def _cosine(lr: float, steps: int, lowest: float, t: int) -> float:
+    turn = math.cos(math.pi * (min(t - 1, steps) / steps))
+    share = round((1.0 + turn) / 2.0 * 2.0**40) / 2.0**40
+    return lowest + (lr - lowest) * share
+
+
+def warm_up(schedule: Schedule | float, *, steps: int) -> Schedule:
+    """``schedule(t)`` times t/steps in the first ``steps`` steps.
+
+    Example:
+        >>> from samestep import schedules
+        >>> [schedules.warm_up(1.0, steps=4)(t) for t in (1, 2, 4, 9)]
+        [0.25, 0.5, 1.0, 1.0]
+    """
+    _at_least_one("steps", steps)
+    follow = schedule if callable(schedule) else constant(_not_negative("schedule", schedule))
+    return partial(_warm_up, follow, steps)
+
+
+def _warm_up(follow: Schedule, steps: int, t: int) -> float:
+    return follow(t) * (min(t, steps) / steps)
+
+
+def inverse_time(lr: float, *, decay: float) -> Schedule:
+    """``lr / (1 + decay*(t - 1))``, the 1/t schedule; ``decay`` is 0 or more.
+
+    Its sum is infinite and that of its squares is not. Under the noise of batches a constant step ends in a
+    neighbourhood of the minimum as wide as the step; this one converges. A geometric decay does not: its
+    sum is finite, and so is the way that it can go.
+
+    Source:
+        Robbins & Monro (1951); Goodfellow, Bengio and Courville, eqs. 8.12 and 8.13; Pedregosa,
+        Stochastic gradient (notes).
+
+    Example:
+        >>> from samestep import schedules
+        >>> schedules.inverse_time(1.0, decay=0.5)(3)
+        0.5
+    """
+    lr, decay = _not_negative("lr", lr), _not_negative("decay", decay)
+    return partial(_inverse_time, lr, decay)
+
+
+def _inverse_time(lr: float, decay: float, t: int) -> float:
+    return lr / (1.0 + decay * (t - 1))
+
+
+def _not_negative(name: str, value: float) -> float:
+    """``value`` as a float."""
+    found = number(name, value)
+    if not 0.0 <= found < math.inf:
+        raise ValueError(f"{name}: got {found}, expected a finite number, 0 or more")
+    return found
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: got {value!r}, expected a whole number")
+    if value < 1:
+        raise ValueError(f"{name}: got {value}, expected 1 or more")

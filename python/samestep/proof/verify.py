@@ -1,0 +1,116 @@
+"""Proof on this machine: every kernel, form and dtype on every instruction set and several thread counts,
+held bit for bit against the golden digests of the contract and the NumPy reference; and those on the GPU,
+where there is one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .. import _core
+from ..backends import cpu, gpu
+from ..backends.arrays import Array, digest
+from .golden import (
+    DIGESTS,
+    OptionProgram,
+    Program,
+    StorageProgram,
+    difference,
+    is_long,
+    programs,
+    runs_on_gpu,
+)
+
+# Of the programs with options, these sizes: with all of them it would take a minute.
+OPTION_SIZES = {"coupled": (2500,), "decoupled": (2500,), "all": (7, 2500)}
+
+
+def is_certified(program: Program) -> bool:
+    """Whether the certificate covers it: a test holds the others against the same digests."""
+    if isinstance(program, OptionProgram):
+        return program.size in OPTION_SIZES[program.options]
+    # Those in 16 bits need a package that not all have; the certificate is the same without it.
+    return not isinstance(program, StorageProgram)
+
+
+def configurations() -> Iterator[tuple[str, int]]:
+    """(instruction set, threads): all of this machine's at 1, 2, 3, or what the environment fixes."""
+    forced_isa, forced_threads = os.environ.get("SAMESTEP_ISA"), os.environ.get("SAMESTEP_THREADS")
+    for isa in [forced_isa] if forced_isa else _core.isas():
+        for threads in [int(forced_threads)] if forced_threads else [1, 2, 3]:
+            yield isa, threads
+
+
+def run(report: Callable[[str], None]) -> dict[str, Any]:
+    """Runs the proof and reports a line a rule.
+
+    Args:
+        report: called with each line.
+
+    Returns:
+        ``contract`` (version), ``certificate`` (sha256 over all results: the same on every machine
+        that keeps the contract), ``configurations`` (how many were run), ``gpu`` (its name, None without
+        one), ``failures`` (one text each).
+    """
+    failures = [
+        f"{isa}: switched off at import, its kernels do not keep the contract" for isa in cpu.withdrawn
+    ]
+    for line in failures:
+        report(f"FAIL {line}")
+    device = None if gpu.why_not() else gpu.device_name()
+    results = hashlib.sha256()
+    count = 0
+    for kernel, all_programs in programs().items():
+        group = [program for program in all_programs if is_certified(program)]
+        found: list[str] = []
+        for program in group:
+            golden = DIGESTS.get(str(program))
+            # For the long programs the reference would take longer than all else; their digests bind it.
+            by_reference = not (is_long(program) and golden)
+            expected = program.run(backend="reference") if by_reference else None
+            first = None
+            for what, got in _runs(program, device):
+                count += 1
+                first = first or got
+                found += _differences(f"{program}, {what}", got, expected or first)
+            if golden is not None and first is not None:  # what has no digest yet is no part of the contract
+                results.update(f"{program} {digest(first)}\n".encode())
+                got_digest = digest(expected or first)[:16]
+                if got_digest != golden:
+                    by = "reference" if by_reference else "first configuration"
+                    found.append(f"{program}, {by}: digest {got_digest}, expected {golden}")
+        report(f"{'FAIL' if found else 'ok  '} {kernel:42} {len(group)} digests")
+        for line in found:
+            report(f"     {line}")
+        failures += found
+    return {
+        "contract": cpu.CONTRACT,
+        "certificate": results.hexdigest(),
+        "configurations": count,
+        "gpu": device,
+        "failures": failures,
+    }
+
+
+def _runs(program: Program, device: str | None) -> Iterator[tuple[str, list[Array]]]:
+    """What the program gives, in every configuration and on the GPU, if there is one."""
+    before = _core.get_isa(), _core.get_num_threads(), _core.wake_always(True)
+    try:
+        for isa, threads in configurations():
+            cpu.set_isa(isa)
+            cpu.set_num_threads(threads)
+            yield f"{isa}, {threads} threads", program.run(backend="cpu")
+    finally:
+        cpu.set_isa(before[0])
+        cpu.set_num_threads(before[1])
+        _core.wake_always(before[2])
+    if device is not None and runs_on_gpu(program):
+        yield device, program.run(backend="cuda")
+
+
+def _differences(what: str, got: list[Array], expected: list[Array]) -> list[str]:
+    compared = (difference(a, b) for a, b in zip(got, expected, strict=True))
+    return [f"{what}, result {k}: {where}" for k, where in enumerate(compared) if where]
