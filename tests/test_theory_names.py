@@ -234,3 +234,24 @@ def test_dir_shows_no_modules_beside_the_functions(module):
 def test_flows_lists_its_functions_too():
     for name in ("steps", "rescaled", "modified", "manifold", "manifold_move", "Steps"):
         assert re.search(rf"\b{name}\b", flows.__doc__)
+
+
+class Bowl:
+    """|w|^2/2, whose gradient at w is w: the very array that a step writes to."""
+
+    size, dimension, dtype = 1, 2, np.dtype(np.float64)
+
+    def loss(self, w):
+        return 0.5 * float(w @ w)
+
+    def gradient(self, w, rows=None):
+        return w
+
+
+def test_a_gradient_that_is_w_itself():
+    clock = iter([0.0, 1.0, 2.0, 3.0]).__next__
+    run = theory.run_until(Bowl(), np.ones(2), "sgd", deadline=1.5, lr=0.5, clock=clock)
+    assert run.x.tolist() == [0.5, 0.5]
+    for method in ("momentum", "nag"):
+        way = theory.flows.steps(Bowl(), np.ones(2), 0.5, 0.5, 1, method, np.zeros(2))
+        assert way.u[-1].tolist() == [0.5, 0.5]

@@ -1,5 +1,6 @@
 // Batch norm with an optional ReLU: training forward, backward, inference. No threads and no memory of its own.
-// Its NumPy twin is python/samestep/backends/reference/batchnorm.py; who calls these pieces in which order: batchnorm.cpp.
+// Its NumPy twin is python/samestep/backends/reference/batchnorm.py; who calls these pieces in which order:
+// batchnorm.cpp.
 //
 // For one channel with the values x_0..x_{M-1} (sample by sample, position by position, whatever the memory layout),
 // Ioffe & Szegedy 2015, alg. 1 and section 3; T is the type of the arrays, sums and what follows from them float64:

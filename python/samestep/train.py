@@ -22,7 +22,7 @@ from .backends.reference.sampling import Sampler
 from .optim.optimizer import Optimizer, like_params
 from .optional import require
 from .problems import MSE, Floats, Integers, Problem
-from .problems.function import takes
+from .problems.function import own_gradient, takes
 from .result import Result, Stopped
 
 Sampling = Literal["full", "shuffle", "with_replacement"]
@@ -260,22 +260,6 @@ def _own_loss(problem: Problem, w: Floats) -> float:
     return float(loss)
 
 
-def _own_gradient(g: Floats, w: Floats) -> Floats:
-    """A gradient that a problem returned as a step takes it: an array of its own that lies like w."""
-    expected = f"expected a numpy array of {w.dtype}, shape {w.shape}, as w"
-    if not isinstance(g, np.ndarray) or isinstance(g, np.ma.MaskedArray):
-        raise TypeError(f"problem.gradient: returned {type(g).__name__}, {expected}")
-    if g.dtype != w.dtype:
-        raise TypeError(
-            f"problem.gradient: returned {g.dtype}, {expected}; convert it with .astype(numpy.{w.dtype})"
-        )
-    if g.shape != w.shape:
-        flat = "; flatten it with .ravel()" if g.size == w.size else ""
-        raise ValueError(f"problem.gradient: returned shape {g.shape}, {expected}{flat}")
-    # That of |w|^2/2 may be w itself, which the step is to write.
-    return g.copy() if np.may_share_memory(g, w) else np.ascontiguousarray(g)
-
-
 def _scaling_hint(problem: Problem) -> str:
     """What scaling the columns would bring, where that is much."""
     if not isinstance(problem, MSE) or problem.backend == "cuda":
@@ -420,7 +404,7 @@ class _PythonSteps:
     def make(self, wanted: int) -> int:
         w, rows = self._optimizer.params[0], next(self._batches)
         g = self._problem.gradient(w) if rows is None and self._alone else self._problem.gradient(w, rows)
-        self._optimizer.step(like_params(self._optimizer, _own_gradient(g, w)))
+        self._optimizer.step(like_params(self._optimizer, own_gradient(g, w)))
         return 1
 
 

@@ -276,3 +276,19 @@ def _number(name: str, value: Any, at_least: float) -> float | None:
         least = "" if at_least == -np.inf else f", {at_least:g} or more"
         raise ValueError(f"{name}: got {found}, expected a finite number{least}")
     return found
+
+
+def own_gradient(g: Any, w: Floats) -> Floats:
+    """A gradient that a problem returned as a step takes it: an array of its own that lies like w."""
+    expected = f"expected a numpy array of {w.dtype}, shape {w.shape}, as w"
+    if not isinstance(g, np.ndarray) or isinstance(g, np.ma.MaskedArray):
+        raise TypeError(f"problem.gradient: returned {type(g).__name__}, {expected}")
+    if g.dtype != w.dtype:
+        raise TypeError(
+            f"problem.gradient: returned {g.dtype}, {expected}; convert it with .astype(numpy.{w.dtype})"
+        )
+    if g.shape != w.shape:
+        flat = "; flatten it with .ravel()" if g.size == w.size else ""
+        raise ValueError(f"problem.gradient: returned shape {g.shape}, {expected}{flat}")
+    # That of |w|^2/2 may be w itself, which the step is to write.
+    return g.copy() if np.may_share_memory(g, w) else np.ascontiguousarray(g)

@@ -22,6 +22,7 @@ from ..optim.optimizer import Optimizer
 from ..optim.optimizers import NAG, Momentum
 from ..optional import require
 from ..problems import MSE, Float64s, Floats
+from ..problems.function import own_gradient
 from . import checks
 from .checks import check_method, check_momentum, check_positive, check_problem
 
@@ -90,7 +91,7 @@ def steps(
     v[...] = v0
     u, moves = [w - b * v], [v.copy()]
     for _ in range(count):
-        opt.step(problem.gradient(w))
+        opt.step(own_gradient(problem.gradient(w), w))
         u.append(w - b * v)  # NAG holds the look-ahead point
         moves.append(v.copy())
     return Steps(np.array(u), np.array(moves))
