@@ -122,7 +122,7 @@ def make_copy() -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists() or target.read_bytes() != source.read_bytes():
             shutil.copyfile(source, target)
-    backend = COPY / "python" / "samestep" / "cpu.py"
+    backend = COPY / "python" / "samestep" / "backends" / "cpu.py"
     backend.write_text(
         backend.read_text(encoding="utf-8").replace("\n_self_check()\n", "\n"), encoding="utf-8"
     )
