@@ -281,7 +281,7 @@ def installed(library: Path, folder: Path) -> Any:
 
     import pytest
 
-    from samestep.backends import gpu
+    from samestep.backends.gpu import plan as gpu
 
     kernels = HostKernels(library)
     caches = (gpu._cupy, gpu._module, gpu._kernel)

@@ -10,7 +10,8 @@ import pytest
 
 import host_cupy
 import nvrtc
-from samestep.backends import gpu
+import samestep as ss
+from samestep.backends.gpu import plan as gpu
 
 pytestmark = pytest.mark.skipif(nvrtc.library() is None, reason="not installed: nvidia-cuda-nvrtc")
 
@@ -133,7 +134,7 @@ def test_the_text_is_whole():
     """No include is left: a hash of the text covers every header."""
     text = gpu.source()
     assert "#include" not in text
-    folder = Path(gpu.__file__).parent.parent / "csrc"
+    folder = Path(ss.__file__).parent / "csrc"
     headers = [*(folder / "contract").iterdir(), folder / "gpu" / "kernels.cu"]
     unused = {"storage.h", "sampling.h"}  # 16 bits and drawn rows are not on the GPU yet
     for header in headers:

@@ -21,7 +21,7 @@ import host_cupy
 import samestep as ss
 from conftest import same_bits
 from host_cupy import ndarray
-from samestep.backends import gpu
+from samestep.backends.gpu import plan as gpu
 from samestep.proof import golden, verify
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import samestep as ss
 from conftest import same_bits
-from samestep.backends import gpu
+from samestep.backends.gpu import plan as gpu
 from samestep.proof import golden, verify
 
 WHY_NOT = gpu.why_not()

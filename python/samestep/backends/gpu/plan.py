@@ -28,12 +28,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import _core
-from .._core import rules
-from ..optional import require
-from .arrays import Array, Layout, extents, gradient_error, lives_on_gpu, same_layout
-from .face import STEPPED
-from .options import Options, arguments_of
+from ... import _core
+from ..._core import rules
+from ...optional import require
+from ..arrays import Array, Layout, extents, gradient_error, lives_on_gpu, same_layout
+from ..face import STEPPED
+from ..options import Options, arguments_of
 
 __all__ = [
     "Mse",

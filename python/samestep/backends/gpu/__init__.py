@@ -1,0 +1,57 @@
+"""The GPU backend: csrc/gpu/kernels.cu, compiled for the GPU at hand and launched through CuPy.
+
+Nothing here imports CuPy before an array on a GPU, or ``backend="cuda"``, asks for it. Kernels run on
+CuPy's current stream and nothing waits for them; what returns a Python float does wait. Arrays of other
+libraries come by DLPack, which makes that stream wait for theirs. What their library does with them next
+it must order itself: on CUDA's default stream, where both work unless told otherwise, it is in order.
+"""
+
+from ..._core import rules
+from .plan import (
+    Mse,
+    Plan,
+    assign,
+    batchnorm_backward,
+    batchnorm_forward,
+    batchnorm_inference,
+    canonical_sum,
+    check_options,
+    contiguous,
+    device_name,
+    empty,
+    empty_like,
+    frozen,
+    global_norm,
+    gradient_views,
+    place,
+    to_host,
+    update_running,
+    views,
+    why_not,
+    zeros_like,
+)
+
+__all__ = [
+    "Mse",
+    "Plan",
+    "assign",
+    "batchnorm_backward",
+    "batchnorm_forward",
+    "batchnorm_inference",
+    "canonical_sum",
+    "check_options",
+    "contiguous",
+    "device_name",
+    "empty",
+    "empty_like",
+    "frozen",
+    "global_norm",
+    "gradient_views",
+    "place",
+    "rules",
+    "to_host",
+    "update_running",
+    "views",
+    "why_not",
+    "zeros_like",
+]
