@@ -281,10 +281,10 @@ def installed(library: Path, folder: Path) -> Any:
 
     import pytest
 
-    from samestep.backends.gpu import plan as gpu
+    from samestep.backends import gpu
 
     kernels = HostKernels(library)
-    caches = (gpu._cupy, gpu._module, gpu._kernel)
+    caches = (gpu.device.get_cupy, gpu.kernels._module, gpu.kernels._kernel)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", make(kernels))
         patch.setenv("SAMESTEP_CACHE", str(folder))

@@ -11,7 +11,7 @@ import pytest
 import host_cupy
 import nvrtc
 import samestep as ss
-from samestep.backends.gpu import plan as gpu
+from samestep.backends.gpu import kernels
 
 pytestmark = pytest.mark.skipif(nvrtc.library() is None, reason="not installed: nvidia-cuda-nvrtc")
 
@@ -35,10 +35,10 @@ MAY_FUSE = re.compile(r"(sum_runs_squares|add_blocks_\w+|mse_residuals|mse_gradi
 def ptx(
     group: str,
     architecture: int = 75,
-    options: tuple[str, ...] = gpu.OPTIONS,
+    options: tuple[str, ...] = kernels.OPTIONS,
     replace: tuple[str, str] = ("", ""),
 ) -> str:
-    text = gpu.text_of(group)
+    text = kernels.text_of(group)
     assert replace[0] in text
     if replace[0]:
         text = text.replace(*replace)
@@ -78,8 +78,8 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_that_gate_fails_on_other_options(fault):
     (old, new), instruction = FAULTS[fault]
-    options = tuple(option.replace(old, new) for option in gpu.OPTIONS)
-    assert options != gpu.OPTIONS
+    options = tuple(option.replace(old, new) for option in kernels.OPTIONS)
+    assert options != kernels.OPTIONS
     assert instruction in {i for _, i in forbidden_in(ptx("STEP_KERNELS(adam_outside)", 75, options))}
 
 
@@ -124,15 +124,15 @@ def test_names_are_those_that_are_launched(cuda_on_host):
 
 
 def test_a_real_architecture_gives_code_that_can_be_loaded():
-    options = (*gpu.OPTIONS, "--gpu-architecture=sm_90")
-    code = nvrtc.compile_text(gpu.text_of("STEP_KERNELS(adam_outside)"), options, "CUBIN")
+    options = (*kernels.OPTIONS, "--gpu-architecture=sm_90")
+    code = nvrtc.compile_text(kernels.text_of("STEP_KERNELS(adam_outside)"), options, "CUBIN")
     assert code.startswith(b"\x7fELF")
     assert b"step_adam_outside_float32" in code
 
 
 def test_the_text_is_whole():
     """No include is left: a hash of the text covers every header."""
-    text = gpu.source()
+    text = kernels.source()
     assert "#include" not in text
     folder = Path(ss.__file__).parent / "csrc"
     headers = [*(folder / "contract").iterdir(), folder / "gpu" / "kernels.cu"]

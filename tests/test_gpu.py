@@ -1,4 +1,4 @@
-"""The GPU backend without a GPU: gpu.py launches csrc/gpu/kernels.cu, run by fibers on the host (host_cupy).
+"""The GPU backend without a GPU: it launches csrc/gpu/kernels.cu, run by fibers on the host (host_cupy).
 Some 20 seconds.
 """
 
@@ -21,7 +21,7 @@ import host_cupy
 import samestep as ss
 from conftest import same_bits
 from host_cupy import ndarray
-from samestep.backends.gpu import plan as gpu
+from samestep.backends import gpu
 from samestep.proof import golden, verify
 
 
@@ -39,7 +39,7 @@ class TestBits:
     @pytest.mark.parametrize("threads", [32, 96, 256, 1024])
     def test_golden_digests(self, kernels, monkeypatch, threads):
         """Large programs with one block size; long ones, of 10 000 steps, with one and of one rule."""
-        monkeypatch.setattr(gpu, "THREADS", threads)
+        monkeypatch.setattr(gpu.kernels, "THREADS", threads)
         for program in (p for group in golden.programs().values() for p in group if str(p) in golden.DIGESTS):
             long = isinstance(program, golden.RuleProgram) and program.steps > 100
             large = isinstance(program, golden.RuleProgram) and program.size > 10_000
@@ -54,7 +54,8 @@ class TestBits:
 
     def test_one_launch_steps_a_list(self, kernels, case):
         """Of all sizes and offsets, aligned and not, and beside a tensor that sits out."""
-        sizes = [0, 1, 3, 4, 5, gpu.ITEM - 1, gpu.ITEM, gpu.ITEM + 1, 2 * gpu.ITEM + 7, 100]
+        ITEM = gpu.kernels.ITEM
+        sizes = [0, 1, 3, 4, 5, ITEM - 1, ITEM, ITEM + 1, 2 * ITEM + 7, 100]
         rng = np.random.default_rng(0)
         room = rng.standard_normal((3, sum(sizes) + 8 * len(sizes))).astype(case.dtype)
         places = np.cumsum([0, *(n + 1 + i % 3 for i, n in enumerate(sizes))])
@@ -100,7 +101,7 @@ class TestBits:
         optimizer = ss.Momentum([w, v], lr=1.0, momentum=0.5)
         optimizer.step(grads)
         saved = optimizer.state_dict()
-        launch, left = gpu._launch, [launches]
+        launch, left = gpu.plan.launch_kernel, [launches]
 
         def interrupted(*arguments: Any) -> None:
             if not left[0]:
@@ -108,10 +109,10 @@ class TestBits:
             left[0] -= 1
             launch(*arguments)
 
-        monkeypatch.setattr(gpu, "_launch", interrupted)
+        monkeypatch.setattr(gpu.plan, "launch_kernel", interrupted)
         with pytest.raises(KeyboardInterrupt):
             optimizer.step(grads)
-        monkeypatch.setattr(gpu, "_launch", launch)
+        monkeypatch.setattr(gpu.plan, "launch_kernel", launch)
         with pytest.raises(RuntimeError, match="an earlier step was interrupted"):
             optimizer.step(grads)
         w.host[:], v.host[:] = -1.0, -1.0
@@ -130,7 +131,7 @@ class TestBits:
         optimizer = ss.Momentum(w, lr=1.0, momentum=0.5)
         optimizer.step(g)
         with monkeypatch.context() as patch:
-            patch.setattr(gpu, "_launch", interrupted)
+            patch.setattr(gpu.plan, "launch_kernel", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 optimizer.step(g)
         optimizer.record_stats(False)  # binds again
@@ -207,13 +208,13 @@ class TestBits:
     @pytest.mark.parametrize("axis", [None, 0, 1, 2])
     @pytest.mark.parametrize("shape", [(3, 2500, 7), (2, 1, 70), (0, 3, 2), (1, 1030, 1)])
     def test_canonical_sum(self, kernels, monkeypatch, shape, axis):
-        monkeypatch.setattr(gpu, "THREADS", 64)
+        monkeypatch.setattr(gpu.kernels, "THREADS", 64)
         x = np.random.default_rng(2).standard_normal(shape)  # float64: every addition rounds
         found = ss.canonical_sum(device(x), axis)
         same_bits([found.get()], [ss.canonical_sum(x, axis, backend="reference")])
 
     def test_long_sums_are_paired_in_several_launches(self, kernels):
-        x = np.random.default_rng(3).standard_normal(gpu.PAIRED_ROWS * gpu.SUM_BLOCK + 5)
+        x = np.random.default_rng(3).standard_normal(gpu.kernels.PAIRED_ROWS * gpu.kernels.SUM_BLOCK + 5)
         assert float(ss.canonical_sum(device(x))) == float(ss.canonical_sum(x))
         assert [name for name, _, _ in kernels.launches] == ["sum_runs_values_float64", *["pair_rows"] * 2]
 
@@ -221,7 +222,7 @@ class TestBits:
     @pytest.mark.parametrize("shape", [(3, 5, 7, 5), (40, 33), (2, 3, 1100), (4, 1, 9), (3, 2, 2)])
     @pytest.mark.parametrize("axis", [1, -1])
     def test_batch_norm(self, kernels, monkeypatch, shape, axis, relu):
-        monkeypatch.setattr(gpu, "THREADS", 64)
+        monkeypatch.setattr(gpu.kernels, "THREADS", 64)
         rng = np.random.default_rng(4)
         x, dy = (
             golden.random_values(int(np.prod(shape)), np.dtype(np.float32), k).reshape(shape) for k in (1, 2)
@@ -270,7 +271,7 @@ class TestBits:
         some = {"sum float32": golden.programs()["sum float32"]}
         monkeypatch.setattr(verify, "programs", lambda: some)
         assert verify.run(lambda line: None)["gpu"] == "fibers on the host"
-        monkeypatch.setattr(gpu, "WARP", 16)  # a fault: half of the blocks are left out
+        monkeypatch.setattr(gpu.kernels, "WARP", 16)  # a fault: half of the blocks are left out
         failures = verify.run(lambda line: None)["failures"]
         assert failures
         assert all("fibers on the host" in line for line in failures)
@@ -742,8 +743,8 @@ class TestKernels:
     def step() -> int:
         """A step in a new process, as it were; returns how many programs were compiled for it."""
         w, programs = device(np.zeros(3)), sys.modules["cupy"].cuda.nvrtc.programs
-        gpu._module.cache_clear()
-        gpu._kernel.cache_clear()
+        gpu.kernels._module.cache_clear()
+        gpu.kernels._kernel.cache_clear()
         before = len(programs)
         ss.SGD(w, lr=0.5).step(device(np.ones(3)))
         assert w.host.tolist() == [-0.5] * 3
@@ -760,7 +761,7 @@ class TestKernels:
             assert self.step() == 2
             return
         monkeypatch.delenv("SAMESTEP_CACHE")
-        monkeypatch.setattr(gpu, "_said_not_kept", set())
+        monkeypatch.setattr(gpu.kernels, "_said_not_kept", set())
         with pytest.warns(RuntimeWarning, match=r"not kept.*no home.*SAMESTEP_CACHE"):
             assert self.step() == 2
         assert self.step() == 2  # and does not warn, which would be an error
@@ -774,10 +775,10 @@ class TestKernels:
             (tmp_path / "file").touch()
             monkeypatch.setenv("SAMESTEP_CACHE", str(tmp_path / "file" / "below"))
         elif what == "no file can be made":
-            monkeypatch.setattr(gpu.tempfile, "NamedTemporaryFile", refuse)
+            monkeypatch.setattr(gpu.kernels.tempfile, "NamedTemporaryFile", refuse)
         else:
             monkeypatch.setattr(os, "replace", refuse)
-        monkeypatch.setattr(gpu, "_said_not_kept", set())
+        monkeypatch.setattr(gpu.kernels, "_said_not_kept", set())
         with pytest.warns(RuntimeWarning, match=r"not kept, so that every process.*SAMESTEP_CACHE"):
             assert self.step() == 2
         assert self.step() == 2  # and does not warn, which would be an error
@@ -786,7 +787,7 @@ class TestKernels:
     def test_a_warning_that_is_an_error_is_one_once(self, kernels, tmp_path, monkeypatch):
         (tmp_path / "file").touch()
         monkeypatch.setenv("SAMESTEP_CACHE", str(tmp_path / "file"))
-        monkeypatch.setattr(gpu, "_said_not_kept", set())
+        monkeypatch.setattr(gpu.kernels, "_said_not_kept", set())
         w, g = device(np.zeros(3)), device(np.ones(3))
         optimizer = ss.SGD(w, lr=0.5)
         with warnings.catch_warnings():
@@ -821,7 +822,7 @@ class TestKernels:
                 path.rename(tmp_path / f"{path.name}.kept")
                 path.symlink_to(tmp_path / f"{path.name}.kept")
             elif fault == "unloadable":  # what was written, by the driver of another machine
-                gpu._keep(path, b"of another machine")
+                gpu.kernels._keep(path, b"of another machine")
             else:
                 bad = {"torn": data[:-1], "empty": b"", "changed": data[:-1] + b"?", "plain": data[32:]}
                 path.write_bytes(bad.get(fault, good[data == good[0]]))
@@ -834,7 +835,7 @@ class TestKernels:
     def test_a_folder_that_others_can_write(self, kernels, tmp_path, monkeypatch, mode):
         assert self.step() == 2
         tmp_path.chmod(mode)
-        monkeypatch.setattr(gpu, "_said_not_kept", set())
+        monkeypatch.setattr(gpu.kernels, "_said_not_kept", set())
         before = sorted(tmp_path.iterdir())
         with pytest.warns(RuntimeWarning, match=r"others can write there \(chmod go-w\)"):
             assert self.step() == 2
@@ -854,13 +855,13 @@ class TestKernels:
     def test_what_another_user_owns(self, kernels, tmp_path, monkeypatch):
         me, other = os.geteuid(), 4711
         for owner, ours in ((me, True), (0, True), (other, False)):
-            assert gpu._is_ours(types.SimpleNamespace(st_uid=owner, st_mode=0o100644)) is ours
+            assert gpu.kernels._is_ours(types.SimpleNamespace(st_uid=owner, st_mode=0o100644)) is ours
         assert self.step() == 2
         if me == 0:
             os.chown(tmp_path, other, -1)
         else:
             monkeypatch.setattr(os, "geteuid", lambda: other)
-        monkeypatch.setattr(gpu, "_said_not_kept", set())
+        monkeypatch.setattr(gpu.kernels, "_said_not_kept", set())
         with pytest.warns(RuntimeWarning, match="belongs to another user"):
             assert self.step() == 2
 
@@ -883,15 +884,16 @@ class TestKernels:
         w = device(np.zeros(3))
         ss.SGD(w, lr=0.1).step(device(np.ones(3)))
         programs = sys.modules["cupy"].cuda.nvrtc.programs
-        assert {options for _, options in programs.values()} == {(*gpu.OPTIONS, "--gpu-architecture=sm_90")}
+        options = (*gpu.kernels.OPTIONS, "--gpu-architecture=sm_90")
+        assert {used for _, used in programs.values()} == {options}
         assert len(list(tmp_path.glob("*.cubin"))) == len(programs) == 2
-        gpu._module.cache_clear()
-        gpu._kernel.cache_clear()
+        gpu.kernels._module.cache_clear()
+        gpu.kernels._kernel.cache_clear()
         ss.SGD(w, lr=0.1).step(device(np.ones(3)))
         assert len(programs) == 2, "compiled again"
-        gpu._module.cache_clear()
-        gpu._kernel.cache_clear()
-        monkeypatch.setattr(gpu, "source", lambda: "// another text")
+        gpu.kernels._module.cache_clear()
+        gpu.kernels._kernel.cache_clear()
+        monkeypatch.setattr(gpu.kernels, "source", lambda: "// another text")
         ss.SGD(w, lr=0.1).step(device(np.ones(3)))
         assert len(programs) == 4
 
@@ -922,7 +924,7 @@ class TestKernels:
 
 def test_without_cupy(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    gpu._cupy.cache_clear()
+    gpu.device.get_cupy.cache_clear()
     install = r"pip install 'samestep\[cuda12\]' or 'samestep\[cuda13\]'"
     with pytest.raises(ImportError, match=rf"backend='cuda' needs cupy.*{install}"):
         ss.SGD(np.zeros(3), lr=0.1, backend="cuda")

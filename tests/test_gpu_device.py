@@ -9,7 +9,7 @@ import pytest
 
 import samestep as ss
 from conftest import same_bits
-from samestep.backends.gpu import plan as gpu
+from samestep.backends import gpu
 from samestep.proof import golden, verify
 
 WHY_NOT = gpu.why_not()
@@ -37,7 +37,7 @@ def any_bits(size: int, dtype: np.dtype[Any], rng: np.random.Generator) -> np.nd
 
 @pytest.fixture(scope="module")
 def cupy() -> Any:
-    return gpu._cupy()
+    return gpu.device.get_cupy()
 
 
 @pytest.mark.parametrize("group", golden.programs(), ids=str)

@@ -1,6 +1,6 @@
-// The loops on a GPU. gpu.py joins this file and the headers it includes into one text and compiles that for the GPU at
-// hand; the formulas are those of the headers, in the order of the contract, whatever the number of threads.
-// Every kernel takes one struct, which gpu.py lays out by the same field names.
+// The loops on a GPU. kernels.py joins this file and the headers it includes into one text and compiles that for the
+// GPU at hand; the formulas are those of the headers, in the order of the contract, whatever the number of threads.
+// Every kernel takes one struct, which kernels.py lays out by the same field names.
 #include "contract/batchnorm.h"
 #include "contract/fp.h"
 #include "contract/mse.h"
@@ -279,7 +279,7 @@ void pair_runs(const Pairs& a) {
 
 // ---- batch norm ----
 
-// What gpu.py fills in; the fields are those of BatchNorm.
+// What batchnorm.py fills in; the fields are those of BatchNorm.
 struct Norm {
   Index samples, channels, positions, channels_last;
   double eps;
@@ -483,7 +483,7 @@ FOR_EACH_RULE(RULE)
 }  // namespace
 }  // namespace samestep
 
-// What can be launched: lists for gpu.py, which compiles one at a time, and for tests, which want them all and may
+// What can be launched: lists for kernels.py, which compiles one at a time, and for tests, which want them all and may
 // define KERNEL by themselves. To be written in namespace samestep, not in the unnamed one: that would mangle the
 // names.
 #ifndef KERNEL

@@ -166,7 +166,7 @@ def _is_aligned(a: Array) -> bool:
 
 
 def _is_writeable(a: Array) -> bool:
-    return getattr(a.flags, "writeable", True)  # gpu.py has looked at those on a GPU
+    return getattr(a.flags, "writeable", True)  # gpu/arrays.py has looked at those on a GPU
 
 
 def is_in_place(a: Array) -> bool:
@@ -341,7 +341,7 @@ def digest(arrays: Any) -> str:
     return sha.hexdigest()
 
 
-# What a backend offers beside kernels, for arrays in main memory; gpu.py has its own.
+# What a backend offers beside kernels, for arrays in main memory; gpu/arrays.py has its own.
 
 
 def zeros_like(a: Array, dtype: Any = None) -> Array:

@@ -7,31 +7,26 @@ it must order itself: on CUDA's default stream, where both work unless told othe
 """
 
 from ..._core import rules
-from .plan import (
-    Mse,
-    Plan,
+from .arrays import (
     assign,
-    batchnorm_backward,
-    batchnorm_forward,
-    batchnorm_inference,
-    canonical_sum,
-    check_options,
     contiguous,
-    device_name,
     empty,
     empty_like,
     frozen,
-    global_norm,
     gradient_views,
     place,
     to_host,
-    update_running,
     views,
-    why_not,
     zeros_like,
 )
+from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference, update_running
+from .device import device_name, why_not
+from .mse import Mse
+from .plan import SUPPORTED, Plan, check_options
+from .sums import canonical_sum, global_norm
 
 __all__ = [
+    "SUPPORTED",
     "Mse",
     "Plan",
     "assign",

@@ -1,0 +1,143 @@
+"""Batch norm on a GPU: sums by blocks, what they give for each channel, and that applied to every value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..face import Sizes
+from .device import get_cupy
+from .kernels import (
+    ITEM,
+    NORM,
+    NORM_COEFFICIENTS,
+    PAIRED_ROWS,
+    RUNNING,
+    SUM_BLOCK,
+    TILE,
+    ceil_div,
+    run_kernel,
+    struct_of,
+    threads,
+    warps,
+)
+from .sums import pair
+
+
+def _norm(x: Any, sizes: Sizes, channels_last: bool, **values: Any) -> NDArray[Any]:
+    N, C, S = sizes
+    return struct_of(
+        NORM, x=x, samples=N, channels=C, positions=S, channels_last=channels_last, per_block=ITEM, **values
+    )
+
+
+def _apply(direction: str, x: Any, argument: NDArray[Any]) -> None:
+    run_kernel("BATCHNORM_KERNELS()", f"apply_{direction}_{x.dtype}", ceil_div(x.size, ITEM), argument)
+
+
+def _statistics_then_apply(direction: str, x: Any, sizes: Sizes, channels_last: bool, **values: Any) -> None:
+    cupy = get_cupy()
+    N, C, S = sizes
+    blocks = ceil_div(N * S, SUM_BLOCK)
+    coefficients = cupy.empty(NORM_COEFFICIENTS * C, x.dtype)
+    sums = cupy.empty(2 * blocks * C, np.float64)
+    argument = _norm(x, sizes, channels_last, coefficients=coefficients, sums=sums, **values)
+    tiles = ceil_div(C, TILE)
+    grid = tiles * blocks if channels_last else warps(C * blocks)
+    run_kernel("BATCHNORM_KERNELS()", f"add_blocks_{direction}_{x.dtype}", grid, argument)
+    sets, width = (2, C) if channels_last else (2 * C, 1)
+    argument["left"], argument["stride"] = pair(sums, sets, blocks, width, PAIRED_ROWS)
+    run_kernel(
+        "BATCHNORM_KERNELS()", f"finish_{direction}_{x.dtype}", tiles if channels_last else C, argument
+    )
+    _apply(direction, x, argument)
+
+
+def batchnorm_forward(
+    x: Any,
+    gamma: Any,
+    beta: Any,
+    out: Any,
+    mean: Any,
+    inv: Any,
+    mean64: Any,
+    var64: Any,
+    sizes: Sizes,
+    channels_last: bool,
+    relu: bool,
+    eps: float,
+) -> None:
+    values = {"gamma": gamma, "beta": beta, "out": out, "mean": mean, "inv": inv, "mean64": mean64}
+    with x.device:
+        direction = "forward_relu" if relu else "forward"
+        _statistics_then_apply(direction, x, sizes, channels_last, **values, var64=var64, eps=eps)
+
+
+def batchnorm_backward(
+    dy: Any,
+    x: Any,
+    gamma: Any,
+    beta: Any,
+    mean: Any,
+    inv: Any,
+    out: Any,
+    dgamma: Any,
+    dbeta: Any,
+    sizes: Sizes,
+    channels_last: bool,
+    relu: bool,
+) -> None:
+    values = {"dy": dy, "gamma": gamma, "beta": beta, "mean": mean, "inv": inv, "out": out}
+    with x.device:
+        direction = "backward_relu" if relu else "backward"
+        _statistics_then_apply(direction, x, sizes, channels_last, **values, dgamma=dgamma, dbeta=dbeta)
+
+
+def batchnorm_inference(
+    x: Any,
+    gamma: Any,
+    beta: Any,
+    running_mean: Any,
+    running_var: Any,
+    out: Any,
+    sizes: Sizes,
+    channels_last: bool,
+    relu: bool,
+    eps: float,
+) -> None:
+    values = {"gamma": gamma, "beta": beta, "mean": running_mean, "var": running_var, "out": out}
+    direction = "inference_relu" if relu else "inference"
+    with x.device:
+        coefficients = get_cupy().empty(NORM_COEFFICIENTS * sizes[1], x.dtype)
+        argument = _norm(x, sizes, channels_last, coefficients=coefficients, **values, eps=eps)
+        grid = threads(sizes[1])
+        run_kernel("BATCHNORM_KERNELS()", f"prepare_{direction}_{x.dtype}", grid, argument)
+        _apply(direction, x, argument)
+
+
+def update_running(
+    running_mean: Any,
+    running_var: Any,
+    mean64: Any,
+    var64: Any,
+    values: int,
+    momentum: float,
+    batches: int,
+) -> None:
+    channels = running_mean.size
+    argument = struct_of(
+        RUNNING,
+        mean64=mean64,
+        var64=var64,
+        channels=channels,
+        values=values,
+        momentum=momentum,
+        batches=batches,
+        mean=running_mean,
+        var=running_var,
+    )
+    with running_mean.device:
+        name = f"update_running_{running_mean.dtype}"
+        run_kernel("BATCHNORM_KERNELS()", name, threads(channels), argument)

@@ -1,0 +1,54 @@
+"""CuPy and the GPU at hand, looked for when they are first asked for."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+from ...optional import require
+
+_is_forked = False
+
+
+@functools.cache
+def get_cupy() -> Any:
+    if _is_forked:
+        raise RuntimeError(
+            "backend='cuda': this process was forked from one that had used the GPU, and CUDA does not work "
+            "here; start it with multiprocessing's method 'spawn'"
+        )
+    cupy = require("cupy", "backend='cuda'", "cuda12", "cuda13")
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise RuntimeError(
+            f"backend='cuda': CUDA finds no GPU that it can use here ({error}); on a machine with one, "
+            "install NVIDIA's driver and, by its version, 'samestep[cuda12]' or 'samestep[cuda13]'"
+        ) from error
+    return cupy
+
+
+def _after_fork() -> None:
+    global _is_forked
+    _is_forked = _is_forked or get_cupy.cache_info().currsize > 0
+    get_cupy.cache_clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def why_not() -> str | None:
+    """Why there is no GPU to run on; None if there is one."""
+    try:
+        get_cupy()
+    except (ImportError, RuntimeError) as error:
+        return str(error)
+    return None
+
+
+def device_name() -> str:
+    """Of the current GPU, such as "NVIDIA H200"."""
+    cupy = get_cupy()
+    name: bytes = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"]
+    return name.decode()

@@ -1,0 +1,258 @@
+"""The kernels: the text of kernels.cu, compiled once and kept, the structs they take, and their launch."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import re
+import stat
+import tempfile
+import warnings
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import _core
+from .device import get_cupy
+
+# The contract's: no fused multiply-add unless written, subnormals kept, division and root rounded once.
+# CuPy's own compile step would flush subnormals.
+OPTIONS = (
+    "--std=c++17",
+    "--fmad=false",
+    "--ftz=false",
+    "--prec-div=true",
+    "--prec-sqrt=true",
+    "--device-as-default-execution-space",
+)
+
+THREADS = 256  # of a block; any multiple of 32 up to 1024 gives the same bits
+WARP = 32
+ITEM = 4096  # elements that a block of threads takes
+SUM_BLOCK = 1024  # terms
+TILE = 32  # columns that a block of threads sums
+PAIRED_ROWS = 1024  # block sums that a block of threads pairs
+WORDS = 480  # that one launch of write_words carries
+
+
+@functools.cache
+def source() -> str:
+    """kernels.cu with the headers that it includes, as one text: a hash of it covers them all."""
+    folder = resources.files("samestep").joinpath("csrc")
+    seen = set()
+
+    def lines(name: str) -> list[str]:
+        out = []
+        for line in folder.joinpath(name).read_text(encoding="utf-8").splitlines():
+            included = re.fullmatch(r'#include "([\w/]+\.h)"', line)
+            if included is None:
+                out += [] if line.startswith(("#include <", "#pragma once")) else [line]
+            elif included[1] not in seen:
+                seen.add(included[1])
+                out += lines(included[1])
+        return out
+
+    return "\n".join(lines("gpu/kernels.cu"))
+
+
+def text_of(group: str) -> str:
+    """What is compiled for a list of kernels, such as ``SUM_KERNELS()``."""
+    return f"{source()}\nnamespace samestep {{ {group} }}\n"
+
+
+def _cache() -> Path:
+    """Where compiled kernels are kept: SAMESTEP_CACHE, or the user's folder for such things."""
+    own, home = os.environ.get("SAMESTEP_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    if own:
+        return Path(own)
+    try:
+        return Path(home or Path.home() / ".cache") / "samestep"
+    except RuntimeError:  # neither HOME nor an entry in the list of users
+        raise OSError("this user has no home") from None
+
+
+def _compile(text: str, options: tuple[str, ...]) -> bytes:
+    nvrtc = get_cupy().cuda.nvrtc
+    program = nvrtc.createProgram(text, "samestep.cu", (), ())
+    try:
+        nvrtc.compileProgram(program, options)
+        code: bytes = nvrtc.getCUBIN(program)
+    except nvrtc.NVRTCError as error:
+        log = nvrtc.getProgramLog(program)
+        raise RuntimeError(f"backend='cuda': the kernels do not compile ({error}):\n{log}") from error
+    finally:
+        nvrtc.destroyProgram(program)
+    return code
+
+
+# What is kept is run, so it is taken from this user or root alone. The folders above need no look: who puts
+# another folder or file in the place of these owns it.
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    """Whether nobody but this user and root can have written there."""
+    return status.st_uid in (0, os.geteuid()) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _folder() -> Path:
+    """Where compiled kernels are kept, made if it is not there; OSError says why nothing can be."""
+    folder = _cache()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not _is_ours(folder.stat()):
+        raise OSError(f"{folder} belongs to another user, or others can write there (chmod go-w)")
+    return folder
+
+
+def _digest(key: str, code: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + code).digest()
+
+
+def _kept(path: Path) -> bytes | None:
+    """The code that ``_keep`` wrote there; None if it is another's, torn, or not there."""
+    try:
+        careful = os.O_NOFOLLOW | os.O_NONBLOCK  # neither follows a link nor waits for a pipe
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | careful)) as file:
+            if not _is_ours(os.fstat(file.fileno())):
+                return None
+            digest, code = file.read(32), file.read()
+    except OSError:
+        return None
+    return code if digest == _digest(path.stem, code) else None
+
+
+def _keep(path: Path, code: bytes) -> None:
+    """All of the file or nothing, also where several processes write it."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        try:
+            file.write(_digest(path.stem, code) + code)
+            file.flush()
+            os.replace(file.name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(file.name)
+            raise
+
+
+_said_not_kept: set[str] = set()
+
+
+def _say_not_kept(error: OSError) -> None:
+    message = f"compiled kernels are not kept, so that every process compiles them anew: {error}"
+    if message not in _said_not_kept:
+        _said_not_kept.add(message)
+        warnings.warn(f"{message}; name a folder of yours in SAMESTEP_CACHE", RuntimeWarning, stacklevel=2)
+
+
+def _loaded(code: bytes) -> Any:
+    module = get_cupy().cuda.function.Module()
+    module.load(code)
+    return module
+
+
+@functools.cache
+def _module(group: str, device: int) -> Any:
+    cupy = get_cupy()
+    options = (*OPTIONS, f"--gpu-architecture=sm_{cupy.cuda.Device(device).compute_capability}")
+    text = text_of(group)
+    key = hashlib.sha256(repr((text, options, cupy.cuda.nvrtc.getVersion())).encode()).hexdigest()
+    path = None
+    try:
+        path = _folder() / f"{key}.cubin"
+    except OSError as error:
+        _say_not_kept(error)
+    code = None if path is None else _kept(path)
+    if code is not None:
+        with contextlib.suppress(RuntimeError):  # compiled anew then
+            return _loaded(code)
+    code = _compile(text, options)
+    try:
+        module = _loaded(code)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"backend='cuda': the GPU's driver does not load the compiled kernels ({error}); it may be older "
+            "than CuPy's CUDA: update it, or install the extra of its version, 'samestep[cuda12]' or "
+            "'samestep[cuda13]'"
+        ) from error
+    if path is not None:
+        try:
+            _keep(path, code)
+        except OSError as error:
+            _say_not_kept(error)
+    return module
+
+
+@functools.cache
+def _kernel(group: str, name: str, device: int) -> Any:
+    return _module(group, device).get_function(name)
+
+
+def ready_kernel(group: str, name: str) -> Any:
+    """A kernel of the current device, compiled and loaded if it is the first of its list."""
+    return _kernel(group, name, get_cupy().cuda.runtime.getDevice())
+
+
+def launch_kernel(kernel: Any, blocks: int, argument: NDArray[Any]) -> None:
+    """On the current device and stream."""
+    if blocks:
+        kernel((blocks,), (THREADS,), (argument,))
+
+
+def run_kernel(group: str, name: str, blocks: int, argument: NDArray[Any]) -> None:
+    if blocks:
+        launch_kernel(ready_kernel(group, name), blocks, argument)
+
+
+# The kernels' arguments, field by field as in kernels.cu. All fields are of 8 bytes, so that nobody pads.
+
+
+def _fields(names: str, **formats: str) -> np.dtype[Any]:
+    return np.dtype([(name, formats.get(name, "<i8")) for name in names.split()])
+
+
+COEFFICIENTS = len(_core.coefficients("sgd", np.dtype(np.float32), 1, [1.0]))
+# Aligned to 16 bytes: padded at the end.
+STEP = _fields(
+    "coefficients scale clip_value weight_decay flush rows given items group per_item padding",
+    coefficients=f"V{COEFFICIENTS}",
+    scale="<f8",
+    clip_value="<f8",
+    weight_decay="<f8",
+)
+WORD = np.dtype([("to", "<i8"), ("count", "<i8"), ("words", "<i8", WORDS)])
+BLOCK_SUMS = _fields("x outer n inner out")
+PAIRS = _fields("sums sets n width stride set_stride")
+NORM = _fields(
+    "samples channels positions channels_last eps x dy gamma beta var mean inv mean64 var64 dgamma dbeta out "
+    "coefficients sums left stride per_block",
+    eps="<f8",
+)
+RUNNING = _fields("mean64 var64 channels values momentum batches mean var", momentum="<f8")
+MSE = _fields("Phi y w rows count p factor per_row r sums squares g loss", factor="<f8")
+NORM_COEFFICIENTS = 7
+
+
+def struct_of(layout: np.dtype[Any], **values: Any) -> NDArray[Any]:
+    """A struct that is handed to a kernel by value; arrays become their addresses."""
+    argument = np.zeros(1, layout)
+    for name, value in values.items():
+        argument[name] = value.data.ptr if hasattr(value, "data") else value
+    return argument
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def threads(units: int) -> int:
+    """Blocks of threads with a thread for each unit of work."""
+    return ceil_div(units, THREADS)
+
+
+def warps(units: int) -> int:
+    """Blocks of threads with a warp for each unit of work."""
+    return ceil_div(units, THREADS // WARP)
