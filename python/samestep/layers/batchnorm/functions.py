@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import backends
-from ..arguments import number, switch
-from ..backends import arrays
-from ..backends.arrays import Array
+from ... import backends
+from ...arguments import number, switch
+from ...backends import arrays
+from ...backends.arrays import Array
 
 
 class _Walk(NamedTuple):
