@@ -10,15 +10,13 @@ slowly) or "cuda" (arrays on a GPU; so are the results, as CuPy arrays).
 """
 
 from .functions import (
-    BatchNorm,
     batchnorm_backward,
     batchnorm_forward,
     batchnorm_inference,
     batchnorm_inference_backward,
-    check_eps,
-    check_momentum,
     forward_and_statistics,
 )
+from .layer import BatchNorm
 
 __all__ = [
     "BatchNorm",
@@ -26,7 +24,5 @@ __all__ = [
     "batchnorm_forward",
     "batchnorm_inference",
     "batchnorm_inference_backward",
-    "check_eps",
-    "check_momentum",
     "forward_and_statistics",
 ]

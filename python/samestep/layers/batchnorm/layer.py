@@ -1,0 +1,289 @@
+"""Batch norm as a layer, which keeps running statistics; the package says which shapes and backends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ... import backends
+from ...arguments import switch
+from ...backends import arrays
+from ...backends.arrays import Array
+from .checks import check_axis, check_eps, check_momentum, reshaped
+from .functions import batchnorm_backward, batchnorm_inference, forward_and_statistics
+
+
+class BatchNorm:
+    """A batch-norm layer: weight, bias, running statistics, and the two passes.
+
+    In training, ``forward`` normalises by the batch and updates the running statistics with
+    p = momentum, or, for momentum None, p = 1/(batches so far), which is their plain average:
+    ``running_mean = (1 - p)*running_mean + p*mean``, ``running_var`` likewise from the unbiased variance
+    ``var*M/(M - 1)``. After ``eval()``, ``forward`` normalises by the running statistics.
+
+    Args:
+        num_channels: C, at least 1.
+        eps: added to the variance, >= 0.
+        momentum: share of the new batch in the running statistics, 0 to 1; or None.
+        relu: whether a ReLU follows, fused into both passes.
+        axis: where the channels are: 1 or -1.
+        dtype: float32 or float64, of all arrays.
+        backend: see the package.
+
+    Attributes:
+        weight, bias: gamma and beta, (C,); hand them to an optimizer. Ones and zeros at first.
+        running_mean, running_var: (C,); zeros and ones at first.
+        num_batches_tracked: how many batches they have seen.
+        training: whether the layer is in training mode, as it is at first.
+
+    All of these, eps, momentum, relu, axis and backend can be set later and are checked then. Other public
+    names are refused: they are misspelt. A class derived from this one may have attributes of its own.
+
+    A copy, be it by ``copy`` or pickled, has everything but what the last ``forward`` left for ``backward``.
+    ``copy.copy`` shares the arrays, running statistics among them, ``copy.deepcopy`` does not. A layer that
+    was loaded into read-only memory, as workers get them, is good for inference.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range.
+        AttributeError: a layer has no such attribute.
+
+    Source:
+        Ioffe & Szegedy (2015); the running statistics as in PyTorch's BatchNorm.
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> layer = ss.BatchNorm(2, dtype=np.float64)
+        >>> y = layer.forward(np.array([[1.0, 2], [3, 6], [5, 4], [7, 8]]))
+        >>> layer.running_mean.round(6), layer.running_var.round(6)
+        (array([0.4, 0.5]), array([1.566667, 1.566667]))
+        >>> dx, dweight, dbias = layer.backward(np.ones((4, 2)))
+        >>> dbias
+        array([4., 4.])
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        *,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        relu: bool = False,
+        axis: int = 1,
+        dtype: Any = np.float32,
+        backend: str = "auto",
+    ) -> None:
+        if isinstance(num_channels, bool) or not hasattr(num_channels, "__index__"):
+            raise TypeError(f"num_channels: got {type(num_channels).__name__}, expected a whole number")
+        if num_channels < 1:
+            raise ValueError(f"num_channels: got {num_channels}, expected at least 1")
+        dtype = _check_dtype(dtype)
+        self.eps = eps
+        self.momentum = momentum
+        self.relu = relu
+        self.axis = axis
+        self.backend = backend
+        self.training = True
+        place = self._run.place
+        self.weight: Array = place(np.ones(num_channels, dtype))
+        self.bias: Array = place(np.zeros(num_channels, dtype))
+        self.running_mean: Array = place(np.zeros(num_channels, dtype))
+        self.running_var: Array = place(np.ones(num_channels, dtype))
+        self.num_batches_tracked = 0
+        # Of the last forward in training: x, weight, bias, mean, inv, and the switches.
+        self._saved: tuple[list[Array], dict[str, Any]] | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _CHECKS:
+            value = _CHECKS[name](value)
+        elif type(self) is BatchNorm and not name.startswith("_") and not hasattr(BatchNorm, name):
+            raise AttributeError(f"{name}: BatchNorm has none, expected one of {', '.join(_CHECKS)}")
+        super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_saved": None}
+
+    @property
+    def _run(self) -> Any:
+        """The backend of the layer's own arrays, which are in main memory unless asked to a GPU."""
+        return backends.module("cpu" if self.backend == "auto" else self.backend)
+
+    def __repr__(self) -> str:
+        momentum = "None" if self.momentum is None else f"{self.momentum:g}"
+        return (
+            f"BatchNorm({len(self.weight)}, eps={self.eps:g}, momentum={momentum}, relu={self.relu}, "
+            f"axis={self.axis}, dtype={self.weight.dtype})"
+        )
+
+    def train(self, mode: bool = True) -> BatchNorm:
+        """Training mode, or, for False, inference; returns the layer."""
+        self.training = switch("mode", mode)
+        return self
+
+    def eval(self) -> BatchNorm:
+        """Inference mode: ``forward`` uses the running statistics; returns the layer."""
+        return self.train(False)
+
+    def forward(self, x: Array, out: Array | None = None) -> Array:
+        """The layer's result for ``x``; in training mode the running statistics take it in.
+
+        Args:
+            x: see the package. In training it is kept, not copied, for ``backward``: do not write to it
+                until then. Nothing would tell, and the gradients would be those of other values.
+            out: as in ``batchnorm_forward``, or ``batchnorm_inference`` after ``eval()``.
+
+        Raises:
+            TypeError, ValueError: an argument does not fit; nothing has been changed.
+        """
+        self._check_input(x)
+        if not self.training:
+            statistics = (self.running_mean, self.running_var)
+            return batchnorm_inference(
+                x, self.weight, self.bias, *statistics, out=out, **self._how(), eps=self.eps
+            )
+        batches = _check_count("num_batches_tracked", self.num_batches_tracked + 1)
+        self._check_writeable("running_mean", "running_var")
+        running = {name: arrays.plain(getattr(self, name)) for name in ("running_mean", "running_var")}
+        y, mean, inv, mean64, var64 = forward_and_statistics(
+            x, self.weight, self.bias, self.eps, self.relu, self.axis, out, self.backend, running
+        )
+        p = 0.0 if self.momentum is None else self.momentum
+        values = x.size // len(self.weight)
+        self._run.update_running(
+            *running.values(), mean64, var64, values, p, batches if self.momentum is None else 0
+        )
+        self._saved = [x, self.weight, self.bias, mean, inv], self._how()
+        self.num_batches_tracked = batches
+        return y
+
+    def backward(self, dy: Array, out: Array | None = None) -> tuple[Array, Array, Array]:
+        """The gradients for the last ``forward`` in training mode: dx, dweight, dbias.
+
+        They are those of the layer as it was: ``relu`` and ``axis`` may have been set since, and arrays
+        replaced, but not written to.
+
+        Args:
+            dy: the loss's gradient with respect to its result, with the layout of ``x``.
+            out: array for dx; may be ``dy`` itself.
+
+        Raises:
+            RuntimeError: there was no ``forward`` in training mode.
+            TypeError, ValueError: an argument does not fit; nothing has been written.
+        """
+        if self._saved is None:
+            raise RuntimeError(
+                "backward: there was no forward in training mode to go back from; call forward first"
+            )
+        given, how = self._saved
+        return batchnorm_backward(dy, *given, out=out, **how)
+
+    def _check_writeable(self, *names: str) -> None:
+        for name in names:
+            flags = getattr(getattr(self, name), "flags", None)  # those on a GPU have others
+            if not getattr(flags, "writeable", True):
+                raise ValueError(
+                    f"{name}: the array is read-only, as what processes share often is; copy.deepcopy(layer) "
+                    "has arrays of its own"
+                )
+
+    def _check_input(self, x: Any) -> None:
+        """Raises where x fits a layer, but not this one; the functions would blame gamma and beta."""
+        if (self.bias.dtype, self.bias.shape) != (self.weight.dtype, self.weight.shape):
+            raise ValueError(
+                f"bias: got {self.bias.dtype} {self.bias.shape}, expected {self.weight.dtype} "
+                f"{self.weight.shape} like weight"
+            )
+        if not arrays.is_array(x):
+            return
+        if x.dtype != self.weight.dtype:
+            dtype = self.weight.dtype
+            raise TypeError(f"x: got dtype {x.dtype}, expected the layer's {dtype}; use x.astype(np.{dtype})")
+        axis = check_axis(self.axis)
+        if x.ndim >= 2 and x.shape[axis] != self.weight.size:
+            raise ValueError(
+                f"x: got shape {x.shape}, expected the layer's {self.weight.size} channels on axis {axis}"
+            )
+
+    def _how(self) -> dict[str, Any]:
+        return {"relu": self.relu, "axis": self.axis, "backend": self.backend}
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of what the layer holds, in the names of PyTorch's state dicts.
+
+        Keys: ``weight``, ``bias``, ``running_mean``, ``running_var``, ``num_batches_tracked`` (an int).
+        """
+        state: dict[str, Any] = {name: self._run.to_host(getattr(self, name)) for name in _STATE}
+        return {**state, "num_batches_tracked": self.num_batches_tracked}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes over what ``state_dict`` returned, into the arrays that the layer has.
+
+        Raises:
+            TypeError, ValueError: it does not fit; nothing has been changed.
+        """
+        expected = {*_STATE, "num_batches_tracked"}
+        if not isinstance(state_dict, Mapping) or set(state_dict) != expected:
+            got = sorted(state_dict) if isinstance(state_dict, Mapping) else type(state_dict).__name__
+            raise ValueError(f"state_dict: got {got}, expected a dict with keys {sorted(expected)}")
+        for name in _STATE:
+            new, old = state_dict[name], getattr(self, name)
+            is_plain = isinstance(new, np.ndarray) and not isinstance(new, np.ma.MaskedArray)
+            if not is_plain or (new.dtype, new.shape) != (old.dtype, old.shape):
+                seen = f"{new.dtype} {new.shape}" if is_plain else type(new).__name__
+                raise ValueError(f"state_dict[{name!r}]: got {seen}, expected {old.dtype} {old.shape}")
+        self._check_writeable(*_STATE)
+        count = _check_count("state_dict['num_batches_tracked']", state_dict["num_batches_tracked"])
+        for name in _STATE:
+            self._run.assign(getattr(self, name), state_dict[name])
+        self.num_batches_tracked = count
+
+
+_STATE = ("weight", "bias", "running_mean", "running_var")
+
+
+def _check_count(name: str, count: Any) -> int:
+    if isinstance(count, np.ndarray) and count.ndim == 0:
+        count = count[()]
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or not 0 <= count < 2**53:
+        raise ValueError(f"{name}: got {count!r}, expected a whole number from 0 to 2^53 - 1")
+    return int(count)
+
+
+def _check_dtype(dtype: Any) -> np.dtype[Any]:
+    try:
+        found: np.dtype[Any] | None = None if dtype is None else np.dtype(dtype)  # NumPy: None is float64
+    except (TypeError, ValueError):
+        found = None
+    if found is None or found not in arrays.DTYPES:
+        raise TypeError(f"dtype: got {dtype!r}, expected float32 or float64")
+    return found
+
+
+def _check_backend(backend: Any) -> str:
+    backends.check(backend)
+    return str(backend)
+
+
+def _check_vector(name: str, a: Any) -> Array:
+    """``a`` if it could be an array of some layer; whether of this one, ``forward`` tells."""
+    if not arrays.lives_on_gpu(a):
+        arrays.check_aligned_array(name, a)
+    if a.ndim != 1:
+        raise ValueError(f"{name}: got shape {a.shape}, expected one axis, of channels{reshaped(name, a)}")
+    vector: Array = a
+    return vector
+
+
+# What a layer's attributes go through when they are set, by name.
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "eps": check_eps,
+    "momentum": lambda momentum: None if momentum is None else check_momentum(momentum),
+    "relu": partial(switch, "relu"),
+    "axis": check_axis,
+    "backend": _check_backend,
+    "training": partial(switch, "training"),
+    "num_batches_tracked": partial(_check_count, "num_batches_tracked"),
+    **{name: partial(_check_vector, name) for name in _STATE},
+}
