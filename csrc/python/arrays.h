@@ -1,0 +1,117 @@
+// NumPy's arrays: what they are, and whether they still lie where and as they lay.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "isa/kernels.h"
+
+namespace samestep {
+
+namespace py = pybind11;
+
+inline const auto& raw(py::handle array) { return *py::detail::array_proxy(array.ptr()); }
+
+// A subclass may hide something, such as a mask: optimizer.py looks at it.
+inline bool is_plain_array(py::handle object) {
+  return Py_TYPE(object.ptr()) == py::detail::npy_api::get().PyArray_Type_;
+}
+
+inline bool has_flags(py::handle array, int flags) { return (raw(array).flags & flags) == flags; }
+
+constexpr int kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+constexpr int kInPlace = kAligned | py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+constexpr int kContiguous = kAligned | py::array::c_style;
+
+using Doubles = py::array_t<double, py::array::c_style>;
+
+inline Type type_of(const py::array& array) {
+  if (array.dtype().equal(py::dtype::of<float>())) return float32;
+  if (array.dtype().equal(py::dtype::of<double>())) return float64;
+  throw std::invalid_argument("expected native float32 or float64 arrays");
+}
+
+// bfloat16 is known by its name alone: NumPy has none of its own.
+inline Storage storage_of(const py::array& array) {
+  if (array.itemsize() != 2) return as_is;
+  const auto name = array.dtype().attr("name").cast<std::string>();
+  return name == "bfloat16" ? bfloat16 : name == "float16" ? float16 : as_is;
+}
+
+// Arrays that are read as one block: of one dtype, C order, aligned.
+inline void check_dense(const py::array& array, const py::dtype& dtype, const std::vector<Index>& shape,
+                        const char* name) {
+  bool fits = array.dtype().equal(dtype) && array.ndim() == static_cast<py::ssize_t>(shape.size()) &&
+              has_flags(array, kContiguous);
+  for (size_t d = 0; fits && d < shape.size(); ++d) fits = array.shape(d) == shape[d];
+  if (!fits)
+    throw std::invalid_argument(std::string(name) + ": expected an aligned C array of the right dtype and shape");
+}
+
+// An array as it lay when it was bound. Address, dtype, shape and strides of a NumPy array can all be set later, and
+// kernels walk what was bound: whatever is asked between two steps is asked of this copy, never of the array itself.
+class BoundArray {
+ public:
+  explicit BoundArray(const py::array& array)
+      : array_(array),
+        dtype_(array.dtype()),
+        data_(raw(array).data),
+        itemsize_(array.itemsize()),
+        axes_(array.shape(), array.shape() + array.ndim()) {
+    axes_.insert(axes_.end(), array.strides(), array.strides() + array.ndim());
+  }
+
+  // Whether it still lies there, and as it did.
+  bool is_there() const {
+    const auto& now = raw(array_);
+    return now.data == data_ && now.descr == dtype_.ptr() && has_same_axes(now) && has_flags(array_, kInPlace);
+  }
+
+  // Whether `other`, of elements of so many bytes, has the same shape, and the same place in memory for the same index,
+  // counted in elements: one flat loop walks both.
+  bool walks_with(py::handle other, Index other_itemsize) const {
+    const auto& now = raw(other);
+    if (itemsize_ == other_itemsize && has_same_axes(now)) return true;
+    if (now.nd != n_axes()) return false;
+    bool same_strides = true, is_empty = false;
+    for (int d = 0; d < now.nd; ++d) {
+      if (now.dimensions[d] != axes_[d]) return false;
+      is_empty = is_empty || axes_[d] == 0;
+      same_strides =
+          same_strides && (now.strides[d] * itemsize_ == axes_[now.nd + d] * other_itemsize || axes_[d] <= 1);
+    }
+    return same_strides || is_empty;
+  }
+
+  // Whether `g` is an array of the same dtype that walks with it: what a gradient of it has to be.
+  bool takes_gradient(py::handle g) const {
+    if (!is_plain_array(g)) return false;
+    const bool same_dtype = raw(g).descr == dtype_.ptr() || py::reinterpret_borrow<py::array>(g).dtype().equal(dtype_);
+    return same_dtype && walks_with(g, itemsize_);
+  }
+
+ private:
+  int n_axes() const { return static_cast<int>(axes_.size() / 2); }
+
+  template <class Raw>
+  bool has_same_axes(const Raw& now) const {
+    if (now.nd != n_axes()) return false;
+    const py::ssize_t* axes = axes_.data();
+    for (int d = 0; d < now.nd; ++d) {
+      if (now.dimensions[d] != axes[d] || now.strides[d] != axes[now.nd + d]) return false;
+    }
+    return true;
+  }
+
+  py::array array_;
+  py::dtype dtype_;
+  const void* data_;
+  Index itemsize_;
+  std::vector<py::ssize_t> axes_;  // the shape, then the strides in bytes
+};
+
+}  // namespace samestep

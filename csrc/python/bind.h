@@ -1,0 +1,18 @@
+// What each file adds to the module.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace samestep {
+
+namespace py = pybind11;
+
+void bind_isa(py::module_& m);
+void bind_sums(py::module_& m);
+void bind_batchnorm(py::module_& m);
+void bind_mse(py::module_& m);
+void bind_plan(py::module_& m);
+void bind_layouts(py::module_& m);
+void bind_addressed_plan(py::module_& m);
+
+}  // namespace samestep

@@ -1,0 +1,212 @@
+// AddressedPlan: memory by address and the rule that steps it.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "isa/dispatch.h"
+#include "python/bind.h"
+#include "python/plan_arguments.h"
+#include "python/step_guard.h"
+#include "python/written.h"
+#include "run/plan.h"
+
+namespace samestep {
+
+namespace {
+
+// A Plan over memory that its caller holds and vouches for at every step: tensors by address, as torch/ hands them.
+class AddressedPlan {
+ public:
+  using Address = std::uintptr_t;
+  // dtype of parameter and gradient, elements, parameter, states; of 16 bits the states are in float32
+  using Memory = std::tuple<std::string, Index, Address, std::vector<Address>>;
+  // Of a parameter that is no block of memory: which, where it lies, whether negated there; shape, its strides, and
+  // those of the block in `Memory`, which is stepped in its place.
+  using Strided = std::tuple<size_t, Address, bool, std::vector<Index>, std::vector<Index>, std::vector<Index>>;
+
+  AddressedPlan(const std::string& rule, const std::vector<Memory>& memory, py::array_t<Index> steps,
+                const py::object& options, std::vector<Strided> strided)
+      : steps_(std::move(steps)), strided_(std::move(strided)) {
+    int row = find_rule(rule);
+    size_t n_states = active_isa().rules[row].n_states;
+    check_steps(steps_, memory.size());
+    std::vector<Tensor> tensors;
+    for (const auto& [dtype, size, w, states] : memory) {
+      if (states.size() != n_states) throw std::invalid_argument("memory: wrong number of states");
+      tensors.push_back({dtype == "float64" ? float64 : float32, size, at(w), {}, nullptr});
+      Tensor& tensor = tensors.back();
+      tensor.storage = dtype == "bfloat16" ? bfloat16 : dtype == "float16" ? float16 : as_is;
+      written_.add(at(w), gradient_bytes(tensor));
+      for (size_t s = 0; s < n_states; ++s) {
+        tensor.states[s] = at(states[s]);
+        written_.add(at(states[s]), size * bytes_of(tensor.type));
+      }
+      size_ += size;
+    }
+    for (const auto& [i, own, is_negated, shape, strides, block_strides] : strided_) {
+      Index size = 1;
+      for (Index extent : shape) size *= extent;
+      if (i >= tensors.size() || size != tensors[i].size || strides.size() != shape.size() ||
+          block_strides.size() != shape.size()) {
+        throw std::invalid_argument("strided: expected parameters of `memory`, and a stride for each axis");
+      }
+    }
+    written_.sort();
+    accepted_.resize(tensors.size());
+    plan_.emplace(row, std::move(tensors), steps_.mutable_data());
+    plan_->options() = options_of(options);
+  }
+
+  // Whether no two of the parameters and states share memory.
+  bool is_disjoint() const { return written_.is_disjoint(); }
+
+  using Plans = std::vector<AddressedPlan*>;
+
+  // A step of all plans, in one call: nothing of Python runs between the first byte that is written and the last call
+  // of `then`, so that an interrupt finds all of it done or none. None: stepped. Else the numbers of a plan and of its
+  // gradient that lies where a step writes, and nothing was written.
+  // grads: of each plan a list of addresses or None. then: functions that run no Python, such as methods of C types.
+  static py::object step_together(const Plans& plans, const std::vector<py::list>& grads,
+                                  const std::vector<std::vector<double>>& hyper,
+                                  const std::vector<double>& weight_decay, const py::list& then) {
+    const size_t n = plans.size();
+    if (grads.size() != n || hyper.size() != n || weight_decay.size() != n) {
+      throw std::invalid_argument("grads, hyper, weight_decay: expected one for every plan");
+    }
+    std::deque<StepGuard> alone;  // of which none is ever copied
+    Index size = 0;
+    for (size_t p = 0; p < n; ++p) {
+      alone.emplace_back(plans[p]->stepping_);
+      check_hyper(*plans[p]->plan_, hyper[p]);
+      size += plans[p]->size_;
+      const Index refused = plans[p]->accept_gradients(grads[p]);
+      if (refused != kAccepted) return py::make_tuple(p, refused);
+    }
+    const auto step = [&] {
+      for (size_t p = 0; p < n; ++p) plans[p]->make_step(hyper[p], weight_decay[p]);
+    };
+    if (size < kReleaseInterpreter) {
+      step();
+    } else {
+      py::gil_scoped_release others_may_run;
+      step();
+    }
+    std::optional<py::error_already_set> first;
+    for (py::handle function : then) {
+      try {
+        function();
+      } catch (py::error_already_set& error) {  // out of memory: the others still have to be called
+        if (!first) first = std::move(error);
+      }
+    }
+    if (first) throw std::move(*first);
+    return py::none();
+  }
+
+ private:
+  static constexpr const char* kNothing = "";
+
+  static void* at(Address address) { return reinterpret_cast<void*>(address); }
+
+  // Enters the gradients: kAccepted, or the first that lies where a step writes.
+  Index accept_gradients(const py::list& grads) {
+    std::vector<Tensor>& tensors = plan_->tensors();
+    if (grads.size() != tensors.size()) throw std::invalid_argument("grads: expected one for every parameter");
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      Tensor& tensor = tensors[i];
+      py::handle address = PyList_GET_ITEM(grads.ptr(), i);
+      tensor.g = nullptr;
+      if (address.is_none()) continue;
+      const char* g = static_cast<const char*>(at(PyLong_AsUnsignedLongLong(address.ptr())));
+      if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+      if (g != accepted_[i] && written_.overlaps(g, gradient_bytes(tensor))) return i;
+      accepted_[i] = g;
+      tensor.g = tensor.size == 0 ? kNothing : g;  // an empty tensor has no address, but it counts its steps
+    }
+    return kAccepted;
+  }
+
+  // A step with the gradients that were accepted.
+  void make_step(const std::vector<double>& hyper, double weight_decay) {
+    plan_->options().weight_decay = {weight_decay};
+    for (const Strided& parameter : strided_) copy_parameter(parameter, true);
+    plan_->step(hyper.data());
+    for (const Strided& parameter : strided_) copy_parameter(parameter, false);
+  }
+
+  // Between a parameter's own memory and the block that is stepped.
+  void copy_parameter(const Strided& parameter, bool into_block) {
+    const Tensor& tensor = plan_->tensors()[std::get<0>(parameter)];
+    if (tensor.g == nullptr || tensor.size == 0) return;
+    if (tensor.storage != as_is) {
+      copy_as<std::uint16_t>(parameter, tensor.w, into_block);
+    } else if (tensor.type == float32) {
+      copy_as<std::uint32_t>(parameter, tensor.w, into_block);
+    } else {
+      copy_as<std::uint64_t>(parameter, tensor.w, into_block);
+    }
+  }
+
+  template <class Bits>
+  static void copy_as(const Strided& parameter, void* block, bool into_block) {
+    const auto& [i, own, is_negated, shape, strides, block_strides] = parameter;
+    const Bits flipped = is_negated ? Bits(1) << (8 * sizeof(Bits) - 1) : 0;  // the sign
+    char *from = static_cast<char*>(at(own)), *to = static_cast<char*>(block);
+    const Index *from_strides = strides.data(), *to_strides = block_strides.data();
+    if (!into_block) {
+      std::swap(from, to);
+      std::swap(from_strides, to_strides);
+    }
+    copy_axes<Bits>(shape, 0, from, from_strides, to, to_strides, flipped);
+  }
+
+  template <class Bits>
+  static void copy_axes(const std::vector<Index>& shape, size_t d, const char* from, const Index* from_strides,
+                        char* to, const Index* to_strides, Bits flipped) {
+    if (d == shape.size()) {
+      Bits bits;
+      std::memcpy(&bits, from, sizeof bits);  // it may lie at any byte
+      bits ^= flipped;
+      std::memcpy(to, &bits, sizeof bits);
+      return;
+    }
+    const Index size = sizeof(Bits);
+    for (Index k = 0; k < shape[d]; ++k) {
+      copy_axes<Bits>(shape, d + 1, from + k * from_strides[d] * size, from_strides, to + k * to_strides[d] * size,
+                      to_strides, flipped);
+    }
+  }
+
+  py::array_t<Index> steps_;
+  std::vector<Strided> strided_;
+  Index size_ = 0;
+  Written written_;
+  std::vector<const char*> accepted_;  // where each gradient was when it was last held against them
+  std::optional<Plan> plan_;           // made once the tensors are known
+  StepGuard::Flag stepping_{StepGuard::kNobody};
+};
+
+}  // namespace
+
+void bind_addressed_plan(py::module_& m) {
+  py::class_<AddressedPlan>(m, "AddressedPlan")
+      .def(py::init<const std::string&, const std::vector<AddressedPlan::Memory>&, py::array_t<Index>,
+                    const py::object&, std::vector<AddressedPlan::Strided>>(),
+           py::arg("rule"), py::arg("memory"), py::arg("steps").noconvert(), py::arg("options"),
+           py::arg("strided") = std::vector<AddressedPlan::Strided>())
+      .def_property_readonly("is_disjoint", &AddressedPlan::is_disjoint)
+      .def_static("step_together", &AddressedPlan::step_together, py::arg("plans"), py::arg("grads"), py::arg("hyper"),
+                  py::arg("weight_decay"), py::arg("then"));
+}
+
+}  // namespace samestep

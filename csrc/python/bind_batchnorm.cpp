@@ -1,0 +1,100 @@
+// Batch norm: forward, backward, inference, and the running statistics.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <tuple>
+
+#include "python/arrays.h"
+#include "python/bind.h"
+#include "run/jobs.h"
+
+namespace samestep {
+
+namespace {
+
+using Array = py::array;
+using Sizes = std::tuple<Index, Index, Index>;
+
+// The arrays of one batch norm, as it is put together: of one type, in C order, as large as its sizes say.
+class BatchNormArguments {
+ public:
+  BatchNormArguments(const Array& x, Sizes sizes, bool channels_last) : type_(type_of(x)) {
+    std::tie(job.samples, job.channels, job.positions) = sizes;
+    job.channels_last = channels_last;
+  }
+
+  const void* values(const Array& a) const { return check(a, type_, a.size(), all(), kContiguous); }
+  void* out(const Array& a) const { return check(a, type_, a.size(), all(), kContiguous | kInPlace); }
+  void* channels(const Array& a) const { return check(a, type_, a.size(), job.channels, kContiguous); }
+  double* doubles(const Array& a) const {
+    return static_cast<double*>(check(a, float64, a.size(), job.channels, kContiguous | kInPlace));
+  }
+
+  void run(Direction direction, bool relu) const {
+    py::gil_scoped_release others_may_run;
+    run_batchnorm(type_, direction, relu, job);
+  }
+
+  BatchNorm job{};
+
+ private:
+  Index all() const { return job.samples * job.channels * job.positions; }
+
+  static void* check(const Array& a, Type type, Index size, Index expected, int flags) {
+    if (type_of(a) != type || size != expected || !has_flags(a, flags)) {
+      throw std::invalid_argument("expected contiguous arrays of one type and of the given sizes");
+    }
+    return raw(a).data;
+  }
+
+  Type type_;
+};
+
+void batchnorm_forward(const Array& x, const Array& gamma, const Array& beta, const Array& out, const Array& mean,
+                       const Array& inv, const Array& mean64, const Array& var64, Sizes sizes, bool channels_last,
+                       bool relu, double eps) {
+  BatchNormArguments a(x, sizes, channels_last);
+  a.job.x = a.values(x), a.job.gamma = a.channels(gamma), a.job.beta = a.channels(beta), a.job.out = a.out(out);
+  a.job.mean = a.channels(mean), a.job.inv = a.channels(inv);
+  a.job.mean64 = a.doubles(mean64), a.job.var64 = a.doubles(var64), a.job.eps = eps;
+  a.run(forward, relu);
+}
+
+void batchnorm_backward(const Array& dy, const Array& x, const Array& gamma, const Array& beta, const Array& mean,
+                        const Array& inv, const Array& out, const Array& dgamma, const Array& dbeta, Sizes sizes,
+                        bool channels_last, bool relu) {
+  BatchNormArguments a(x, sizes, channels_last);
+  a.job.dy = a.values(dy), a.job.x = a.values(x), a.job.gamma = a.channels(gamma), a.job.beta = a.channels(beta);
+  a.job.mean = a.channels(mean), a.job.inv = a.channels(inv), a.job.out = a.out(out);
+  a.job.dgamma = a.channels(dgamma), a.job.dbeta = a.channels(dbeta);
+  a.run(backward, relu);
+}
+
+void batchnorm_inference(const Array& x, const Array& gamma, const Array& beta, const Array& running_mean,
+                         const Array& running_var, const Array& out, Sizes sizes, bool channels_last, bool relu,
+                         double eps) {
+  BatchNormArguments a(x, sizes, channels_last);
+  a.job.x = a.values(x), a.job.gamma = a.channels(gamma), a.job.beta = a.channels(beta), a.job.out = a.out(out);
+  a.job.mean = a.channels(running_mean), a.job.var = a.channels(running_var), a.job.eps = eps;
+  a.run(inference, relu);
+}
+
+void update_running_of(const Array& running_mean, const Array& running_var, const Doubles& mean64, const Doubles& var64,
+                       Index values, double momentum, Index batches) {
+  BatchNormArguments a(running_mean, Sizes(1, running_mean.size(), 1), false);
+  update_running(type_of(running_mean), a.doubles(mean64), a.doubles(var64), a.job.channels, values, momentum, batches,
+                 a.out(running_mean), a.out(running_var));
+}
+
+}  // namespace
+
+void bind_batchnorm(py::module_& m) {
+  m.def("batchnorm_forward", batchnorm_forward);
+  m.def("batchnorm_backward", batchnorm_backward);
+  m.def("batchnorm_inference", batchnorm_inference);
+  m.def("update_running", update_running_of);
+}
+
+}  // namespace samestep

@@ -1,0 +1,84 @@
+// The rules, the instruction sets and the threads.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "isa/dispatch.h"
+#include "python/bind.h"
+#include "python/plan_arguments.h"
+#include "run/fp_mode.h"
+#include "run/self_check.h"
+#include "run/threads.h"
+
+namespace samestep {
+
+namespace {
+
+std::vector<std::string> words(const char* text) {
+  std::vector<std::string> out;
+  for (const char* p = text; *p != '\0';) {
+    size_t n = std::strcspn(p, " ");
+    out.emplace_back(p, n);
+    p += n + std::strspn(p + n, " ");
+  }
+  return out;
+}
+
+py::list rules() {
+  py::list out;
+  for (int i = 0; i < active_isa().n_rules; ++i) {
+    const Rule& rule = active_isa().rules[i];
+    out.append(
+        py::make_tuple(rule.name, py::tuple(py::cast(words(rule.hyper))), py::tuple(py::cast(words(rule.states)))));
+  }
+  return out;
+}
+
+// A rule's coefficients at step t as its kernels take them, for kernels that run elsewhere.
+py::bytes coefficients(const std::string& rule, const py::dtype& dtype, Index t, const std::vector<double>& hyper,
+                       double weight_decay) {
+  const Rule& row = active_isa().rules[find_rule(rule)];
+  if (static_cast<int>(hyper.size()) != row.n_hyper) throw std::invalid_argument("hyper: wrong number of values");
+  Type type = dtype.equal(py::dtype::of<float>()) ? float32 : float64;
+  Coefficients out{};
+  {
+    FpMode mode;
+    row.update[type].coefficients(t, hyper.data(), &out);
+    out.decay = active_isa().decoupled_decay(hyper[0], weight_decay);
+  }
+  return {reinterpret_cast<const char*>(&out), sizeof(out)};
+}
+
+std::vector<std::string> isas() {
+  const Isa* tables[8];
+  int n = available_isas(tables, 8);
+  std::vector<std::string> names;
+  for (int i = 0; i < n; ++i) names.emplace_back(tables[i]->name);
+  return names;
+}
+
+}  // namespace
+
+void bind_isa(py::module_& m) {
+  m.attr("compile_flags") = SAMESTEP_FLAGS;
+  m.def("rules", rules, "(name, hyper-parameters, states) of every rule");
+  m.def("coefficients", coefficients, py::arg("rule"), py::arg("dtype"), py::arg("t"), py::arg("hyper"),
+        py::arg("weight_decay") = 0.0);
+  m.def("isas", isas, "instruction sets this machine can run, best first");
+  m.def("get_isa", [] { return active_isa().name; });
+  m.def("set_isa", [](const std::string& name) { return set_isa(name.c_str()); }, "False: unknown or not supported");
+  m.def("withdraw_isa", [](const std::string& name) { withdraw_isa(name.c_str()); });
+  m.def("self_check", self_check, "(kernel, hash of what it makes of a few numbers), for the table in use");
+  m.def("vector_bytes", [] { return active_isa().vector_bytes; }, "what the table in use was compiled for");
+  m.def("get_num_threads", get_num_threads);
+  m.def("set_num_threads", set_num_threads);
+  m.def("wake_always", wake_always, py::arg("on"));
+  m.def("default_num_threads", default_num_threads);
+}
+
+}  // namespace samestep

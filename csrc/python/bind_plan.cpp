@@ -1,0 +1,242 @@
+// Plan: NumPy's arrays and the rule that steps them.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "isa/dispatch.h"
+#include "python/arrays.h"
+#include "python/bind.h"
+#include "python/mse.h"
+#include "python/plan_arguments.h"
+#include "python/step_guard.h"
+#include "python/written.h"
+#include "run/plan.h"
+
+namespace samestep {
+
+namespace {
+
+// A Plan and the arrays it writes to. The arrays come checked from arrays.py; step() sees to it that they are still
+// where they were and that every gradient fits, before the first byte is written.
+class BoundPlan {
+ public:
+  // What a step returns, else the first gradient to be looked at more closely.
+  static constexpr Index kStepped = kAccepted, kMoved = -2, kNonfinite = -3;
+
+  using Arrays = std::vector<py::array>;
+
+  // options: a samestep.options.Options, or None.
+  BoundPlan(const std::string& rule, const Arrays& params, const std::vector<Arrays>& states, py::array_t<Index> steps,
+            const py::object& options)
+      : steps_(std::move(steps)) {
+    int row = find_rule(rule);
+    n_states_ = active_isa().rules[row].n_states;
+    check_steps(steps_, params.size());
+    bool complete = static_cast<int>(states.size()) == n_states_;
+    for (const Arrays& state : states) complete = complete && state.size() == params.size();
+    if (!complete) throw std::invalid_argument("states: expected one of each for every parameter");
+    std::vector<Tensor> tensors;
+    std::vector<int> groups(params.size(), 0);
+    Options asked;
+    Arrays averages, masters, lows, copies;
+    if (!options.is_none()) {
+      asked = options_of(options);
+      groups = options.attr("groups").cast<std::vector<int>>();
+      averages = options.attr("averages").cast<Arrays>();
+      masters = options.attr("masters").cast<Arrays>();
+      lows = options.attr("lows").cast<Arrays>();
+      copies = options.attr("copies").cast<Arrays>();
+    }
+    bool complete_options = groups.size() == params.size();
+    for (const Arrays* arrays : {&averages, &masters, &lows, &copies}) {
+      complete_options = complete_options && (arrays->empty() || arrays->size() == params.size());
+    }
+    if (!complete_options) {
+      throw std::invalid_argument("groups, averages, masters, lows, copies: expected one for every parameter");
+    }
+    for (size_t i = 0; i < params.size(); ++i) {
+      tensors.push_back(bind_parameter(params[i], i, states));
+      Tensor& tensor = tensors.back();
+      if (groups[i] < 0) throw std::invalid_argument("groups: expected numbers from 0 on");
+      tensor.group = groups[i];
+      const bool is_half = tensor.storage != as_is;
+      if (!averages.empty()) tensor.ema = bind_beside(averages[i], working_dtype(tensor), "averages");
+      if (!masters.empty() && is_half) tensor.master = bind_beside(masters[i], working_dtype(tensor), "masters");
+      if (!lows.empty() && tensor.storage == bfloat16) {
+        tensor.low = bind_beside(lows[i], py::dtype::of<std::uint16_t>(), "lows");
+      }
+      if (!copies.empty() && tensor.type == float32) {
+        tensor.copy_storage = storage_of(copies[i]);
+        if (tensor.copy_storage == as_is) throw std::invalid_argument("copies: expected 16-bit arrays");
+        tensor.copy = bind_beside(copies[i], copies[i].dtype(), "copies");
+      }
+    }
+    written_.sort();
+    accepted_.resize(tensors.size());
+    plan_.emplace(row, std::move(tensors), steps_.mutable_data());
+    plan_->options() = asked;
+  }
+
+  void set_weight_decay(std::vector<double> weight_decay) {
+    StepGuard alone(stepping_);
+    if (static_cast<int>(weight_decay.size()) != plan_->n_groups()) {
+      throw std::invalid_argument("weight_decay: expected one for every group");
+    }
+    plan_->options().weight_decay = std::move(weight_decay);
+  }
+
+  double norm() const { return plan_->norm(); }
+
+  Index step(py::handle grads, const std::vector<double>& hyper, double scale) {
+    StepGuard alone(stepping_);
+    check_hyper(*plan_, hyper);
+    py::object held = py::reinterpret_steal<py::object>(PySequence_Tuple(grads.ptr()));
+    if (!held) throw py::error_already_set();
+    Index status = accept_gradients(held);
+    if (status != kAccepted) return status;
+    if (size_ < kReleaseInterpreter) return plan_->step(hyper.data(), scale) ? kStepped : kNonfinite;
+    py::gil_scoped_release others_may_run;
+    return plan_->step(hyper.data(), scale) ? kStepped : kNonfinite;
+  }
+
+  // So many steps along the gradient of the trainer's problem.
+  Index train(BoundTrainer& bound, const std::vector<double>& hyper, Index steps) {
+    StepGuard alone(stepping_);
+    StepGuard alone_there(bound.stepping(), BoundTrainer::kInside);
+    check_hyper(*plan_, hyper);
+    Trainer& trainer = bound.trainer();
+    const std::vector<Tensor>& tensors = plan_->tensors();
+    if (tensors.size() != 1 || tensors[0].storage != as_is || tensors[0].type != trainer.problem().type() ||
+        tensors[0].size != trainer.problem().p()) {
+      throw std::invalid_argument("trainer: expected a plan of one array like the problem's weights");
+    }
+    if (!all_are_there()) return kMoved;
+    py::gil_scoped_release others_may_run;
+    trainer.run(*plan_, hyper.data(), steps);
+    return kStepped;
+  }
+
+ private:
+  static py::dtype working_dtype(const Tensor& tensor) {
+    return tensor.type == float32 ? py::dtype::of<float>() : py::dtype::of<double>();
+  }
+
+  Tensor bind_parameter(const py::array& w, size_t i, const std::vector<Arrays>& states) {
+    const Storage storage = storage_of(w);
+    const bool is_float = storage != as_is || w.dtype().equal(py::dtype::of<float>());
+    if ((!is_float && !w.dtype().equal(py::dtype::of<double>())) || !has_flags(w, kInPlace)) {
+      throw std::invalid_argument("params: expected writeable, aligned float32, float64 or 16-bit arrays");
+    }
+    Tensor tensor{is_float ? float32 : float64, static_cast<Index>(w.size()), raw(w).data, {}, nullptr};
+    tensor.storage = storage;
+    tensor.stores_states = storage != as_is && n_states_ > 0 && states[0][i].dtype().equal(w.dtype());
+    size_ += tensor.size;
+    params_.emplace_back(w);
+    written_.add(raw(w).data, w.nbytes());
+    for (int s = 0; s < n_states_; ++s) {
+      const py::dtype dtype = tensor.stores_states ? w.dtype() : working_dtype(tensor);
+      tensor.states[s] = bind_beside(states[s][i], dtype, "states");
+    }
+    return tensor;
+  }
+
+  // An array that lies like the last parameter and is written with it.
+  void* bind_beside(const py::array& array, const py::dtype& dtype, const char* name) {
+    if (!array.dtype().equal(dtype) || !params_.back().walks_with(array, array.itemsize()) ||
+        !has_flags(array, kInPlace)) {
+      throw std::invalid_argument(std::string(name) + ": expected arrays like the parameters");
+    }
+    beside_.emplace_back(array);
+    written_.add(raw(array).data, array.nbytes());
+    return raw(array).data;
+  }
+
+  bool all_are_there() const {
+    const auto is_there = [](const BoundArray& array) { return array.is_there(); };
+    return std::all_of(params_.begin(), params_.end(), is_there) &&
+           std::all_of(beside_.begin(), beside_.end(), is_there);
+  }
+
+  // Enters the gradients into the plan: kAccepted, or what is in the way.
+  Index accept_gradients(py::handle grads) {
+    std::vector<Tensor>& tensors = plan_->tensors();
+    if (PyTuple_GET_SIZE(grads.ptr()) != static_cast<py::ssize_t>(tensors.size())) {
+      throw std::invalid_argument("grads: expected one for every parameter");
+    }
+    const Options& options = plan_->options();
+    const int gradient_flags = options.zero_grads ? kInPlace : kAligned;
+    in_order_.clear();
+    if (!all_are_there()) return kMoved;
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      Tensor& tensor = tensors[i];
+      py::handle g = PyTuple_GET_ITEM(grads.ptr(), i);
+      if (g.is_none()) {
+        tensor.g = nullptr;
+        continue;
+      }
+      if (!params_[i].takes_gradient(g) || !has_flags(g, gradient_flags)) return i;
+      if (raw(g).data != accepted_[i]) {
+        if (written_.overlaps(raw(g).data, gradient_bytes(tensor))) return i;
+        accepted_[i] = raw(g).data;
+      }
+      tensor.g = raw(g).data;
+      tensor.g_in_order = nullptr;
+      if (options.clip_norm < Options::kNone && !has_flags(g, py::array::c_style)) {
+        in_order_.push_back(py::array::ensure(g, py::array::c_style));
+        tensor.g_in_order = in_order_.back().data();
+      }
+    }
+    return options.zero_grads ? find_gradient_given_twice() : kAccepted;
+  }
+
+  // Where gradients are set to zero one must not be read again, in whole or in part, for another parameter.
+  Index find_gradient_given_twice() {
+    std::vector<std::pair<Range, Index>> grads;
+    const std::vector<Tensor>& tensors = plan_->tensors();
+    for (Index i = 0; i < static_cast<Index>(tensors.size()); ++i) {
+      const char* begin = static_cast<const char*>(tensors[i].g);
+      const Index bytes = gradient_bytes(tensors[i]);
+      if (begin != nullptr && bytes > 0) grads.push_back({{begin, begin + bytes}, i});
+    }
+    std::sort(grads.begin(), grads.end());
+    for (size_t k = 1; k < grads.size(); ++k) {
+      if (grads[k].first.begin < grads[k - 1].first.end) return grads[k].second;
+    }
+    return kAccepted;
+  }
+
+  py::array_t<Index> steps_;
+  int n_states_ = 0;
+  Index size_ = 0;
+  std::vector<BoundArray> params_;
+  std::vector<BoundArray> beside_;     // their states, running averages and whatever else a step writes
+  Arrays in_order_;                    // copies of gradients that lie in another order than C's
+  Written written_;                    // all of them, disjoint
+  std::vector<const char*> accepted_;  // where each gradient was when it was last held against them
+  std::optional<Plan> plan_;           // made once the tensors are known
+  StepGuard::Flag stepping_{StepGuard::kNobody};
+};
+
+}  // namespace
+
+void bind_plan(py::module_& m) {
+  py::class_<BoundPlan>(m, "Plan")
+      .def(py::init<const std::string&, const BoundPlan::Arrays&, const std::vector<BoundPlan::Arrays>&,
+                    py::array_t<Index>, const py::object&>(),
+           py::arg("rule"), py::arg("params"), py::arg("states"), py::arg("steps").noconvert(),
+           py::arg("options") = py::none())
+      .def("step", &BoundPlan::step, py::arg("grads"), py::arg("hyper"), py::arg("scale") = 1.0)
+      .def("set_weight_decay", &BoundPlan::set_weight_decay, py::arg("weight_decay"))
+      .def_property_readonly("norm", &BoundPlan::norm)
+      .def("train", &BoundPlan::train, py::arg("trainer"), py::arg("hyper"), py::arg("steps"));
+}
+
+}  // namespace samestep
