@@ -468,10 +468,15 @@ class TestCopiedGradients:
             ss.SGD(np.ones(2), lr=0.5, copy_grads="yes")
 
     def test_a_state_dict_goes_from_one_to_the_other(self):
-        saved = ss.Adam(np.ones(2), copy_grads=True).state_dict()
-        ss.Adam(np.ones(2)).load_state_dict(saved)
-        del saved["options"]["copy_grads"]  # as one that was saved before there was the option
-        ss.Adam(np.ones(2)).load_state_dict(saved)
+        first = ss.Adam(np.ones(2), copy_grads=True)
+        first.step(np.ones(2))
+        saved = first.state_dict()
+        before = {**saved, "options": {k: v for k, v in saved["options"].items() if k != "copy_grads"}}
+        for state in (saved, before):  # the second as it was saved before there was the option
+            other = ss.Adam(np.ones(2))
+            other.load_state_dict(state)
+            assert (other.t, other.options.copy_grads) == (1, False)
+            same_bits(other.state["m"], first.state["m"])
 
 
 def test_the_native_plan_checks_its_own_arguments():

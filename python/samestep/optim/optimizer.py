@@ -484,8 +484,8 @@ class Optimizer:
 
         Args:
             grads: gradients in the structure of ``params``, each with its parameter's shape, dtype
-                and memory layout. None skips that parameter: its state and step count stay. With
-                groups, a list with an entry for each.
+                and memory layout (``copy_grads`` takes any layout). None skips that parameter, or a branch
+                of them: state and step count stay. With groups, a list with an entry for each.
             scale: the gradients count so many times: 1/loss_scale. A finite number.
 
         Returns:
