@@ -1,4 +1,4 @@
-// Layouts: how torch's tensors lie in memory.
+// Layouts: addresses, shapes and strides of torch's tensors, read without a Python call per tensor where possible.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -14,7 +14,7 @@ namespace samestep {
 
 namespace {
 
-// How DLPack lets C look at a tensor: https://dmlc.github.io/dlpack, version 1, DLPackExchangeAPI and DLTensor.
+// DLPack's C structs, version 1: https://dmlc.github.io/dlpack. Exchange is DLPackExchangeAPI, View is DLTensor.
 namespace dlpack {
 
 constexpr std::uint32_t kMajor = 1;
@@ -36,20 +36,20 @@ struct View {
 struct Exchange {
   std::uint32_t major, minor;
   const Exchange* previous;
-  void *allocate, *from_tensor, *to_tensor;  // of no use here
+  void *allocate, *from_tensor, *to_tensor;  // not used here
   int (*look)(void* tensor, View* out);      // may be null
   void* current_stream;
 };
 
 }  // namespace dlpack
 
-// How tensors lay in memory when they were bound, all of it: what kernels walk between two steps. Torch's tensors can
-// be given other memory, shapes, strides and types at any time, at the same address, too.
+// The layouts of tensors when they were bound, which kernels walk between two steps. Torch can give a tensor other
+// memory, shape, strides and dtype at any time, even at the same address.
 class Layouts {
  public:
   static constexpr Index kInPlace = -1;
 
-  // Tensors in the memory of the host, that lie still meanwhile.
+  // tensors: in the host's memory. No other thread may change them during this call.
   explicit Layouts(const py::list& tensors) {
     layouts_.resize(tensors.size());
     if (tensors.empty()) return;
@@ -60,7 +60,7 @@ class Layouts {
     }
   }
 
-  // The first tensor that does not lie where and as it lay: kInPlace, if there is none.
+  // The number of the first tensor whose address or layout is not the bound one; kInPlace if there is none.
   Index find_moved(const py::list& tensors) const {
     check_count(tensors);
     Layout now;
@@ -74,9 +74,9 @@ class Layouts {
     return kInPlace;
   }
 
-  // Where tensors lie that have the bound ones' layouts, and their storages, which keep that memory alive, whatever
-  // becomes of the tensors. None has no address. That of a tensor which cannot be walked with the bound one is -1.
-  std::pair<py::list, py::list> take(const py::list& tensors) const {
+  // (addresses, storages) of other tensors, such as gradients. The storages keep the memory alive, whatever becomes of
+  // the tensors. The address of None is None; that of a tensor whose layout is not the bound one's is -1.
+  std::pair<py::list, py::list> get_addresses(const py::list& tensors) const {
     check_count(tensors);
     static PyObject* const storage_of = PyUnicode_InternFromString("untyped_storage");
     py::list addresses(layouts_.size()), storages;
@@ -103,7 +103,7 @@ class Layouts {
   struct Layout {
     const char* data;
     dlpack::View::Type dtype;
-    bool is_negated, is_conjugate;  // lazily: what is read is not what lies there
+    bool is_negated, is_conjugate;  // lazily: torch reads other values than those in memory
     Index size;
     std::vector<Index> shape, strides;
   };
@@ -124,7 +124,7 @@ class Layouts {
     if (tensors.size() != layouts_.size()) throw std::invalid_argument("tensors: expected one for every bound one");
   }
 
-  // False: it has no memory of the host's that could be looked at.
+  // Reads a tensor's layout; false if its memory is not the host's.
   bool look(py::handle tensor, Layout* out) const {
     static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
     static PyObject* const is_conj = PyUnicode_InternFromString("is_conj");
@@ -145,7 +145,8 @@ class Layouts {
     return out->data != nullptr || out->size == 0;
   }
 
-  // Whether elements lie side by side. What is negated lazily are imaginary parts: between two of them lies a real one.
+  // Whether elements lie side by side; then is_neg() need not be called. Torch negates lazily only views of imaginary
+  // parts, and between two of those lies a real part.
   static bool has_neighbours(const Layout& a) {
     for (size_t d = 0; d < a.shape.size(); ++d) {
       if (a.strides[d] == 1 && a.shape[d] > 1) return true;
@@ -183,7 +184,7 @@ void bind_layouts(py::module_& m) {
   py::class_<Layouts>(m, "Layouts")
       .def(py::init<const py::list&>(), py::arg("tensors"))
       .def("find_moved", &Layouts::find_moved, py::arg("tensors"))
-      .def("take", &Layouts::take, py::arg("tensors"));
+      .def("get_addresses", &Layouts::get_addresses, py::arg("tensors"));
 }
 
 }  // namespace samestep
