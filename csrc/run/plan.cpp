@@ -233,7 +233,7 @@ void Plan::run_with_options(const Segment& part) const {
   alignas(64) float wide_w[kChunk], wide_g[kChunk], wide_states[kMaxStates][kChunk];
   for (Index begin = part.begin; begin < part.end; begin += kChunk) {
     const Index n = std::min(kChunk, part.end - begin);
-    if (part.end - part.begin >= kFar) fetch(tensor, begin + n, std::min(begin + n + kChunk, part.end));
+    if (part.end - part.begin >= kShortestPrefetched) fetch(tensor, begin + n, std::min(begin + n + kChunk, part.end));
     void *w = at(tensor.w, stored, begin), *states[kMaxStates];
     const void* g = at(tensor.g, stored, begin);
     for (Index s = 0; s < n_states; ++s) {

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from ..face import Sizes
 from .device import get_cupy
 from .kernels import (
+    BATCHNORM,
+    BATCHNORM_COEFFICIENTS,
     ITEM,
-    NORM,
-    NORM_COEFFICIENTS,
     PAIRED_ROWS,
     RUNNING,
     SUM_BLOCK,
@@ -29,7 +29,14 @@ from .sums import pair
 def _norm(x: Any, sizes: Sizes, channels_last: bool, **values: Any) -> NDArray[Any]:
     N, C, S = sizes
     return struct_of(
-        NORM, x=x, samples=N, channels=C, positions=S, channels_last=channels_last, per_block=ITEM, **values
+        BATCHNORM,
+        x=x,
+        samples=N,
+        channels=C,
+        positions=S,
+        channels_last=channels_last,
+        per_block=ITEM,
+        **values,
     )
 
 
@@ -41,7 +48,7 @@ def _statistics_then_apply(direction: str, x: Any, sizes: Sizes, channels_last: 
     cupy = get_cupy()
     N, C, S = sizes
     blocks = ceil_div(N * S, SUM_BLOCK)
-    coefficients = cupy.empty(NORM_COEFFICIENTS * C, x.dtype)
+    coefficients = cupy.empty(BATCHNORM_COEFFICIENTS * C, x.dtype)
     sums = cupy.empty(2 * blocks * C, np.float64)
     argument = _norm(x, sizes, channels_last, coefficients=coefficients, sums=sums, **values)
     tiles = ceil_div(C, TILE)
@@ -110,7 +117,7 @@ def batchnorm_inference(
     values = {"gamma": gamma, "beta": beta, "mean": running_mean, "var": running_var, "out": out}
     direction = "inference_relu" if relu else "inference"
     with x.device:
-        coefficients = get_cupy().empty(NORM_COEFFICIENTS * sizes[1], x.dtype)
+        coefficients = get_cupy().empty(BATCHNORM_COEFFICIENTS * sizes[1], x.dtype)
         argument = _norm(x, sizes, channels_last, coefficients=coefficients, **values, eps=eps)
         grid = threads(sizes[1])
         run_kernel("BATCHNORM_KERNELS()", f"prepare_{direction}_{x.dtype}", grid, argument)
