@@ -2,7 +2,7 @@
 // loss in one pass over the rows. No threads and no memory of its own: run/mse_problem.cpp cuts the rows into blocks.
 // The NumPy twin is backends/reference/mse.py.
 //
-//   r = T(csum_j(Phi_ij*w_j) - y_i)     g = T(c*csum_i(r_i*Phi_ij))     L = (c/2)*csum_i(r_i*r_i)
+//   r_i = T(csum_j(Phi_ij*w_j) - y_i)     g_j = T(c*csum_i(r_i*Phi_ij))     L = (c/2)*csum_i(r_i*r_i)
 //   Phi (n, p), w (p), y (n); r (n), g (p), L (1)
 //
 // csum is the canonical sum (sums.h): float64, blocks of 1024 terms, 32 lanes a block, lanes halved, blocks paired. In
@@ -65,8 +65,8 @@ class Pairing {
 // ---- loops ----
 
 constexpr int kVectorsOfLanes = kLanes / kWidth;
-constexpr Index kRowsPerLane =
-    4;  // of Phi, added to a lane at a time: its sums are loaded and stored once for the four
+// Rows of Phi added to a lane at a time: its sums are loaded and stored once for the four.
+constexpr Index kRowsPerLane = 4;
 
 // kWidth elements, widened to doubles.
 template <class T>
@@ -274,8 +274,7 @@ void mse_block(const MseBlock& b) {
       r[i] = rounded;
       if (b.r != nullptr) static_cast<T*>(b.r)[at] = rounded;
     }
-    // Row i goes to lane i%32, in the sum of the squares and in those of the gradient; groups are whole rounds of
-    // lanes.
+    // Row i goes to lane i%32, of the squares and of the gradient; a group is a multiple of 32 rows.
     for (Index i = 0; i < n; ++i) squares[i % kLanes] = squares[i % kLanes] + (r[i] * r[i]);
     // Lane by lane: sums_j += r_i*Phi_ij for the group's rows of that lane, all four at once where there are four.
     if (b.lanes == nullptr) continue;

@@ -51,7 +51,7 @@ struct Vectors;
 template <>
 struct Vectors<float> {
   using Full = Floats;      // for elementwise work
-  using Terms = FewFloats;  // kWidth values on their way into a sum
+  using Terms = FewFloats;  // kWidth values, to be widened to terms of a sum
 };
 template <>
 struct Vectors<double> {

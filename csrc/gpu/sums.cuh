@@ -13,8 +13,8 @@ constexpr Index kTile = 32;          // columns that a block of threads sums at 
 constexpr Index kPairedRows = 1024;  // block sums that a block of threads pairs at a time
 
 // out[s*stride] = the block sum of kind s of terms first..last-1. Thread l of the warp is lane l: add(k, sums) adds
-// term k for k = first + l, + 32, ...; then lanes are halved by shuffles, which hand thread l the sum of thread l +
-// half.
+// term k for k = first + l, + 32, ...; then lanes are halved by shuffles, by which thread l reads the sum of thread
+// l + half.
 template <int kSums, class Add>
 inline void warp_block(const Add& add, Index first, Index last, double* out, Index stride) {
   const int lane = threadIdx.x % kWarp;

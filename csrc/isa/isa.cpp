@@ -75,8 +75,8 @@ inline void step(const R& rule, W w, T g, States... states) {
 // Elements of the inner loop: whole vectors of any instruction set, whole cache lines of any type, and a constant, so
 // that the compiler unrolls it and prefetches stand outside.
 constexpr Index kRun = 64;
-// Elements, 1 or 2 KiB, from a run to the one that it prefetches; never past the end, where they may be another
-// thread's.
+// Elements, half to 2 KiB, from a run to the one that it prefetches. Never past the end: what lies there may be another
+// thread's to write.
 constexpr Index kPrefetchDistance = 256;
 
 // The elements of the next loop are independent: gcc, unlike clang, loses sight of __restrict in the structs above.

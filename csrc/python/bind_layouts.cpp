@@ -37,7 +37,7 @@ struct Exchange {
   std::uint32_t major, minor;
   const Exchange* previous;
   void *allocate, *from_tensor, *to_tensor;  // not used here
-  int (*look)(void* tensor, View* out);      // may be null
+  int (*describe)(void* tensor, View* out);  // may be null
   void* current_stream;
 };
 
@@ -56,7 +56,8 @@ class Layouts {
     type_ = py::type::of(tensors[0]);
     exchange_ = exchange_of(type_);
     for (size_t i = 0; i < layouts_.size(); ++i) {
-      if (!look(tensors[i], &layouts_[i])) throw std::invalid_argument("tensors: expected ones in the host's memory");
+      if (!read_layout(tensors[i], &layouts_[i]))
+        throw std::invalid_argument("tensors: expected ones in the host's memory");
     }
   }
 
@@ -66,7 +67,7 @@ class Layouts {
     Layout now;
     for (size_t i = 0; i < layouts_.size(); ++i) {
       const Layout& bound = layouts_[i];
-      if (!look(PyList_GET_ITEM(tensors.ptr(), i), &now) || now.data != bound.data || !walks(now, bound) ||
+      if (!read_layout(PyList_GET_ITEM(tensors.ptr(), i), &now) || now.data != bound.data || !walks(now, bound) ||
           now.is_negated != bound.is_negated) {
         return i;
       }
@@ -85,8 +86,8 @@ class Layouts {
       PyObject* tensor = PyList_GET_ITEM(tensors.ptr(), i);
       py::object address = py::none();
       if (tensor != Py_None) {
-        const bool fits = Py_TYPE(tensor) == reinterpret_cast<PyTypeObject*>(type_.ptr()) && look(tensor, &now) &&
-                          walks(now, layouts_[i]) && !now.is_negated && is_aligned(now);
+        const bool fits = Py_TYPE(tensor) == reinterpret_cast<PyTypeObject*>(type_.ptr()) &&
+                          read_layout(tensor, &now) && walks(now, layouts_[i]) && !now.is_negated && is_aligned(now);
         if (fits) {
           auto storage = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(tensor, storage_of));
           if (!storage) throw py::error_already_set();
@@ -114,7 +115,7 @@ class Layouts {
     auto* exchange = static_cast<const dlpack::Exchange*>(PyCapsule_GetPointer(capsule.ptr(), name));
     if (exchange == nullptr) throw py::error_already_set();
     while (exchange != nullptr && exchange->major != dlpack::kMajor) exchange = exchange->previous;
-    if (exchange == nullptr || exchange->look == nullptr) {
+    if (exchange == nullptr || exchange->describe == nullptr) {
       throw std::runtime_error("tensors: expected a type that offers DLPackExchangeAPI, version 1, with DLTensor");
     }
     return exchange;
@@ -125,11 +126,11 @@ class Layouts {
   }
 
   // Reads a tensor's layout; false if its memory is not the host's.
-  bool look(py::handle tensor, Layout* out) const {
+  bool read_layout(py::handle tensor, Layout* out) const {
     static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
     static PyObject* const is_conj = PyUnicode_InternFromString("is_conj");
     dlpack::View view;
-    if (exchange_->look(tensor.ptr(), &view) != 0) {
+    if (exchange_->describe(tensor.ptr(), &view) != 0) {
       PyErr_Clear();
       return false;
     }
@@ -140,8 +141,8 @@ class Layouts {
     out->strides.assign(view.strides, view.strides + view.n_axes);
     out->size = 1;
     for (Index extent : out->shape) out->size *= extent;
-    out->is_negated = !has_neighbours(*out) && answers(tensor, is_neg);
-    out->is_conjugate = view.dtype.code == dlpack::kComplex && answers(tensor, is_conj);
+    out->is_negated = !has_neighbours(*out) && returns_true(tensor, is_neg);
+    out->is_conjugate = view.dtype.code == dlpack::kComplex && returns_true(tensor, is_conj);
     return out->data != nullptr || out->size == 0;
   }
 
@@ -154,8 +155,8 @@ class Layouts {
     return false;
   }
 
-  static bool answers(py::handle tensor, PyObject* question) {
-    auto answer = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(tensor.ptr(), question));
+  static bool returns_true(py::handle tensor, PyObject* method) {
+    auto answer = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(tensor.ptr(), method));
     if (!answer) throw py::error_already_set();
     return answer.ptr() == Py_True;
   }

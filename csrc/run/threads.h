@@ -15,7 +15,7 @@ using Task = void (*)(void* context, Index item);
 // worth_waking: false where the work takes no longer than waking a thread. Threads still awake from the last job help.
 void run_items(Index items, Task task, void* context, bool worth_waking = true);
 
-// Wakes threads for work of any size, so that tests see small work on many threads; returns what was set before.
+// Wakes threads for work of any size, so that tests run small work on many threads; returns the previous setting.
 bool wake_always(bool on);
 
 // How many forks lie between the process that loaded this library and this one. What a thread was doing in an earlier
