@@ -90,7 +90,7 @@ class BoundArray {
   }
 
   // Whether `g` can be its gradient: a plain array of the same dtype that one loop walks together with it.
-  bool accepts_gradient(py::handle g) const {
+  bool takes_gradient(py::handle g) const {
     if (!is_plain_array(g)) return false;
     const bool same_dtype = raw(g).descr == dtype_.ptr() || py::reinterpret_borrow<py::array>(g).dtype().equal(dtype_);
     return same_dtype && walks_with(g, itemsize_);

@@ -182,7 +182,7 @@ class BoundPlan {
         tensor.g = nullptr;
         continue;
       }
-      if (!params_[i].accepts_gradient(g) || !has_flags(g, gradient_flags)) return i;
+      if (!params_[i].takes_gradient(g) || !has_flags(g, gradient_flags)) return i;
       if (raw(g).data != accepted_[i]) {
         if (written_.overlaps(raw(g).data, gradient_bytes(tensor))) return i;
         accepted_[i] = raw(g).data;

@@ -85,8 +85,7 @@ class _Tensors:
         # Waited for: a step may come on another stream.
         tables = [np.array(rows, np.int64), np.array(items, np.int64), np.zeros((len(tensors), 2), np.int64)]
         self._tables = [cupy.asarray(table, blocking=True) for table in tables]
-        # Per tensor: (gradient address, launch index). _given mirrors the table on the device, _wanted is
-        # what it should be.
+        # Address of the gradient, and launch: what the device's table holds, and what it is to hold.
         self._given = tables[2]
         self._wanted = np.zeros_like(self._given)
         names = dict(zip(("rows", "items", "given"), self._tables, strict=True))
