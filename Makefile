@@ -20,7 +20,7 @@ test-all: .venv/test.installed lint
 
 # PyTorch's drop-ins, against torch itself and its own database of cases.
 test-torch: .venv/torch-test.installed
-	$(BIN)/pytest -rs -n auto --dist worksteal tests/test_torch_*.py samestep.torch
+	$(BIN)/pytest -rs -n auto --dist worksteal tests/torch samestep.torch
 
 # The kernels without Python. BENCH: --quick, --cold, --threads N, --json FILE.
 BENCH ?= --json build/bench/kernels.json

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import samestep as ss
-from conftest import ISAS, same_bits
+from bits import ISAS, same_bits
 from control_register import MODES, mxcsr, needs_x86
 from samestep.backends import reference
 from samestep.proof import golden

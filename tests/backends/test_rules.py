@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 import samestep as ss
-from conftest import same_bits
+from bits import same_bits
 from samestep import _core
 from samestep.backends import reference
 from samestep.proof import golden

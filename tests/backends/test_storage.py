@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import samestep as ss
-from conftest import ISAS, same_bits
+from bits import ISAS, same_bits
 from control_register import DAZ, FTZ, mxcsr, needs_x86
 from samestep.backends.reference import storage
 from samestep.proof import golden

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import samestep as ss
-from conftest import same_bits
+from bits import same_bits
 from samestep import _core
 from samestep.commands.bench import cases, peers, run, show, turns
 from samestep.commands.cli import main

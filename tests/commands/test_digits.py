@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("sklearn.datasets")
 from samestep.commands import digits
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "digits.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "digits.py"
 
 
 @pytest.mark.parametrize("name", ["W1", "gamma", "beta", "W2", "b2"])

@@ -11,7 +11,7 @@ import pytest
 
 from samestep.proof import golden
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_golden_digests_in_a_plain_program(native):

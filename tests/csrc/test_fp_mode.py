@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import samestep as ss
-from conftest import same_bits
+from bits import same_bits
 from control_register import DAZ, EXCEPTION_FLAGS, FTZ, MODES, mxcsr, needs_x86
 from samestep.proof import golden
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import build_native
+from native_programs import build_native
 from samestep import _core
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 needs_binutils = pytest.mark.skipif(
     not (shutil.which("objdump") and shutil.which("nm")), reason="needs objdump and nm (binutils)"
 )
@@ -354,7 +354,7 @@ def test_the_reference_does_not_depend_on_numpy_s_vectors():
 def test_helpers_of_the_tests_are_not_collected():
     """pytest would import each to look for doctests, and stop where that import fails or warns."""
     options = ["-o", "addopts=--doctest-modules", "--ignore-glob", "*/test_*.py", "--collect-only", "-q"]
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, Path(__file__).parent]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, ROOT / "tests"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=120)
     assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stdout + done.stderr
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import build_native
+from native_programs import build_native
 from samestep.proof import golden
 
 pytestmark = pytest.mark.slow
@@ -136,7 +136,7 @@ def test_fuzzed_inputs_agree_on_every_instruction_set(record_property):
 @pytest.mark.skipif(not X86, reason="for x86-64 alone")
 def test_python_suite_on_a_processor_of_2008(record_property):
     """No AVX there: an instruction that leaks into the baseline stops the program."""
-    tests = Path(__file__).parent
+    tests = Path(__file__).parents[1]
     command = [
         "qemu-x86_64",
         "-cpu",
@@ -149,7 +149,7 @@ def test_python_suite_on_a_processor_of_2008(record_property):
         "no:cacheprovider",
     ]
     quick = "not million and not products and not every_size"  # those are slow in the emulator
-    subset = [f"{tests}/test_rules.py", f"{tests}/test_optimizer.py", "-k", quick]
+    subset = [f"{tests}/backends/test_rules.py", f"{tests}/optim/test_optimizer.py", "-k", quick]
     done = subprocess.run(
         [*command, *subset], capture_output=True, encoding="utf-8", timeout=900, env=os.environ
     )

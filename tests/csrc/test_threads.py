@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import samestep as ss
-from conftest import build_native, same_bits
+from bits import same_bits
+from native_programs import build_native
 from samestep.proof import golden
 
 SIZE = 300_000

@@ -8,7 +8,7 @@ import pytest
 
 import samestep as ss
 
-PATH = Path(__file__).parent.parent / "examples" / "compare_algorithms.py"
+PATH = Path(__file__).parents[2] / "examples" / "compare_algorithms.py"
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 import samestep as ss
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
 # Names in a table may leave out the module that the name before them has.
 HOMES = (ss, ss.problems, ss.theory, ss.theory.landscape, ss.theory.flows)
@@ -50,7 +50,7 @@ def test_a_row(item, function, test):
     for name in names:
         assert any(reaches(home, name) for home in HOMES), f"{item}: there is no function {name}"
     files = [link for link in links if link.name.startswith("test_")] or list(
-        (ROOT / "tests").glob("test_*.py")
+        (ROOT / "tests").rglob("test_*.py")
     )
     there = set().union(*map(defined, files))
     for name in tests:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import samestep as ss
-from conftest import same_bits
+from bits import same_bits
 from samestep.optim import checkpoint
 from samestep.proof import golden
 

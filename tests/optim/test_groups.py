@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import samestep as ss
-from conftest import same_bits
+from bits import same_bits
 from samestep.optim import schedules
 from samestep.proof import golden
 

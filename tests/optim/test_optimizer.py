@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import samestep as ss
-from conftest import ISAS, same_bits
+from bits import ISAS, same_bits
 from samestep.backends import arrays as front_door
 from samestep.backends import reference
 from samestep.proof import golden

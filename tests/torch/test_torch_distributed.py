@@ -16,7 +16,7 @@ if not torch.distributed.is_available() or not torch.distributed.is_gloo_availab
 
 
 def test_two_processes_end_on_the_bits_of_one(tmp_path, record_property):
-    script = Path(__file__).with_name("torch_ranks.py")
+    script = Path(__file__).parents[1] / "support" / "torch_ranks.py"
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "SAMESTEP_THREADS": "1"}
     commands = [[sys.executable, str(script), str(rank), str(tmp_path)] for rank in (0, 1)]
     ranks = [subprocess.Popen(c, env=environment, stderr=subprocess.PIPE, encoding="utf-8") for c in commands]

@@ -118,7 +118,7 @@ def test_that_gate_fails_without_packs():
 
 
 def test_names_are_those_that_are_launched(cuda_on_host):
-    """The same list that the host's library has, whose kernels tests/test_gpu.py launches by name."""
+    """The same list that the host's library has, whose kernels test_gpu.py launches by name."""
     names = host_cupy.HostKernels(cuda_on_host).names()
     assert sorted(entries(ptx(ALL))) == sorted(names)
 

@@ -19,7 +19,7 @@ import pytest
 
 import host_cupy
 import samestep as ss
-from conftest import same_bits
+from bits import same_bits
 from host_cupy import ndarray
 from samestep.backends import gpu
 from samestep.proof import golden, verify

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import samestep as ss
-from conftest import same_bits
+from bits import same_bits
 from samestep.backends import gpu
 from samestep.proof import golden, verify
 

@@ -4,7 +4,7 @@ A digest that is there stays: if one would change, the contract's version (CONTR
 python/samestep/backends/cpu.py) must be raised first, with a line in CHANGELOG.md; without that the script
 refuses and writes nothing.
 
-    python tests/regenerate_golden.py
+    python tests/support/regenerate_golden.py
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 from samestep.backends import cpu
 from samestep.proof import golden
 
-FILE = Path(__file__).parent.parent / "python" / "samestep" / "proof" / "golden.json"
+FILE = Path(__file__).parents[2] / "python" / "samestep" / "proof" / "golden.json"
 
 
 def regenerate(file: Path, contract: int, digests: dict[str, str]) -> list[str]:
