@@ -62,7 +62,7 @@ Modules
 
 A method has several names, and each function takes all of them: "momentum" is "heavy_ball"; "nag",
 "nesterov" and "look_ahead" are one. Where an argument is called problem_or_H, and where edges and tunings
-want curvatures, a problem that knows them will do. docs/theory.md has each formula with its test.
+want curvatures, a problem that knows them will do. docs/theory has a chapter about each subject.
 """
 
 from . import flows, landscape
