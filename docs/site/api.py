@@ -46,7 +46,8 @@ def pages() -> dict[str, str]:
 def page(title: str, module: str | None, names: str | None) -> Iterator[str]:
     yield f"# {title}\n\n"
     if module:
-        yield f"::: samestep.{module}\n    options: {{members: false, show_root_heading: false}}\n\n"
+        unseen = "members: false, show_root_heading: false, show_root_toc_entry: false"
+        yield f"::: samestep.{module}\n    options: {{{unseen}}}\n\n"
     for name in listed(module) if names is None else names.split():
         yield f"::: samestep.{name}\n\n"
 

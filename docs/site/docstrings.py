@@ -16,9 +16,27 @@ class AsMarkdown(griffe.Extension):
             return
         text = "\n\n".join(map(as_table, obj.docstring.value.split("\n\n")))
         if obj.is_module:
-            # A list of names below its heading becomes a block of its own.
-            text = re.sub(r"^(\S.*)\n(?=    )", r"\1\n\n", text, flags=re.M)
+            text = re.sub(
+                r"^(\S.*)\n((?:    \S.*(?:\n|\Z))+)",
+                lambda found: as_list(obj, *found.groups()),
+                text,
+                flags=re.M,
+            )
         obj.docstring.value = re.sub(r"^( *)Example:$", r"\1Examples:", text, flags=re.M)
+
+
+def as_list(module: griffe.Object, heading: str, lines: str) -> str:
+    """A heading and indented lines, each a name of the module and what it is, as a list of links."""
+    entries = [re.fullmatch(r"    (\w+) {2,}(\S.*)", line) for line in lines.rstrip("\n").split("\n")]
+    if not all(entries):
+        return f"{heading}\n\n{lines}"
+    items = (f"- {link(module, entry[1])}: {entry[2]}\n" for entry in entries if entry)
+    return f"**{heading}**\n\n{''.join(items)}"
+
+
+def link(module: griffe.Object, name: str) -> str:
+    member = module.members.get(name)
+    return f"`{name}`" if member is None or member.is_module else f"[`{name}`][{module.path}.{name}]"
 
 
 def as_table(block: str) -> str:

@@ -36,6 +36,12 @@ LANGUAGES = {
     ".sh": "bash",
     ".txt": "cmake",  # CMakeLists.txt
 }
+# What browsers show otherwise than it is meant: a norm's bars grow, and they know no names of spaces.
+MATHML = {
+    "<mo>&#x02016;</mo>": '<mo stretchy="false">&#x02016;</mo>',
+    '"thinmathspace"': '"0.1667em"',
+    '"negativethinmathspace"': '"-0.1667em"',
+}
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\((?!\w+:|#)([^)\s#]+)(#[^)\s]*)?\)")
 FENCE = re.compile(r"^( *)(```|~~~).*?^\1\2 *$", re.M | re.S)
 
@@ -86,7 +92,10 @@ def on_page_content(content: str, **_: Any) -> str:
 
 
 def mathml(latex: str, block: bool) -> str:
-    return convert(html.unescape(latex).strip(), display="block" if block else "inline")
+    made: str = convert(html.unescape(latex).strip(), display="block" if block else "inline")
+    for old, new in MATHML.items():
+        made = made.replace(old, new)
+    return made
 
 
 def theory_pages() -> list[str]:
