@@ -38,6 +38,17 @@ def test_links_lead_to_files_and_headings(page):
             assert anchor[1:] in anchors(target), f"{page.name}: {path}{anchor}"
 
 
+@pytest.mark.parametrize("page", ["numerics", "features"])
+def test_named_tests_are_in_the_file_that_the_link_before_them_leads_to(page):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    named = re.findall(r"\((\.\./tests/[^)]+)\)((?:[\s,]*`(?:test_|Test)[^`]+`)+)", text)
+    assert len(named) > 5
+    for link, names in named:
+        source = (ROOT / "docs" / link).read_text(encoding="utf-8")
+        for test in re.findall(r"`(\w+)", names):
+            assert re.search(rf"^ *(?:def|class) {test}", source, re.M), f"{link}: no {test}"
+
+
 def test_every_optimizer_is_in_the_table_of_rules():
     page = (ROOT / "docs" / "guide" / "optimizers.md").read_text(encoding="utf-8")
     public = [optimizer.__name__ for optimizer in ss.optimizers.OPTIMIZERS if hasattr(ss, optimizer.__name__)]
