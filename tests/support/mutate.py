@@ -116,6 +116,11 @@ def make_copy() -> None:
     listed = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
     ).stdout
+    for folder in (
+        "python",
+        "tests",
+    ):  # files that have moved since the last copy would be found in both places
+        shutil.rmtree(COPY / folder, ignore_errors=True)
     for name in listed.splitlines():
         target, source = COPY / name, ROOT / name
         if not source.exists():
