@@ -67,6 +67,7 @@ want curvatures, a problem that knows them will do. docs/theory has a chapter ab
 
 from . import flows, landscape
 from .basins import DoubleWell, Well, batch_gradient_variance, double_well, stationary_variance
+from .bound_check import BoundCheck, RunCheck
 from .bounds import cauchy_step, max_step, step_bound
 from .curvature import beta, hessian_fd
 from .deadline import DeadlineRun, run_until
@@ -85,7 +86,7 @@ from .pl import (
     sgd_step_interpolation,
     tangent_kernel,
 )
-from .run_check import BoundCheck, RunCheck, check_run
+from .run_check import check_run
 from .sam import sam_step
 from .step_size import StepSizeCheck, check_step_size
 from .tuning import Tuning, tune_heavy_ball, tune_look_ahead, tune_nesterov, tune_sgd
