@@ -128,10 +128,11 @@ class RunFacts:
     def at_most(self, text: str, limit: Callable[[float], float]) -> Condition:
         """lr beta <= limit(a), for the numbers asked or for those rounded to the dtype.
 
-        The float32 nearest to 1/beta may lie above 1/beta. A bound is then off by less than the rounding
-        that each comparison allows.
+        The float32 nearest to 1/beta may lie above 1/beta, and the product of beta and the float64 nearest to
+        x/beta above x. The bound is then off by less than the rounding that each comparison allows.
         """
-        asked = self.asked["lr"] * self.beta <= limit(self.asked.get("momentum", 0.0))
+        asked_limit = limit(self.asked.get("momentum", 0.0)) * (1.0 + float(np.finfo(np.float64).eps))
+        asked = self.asked["lr"] * self.beta <= asked_limit
         return f"lr <= {text}", asked or self.lr * self.beta <= limit(self.a)
 
     def below(self, text: str, limit: float) -> Condition:
