@@ -12,7 +12,7 @@ from typing import Any
 from ..table import Table
 
 # Four of them are imported for the items that they add to the list.
-from . import descent, items, landscapes, methods, networks, own, paths, rates, slides, surfaces  # noqa: F401
+from . import descent, items, kernel, landscapes, methods, networks, own, paths, rates, slides, surfaces  # noqa: F401
 from .items import Row, measured
 from .page import page
 from .pictures import Drawn, drawn
@@ -24,6 +24,7 @@ PICTURES = (
     paths.rosenbrock,
     rates.edge,
     rates.momentum_flows,
+    kernel.polyak_lojasiewicz,
     landscapes.basins,
     landscapes.sam,
     landscapes.semicircle,

@@ -48,13 +48,13 @@ def loss(quick: bool) -> Checks:
     ]
 
 
-@item("A3", "Gradient descent", "w_{t+1} = w_t − ηg(w_t)")
+@item("A3", "Gradient descent", "w_{t+1} = w_t − lr g(w_t)")
 def descent(quick: bool) -> Checks:
     """The notes step along grad(Φ′Φw − Φ′y): that is the matrix H, not the gradient."""
     path = walk(small(), lambda w: SGD(w, lr=0.25), 4)
     literal = np.shape(np.zeros(2) - 0.25 * small().hessian())
     return [
-        near("w_4 for η = ¼", path[4], [1.484375, 2.16796875]),
+        near("w_4 for lr = ¼", path[4], [1.484375, 2.16796875]),
         near("shape of the notes' literal step, two weights", literal, [2, 2]),
     ]
 
@@ -71,9 +71,9 @@ def hessian(quick: bool) -> Checks:
     ]
 
 
-@item("A6-A7", "Taylor, one step", "L(w^+) = L − ηg′g + ½η^2g′Hg; η ≤ 2g′g/(g′Hg)")
+@item("A6-A7", "Taylor, one step", "L(w^+) = L − lr g′g + ½ lr^2g′Hg; lr ≤ 2g′g/(g′Hg)")
 def one_step(quick: bool) -> Checks:
-    """An equation for quadratics only, and without a bound where g′Hg ≤ 0; the best step is half of it."""
+    """An equation for quadratics only, and without a bound where `g′Hg` ≤ 0; the best step is half of it."""
     problem = patients()
     w = np.zeros(problem.dimension)
     g, H = problem.gradient(w), problem.hessian()
@@ -85,7 +85,7 @@ def one_step(quick: bool) -> Checks:
     return [
         near("three rows: bound", step_bound(g0, few.hessian()), 122 / 182, rel=1e-15),
         near("best step", cauchy_step(g0, few.hessian()), 61 / 182, rel=1e-15),
-        near("diabetes, η = 0.3: L beside the model", after, model, rel=1e-12),
+        near("diabetes, lr = 0.3: L beside the model", after, model, rel=1e-12),
         near("change of L at the bound", problem.loss(w - bound * g) / problem.loss(w) - 1, 0, abs=1e-12),
     ]
 
@@ -127,9 +127,9 @@ def newton(quick: bool) -> Checks:
     ]
 
 
-@item("A9", "The edge 2/β", "η < 2/β; best η = 2/(β + μ)")
+@item("A9", "The edge 2/β", "lr < 2/β; best lr = 2/(β + μ)")
 def edge(quick: bool) -> Checks:
-    """The notes' conclusion is reversed: η ≤ 2/β suffices for every step, but a single step may be
+    """The notes' conclusion is reversed: lr ≤ 2/β suffices for every step, but a single step may be
     longer."""
     few, problem = small(), patients()
     steps, e = 2000, np.array([1.0, -1.0])
@@ -156,10 +156,10 @@ def edge(quick: bool) -> Checks:
         near("β by 100 power iterations", beta(problem, "power"), problem.beta, rel=1e-12),
         at_most("gap after 2000 steps of 1.99/β", ends[0], 1e-3),
         at_least("of 2.01/β", ends[1], 1e20),
-        near("η = 2/β, three rows: the gap stays at", gaps(few, at_edge)[-1], 121 / 12, rel=1e-9),
+        near("lr = 2/β, three rows: the gap stays at", gaps(few, at_edge)[-1], 121 / 12, rel=1e-9),
         near("a point where the bound is three times 2/β", step_bound(g, few.hessian()), 2.0, rel=1e-12),
         near(
-            "there η = 1.9 and 2.1 change L by",
+            "there lr = 1.9 and 2.1 change L by",
             [few.loss(w - s * g) - few.loss(w) for s in (1.9, 2.1)],
             [-0.19, 0.21],
             abs=1e-12,
@@ -195,22 +195,22 @@ def iterations(quick: bool) -> Checks:
     ]
 
 
-@item("A14", "Oscillation", "e_i ← (1 − ηλ_i)e_i")
+@item("A14", "Oscillation", "e_i ← (1 − lr λ_i)e_i")
 def oscillation(quick: bool) -> Checks:
-    """The gradient is orthogonal to the level set; steep directions flip because 1 − ηλ < 0."""
+    """The gradient is orthogonal to the level set; steep directions flip because 1 − lr λ < 0."""
     few = small()
     e = walk(few, lambda w: SGD(w, lr=0.6), 5) - few.minimizer()
     steep, flat = e @ [1, 1], e @ [1, -1]
     return [
-        near("factors 1 − ηλ for η = 0.6", mode_factors(few, 0.6), [0.4, -0.8], abs=1e-12),
+        near("factors 1 − lr λ for lr = 0.6", mode_factors(few, 0.6), [0.4, -0.8], abs=1e-12),
         near("seen along (1, 1)", steep[1:] / steep[:-1], [-0.8] * 5, rel=1e-9),
         near("seen along (1, −1)", flat[1:] / flat[:-1], [0.4] * 5, rel=1e-9),
     ]
 
 
-@item("A22-A23", "Descent lemma", "L(w^+) ≤ L − η(1 − ηβ/2)|g|^2")
+@item("A22-A23", "Descent lemma", "L(w^+) ≤ L − lr (1 − lr β/2)|g|^2")
 def descent_lemma(quick: bool) -> Checks:
-    """The notes leave it open; at η = 1/β the gain is |g|^2/(2β), and none only where g = 0."""
+    """The notes leave it open; at lr = 1/β the gain is |g|^2/(2β), and none only where g = 0."""
     wells = Wells()
     path = walk(wells, lambda w: SGD(w, lr=0.5), 3000, [3.0, -2.0, 1.5])
     losses = [wells.loss(w) for w in path]
@@ -237,7 +237,12 @@ def descent_lemma(quick: bool) -> Checks:
     ]
 
 
-@item("A24-A26", "Optimality gap", "L(w_t) − L* ≤ 2βD^2/(t + 4), sharp: βD^2/(4t + 2)")
+@item(
+    "A24-A26",
+    "Optimality gap",
+    "L(w_t) − L* ≤ 2βD^2/(t + 4), sharp: βD^2/(4t + 2)",
+    quick="2000 steps instead of 5000 for the first two rows",
+)
 def gap(quick: bool) -> Checks:
     """The notes' final bound lacks the square of D = |w_0 − w*| and fails at once."""
     problem = patients()

@@ -14,7 +14,7 @@ from ...problems import MSE
 from ...theory import RunCheck, check_run, tune_heavy_ball, tune_look_ahead
 from ...train import minimize
 from ..demo import affordable, check_solvable, steep_curvatures, try_edge
-from ..table import Table
+from ..table import Table, counted
 from . import rates
 from .items import Checks, Item, at_least, at_most, near, never
 from .pictures import Picture
@@ -45,13 +45,14 @@ def parts(table: Table) -> tuple[list[Picture], list[Item]]:
     edge = replace(
         rates.edge,
         title="Each method has its edge, on your table",
-        label="The gap after up to 300 steps against the step size times beta for three methods, each with a "
-        "cliff at its stability edge",
+        label=f"The gap after {scan_steps(False)} steps against the step size times beta for "
+        "three methods, each with a cliff at its stability edge",
         caption=(
-            "The gap after 300 steps, fewer on a large table, for every step size. The edge (vertical "
-            "line) lies at 2/β for GD, at 2(1+a)/β = 3/β for the heavy ball, at (2+2a)/((1+2a)β) = 1.5/β for "
-            "NAG, a = ½; from there on the gap grows."
+            "The gap for every step size lr. The edge (dashed) lies at 2/β for GD, at 2(1+a)/β = 3/β for the "
+            "heavy ball, at (2+2a)/((1+2a)β) = 1.5/β for NAG, a = ½; above it the gap grows without bound."
         ),
+        full=f"135 step sizes, {counted(scan_steps(False), 'step')} with each.",
+        quick=f"68 step sizes, {counted(scan_steps(True), 'step')} with each; the full report has 135.",
         drawing=lambda quick: rates.edge_of(problem, scan_steps(quick), quick),
     )
     return [bounds, edge], [
@@ -64,12 +65,12 @@ def parts(table: Table) -> tuple[list[Picture], list[Item]]:
                 "The loss is a quadratic: its differences, and those of its gradient, are exact.",
                 _formulas,
             ),
-            ("A9", "The edge 2/β", "η < 2/β", "It goes down below the edge, and up above it.", _edge),
+            ("A9", "The edge 2/β", "lr < 2/β", "It goes down below the edge, and up above it.", _edge),
             (
                 "A24-A26",
                 "Optimality gap",
                 "L(w_t) − L* ≤ βD^2/(4t + 2)",
-                "D = |w_0 − w*|, η = 1/β; with it every other bound that is promised for such a run.",
+                "D = |w_0 − w*|, lr = 1/β; with it every other bound that is promised for such a run.",
                 _gap,
             ),
             (

@@ -14,20 +14,30 @@ from .svg import COLORS, FAINT, INK, figure
 
 Contestants = dict[str, tuple[str, Make]]
 
+# Drawn in this order, the widest first, so that a path shows beneath those that run over it.
+LINES: dict[str, tuple[float, Any]] = {
+    "sgd": (4.0, "-"),
+    "momentum": (2.6, "-"),
+    "nag": (1.8, (0, (5, 1.2))),
+    "rmsprop": (1.8, (0, (1, 1))),
+    "adam": (1.4, (0, (6, 2, 1, 2))),
+}
+
 
 def _draw(problem: Any, contestants: Contestants, steps: int, start: Any, view: Any, levels: Any) -> Any:
-    made, axes = figure(height=3.4)
+    made, axes = figure(height=3.9)
     left, right, low, high = view
     x, y = np.meshgrid(np.linspace(left, right, 121), np.linspace(low, high, 121))
     losses = np.array([problem.loss(w) for w in np.stack([x.ravel(), y.ravel()], axis=1)]).reshape(x.shape)
     axes.contour(x, y, losses, levels=levels, colors=FAINT, linewidths=0.7)
     for color, (name, make) in contestants.items():
         path = walk(problem, make, steps, start)
-        axes.plot(*path.T, color=COLORS[color], label=name, linewidth=1.5)
-        axes.plot(*path[-1], "o", color=COLORS[color], markersize=4)
-    axes.plot(*start, "s", color=INK, markersize=4)
+        width, style = LINES[color]
+        axes.plot(*path.T, color=COLORS[color], label=name, linewidth=width, linestyle=style)
+        axes.plot(*path[-1], "o", color=COLORS[color], markersize=width + 3)
+    axes.plot(*start, "s", color=INK, markersize=5)
     axes.set(xlim=(left, right), ylim=(low, high), xlabel="w₁", ylabel="w₂")
-    made.legend(loc="outside upper left", ncols=5, columnspacing=1.1, handletextpad=0.4)
+    made.legend(loc="outside upper left", ncols=3)
     return made, axes
 
 
@@ -64,9 +74,9 @@ def quadratic(quick: bool) -> Any:
     "and Adam",
 )
 def rosenbrock(quick: bool) -> Any:
-    """The velocity carries heavy ball and NAG along the curved valley to the minimum at (1, 1), the
-    cross, in the 1000 steps after which gradient descent, with the same step size, is about half way
-    (dot)."""
+    """The velocity carries heavy ball and NAG along the curved valley to the minimum at (1, 1), the cross, in
+    1000 steps. Gradient descent with the same step size is still on its way then (dots), and so are RMSProp
+    and Adam with theirs."""
     contestants: Contestants = {
         "sgd": ("GD", lambda w: SGD(w, lr=0.001)),
         "momentum": ("heavy ball", lambda w: Momentum(w, lr=0.001, momentum=0.9)),

@@ -69,7 +69,12 @@ def citation(quick: bool) -> Checks:
     return []
 
 
-@item("B6-B8, B10", "Random Hessians", "P(minimum) = 2^{−d} for coins; F(u) = ½ + (u√(1 − u^2) + asin u)/π")
+@item(
+    "B6-B8, B10",
+    "Random Hessians",
+    "P(minimum) = 2^{−d} for coins; F(u) = ½ + (u√(1 − u^2) + asin u)/π",
+    quick="20 000 matrices instead of 100 000, one spin glass instead of six; wider limits in the last row",
+)
 def random_hessians(quick: bool) -> Checks:
     """Eigenvalues repel: minima are far rarer than coins say, and the index grows with the loss."""
     count = 20_000 if quick else 100_000
@@ -120,11 +125,16 @@ def linear_networks(quick: bool) -> Checks:
         near("their negative curvatures", negative, [9, 4, 5, 6, 1, 2, 3, 0]),
         at_most("GD from 50 starts: largest L at the end", network.loss(ends).max(), 1.5e-29),
         near("signs of det W_1 among these minima", sorted(set(signs)), [-1, 1]),
-        near("the sigmoid: order of the error in η", np.log2(errors[0] / errors[1]), 1, abs=0.1),
+        near("the sigmoid: order of the error in lr", np.log2(errors[0] / errors[1]), 1, abs=0.1),
     ]
 
 
-@item("B11", "Newton and saddles", "H(w_c) indefinite: Newton stays")
+@item(
+    "B11",
+    "Newton and saddles",
+    "H(w_c) indefinite: Newton stays",
+    quick="one spin glass instead of six, with wider tolerances",
+)
 def newton_saddles(quick: bool) -> Checks:
     """Newton is drawn to saddles, gradient descent to low minima: on the same landscapes as above."""
     energy, index, ends = critical_points(quick)
@@ -136,7 +146,12 @@ def newton_saddles(quick: bool) -> Checks:
     ]
 
 
-@item("B12", "Higham and Higham's network", "Cost = (1/10) Σ ½|y_i − F(x_i)|^2")
+@item(
+    "B12",
+    "Higham and Higham's network",
+    "Cost = (1/10) Σ ½|y_i − F(x_i)|^2",
+    quick="10 000 steps; the full report makes a million",
+)
 def higham_network(quick: bool) -> Checks:
     """Right; the paper's listing monitors the sum of squares, 20 times this."""
     seen = higham(quick)
@@ -212,7 +227,12 @@ def deadlines(quick: bool) -> Checks:
     ]
 
 
-@item("B17", "Backtracking, step schedules", "L(w − γg) ≤ L(w) − (γ/2)|g|^2; η_t = η_0/(1 + dt)")
+@item(
+    "B17",
+    "Backtracking, step schedules",
+    "L(w − γg) ≤ L(w) − (γ/2)|g|^2; lr_t = lr_0/(1 + dt)",
+    quick="4000 steps instead of 20 000",
+)
 def schedules(quick: bool) -> Checks:
     """A constant step ends in a neighbourhood of w*, one that shrinks like 1/t arrives."""
     problem = MSE(patients().Phi, patients().y, "half_mean")
@@ -267,14 +287,19 @@ def comparison(quick: bool) -> Checks:
     ]
 
 
-@item("B19", "Momentum as a flow", "u′ = −∇L/(1 − a) + O(h)")
+@item(
+    "B19",
+    "Momentum as a flow",
+    "u′ = −∇L/(1 − a) + O(lr)",
+    quick="the orders from three step sizes instead of five",
+)
 def momentum_flows(quick: bool) -> Checks:
     """Kovachki and Stuart's three results; the constants derived by Taylor expansion."""
     h, found = flow_errors(quick)
     checks = []
     for method, name in zip(METHODS, ("heavy ball", "Nesterov"), strict=True):
         orders = [order(h, found[method][equation]) for equation in ("rescaled", "modified", "manifold")]
-        checks.append(near(f"{name}: orders in h of the three errors", orders, [1, 2, 2], abs=0.1))
+        checks.append(near(f"{name}: orders in lr of the three errors", orders, [1, 2, 2], abs=0.1))
         residuals, sizes = [], np.array([0.005, 0.0025])
         for lr in sizes:
             first = -lr / (1 - FLOW_MOMENTUM) * Quartic().gradient(START)

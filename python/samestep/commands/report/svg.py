@@ -25,14 +25,16 @@ COLORS = {
     "bad": "#00000b",
 }
 INK, FAINT, ACCENT = (COLORS[name] for name in ("ink", "faint", "accent"))
-WIDTH = 4.9  # inches of 72 units: on a phone a unit is then about a pixel
+WIDTH = 4.9  # inches of 72 units: on a phone of 390 pixels a unit is a pixel
+LETTERS = 12  # units: the least that is read with ease there
+DASHED, DOTTED = (0, (4, 2)), (0, (1, 1.3))
 
 _STYLE = {
     "svg.fonttype": "none",  # letters stay letters
-    "font.size": 10,
-    "axes.titlesize": 10,
+    "font.size": LETTERS,
+    "axes.titlesize": LETTERS,
     "axes.titlelocation": "left",
-    "axes.labelsize": 10,
+    "axes.labelsize": LETTERS,
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
@@ -46,21 +48,24 @@ _STYLE = {
     "grid.alpha": 0.35,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
-    "legend.fontsize": 9,
-    "legend.handlelength": 1.6,
+    "legend.fontsize": LETTERS,
+    "legend.handlelength": 1.7,
+    "legend.handletextpad": 0.5,
+    "legend.columnspacing": 1.2,
+    "legend.borderaxespad": 0.2,
     "lines.linewidth": 1.6,
     "text.color": INK,
     "xtick.color": FAINT,
     "ytick.color": FAINT,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
-    "xtick.labelsize": 9.5,
-    "ytick.labelsize": 9.5,
+    "xtick.labelsize": LETTERS,
+    "ytick.labelsize": LETTERS,
 }
 
 
 def draw(name: str, label: str, drawing: Callable[[], Any]) -> str:
-    """An ``<svg>`` element of a matplotlib figure.
+    """Draws a matplotlib figure as an ``<svg>`` element.
 
     Args:
         name: begins its ids.
@@ -75,11 +80,18 @@ def draw(name: str, label: str, drawing: Callable[[], Any]) -> str:
         return inline(drawing(), name, label)
 
 
-def figure(rows: int = 1, columns: int = 1, height: float = 3.1, **options: Any) -> tuple[Any, Any]:
+def figure(rows: int = 1, columns: int = 1, height: float = 3.3, **options: Any) -> tuple[Any, Any]:
     """A figure of the page's width and its axes, as matplotlib's ``subplots`` returns them."""
     # Not pyplot: it would look for a window system and keep the figure alive.
     made = require("matplotlib.figure", "the report").Figure(figsize=(WIDTH, height), layout="constrained")
     return made, made.subplots(rows, columns, **options)
+
+
+def legend_above(figure: Any, lines: dict[str, tuple[str, Any]]) -> None:
+    """A legend above all axes, of lines by their text: colour and line style."""
+    line = require("matplotlib.lines", "the report").Line2D
+    handles = [line([], [], color=color, linestyle=style) for color, style in lines.values()]
+    figure.legend(handles, list(lines), loc="outside upper left", ncols=len(lines))
 
 
 def inline(figure: Any, name: str, label: str) -> str:
