@@ -21,10 +21,13 @@ def cells(check: Check) -> tuple[str, str, str]:
     digits = SHOWN if check.passed else IN_FULL
     sign = "" if check.relation == "=" else f"{check.relation} "
     measured = [
-        _measured(x, room, check.relation, digits)
+        _rounded(x, room, check.relation, digits)
         for x, room in zip(check.measured, check.tolerance, strict=True)
     ]
-    expected = [sign + number(x, digits) for x in check.expected]
+    expected = [
+        sign + (number(x, digits) if sign else _rounded(x, room, "=", digits))
+        for x, room in zip(check.expected, check.tolerance, strict=True)
+    ]
     tolerance = [_tolerance(room, check.relation) for room in check.tolerance]
     return "<br>".join(measured), _lines(expected), _lines(tolerance)
 
@@ -33,9 +36,9 @@ def _lines(texts: list[str]) -> str:
     return texts[0] if len(set(texts)) == 1 else "<br>".join(texts)
 
 
-def _measured(x: float, room: float, relation: str, digits: int) -> str:
-    """To one decimal more than the first that the tolerance may change; to four digits beside a limit."""
-    if digits == IN_FULL or (relation == "=" and room == 0.0) or not isfinite(x):
+def _rounded(x: float, room: float, relation: str, digits: int) -> str:
+    """To one decimal beyond the tolerance; to four digits where the expected number is a limit."""
+    if digits == IN_FULL or (relation == "=" and room == 0.0) or not isfinite(x) or not isfinite(room):
         return number(x, digits)
     if relation != "=":
         return number(x, 4)
@@ -54,7 +57,7 @@ def _tolerance(room: float, relation: str) -> str:
 def number(x: float, digits: int) -> str:
     """So many significant digits; very small and very large numbers as a multiple of a power of ten."""
     text = f"{x:.{digits}g}"
-    if 0 < abs(x) < 1e-3 or 1e7 <= abs(x) < float("inf"):
+    if 0 < abs(float(text)) < 1e-3 or 1e7 <= abs(x) < float("inf"):
         text = f"{x:.{min(digits - 1, 3) if digits < IN_FULL else digits}e}"
     mantissa, e, exponent = text.partition("e")
     mantissa = mantissa.replace("-", "−").replace("inf", "∞").replace("nan", "no number")

@@ -31,7 +31,7 @@ def polyak_lojasiewicz(quick: bool) -> Any:
     losses = np.array([problem.loss(w) for w in path])
     smallest = np.array([pl_star_constant(tangent_kernel(problem.jacobian(w))) for w in path])
     t = np.arange(STEPS + 1)
-    made, (left, right) = figure(1, 2, height=3.4)
+    drawing, (left, right) = figure(1, 2, height=3.4)
     left.plot(t, losses[0] * pl_rate(problem.beta, problem.mu) ** t, color=ACCENT, linestyle=DASHED)
     left.plot(t, losses, color=INK)
     left.set(yscale="log", ylim=(1e-9, 30), xlim=(0, STEPS), xlabel="steps", title="loss")
@@ -47,5 +47,5 @@ def polyak_lojasiewicz(quick: bool) -> Any:
         "smallest λ": (COLORS["momentum"], "-"),
         "μ": (COLORS["momentum"], DASHED),
     }
-    legend_above(made, lines)
-    return made
+    legend_above(drawing, lines)
+    return drawing

@@ -1,4 +1,4 @@
-"""Pictures of basins and curvatures: where noise goes, what SAM flattens, what random Hessians look like."""
+"""Pictures of basins and curvatures: noise between two wells, SAM, random Hessians, a spin glass."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from ...theory.landscape import (
 from .pictures import picture
 from .svg import ACCENT, COLORS, DASHED, INK, decades, figure
 
-# lr and B; at equal lr/B the share is to be equal.
+# lr and B; the texts say that the share depends on lr/B alone.
 BASINS = ((0.01, 8), (0.01, 1), (0.02, 2), (0.02, 1), (0.04, 2), (0.03, 1), (0.04, 1), (0.06, 1))
-NOISE = 4.0  # of one example's gradient, standard deviation
+NOISE = 4.0  # standard deviation of one example's gradient
 
 
 @cache
@@ -48,7 +48,7 @@ def basins(quick: bool) -> Any:
     in the wide well grows with lr/B: from 0.02 on it is near the Boltzmann share at the temperature 8 lr/B.
     With less noise few particles have crossed the barrier by the end of the run."""
     well = DoubleWell()
-    made, (valley, law) = figure(1, 2, height=3.4, width_ratios=[1, 1.3])
+    drawing, (valley, law) = figure(1, 2, height=3.4, width_ratios=[1, 1.3])
     w = np.linspace(-1.25, 2.6, 300)
     valley.plot(w, well.value(w), color=INK)
     valley.plot(well.barrier, well.value(well.barrier), "o", color=ACCENT, markersize=4)
@@ -67,7 +67,7 @@ def basins(quick: bool) -> Any:
     law.set(xlabel="lr/B", ylabel="share in the wide well", ylim=(-0.03, 0.85), xlim=(0, 0.066))
     law.set_xticks([0, 0.02, 0.04, 0.06], ["0", "0.02", "0.04", "0.06"])
     law.legend(loc="lower right")
-    return made
+    return drawing
 
 
 @cache
@@ -98,7 +98,7 @@ def sam(quick: bool) -> Any:
     """L = ½(w_1w_2 − 1)^2 has a whole curve of minima. GD stops at one near its start, of curvature 16; SAM
     keeps sliding along the curve towards the flattest one, of curvature 2 (dashed)."""
     steps = 4000 if quick else 20_000
-    made, axes = figure()
+    drawing, axes = figure()
     gd, flattened = sharpness(steps)
     for values, color, name, at in ((gd, "sgd", "GD", 16.7), (flattened, "adam", "SAM, ρ = 0.1", 8.2)):
         seen = np.unique(np.geomspace(1, steps, 300).round().astype(int))
@@ -108,12 +108,12 @@ def sam(quick: bool) -> Any:
     axes.annotate("the flattest minimum: 2", (1.3, 2.4))
     axes.set(xscale="log", xlim=(1, steps), ylim=(0, 18.5), xlabel="steps", ylabel="curvature |w|²")
     decades(axes.xaxis)
-    return made
+    return drawing
 
 
 @cache
 def spectrum() -> Float64s:
-    """Of one random symmetric matrix, 400 x 400."""
+    """The eigenvalues of one random symmetric matrix, 400 x 400."""
     return goe_eigenvalues(400, seed=2024)
 
 
@@ -125,7 +125,7 @@ def spectrum() -> Float64s:
 def semicircle(quick: bool) -> Any:
     """The 400 eigenvalues of one random symmetric matrix follow Wigner's semicircle. About half of them are
     negative: a critical point with this Hessian is a saddle."""
-    made, axes = figure()
+    drawing, axes = figure()
     axes.hist(
         spectrum(), bins=32, range=(-2.1, 2.1), density=True, color=COLORS["momentum"], alpha=0.35,
         label="eigenvalues",
@@ -133,8 +133,8 @@ def semicircle(quick: bool) -> Any:
     x = np.linspace(-2.1, 2.1, 400)
     axes.plot(x, semicircle_density(x), color=INK, label="semicircle")
     axes.set(xlabel="eigenvalue", ylabel="density", xlim=(-2.3, 2.3))
-    made.legend(loc="outside upper left", ncols=2)
-    return made
+    drawing.legend(loc="outside upper left", ncols=2)
+    return drawing
 
 
 @cache
@@ -154,7 +154,7 @@ def rare_minima(quick: bool) -> Any:
     """If the signs of d curvatures were d coins, one critical point in 2^d would be a minimum. Of random
     symmetric matrices ever fewer are; up to d = 3 the exact share is known. Where none was
     counted there is no dot."""
-    made, axes = figure()
+    drawing, axes = figure()
     found = {d: share for d, share in minima(quick).items() if share > 0}
     d = np.arange(1, 6)
     coins = [coin_minimum_probability(int(n)) for n in d]
@@ -165,12 +165,12 @@ def rare_minima(quick: bool) -> Any:
     axes.set(yscale="log", xlabel="dimension d", ylabel="share of minima", ylim=(1e-5, 1.2), xticks=d)
     axes.legend(loc="lower left")
     decades(axes.yaxis)
-    return made
+    return drawing
 
 
 @cache
 def critical_points(quick: bool) -> tuple[Float64s, Float64s, Float64s]:
-    """Energies and indices of what Newton finds on spheres of 12 spins, and energies where descent ends."""
+    """Energy and index of the critical points that Newton finds, and the energies at which descent ends."""
     seeds = range(1 if quick else 6)
     points = [pspin_critical_points(12, seed) for seed in seeds]
     ends = [pspin_descent(12, seed) for seed in seeds]
@@ -194,7 +194,7 @@ def spin_glass(quick: bool) -> Any:
     Newton's method found, none of them a minimum; its share of downward directions grows with its energy for
     each spin, as the shifted semicircle says. Gradient descent ends far below, in minima."""
     energy, index, ends = critical_points(quick)
-    made, axes = figure(height=3.6)
+    drawing, axes = figure(height=3.6)
     axes.plot(
         energy, index, "o", color=COLORS["momentum"], markersize=3, alpha=0.35, markeredgewidth=0,
         label="critical points",
@@ -203,6 +203,6 @@ def spin_glass(quick: bool) -> Any:
     axes.plot(e, [pspin_index(x) for x in e], color=INK, label="theory")
     axes.plot(ends, np.full(len(ends), -0.05), "|", color=COLORS["adam"], markersize=9, label="GD ends")
     axes.set(xlabel="energy for each spin", ylabel="share of ways down", xlim=(-1.9, 1.9), ylim=(-0.1, 1.03))
-    legend = made.legend(loc="outside upper left", ncols=3, markerscale=1.5)
+    legend = drawing.legend(loc="outside upper left", ncols=3, markerscale=1.5)
     legend.legend_handles[0].set_alpha(1)
-    return made
+    return drawing

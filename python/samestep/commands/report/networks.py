@@ -16,21 +16,21 @@ from .svg import COLORS, DASHED, INK, decades, figure, legend_above
 
 @cache
 def higham(quick: bool) -> dict[int, tuple[float, int]]:
-    """Step: the cost and how many of the ten points are told right; from seed 5000, one point a step."""
+    """The cost and the number of correct points by step, from seed 5000, one random point a step."""
     problem, random = Higham(), np.random.RandomState(5000)
     steps = 10_000 if quick else 1_000_000
     w = 0.5 * random.standard_normal(problem.dimension)
     rows = random.randint(0, problem.size, size=steps)[:, None]
-    looks = {0, steps, 1000, 10_000, 100_000} | set(
+    recorded = {0, steps, 1000, 10_000, 100_000} | set(
         np.geomspace(100, steps, 120).round().astype(int).tolist()
     )
-    seen = {0: (problem.loss(w), problem.correct(w))}
+    costs = {0: (problem.loss(w), problem.correct(w))}
     opt = SGD(w, lr=0.05)
     for step, row in enumerate(rows, 1):
         opt.step(problem.gradient(w, row))
-        if step in looks:
-            seen[step] = problem.loss(w), problem.correct(w)
-    return seen
+        if step in recorded:
+            costs[step] = problem.loss(w), problem.correct(w)
+    return costs
 
 
 @picture(
@@ -44,14 +44,14 @@ def higham(quick: bool) -> dict[int, tuple[float, int]]:
 )
 def higham_cost(quick: bool) -> Any:
     """Stochastic gradient descent, one of ten points at a step."""
-    seen = higham(quick)
-    steps = np.array(sorted(seen))[1:]
-    made, axes = figure()
-    axes.plot(steps, [seen[step][0] for step in steps], color=COLORS["momentum"])
+    costs = higham(quick)
+    steps = np.array(sorted(costs))[1:]
+    drawing, axes = figure()
+    axes.plot(steps, [costs[step][0] for step in steps], color=COLORS["momentum"])
     last = steps[-1]
     axes.annotate(
-        f"{seen[last][1]} of 10 right", (last, seen[last][0]), xytext=(-4, -12), textcoords="offset points",
-        ha="right", va="top",
+        f"{costs[last][1]} of 10 right", (last, costs[last][0]), xytext=(-10, -12 if quick else 4),
+        textcoords="offset points", ha="right", va="top" if quick else "center",
     )  # fmt: skip
     axes.set(xscale="log", xlabel="steps", ylabel="cost")
     decades(axes.xaxis)
@@ -60,7 +60,7 @@ def higham_cost(quick: bool) -> Any:
     else:
         axes.set(yscale="log")
         decades(axes.yaxis)
-    return made
+    return drawing
 
 
 @cache
@@ -88,12 +88,12 @@ def deep_linear_modes(quick: bool) -> Any:
     """L = ½|W_2W_1 − diag(3, 2, 1)|^2 from small weights: each singular value is learned along a sigmoid of
     its own, `a(t) = se^{2st}/(e^{2st} − 1 + s/a_0)` by theory, the strongest first."""
     t, learned = modes(5e-3 if quick else 1e-3)
-    made, axes = figure(height=3.5)
+    drawing, axes = figure(height=3.5)
     every = len(t) // 200
     for j, (s, color) in enumerate(zip((3.0, 2.0, 1.0), ("momentum", "nag", "rmsprop"), strict=True)):
         axes.plot(t[::every], learned[::every, j], color=COLORS[color], linewidth=4, alpha=0.5)
         axes.plot(t[::every], mode_strength(t[::every], s, 0.001), color=INK, linewidth=1.2, linestyle=DASHED)
     axes.set(xlabel="time t: lr times steps", ylabel="strength of the mode", xlim=(0, 8), ylim=(-0.1, 3.3))
     lines = {f"s = {s}": (COLORS[color], "-") for s, color in ((3, "momentum"), (2, "nag"), (1, "rmsprop"))}
-    legend_above(made, {**lines, "theory": (INK, DASHED)})
-    return made
+    legend_above(drawing, {**lines, "theory": (INK, DASHED)})
+    return drawing

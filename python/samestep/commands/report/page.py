@@ -22,7 +22,7 @@ seeds.</p>"""
 
 
 def page(pictures: list[Drawn], rows: list[Row], quick: bool, table: Table | None = None) -> str:
-    """The whole page, from pictures that are drawn and rows that are measured, on the table if given."""
+    """The whole page of drawn pictures and measured items, on the user's table if given."""
     checks = [check for row in rows for check in row.checks]
     failed, checked = sum(not row.passed for row in rows), sum(bool(row.checks) for row in rows)
     tally = f"{checked - failed} of {checked} items {_verdict(True)}"
@@ -52,15 +52,15 @@ def page(pictures: list[Drawn], rows: list[Row], quick: bool, table: Table | Non
 
 def _lead(table: Table) -> str:
     name, target = (html.escape(text, quote=False) for text in (table.name, table.target))
-    told = "".join(f"<br>{html.escape(line, quote=False)}." for line in left_out(table))
+    omitted = "".join(f"<br>{html.escape(line, quote=False)}." for line in left_out(table))
     return (
         f"<p><b>{name}</b>: {counted(len(table.y), 'row')}, {counted(len(table.columns), 'column')} to "
-        f"predict {target}; the columns centred and scaled to length 1, {target} centred.{told}</p>\n"
+        f"predict {target}; the columns centred and scaled to length 1, {target} centred.{omitted}</p>\n"
         "<p>Those formulas of the lecture notes (A) and of the slides (B) that hold for every least-squares "
         "problem, beside what samestep's own kernels do with this table. Every picture was drawn and every "
         "number measured with it when the page was made; the sliders below are about a problem of two "
-        "weights. What the texts say of other problems is on the page that <code>samestep report</code> makes without "
-        "<code>--csv</code>.</p>"
+        "weights. What the texts say of other problems is on the page that <code>samestep report</code> "
+        "makes without <code>--csv</code>.</p>"
     )
 
 

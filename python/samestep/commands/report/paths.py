@@ -1,4 +1,4 @@
-"""Pictures of paths: five optimizers on level lines."""
+"""Pictures of paths: five optimizers over level lines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LINES: dict[str, tuple[float, Any]] = {
 
 
 def _draw(problem: Any, contestants: Contestants, steps: int, start: Any, view: Any, levels: Any) -> Any:
-    made, axes = figure(height=3.9)
+    drawing, axes = figure(height=3.9)
     left, right, low, high = view
     x, y = np.meshgrid(np.linspace(left, right, 121), np.linspace(low, high, 121))
     losses = np.array([problem.loss(w) for w in np.stack([x.ravel(), y.ravel()], axis=1)]).reshape(x.shape)
@@ -37,8 +37,8 @@ def _draw(problem: Any, contestants: Contestants, steps: int, start: Any, view: 
         axes.plot(*path[-1], "o", color=COLORS[color], markersize=width + 3)
     axes.plot(*start, "s", color=INK, markersize=5)
     axes.set(xlim=(left, right), ylim=(low, high), xlabel="w₁", ylabel="w₂")
-    made.legend(loc="outside upper left", ncols=3)
-    return made, axes
+    drawing.legend(loc="outside upper left", ncols=3)
+    return drawing, axes
 
 
 @picture(
@@ -62,9 +62,11 @@ def quadratic(quick: bool) -> Any:
         "adam": ("Adam", lambda w: Adam(w, lr=0.25)),
     }
     levels = np.geomspace(0.03, 60, 11)
-    made, axes = _draw(MSE(Phi, np.zeros(2)), contestants, 40, (-2.6, 0.55), (-3.0, 1.3, -1.95, 1.3), levels)
+    drawing, axes = _draw(
+        MSE(Phi, np.zeros(2)), contestants, 40, (-2.6, 0.55), (-3.0, 1.3, -1.95, 1.3), levels
+    )
     axes.plot(0, 0, "+", color=INK, markersize=8)
-    return made
+    return drawing
 
 
 @picture(
@@ -85,6 +87,6 @@ def rosenbrock(quick: bool) -> Any:
         "adam": ("Adam", lambda w: Adam(w, lr=0.02)),
     }
     levels = np.geomspace(0.03, 300, 12)
-    made, axes = _draw(Rosenbrock(), contestants, 1000, (-1.1, 0.4), (-1.45, 1.3, -0.62, 1.65), levels)
+    drawing, axes = _draw(Rosenbrock(), contestants, 1000, (-1.1, 0.4), (-1.45, 1.3, -0.62, 1.65), levels)
     axes.plot(1, 1, "+", color=INK, markersize=8)
-    return made
+    return drawing

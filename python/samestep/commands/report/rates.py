@@ -1,4 +1,4 @@
-"""Pictures of how fast: gaps under their bounds, mode by mode, at the edges, and as time goes continuous."""
+"""Pictures of rates: gaps under their bounds, errors by mode, edges of lr, the limit of small lr."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def adagrad_bound(problem: MSE, path: Float64s, opt: Optimizer) -> Float64s:
 
 
 def capped_bound(problem: MSE, opt: Optimizer, first: float, t: Any) -> Float64s:
-    """(sqrt G_0 + sqrt(p beta/2) t cap lr)^2: as far up as steps of at most cap lr a weight can climb."""
+    """(sqrt G_0 + sqrt(p beta/2) t cap lr)^2, for steps of at most cap lr in each weight."""
     check = check_step_size(problem, opt)
     cap = np.inf if check.cap is None else check.cap
     climbed = np.sqrt(problem.dimension * problem.beta / 2) * t * cap * check.lr
@@ -95,10 +95,10 @@ class Curve(NamedTuple):
     """One optimizer's run on a problem.
 
     Attributes:
-        title: its name.
+        title: the optimizer and its lr.
         gap: L(w_t) - L*.
-        bounds: at each step.
-        bounded: what they bound: the gap, or the best one so far.
+        bounds: each at every step.
+        bounded: the bounded numbers: the gap, or the smallest gap so far.
     """
 
     title: str
@@ -109,7 +109,7 @@ class Curve(NamedTuple):
 
 @cache
 def curves(problem: MSE, steps: int = FIGURE_STEPS) -> dict[str, Curve]:
-    """Of the six optimizers, from w = 0."""
+    """The runs of the six optimizers from w = 0."""
     t = np.arange(steps + 1)
     beta, mu, w0 = problem.beta, pl_constant(problem), np.zeros(problem.dimension)
     D, first = float(norms(problem.minimizer())), float(gaps(problem, w0[None])[0])
@@ -160,8 +160,8 @@ def bounds(quick: bool) -> Any:
 
 
 def bounds_of(problem: MSE, steps: int) -> Any:
-    """That picture of any problem."""
-    made, grid = figure(3, 2, height=7.4, sharex=True, sharey=True)
+    """The same picture for any problem."""
+    drawing, grid = figure(3, 2, height=7.4, sharex=True, sharey=True)
     t = np.arange(1, steps + 1)
     for axes, (color, curve) in zip(grid.flat, curves(problem, steps).items(), strict=True):
         first = curve.gap[0]
@@ -174,10 +174,10 @@ def bounds_of(problem: MSE, steps: int) -> Any:
         decades(axes.yaxis, every=2)
     for axes in grid[-1]:
         axes.set_xlabel("steps")
-    made.supylabel("gap L(w) − L*, as a share of the first", fontsize=LETTERS, color=INK)
+    drawing.supylabel("gap L(w) − L*, as a share of the first", fontsize=LETTERS, color=INK)
     lines = {"gap": (INK, "-"), "bound": (ACCENT, DASHED), "GD: (1 − μ/β)ᵗ": (ACCENT, DOTTED)}
-    legend_above(made, lines)
-    return made
+    legend_above(drawing, lines)
+    return drawing
 
 
 @picture(
@@ -197,7 +197,7 @@ def modes(quick: bool) -> Any:
         "GD, lr = 1/β": lambda w: SGD(w, lr=1 / problem.beta),
         "heavy ball, tuned": lambda w: Momentum(w, lr=ball.lr, momentum=ball.momentum),
     }
-    made, grid = figure(1, 2, height=3.5, sharey=True)
+    drawing, grid = figure(1, 2, height=3.5, sharey=True)
     for axes, (title, make) in zip(grid, makers.items(), strict=True):
         error = np.abs((walk(problem, make, steps) - problem.minimizer()) @ directions)
         for i in reversed(range(len(curvatures))):
@@ -211,8 +211,8 @@ def modes(quick: bool) -> Any:
         f"flattest, λ = {curvatures[0]:.4f}": (ACCENT, "-"),
         f"others, λ up to {curvatures[-1]:.2f}": (COLORS["momentum"], "-"),
     }
-    legend_above(made, lines)
-    return made
+    legend_above(drawing, lines)
+    return drawing
 
 
 def edge_scan(problem: MSE, family: str, times_beta: Float64s, momentum: float, steps: int) -> Float64s:
@@ -248,8 +248,8 @@ def edge(quick: bool) -> Any:
 
 
 def edge_of(problem: MSE, steps: int, quick: bool) -> Any:
-    """That picture of any problem."""
-    made, axes = figure()
+    """The same picture for any problem."""
+    drawing, axes = figure()
     times_beta = np.linspace(0.05, 3.4, 68 if quick else 135)
     edges = {
         "nag": ("NAG", look_ahead_edge(1.0, 0.5), "-", 2.0),
@@ -272,7 +272,7 @@ def edge_of(problem: MSE, steps: int, quick: bool) -> Any:
     axes.set(yscale="log", ylim=(1e-9, 1e7), xlim=(0, 3.4), xlabel="lr times β")
     axes.set_ylabel("gap, as a share of the first")
     decades(axes.yaxis, every=2)
-    return made
+    return drawing
 
 
 START = np.array([1.0, -1.0])
@@ -324,18 +324,20 @@ def momentum_flows(quick: bool) -> Any:
         "manifold": ("manifold", (0, (5, 2))),
         "modified": ("modified", (0, (1, 1))),
     }
-    made, grid = figure(1, 2, height=3.6, sharey=True)
+    drawing, grid = figure(1, 2, height=3.6, sharey=True)
     titles = ("heavy ball", "Nesterov")
     for axes, method, title, color in zip(grid, METHODS, titles, ("momentum", "nag"), strict=True):
         for equation, (_, style) in equations.items():
             errors = found[method][equation]
             axes.plot(h, errors, color=COLORS[color], linestyle=style, marker="o", markersize=3.5)
-            told = f"{order(h, errors):.2f}"
-            axes.annotate(told, (h[0], errors[0]), xytext=(6, 0), textcoords="offset points", va="center")
+            label = f"{order(h, errors):.2f}"
+            axes.annotate(label, (h[0], errors[0]), xytext=(6, 0), textcoords="offset points", va="center")
         axes.set(xscale="log", yscale="log", xlabel="lr", title=title, ylim=(2e-8, 0.1))
         axes.set_xlim(h[-1] / 1.5, h[0] * (4 if quick else 8))
         decades(axes.xaxis)
+        axes.set_xticks([h[-1], h[0]], [f"1/{1 / h[-1]:.0f}", f"1/{1 / h[0]:.0f}"], minor=False)
+        axes.set_xticks(h, minor=True)
         decades(axes.yaxis, every=2)
-    legend_above(made, {name: (INK, style) for name, style in equations.values()})
+    legend_above(drawing, {name: (INK, style) for name, style in equations.values()})
     grid[0].set_ylabel("error at time 1")
-    return made
+    return drawing

@@ -66,14 +66,16 @@ def width(quick: bool) -> Checks:
         at_most("difference at equal lr/B", np.abs(equal), 0.05 if not quick else 0.1),
         at_most("distance from Boltzmann's shares, lr/B = 0.02 to 0.06", law, 0.05 if not quick else 0.1),
         near(
-            "equally deep wells: share at T = 0.05 and 0.2",
+            "wells of equal depth: Boltzmann's share at T = 0.05 and 0.2",
             [even.boltzmann(T) for T in (0.05, 0.2)],
             [0.7388] * 2,
             abs=5e-4,
         ),
         near("variance on a parabola", np.mean(squares), stationary_variance(0.05, 1, 2.0, 2.0), rel=0.02),
-        at_most("without noise, lr = 0.124 < 2/h = 0.125: farthest from the sharp minimum", away[0], 0.002),
-        at_least("lr = 0.126", away[1], 0.1),
+        at_most(
+            "no noise, lr = 0.124 < 2/h = 0.125: largest distance from the sharp minimum", away[0], 0.002
+        ),
+        at_least("no noise, lr = 0.126 > 2/h: largest distance from the sharp minimum", away[1], 0.1),
     ]
 
 
@@ -97,16 +99,21 @@ def sam(quick: bool) -> Checks:
     worst = ((around[0] * around[1] - 1) ** 2 / 2).max()
     plain, flat = sharpness(4000 if quick else 20_000)
     return [
-        near("one step from (2, 1)", w, [1.88374305, 0.77495102], abs=1e-8),
-        near("h = 3: it ends by jumping, |w|", abs(cycle[0]), 0.2 * 3 * 0.1 / (2 - 0.2 * 3), rel=1e-9),
+        near("w after one step from (2, 1)", w, [1.88374305, 0.77495102], abs=1e-8),
         near(
-            "worst L near a minimum over ½ρ^2λ_{max}, ρ = 0.01",
+            "a parabola, h = 3: |w| of the cycle in which SAM ends",
+            abs(cycle[0]),
+            0.2 * 3 * 0.1 / (2 - 0.2 * 3),
+            rel=1e-9,
+        ),
+        near(
+            "largest L within ρ = 0.01 of a minimum, over ½ρ^2λ_{max}",
             worst / (0.5e-4 * problem.sharpness(np.array([2.0, 0.5]))),
             1.0023,
             abs=1e-4,
         ),
         near("curvature where GD ends", plain[-1], 16.03357, abs=1e-4),
-        near("SAM after 2000 steps", flat[2000], 2.21932, abs=1e-4),
+        near("curvature after 2000 steps of SAM", flat[2000], 2.21932, abs=1e-4),
     ]
 
 
@@ -121,7 +128,7 @@ def hyperbola(quick: bool) -> Checks:
         for w in points
     ]
     return [
-        near("smallest eigenvalue at p = 1.1, 1.01, 1.001", lowest, [-0.1, -0.01, -0.001], rel=1e-9),
+        near("smallest eigenvalue of H at p = 1.1, 1.01, 1.001", lowest, [-0.1, -0.01, -0.001], rel=1e-9),
         near("least and largest |g|^2/(2|w|^2L) at 1000 points", [min(ratio), max(ratio)], [1, 1], rel=1e-9),
     ]
 
@@ -207,17 +214,18 @@ def theorem(quick: bool) -> Checks:
             [2.21429, 17.908],
             rel=1e-4,
         ),
-        at_most("L_{400}, lr = 1/β", found[1.0][1], 1e-28),
-        at_least("lr = 2/β", found[2.0][1], 1),
-        never("steps above (1 − μ/β)^tL_0", losses > bound * (1 + 1e-12)),
+        at_most("lr = 1/β: L_{400}", found[1.0][1], 1e-28),
+        at_least("lr = 2/β: L_{400}", found[2.0][1], 1),
+        never("lr = 1/β: steps above (1 − μ/β)^tL_0", losses > bound * (1 + 1e-12)),
         never(
-            "z + ½ sin z, not convex: steps above its rate", bent_losses > bent_bound * (1 + 1e-12) + 1e-28
+            "model z + ½ sin z, not convex: steps above (1 − μ/β)^tL_0",
+            bent_losses > bent_bound * (1 + 1e-12) + 1e-28,
         ),
-        at_least("its tangent kernel's smallest eigenvalue over μ", min(kernels) / bent.mu, 1),
+        at_least("the same model: smallest λ_{min}(K) of the run over μ", min(kernels) / bent.mu, 1),
         at_most(
-            "online SGD at its own step size, mean of 50 runs, over its bound",
+            "online SGD at its own lr: mean L_{300} of 50 runs over its bound",
             np.mean([online(lr, seed) for seed in range(50)]) / (rate**300 * mean.loss(np.zeros(5))),
             1,
         ),
-        at_least("online SGD with 1.9/β: L_{300}", online(1.9 / mean.beta, 0), 1e6),
+        at_least("online SGD, lr = 1.9/β: L_{300}", online(1.9 / mean.beta, 0), 1e6),
     ]

@@ -1,4 +1,4 @@
-"""Figures as SVG inside a page: the page's colours and letters, and ids that no other figure has."""
+"""Figures as SVG inside a page: in the page's colours and letters, with ids that no other figure has."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def draw(name: str, label: str, drawing: Callable[[], Any]) -> str:
     Args:
         name: begins its ids.
         label: what it shows, for those who cannot see it.
-        drawing: makes the figure, in the house's style.
+        drawing: makes the figure, under the settings of _STYLE.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -83,8 +83,8 @@ def draw(name: str, label: str, drawing: Callable[[], Any]) -> str:
 def figure(rows: int = 1, columns: int = 1, height: float = 3.3, **options: Any) -> tuple[Any, Any]:
     """A figure of the page's width and its axes, as matplotlib's ``subplots`` returns them."""
     # Not pyplot: it would look for a window system and keep the figure alive.
-    made = require("matplotlib.figure", "the report").Figure(figsize=(WIDTH, height), layout="constrained")
-    return made, made.subplots(rows, columns, **options)
+    drawing = require("matplotlib.figure", "the report").Figure(figsize=(WIDTH, height), layout="constrained")
+    return drawing, drawing.subplots(rows, columns, **options)
 
 
 def legend_above(figure: Any, lines: dict[str, tuple[str, Any]]) -> None:
@@ -95,7 +95,7 @@ def legend_above(figure: Any, lines: dict[str, tuple[str, Any]]) -> None:
 
 
 def inline(figure: Any, name: str, label: str) -> str:
-    """The figure as an element: no file header, no sizes but the view box, colours by name."""
+    """The figure as an SVG element: no file header, no size but the view box, colours by name."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()
@@ -116,7 +116,7 @@ def inline(figure: Any, name: str, label: str) -> str:
 
 
 def _rounded(tag: str) -> str:
-    """Coordinates to hundredths of a unit, which nobody sees."""
+    """Coordinates rounded to hundredths of a unit, less than a screen resolves."""
     return re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", tag)
 
 
