@@ -166,7 +166,7 @@ class TestInBrowser:
         assert browser.run('document.getElementById("try").offsetHeight') == 0
         assert browser.run('[...document.querySelectorAll(".up")].some(e => e.offsetHeight)') is False
         broken = browser.run(
-            '[...document.querySelectorAll("figure")].filter('
+            '[...document.querySelectorAll("figure, .item")].filter('
             'e => getComputedStyle(e).breakInside !== "avoid").map(e => e.id)'
         )
         assert broken == []

@@ -16,7 +16,7 @@ def cells(check: Check) -> tuple[str, str, str]:
     Example:
         >>> from samestep.commands.report.items import near
         >>> cells(near("their mean energy", -0.009781373, 0.02, abs=0.1))
-        ('−0.01', '0.02', '± 0.1')
+        ('−0.0098', '0.02', '± 0.1')
     """
     digits = SHOWN if check.passed else IN_FULL
     sign = "" if check.relation == "=" else f"{check.relation} "

@@ -95,12 +95,12 @@ def sharpness(steps: int) -> tuple[Float64s, Float64s]:
     quick="4000 steps; the full report makes 20 000.",
 )
 def sam(quick: bool) -> Any:
-    """L = ½(w_1w_2 − 1)^2 has a whole curve of minima. GD stops at one near its start, of curvature 16; SAM
-    keeps sliding along the curve towards the flattest one, of curvature 2 (dashed)."""
+    """L = ½(w_1w_2 − 1)^2 has a whole curve of minima. GD stops at one near its start, of curvature 16; SAM,
+    ρ = 0.1, keeps sliding along the curve towards the flattest one, of curvature 2 (dashed)."""
     steps = 4000 if quick else 20_000
     drawing, axes = figure()
     gd, flattened = sharpness(steps)
-    for values, color, name, at in ((gd, "sgd", "GD", 16.7), (flattened, "adam", "SAM, ρ = 0.1", 8.2)):
+    for values, color, name, at in ((gd, "sgd", "GD", 16.7), (flattened, "adam", "SAM", 8.2)):
         seen = np.unique(np.geomspace(1, steps, 300).round().astype(int))
         axes.plot(seen, values[seen], color=COLORS[color])
         axes.annotate(f"{name}: {values[-1]:.2f} at the end", (1.3, at), color=COLORS[color])
