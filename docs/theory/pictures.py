@@ -32,6 +32,10 @@ DARK = {
     "rmsprop": "#c78ae6", "adam": "#ff8080",
 }  # fmt: skip
 SGD, BALL, NAG = COLORS["sgd"], COLORS["momentum"], COLORS["nag"]
+STYLE = {  # smaller letters than the report's: a chapter's picture is wider
+    "font.size": 10, "axes.titlesize": 10, "axes.labelsize": 10, "legend.fontsize": 9,
+    "xtick.labelsize": 9.5, "ytick.labelsize": 9.5,
+}  # fmt: skip
 PICTURES: dict[str, Callable[[], Any]] = {}
 
 
@@ -440,7 +444,7 @@ def main(names: list[str]) -> None:
     for name in names or PICTURES:
         draw = PICTURES[name]
         file = Path(__file__).with_name(f"{name}.svg")
-        file.write_text(standalone(svg.draw(name, draw.__doc__ or "", draw)), encoding="utf-8")
+        file.write_text(standalone(svg.draw(name, draw.__doc__ or "", draw, STYLE)), encoding="utf-8")
 
 
 if __name__ == "__main__":

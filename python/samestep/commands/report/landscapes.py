@@ -98,7 +98,7 @@ def sam(quick: bool) -> Any:
     """L = ½(w_1w_2 − 1)^2 has a whole curve of minima. GD stops at one near its start, of curvature 16; SAM,
     ρ = 0.1, keeps sliding along the curve towards the flattest one, of curvature 2 (dashed)."""
     steps = 4000 if quick else 20_000
-    drawing, axes = figure()
+    drawing, axes = figure(height=3.3)
     gd, flattened = sharpness(steps)
     for values, color, name, at in ((gd, "sgd", "GD", 16.7), (flattened, "adam", "SAM", 8.2)):
         seen = np.unique(np.geomspace(1, steps, 300).round().astype(int))
@@ -125,7 +125,7 @@ def spectrum() -> Float64s:
 def semicircle(quick: bool) -> Any:
     """The 400 eigenvalues of one random symmetric matrix follow Wigner's semicircle. About half of them are
     negative: a critical point with this Hessian is a saddle."""
-    drawing, axes = figure()
+    drawing, axes = figure(height=3.3)
     axes.hist(
         spectrum(), bins=32, range=(-2.1, 2.1), density=True, color=COLORS["momentum"], alpha=0.35,
         label="eigenvalues",
@@ -154,7 +154,7 @@ def rare_minima(quick: bool) -> Any:
     """If the signs of d curvatures were d coins, one critical point in 2^d would be a minimum. Of random
     symmetric matrices ever fewer are; up to d = 3 the exact share is known. Where none was
     counted there is no dot."""
-    drawing, axes = figure()
+    drawing, axes = figure(height=3.3)
     found = {d: share for d, share in minima(quick).items() if share > 0}
     d = np.arange(1, 6)
     coins = [coin_minimum_probability(int(n)) for n in d]

@@ -46,7 +46,7 @@ def higham_cost(quick: bool) -> Any:
     """Stochastic gradient descent, one of ten points at a step."""
     costs = higham(quick)
     steps = np.array(sorted(costs))[1:]
-    drawing, axes = figure()
+    drawing, axes = figure(height=3.3)
     axes.plot(steps, [costs[step][0] for step in steps], color=COLORS["momentum"])
     last = steps[-1]
     axes.annotate(

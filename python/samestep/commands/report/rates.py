@@ -249,7 +249,7 @@ def edge(quick: bool) -> Any:
 
 def edge_of(problem: MSE, steps: int, quick: bool) -> Any:
     """The same picture for any problem."""
-    drawing, axes = figure()
+    drawing, axes = figure(height=3.3)
     times_beta = np.linspace(0.05, 3.4, 68 if quick else 135)
     edges = {
         "nag": ("NAG", look_ahead_edge(1.0, 0.5), "-", 2.0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...optional import require
@@ -49,10 +49,7 @@ _STYLE = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "legend.fontsize": LETTERS,
-    "legend.handlelength": 1.7,
-    "legend.handletextpad": 0.5,
-    "legend.columnspacing": 1.2,
-    "legend.borderaxespad": 0.2,
+    "legend.handlelength": 1.6,
     "lines.linewidth": 1.6,
     "text.color": INK,
     "xtick.color": FAINT,
@@ -64,23 +61,24 @@ _STYLE = {
 }
 
 
-def draw(name: str, label: str, drawing: Callable[[], Any]) -> str:
+def draw(name: str, label: str, drawing: Callable[[], Any], style: Mapping[str, Any] | None = None) -> str:
     """Draws a matplotlib figure as an ``<svg>`` element.
 
     Args:
         name: begins its ids.
         label: what it shows, for those who cannot see it.
         drawing: makes the figure, under the settings of _STYLE.
+        style: matplotlib settings that replace those of _STYLE.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
     matplotlib = require("matplotlib", "the report")
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+    with matplotlib.rc_context({**_STYLE, **(style or {}), "svg.hashsalt": name}):
         return inline(drawing(), name, label)
 
 
-def figure(rows: int = 1, columns: int = 1, height: float = 3.3, **options: Any) -> tuple[Any, Any]:
+def figure(rows: int = 1, columns: int = 1, height: float = 3.1, **options: Any) -> tuple[Any, Any]:
     """A figure of the page's width and its axes, as matplotlib's ``subplots`` returns them."""
     # Not pyplot: it would look for a window system and keep the figure alive.
     drawing = require("matplotlib.figure", "the report").Figure(figsize=(WIDTH, height), layout="constrained")
@@ -91,7 +89,9 @@ def legend_above(figure: Any, lines: dict[str, tuple[str, Any]]) -> None:
     """A legend above all axes, of lines by their text: colour and line style."""
     line = require("matplotlib.lines", "the report").Line2D
     handles = [line([], [], color=color, linestyle=style) for color, style in lines.values()]
-    figure.legend(handles, list(lines), loc="outside upper left", ncols=len(lines))
+    figure.legend(
+        handles, list(lines), loc="outside upper left", ncols=len(lines), columnspacing=1.2, handletextpad=0.5
+    )
 
 
 def inline(figure: Any, name: str, label: str) -> str:
