@@ -96,6 +96,7 @@ class TestMarkup:
             ),
             ("``--quick`` of `a_kv`", "<code>--quick</code> of <i>a</i><sub><i>k</i></sub><i>v</i>"),
             ("Newton's 3-spin d. Lr = lr", "Newton's 3-spin <i>d</i>. Lr = <i>lr</i>"),
+            ("20 000 of 3 4000 steps", "20\N{NO-BREAK SPACE}000 of 3 4000 steps"),
             ("a = ½, 2(1+a)", "<i>a</i> = ½, 2(1+<i>a</i>)"),
         ],
     )

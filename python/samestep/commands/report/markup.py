@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 _QUOTED = re.compile(r"``(?P<code>[^`]+)``|`(?P<formula>[^`]+)`")
 _WORD = re.compile(r"[A-Za-z]+")
+_THOUSANDS = re.compile(r"(?<=\d) (?=\d{3}\b)")
 
 Slanted = Callable[[str, int, int], bool]  # whether the word text[start:end] is a variable
 
@@ -30,11 +31,14 @@ def formula(text: str) -> str:
 def prose(text: str) -> str:
     """Sentences as HTML: single letters are variables, except where a and I may be words.
 
+    20 000 stays on one line.
+
     Example:
         >>> from samestep.commands.report.markup import prose
         >>> prose("a step of 1/L, with `a` = ½")
         'a step of 1/<i>L</i>, with <i>a</i> = ½'
     """
+    text = _THOUSANDS.sub("\N{NO-BREAK SPACE}", text)
     parts, at = [], 0
     for quoted in _QUOTED.finditer(text):
         parts.append(_as_html(text[at : quoted.start()], _variable_in_prose))
