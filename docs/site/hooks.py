@@ -99,12 +99,9 @@ def mathml(latex: str, block: bool) -> str:
 
 
 def theory_pages() -> list[str]:
-    """docs/theory.md; or the pages of docs/theory, in the order in which its index links to them."""
+    """The pages of docs/theory, in the order in which its index links to them."""
     folder = ROOT / "docs" / "theory"
-    if not folder.is_dir():
-        return ["theory.md"]
-    index = folder / "index.md"
-    linked = re.findall(r"\]\(([\w-]+\.md)", index.read_text(encoding="utf-8")) if index.exists() else []
+    linked = re.findall(r"\]\(([\w-]+\.md)", (folder / "index.md").read_text(encoding="utf-8"))
     found = [path.name for path in sorted(folder.glob("*.md"))]
     order = dict.fromkeys(name for name in ["index.md", *linked, *found] if name in found)
     return [f"theory/{name}" for name in order]
