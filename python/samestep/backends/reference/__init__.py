@@ -7,7 +7,8 @@ a backend: ``backend="reference"`` runs a whole training in it.
 from ..arrays import assign, contiguous, empty, empty_like, frozen, place, to_host, zeros_like
 from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference, update_running
 from .mse import Mse
-from .rules import Plan, power, rules
+from .plan import Plan
+from .rules import power, rules
 from .sums import canonical_sum, global_norm
 
 __all__ = [
