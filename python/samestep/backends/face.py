@@ -138,6 +138,9 @@ class Backend(Protocol):
     def empty_like(self, a: Any) -> Any:
         """Memory with the layout of ``a``."""
 
+    def gradient_views(self, grads: Sequence[Any], w: Any) -> list[Any]:
+        """Gradients of ``w`` as arrays of the backend's kind, where they can be; None stays None."""
+
     def empty(self, n: int, dtype: Any, beside: Any) -> Any:
         """Memory for n values, where ``beside`` is."""
 

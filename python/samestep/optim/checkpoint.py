@@ -16,13 +16,15 @@ import os
 import pathlib
 import secrets
 import stat
-from collections.abc import Iterator, Mapping
-from typing import IO, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
 from ..backends.arrays import Array
+from .param import Param
 
+T = TypeVar("T")
 Path = str | os.PathLike[str]
 
 FORMAT = 1
@@ -66,6 +68,21 @@ def write(path: Path, facts: Mapping[str, Any], state: Mapping[str, list[Any]]) 
     _sync(target.parent)
 
 
+def facts_of(
+    kind: type, arguments: Mapping[str, Any], hyper: Mapping[str, Any], params: Sequence[Param]
+) -> dict[str, Any]:
+    """What a checkpoint says of an optimizer beside its state dict: its class, arguments and parameters.
+
+    ``hyper``: what the optimizer was made with. In the place of a schedule is the value it has come to.
+    """
+    return {
+        "class": kind.__name__,
+        "module": kind.__module__,
+        "made_with": {**arguments, "hyper": hyper},
+        "params": [[param.array.dtype.name, list(param.array.shape)] for param in params],
+    }
+
+
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
     """The facts and the arrays by name, which stay in the file until somebody reads them.
 
@@ -89,7 +106,54 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
     return facts, arrays
 
 
-def restore(array: Array | None, like: Array) -> Array | None:
+def state_dict_of(
+    facts: Mapping[str, Any],
+    tensors: Mapping[str, Array],
+    state: Mapping[str, list[Array]],
+    keys: Sequence[str],
+) -> dict[str, Any]:
+    """What ``read`` found, as the state dict of an optimizer with this state."""
+    restored = {
+        name: [_with_dtype(tensors.get(f"{name}.{i}"), like) for i, like in enumerate(arrays)]
+        for name, arrays in state.items()
+    }
+    return {**{key: facts.get(key) for key in keys}, "state": restored}
+
+
+def check_params(path: str, params: Sequence[Param], saved: list[list[Any]] | None) -> None:
+    """Raises unless dtypes and shapes are as in the checkpoint; None: it is an old one without them."""
+    if saved is None:
+        return
+    if len(saved) != len(params):
+        raise ValueError(f"params: got {len(params)} arrays, expected {len(saved)} as in {path}")
+    for param, (dtype, shape) in zip(params, saved, strict=True):
+        w = param.array
+        if (w.dtype.name, w.shape) != (dtype, tuple(shape)):
+            raise ValueError(
+                f"{param.name}: got {w.dtype} of shape {w.shape}, expected {dtype} of shape {tuple(shape)} "
+                f"as in {path}"
+            )
+
+
+def find_class(base: type[T], path: str, name: str, module: str | None) -> type[T]:
+    """``base`` or the class derived from it that has the name; of several, the one of that module.
+
+    ``module``: None in old checkpoints.
+    """
+    kinds = [base]
+    for kind in kinds:  # it grows
+        kinds += (derived for derived in kind.__subclasses__() if derived not in kinds)
+    named = [kind for kind in kinds if kind.__name__ == name]
+    if not named:
+        raise ValueError(
+            f"{path}: of {name}, expected {base.__name__} or a class derived from it; if {name} is one, "
+            "define or import it before"
+        )
+    # Defined twice, as in a notebook, the last one counts.
+    return ([kind for kind in named if kind.__module__ == module] or named[:1])[-1]
+
+
+def _with_dtype(array: Array | None, like: Array) -> Array | None:
     """An array of the file with the dtype of ``like``: types that safetensors lacks are stored as bits."""
     if array is not None and array.dtype == np.uint16 and like.dtype.itemsize == 2:
         return array.view(like.dtype)

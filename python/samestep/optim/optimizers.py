@@ -201,9 +201,9 @@ class NAG(Optimizer):
         """
         iterates = super().iterate
         if self.form == "look_ahead":
-            for group, i in self._numbered():
-                x, v = iterates[i], self._state["v"][i]
-                x -= x.dtype.type(group["momentum_next"]) * v.astype(x.dtype)
+            params = [(group, param) for group in self.groups for param in group.params]
+            for x, (group, param) in zip(iterates, params, strict=True):
+                x -= x.dtype.type(group["momentum_next"]) * param.states["v"].astype(x.dtype)
         return iterates
 
 

@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..arguments import check_choice, number, switch
@@ -135,3 +135,23 @@ def _within(name: str, value: Any, absent: float, fits: Callable[[float], bool],
     if not fits(found):
         raise ValueError(f"{name}: got {found}, expected {expected}")
     return found
+
+
+def check_names(kind: type, names: Iterable[str]) -> None:
+    """Raises TypeError for a keyword argument that an optimizer of this class does not take."""
+    for name in names:
+        if name not in OptionArguments.__annotations__:
+            raise TypeError(
+                f"{kind.__name__}: got the unknown argument {name!r}, expected some of "
+                f"{', '.join((*_own_arguments(kind), *OptionArguments.__annotations__))}"
+            )
+
+
+def _own_arguments(kind: type) -> list[str]:
+    """What the constructors of a class and of its bases take by name, options left out."""
+    import inspect  # here: only an error needs it
+
+    makers = [vars(base)["__init__"] for base in kind.__mro__ if "__init__" in vars(base)]
+    parameters = (p for make in makers[:-2] for p in inspect.signature(make).parameters.values())
+    names = dict.fromkeys(p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "self")
+    return [name for name in names if name not in OptionArguments.__annotations__]

@@ -4,7 +4,7 @@ It uses ``+ - * /``, ``sqrt``, ``where`` and casts, nothing whose bits NumPy may
 a backend: ``backend="reference"`` runs a whole training in it.
 """
 
-from ..arrays import assign, contiguous, empty, empty_like, frozen, place, to_host, zeros_like
+from ..arrays import assign, contiguous, empty, empty_like, frozen, gradient_views, place, to_host, zeros_like
 from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference, update_running
 from .mse import Mse
 from .plan import Plan
@@ -24,6 +24,7 @@ __all__ = [
     "empty_like",
     "frozen",
     "global_norm",
+    "gradient_views",
     "place",
     "power",
     "rules",
