@@ -89,7 +89,7 @@ bool Plan::admits_gradients(double scale) {
   bool is_finite = false;
   scale_ = scale;
   norm_ = std::numeric_limits<double>::quiet_NaN();
-  if (options_.clip_norm < Options::kNone) {
+  if (options_.clip_norm < kNoLimit) {
     std::vector<Run> gradients;
     std::vector<std::vector<float>> widened;
     for (const Tensor& t : tensors_) {
@@ -176,12 +176,14 @@ void Plan::run_item(Index item) const {
 bool Plan::needs_rule_only(const Tensor& t) const {
   if (!has_options_) return true;
   const bool is_whole = t.master == nullptr && t.low == nullptr && t.copy == nullptr && t.ema == nullptr;
-  const bool is_kept = t.storage == as_is || (t.storage == bfloat16 && !options_.rounds_at_random);
+  const bool is_kept = t.storage == as_is || (t.storage == bfloat16 && !options_.stochastic_rounding);
   const bool is_prepared = decays_apart(t) || (weight_decay(t.group) == 0.0 && !prepares_);
   return is_whole && is_kept && is_prepared && !options_.flush_subnormals;
 }
 
-bool Plan::decays_apart(const Tensor& t) const { return weight_decay(t.group) != 0.0 && options_.decoupled; }
+bool Plan::decays_apart(const Tensor& t) const {
+  return weight_decay(t.group) != 0.0 && options_.decoupled_weight_decay;
+}
 
 Preparation Plan::preparation_of(const Tensor& t) const {
   const double coupled = decays_apart(t) ? 0.0 : weight_decay(t.group);
@@ -281,9 +283,9 @@ void Plan::store_parameter(const Tensor& tensor, Index i, Index begin, Index n, 
   void* to = at(tensor.w, 2, begin);
   if (tensor.low != nullptr) {
     isa_->split(w, n, to, at(tensor.low, 2, begin));
-  } else if (options_.rounds_at_random && tensor.storage == bfloat16 && tensor.master == nullptr) {
+  } else if (options_.stochastic_rounding && tensor.storage == bfloat16 && tensor.master == nullptr) {
     std::uint16_t room[kChunk + 32];
-    isa_->narrow_at_random(w, random_bits(options_.seed, steps_[i] + 1, i, begin, n, room), n, to);
+    isa_->narrow_at_random(w, random_bits(*options_.stochastic_rounding, steps_[i] + 1, i, begin, n, room), n, to);
   } else {
     isa_->storage[tensor.storage].narrow(w, n, to);
   }
@@ -297,7 +299,7 @@ void Plan::count_step() {
 // Everything before the first byte is written. The caller has set the floating-point mode.
 bool Plan::prepare(const double* hyper, double scale) {
   if (!admits_gradients(scale)) return false;
-  prepares_ = scale_ != 1.0 || options_.maximize || options_.clip_value < Options::kNone;
+  prepares_ = scale_ != 1.0 || options_.maximize || options_.clip_value < kNoLimit;
   has_options_ = stores_ || prepares_ || options_.zero_grads || options_.flush_subnormals || options_.ema != 0.0;
   for (double decay : options_.weight_decay) has_options_ = has_options_ || decay != 0.0;
   form_coefficients(hyper);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "isa/kernels.h"
@@ -31,21 +32,26 @@ struct Tensor {
 // What happens where a gradient is infinite or NaN.
 enum class Nonfinite { propagate, refuse };
 
-// What a step does beside the rule. The defaults ask for nothing.
-struct Options {
-  static constexpr double kNone = std::numeric_limits<double>::infinity();
+constexpr double kNoLimit = std::numeric_limits<double>::infinity();
 
-  bool decoupled = false;  // weight decay
-  bool maximize = false;
-  bool zero_grads = false;
-  bool flush_subnormals = false;
-  Nonfinite nonfinite = Nonfinite::propagate;
-  double clip_norm = kNone;
-  double clip_value = kNone;
-  double ema = 0.0;                  // decay of the running average, for tensors that have one
+// What a step does beside the rule: type, name of the keyword argument in Python, and the value that asks for nothing.
+#define FOR_EACH_OPTION(ROW)                                                          \
+  ROW(bool, decoupled_weight_decay, false)                                            \
+  ROW(bool, maximize, false)                                                          \
+  ROW(bool, zero_grads, false)                                                        \
+  ROW(bool, flush_subnormals, false)                                                  \
+  ROW(Nonfinite, nonfinite, Nonfinite::propagate)                                     \
+  ROW(double, clip_norm, kNoLimit)                                                    \
+  ROW(double, clip_value, kNoLimit)                                                   \
+  ROW(double, ema, 0.0) /* decay of the running average, for tensors that have one */ \
+  ROW(std::optional<std::uint64_t>, stochastic_rounding, std::nullopt) /* of parameters kept in bfloat16 */
+
+struct Options {
+#define OPTION_FIELD(type, name, absent) type name = absent;
+  FOR_EACH_OPTION(OPTION_FIELD)
+#undef OPTION_FIELD
+
   std::vector<double> weight_decay;  // of each group; empty: none
-  bool rounds_at_random = false;     // parameters that are kept in bfloat16
-  std::uint64_t seed = 0;            // of that
 };
 
 // Up to here a step is better made where one is.

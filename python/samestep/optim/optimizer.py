@@ -15,10 +15,10 @@ from ..arguments import check_choice, check_rounded, number, switch
 from ..backends import cpu
 from ..backends.arrays import Array
 from ..backends.face import NONFINITE, STEPPED
+from ..backends.options import Options, check_names
 from .gradients import Structure, check_gradients, copy_into_layouts, first_nonfinite
 from .groups import Group, check_picklable, flatten_gradients, hyper_arguments, is_grouped
 from .hyper import Hyper
-from .options import check_names, check_options
 from .param import (
     Param,
     StateStore,
@@ -75,7 +75,7 @@ class Optimizer:
         self.backend = backend  # "auto" until the first parameter tells
         rows = {name: (hypers, states) for name, hypers, states in cpu.rules()}
         self._hyper_names, self._state_names = rows[self.rule]
-        self.options = check_options(**options)
+        self.options = Options(**options)
         self._default_hyper = {
             name: value if callable(value) else self._hyper_of(name).check(value)
             for name, value in {**hyper, "weight_decay": weight_decay}.items()
@@ -366,7 +366,7 @@ class Optimizer:
         if skipped and self.options.nonfinite == "raise":
             name = first_nonfinite(flat, self._params)
             raise FloatingPointError(f"{name}: infinite or NaN; nothing was changed")
-        return self._plan.norm if self.options.clip_norm < math.inf else None
+        return self._plan.norm if self.options.clip_norm is not None else None
 
     def _step_with_care(self, grads: Any, hyper: list[float], scale: float) -> int:
         """After a refusal: says what is wrong, or binds what has moved and sees subclasses as arrays."""

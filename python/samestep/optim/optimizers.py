@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..arguments import number, switch
 from ..backends.arrays import Array
+from ..backends.options import OptionArguments
 from .hyper import Hyper, pair
 from .optimizer import Optimizer
-from .options import OptionArguments
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -12,6 +12,7 @@ from .. import backends
 from ..arguments import check_rounded
 from ..backends import arrays
 from ..backends.arrays import Array, Layout
+from ..backends.face import Tensor
 from ..backends.options import Options
 from ..backends.reference.storage import join, widen
 from ..optional import require
@@ -39,6 +40,11 @@ class Param:
     def remember_layouts(self) -> None:
         self.layout = Layout.of(self.array)
         self.state_layouts = {name: Layout.of(state) for name, state in self.states.items()}
+
+    def tensor(self, rule_states: Sequence[str], group: int) -> Tensor:
+        """The parameter of that group as a plan binds it."""
+        stored = {name: self.states.get(name) for name in ("ema", "master", "low", "copy")}
+        return Tensor(self.array, [self.states[name] for name in rule_states], group, **stored)
 
     def widened(self) -> Array:
         """A copy of the parameter in the type of the arithmetic."""
@@ -149,9 +155,12 @@ def check_storage(name: str, w: Array, options: Options) -> None:
         if not w.flags.c_contiguous:
             raise ValueError(f"{name}: its elements are not in C order, in which they are rounded")
     T = np.float32 if w.dtype.itemsize <= 4 else np.float64
-    for limit in ("clip_value", "clip_norm"):  # of these infinity is none
-        check_rounded(limit, min(getattr(options, limit), 1.0), T)
-    check_rounded("ema", options.ema, T, below=1.0)
+    for name in ("clip_value", "clip_norm"):
+        limit = getattr(options, name)
+        if limit is not None:  # beyond the largest number of T it is none
+            check_rounded(name, min(limit, 1.0), T)
+    if options.ema is not None:
+        check_rounded("ema", options.ema, T, below=1.0)
 
 
 class StateStore:

@@ -35,7 +35,7 @@ class UnboundPlan:
 def bind_plan(
     module: Any,
     rule: str,
-    state_names: Sequence[str],
+    rule_states: Sequence[str],
     groups: Sequence[Group],
     steps: Array,
     options: Options,
@@ -45,19 +45,6 @@ def bind_plan(
     params = [param for group in groups for param in group.params]
     if not all(arrays.is_in_place(a) for _, a, _ in written(params)):
         return UnboundPlan()
-    states = [[param.states[name] for param in params] for name in state_names]
-    asked = None
-    if len(groups) > 1 or options != Options():
-        averages, masters, lows, copies = (
-            tuple(param.states[name] for param in params if name in param.states)
-            for name in ("ema", "master", "low", "copy")
-        )
-        asked = options._replace(
-            groups=tuple(i for i, group in enumerate(groups) for _ in group.params),
-            averages=averages,
-            masters=masters,
-            lows=lows,
-            copies=copies,
-        )
-    plan = module.Plan(rule, [param.array for param in params], states, steps, asked)
+    tensors = [param.tensor(rule_states, i) for i, group in enumerate(groups) for param in group.params]
+    plan = module.Plan(rule, tensors, steps, options)
     return RecordingPlan(plan, [param.moved_bytes(options) for param in params]) if is_timed else plan

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..backends import arrays, cpu
 from ..backends.arrays import Array
-from ..backends.options import Options, arguments_of
+from ..backends.options import Options
 from .groups import Group
 from .param import READ_ONLY_FIX
 
@@ -38,7 +38,7 @@ def facts_of(optimizer: Owner) -> dict[str, Any]:
     return {
         "contract": cpu.CONTRACT,
         "rule": optimizer.rule,
-        "options": arguments_of(optimizer.options),
+        "options": optimizer.options.arguments(),
         "t": optimizer.t,
         "steps": optimizer.steps,
         "hyper": hypers[0] if len(hypers) == 1 else hypers,
@@ -63,7 +63,7 @@ def _check_options(own: Options, given: Any) -> None:
     if not isinstance(given, Mapping):
         raise TypeError(f"state_dict['options']: got {type(given).__name__}, expected a dict")
     # An option that came later is off in what was saved before; copy_grads is of this run alone.
-    saved, expected = {**arguments_of(Options()), **given}, arguments_of(own)
+    saved, expected = {**Options().arguments(), **given}, own.arguments()
     _expect("state_dict['options']", {**saved, "copy_grads": expected["copy_grads"]}, expected)
 
 

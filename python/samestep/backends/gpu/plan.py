@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from ... import _core
 from ..arrays import Layout, extents, gradient_error, same_layout
-from ..face import STEPPED
-from ..options import Options, arguments_of
+from ..face import STEPPED, Tensor
+from ..options import Options
 from .arrays import gradient_view
 from .device import get_cupy
 from .kernels import ITEM, STEP, WORD, WORDS, launch_kernel, ready_kernel, run_kernel, struct_of
@@ -25,8 +25,8 @@ SUPPORTED = ("decoupled_weight_decay", "maximize", "clip_value", "flush_subnorma
 
 def check_options(options: Options, state_dir: str | None) -> None:
     """Raises ValueError, with its name, for an option that has no kernels here yet."""
-    asked = {**arguments_of(options), "state_dir": state_dir}
-    for name, absent in {**arguments_of(Options()), "state_dir": None}.items():
+    asked = {**options.arguments(), "state_dir": state_dir}
+    for name, absent in {**Options().arguments(), "state_dir": None}.items():
         if asked[name] != absent and name not in SUPPORTED:
             raise ValueError(
                 f"{name}: got {asked[name]!r}, which is not on the GPU yet; leave it out, or step copies in "
@@ -41,6 +41,7 @@ class _Coefficients:
         self, options: Options, hyper: Sequence[float], weight_decay: list[float], scale: float
     ) -> None:
         self._options = options
+        self._clip_value = math.inf if options.clip_value is None else options.clip_value
         self._n_hyper = len(hyper) // len(weight_decay)
         self._hyper = hyper
         self._weight_decay = weight_decay
@@ -51,12 +52,12 @@ class _Coefficients:
         options, decay = self._options, self._weight_decay[group]
         hyper = self._hyper[group * self._n_hyper : (group + 1) * self._n_hyper]
         argument["coefficients"] = np.void(_core.coefficients(rule, dtype, t, hyper, decay))
-        argument["scale"], argument["clip_value"] = self._scale, options.clip_value
-        argument["weight_decay"] = 0.0 if options.decoupled else decay
+        argument["scale"], argument["clip_value"] = self._scale, self._clip_value
+        argument["weight_decay"] = 0.0 if options.decoupled_weight_decay else decay
         argument["flush"] = options.flush_subnormals
-        if options.decoupled and decay != 0.0:
+        if options.decoupled_weight_decay and decay != 0.0:
             return "_decoupled"
-        asks = self._scale != 1.0 or options.clip_value < math.inf or decay != 0.0 or options.flush_subnormals
+        asks = self._scale != 1.0 or self._clip_value < math.inf or decay != 0.0 or options.flush_subnormals
         return "_options" if asks else ""
 
 
@@ -71,16 +72,15 @@ class _Tensors:
         rule: str,
         dtype: np.dtype[Any],
         numbers: list[int],
-        tensors: list[list[Any]],
-        groups: Sequence[int],
+        tensors: Sequence[Tensor],
     ) -> None:
         cupy = get_cupy()
         self._rule = rule
         self._dtype = dtype
         self._numbers = numbers
-        self._groups = groups
-        rows = [[w.data.ptr, w.size, *(s.data.ptr for s in states)] for w, *states in tensors]
-        items = [(i, begin) for i, (w, *_) in enumerate(tensors) for begin in range(0, w.size, ITEM)]
+        self._groups = {i: tensor.group for i, tensor in zip(numbers, tensors, strict=True)}
+        rows = [[t.w.data.ptr, t.w.size, *(s.data.ptr for s in t.states)] for t in tensors]
+        items = [(i, begin) for i, t in enumerate(tensors) for begin in range(0, t.w.size, ITEM)]
         self._items = len(items)
         # Waited for: a step may come on another stream.
         tables = [np.array(rows, np.int64), np.array(items, np.int64), np.zeros((len(tensors), 2), np.int64)]
@@ -160,34 +160,31 @@ class Plan:
     def __init__(
         self,
         rule: str,
-        params: list[Any],
-        states: list[list[Any]],
+        tensors: Sequence[Tensor],
         steps: NDArray[np.int64],
         options: Options | None = None,
     ) -> None:
         self._options = Options() if options is None else options
         check_options(self._options, None)
-        groups = self._options.groups or (0,) * len(params)
-        self._weight_decay = [0.0] * (max(groups) + 1)
-        self._held = params, states  # the lists below know addresses only
-        self._bound = [Layout.of(w) for w in params]
-        for state in states:
-            for s, w in zip(state, params, strict=True):
+        self._weight_decay = [0.0] * (1 + max(tensor.group for tensor in tensors))
+        self._held = tensors  # the lists below know addresses only
+        self._bound = [Layout.of(tensor.w) for tensor in tensors]
+        for w, *states in (tensor.arrays() for tensor in tensors):
+            for s in states:
                 if s.dtype != w.dtype or s.device.id != w.device.id or not same_layout(s, w):
                     raise ValueError("states: expected arrays like the parameters")
         # While a step is launched the first count is below zero, so that every copy of the optimizer, and
         # what is saved of it, tells that the step was interrupted there.
         self._steps = steps
-        self._device = params[0].device
+        self._device = tensors[0].w.device
         self._kind = get_cupy().ndarray
-        tensors = [[w, *(s[i] for s in states)] for i, w in enumerate(params)]
         with self._device:
             self._lists = [
-                _Tensors(rule, dtype, numbers, [tensors[i] for i in numbers], groups)
-                for dtype in dict.fromkeys(w.dtype for w in params)
-                if (numbers := [i for i, w in enumerate(params) if w.dtype == dtype and w.size])
+                _Tensors(rule, dtype, numbers, [tensors[i] for i in numbers])
+                for dtype in dict.fromkeys(tensor.w.dtype for tensor in tensors)
+                if (numbers := [i for i, t in enumerate(tensors) if t.w.dtype == dtype and t.w.size])
             ]
-        self._written = extents(a for one in tensors for a in one)
+        self._written = extents(a for tensor in tensors for a in tensor.arrays())
         # Of the last step: weak references to the gradients and how they lay, None where there was none; what
         # it added to the counters, and what these were then.
         self._seen: list[tuple[weakref.ref[Any], _Place] | None] = []

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import Array, Layout, check_disjoint, extents, gradient_error, is_in_place
-from ..face import MOVED, NONFINITE, STEPPED
+from ..face import MOVED, NONFINITE, STEPPED, Tensor
 from ..options import Options
 from .options import Decayed, all_finite, average, clip_scale, flush_subnormals, prepare_gradient
 from .rules import RULES
@@ -28,27 +28,31 @@ def _each_its_own(grads: Sequence[Array | None]) -> bool:
     return all(g.flags.writeable for g in given)
 
 
+def _working(tensor: Tensor) -> Array:
+    """The parameter in the type of the arithmetic."""
+    if tensor.master is not None:
+        return np.asarray(tensor.master)
+    return widen(tensor.w) if tensor.low is None else join(tensor.w, tensor.low)
+
+
 class Plan:
     """A rule bound to a list of tensors; the same face as ``_core.Plan``."""
 
     def __init__(
         self,
         rule: str,
-        params: list[Array],
-        states: list[list[Array]],
+        tensors: Sequence[Tensor],
         steps: NDArray[np.int64],
         options: Options | None = None,
     ) -> None:
         self._rule = RULES[rule]
-        self._params = params
-        self._states = states
+        self._tensors = tensors
         self._steps = steps
-        self._options = o = Options() if options is None else options
-        self._groups = self._options.groups or (0,) * len(params)
-        self._weight_decay = [0.0] * (max(self._groups) + 1)
-        flat = (state for each in states for state in each)
-        self._arrays = [*params, *flat, *o.averages, *o.masters, *o.lows, *o.copies]
-        self._layouts = [Layout.of(a) for a in self._arrays]  # the params' come first
+        self._options = Options() if options is None else options
+        self._weight_decay = [0.0] * (1 + max((tensor.group for tensor in tensors), default=0))
+        self._arrays = [a for tensor in tensors for a in tensor.arrays()]
+        self._layouts = [Layout.of(a) for a in self._arrays]
+        self._bound = [Layout.of(tensor.w) for tensor in tensors]
         self._written = extents(self._arrays)
         self._alone = threading.Lock()
         self.norm = float("nan")
@@ -59,7 +63,7 @@ class Plan:
     def step(self, grads: Sequence[Array | None], hyper: Sequence[float], scale: float = 1.0) -> int:
         if self._layouts != [Layout.of(a) for a in self._arrays] or not all(map(is_in_place, self._arrays)):
             return MOVED
-        for i, (bound, g) in enumerate(zip(self._layouts[: len(self._params)], grads, strict=True)):
+        for i, (bound, g) in enumerate(zip(self._bound, grads, strict=True)):
             if g is not None and gradient_error("grads", g, bound, self._written):
                 return i
         if self._options.zero_grads and not _each_its_own(grads):
@@ -73,7 +77,7 @@ class Plan:
 
     def _step(self, grads: Sequence[Array | None], hyper: Sequence[float], scale: float) -> int:
         given = [widen(g) for g in grads if g is not None]
-        if self._options.clip_norm < float("inf"):
+        if self._options.clip_norm is not None:
             self.norm = abs(scale) * global_norm(given)
             scale = clip_scale(scale, self.norm, self._options.clip_norm)
         with np.errstate(all="ignore"):
@@ -89,14 +93,13 @@ class Plan:
     def _updates(self, grads: Sequence[Array | None], hyper: Sequence[float], scale: float) -> list[Any]:
         """(index, (target, new values) pairs) of every parameter that steps; nothing is written yet."""
         updates = []
-        for i, g in enumerate(grads):
+        for i, (tensor, g) in enumerate(zip(self._tensors, grads, strict=True)):
             if g is None:
                 continue
-            group, n = self._groups[i], len(self._rule.hyper)
+            group, n = tensor.group, len(self._rule.hyper)
             values = dict(zip(self._rule.hyper, hyper[group * n : (group + 1) * n], strict=True))
-            states = [states[i] for states in self._states]
             new = self._update(
-                [self._working(i), *map(widen, states)],
+                [_working(tensor), *map(widen, tensor.states)],
                 widen(g),
                 int(self._steps[i]) + 1,
                 values,
@@ -104,34 +107,25 @@ class Plan:
                 scale,
             )
             targets = self._stored(i, new[0])
-            targets += [(s, narrow(value, s)) for s, value in zip(states, new[1:], strict=True)]
-            if self._options.averages:
-                ema = self._options.averages[i]
-                targets.append((ema, average(ema, new[0], ema.dtype.type, self._options.ema)))
+            targets += [(s, narrow(value, s)) for s, value in zip(tensor.states, new[1:], strict=True)]
+            if tensor.ema is not None:
+                e, decay = tensor.ema, self._options.ema or 0.0
+                targets.append((e, average(e, new[0], e.dtype.type, decay)))
             assert all(value.dtype == target.dtype for target, value in targets)
             updates.append((i, targets))
         return updates
 
-    def _working(self, i: int) -> Array:
-        """The parameter in the type of the arithmetic."""
-        w, options = self._params[i], self._options
-        if options.masters and w.itemsize == 2:
-            return options.masters[i]
-        if options.lows and is_bfloat16(w):
-            return join(w, options.lows[i])
-        return widen(w)
-
     def _stored(self, i: int, new: Array) -> list[tuple[Array, Array]]:
         """Where the new parameter goes, and in which form."""
-        w, options = self._params[i], self._options
-        stored = []
-        if options.copies and new.dtype == np.float32:
-            stored.append((options.copies[i], narrow(new, options.copies[i])))
-        if options.masters and w.itemsize == 2:
-            stored.append((options.masters[i], new))
-        if options.lows and is_bfloat16(w):
+        tensor, options = self._tensors[i], self._options
+        w, stored = tensor.w, []
+        if tensor.copy is not None:
+            stored.append((tensor.copy, narrow(new, tensor.copy)))
+        if tensor.master is not None:
+            stored.append((tensor.master, new))
+        if tensor.low is not None:
             upper, lower = split(new, w)
-            return [*stored, (w, upper), (options.lows[i], lower)]
+            return [*stored, (w, upper), (tensor.low, lower)]
         if options.stochastic_rounding is not None and is_bfloat16(w):
             step = int(self._steps[i]) + 1
             return [*stored, (w, narrow_at_random(new, w, options.stochastic_rounding, step, i))]
@@ -143,9 +137,9 @@ class Plan:
         options = self._options
         w, *states = old
         T = w.dtype.type
-        coupled = 0.0 if options.decoupled else weight_decay
-        g = prepare_gradient(g, w, T, -scale if options.maximize else scale, options.clip_value, coupled)
-        if options.decoupled and weight_decay != 0.0:
+        coupled = 0.0 if options.decoupled_weight_decay else weight_decay
+        g = prepare_gradient(g, w, T, scale, coupled, options)
+        if options.decoupled_weight_decay and weight_decay != 0.0:
             w = Decayed(w, T(hyper["lr"] * weight_decay))
         new = list(self._rule.update(w, g, *states, T=T, t=t, **hyper))
         assert all(value.dtype == T for value in new)
