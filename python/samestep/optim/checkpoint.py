@@ -22,6 +22,7 @@ from typing import IO, Any, TypeVar
 import numpy as np
 
 from ..backends.arrays import Array
+from .owner import Owner
 from .param import Param
 
 T = TypeVar("T")
@@ -68,19 +69,29 @@ def write(path: Path, facts: Mapping[str, Any], state: Mapping[str, list[Any]]) 
     _sync(target.parent)
 
 
-def facts_of(
-    kind: type, arguments: Mapping[str, Any], hyper: Mapping[str, Any], params: Sequence[Param]
-) -> dict[str, Any]:
-    """What a checkpoint says of an optimizer beside its state dict: its class, arguments and parameters.
-
-    ``hyper``: what the optimizer was made with. In the place of a schedule is the value it has come to.
-    """
-    return {
-        "class": kind.__name__,
-        "module": kind.__module__,
-        "made_with": {**arguments, "hyper": hyper},
-        "params": [[param.array.dtype.name, list(param.array.shape)] for param in params],
+def facts_of(optimizer: Owner) -> dict[str, Any]:
+    """What a checkpoint says beside the state dict: the class, its arguments and the parameters."""
+    hyper = {  # in the place of a schedule stands what it has come to
+        name: _apart_from_0(optimizer.groups[0][name]) if callable(value) else value
+        for name, value in optimizer._default_hyper.items()
     }
+    initial = optimizer._store.initial
+    return {
+        "class": type(optimizer).__name__,
+        "module": type(optimizer).__module__,
+        "made_with": {
+            "form": optimizer.form,
+            "variant": optimizer.variant,
+            "initial": initial,
+            "hyper": hyper,
+        },
+        "params": [[param.array.dtype.name, list(param.array.shape)] for param in optimizer._params],
+    }
+
+
+def _apart_from_0(value: float) -> float:
+    """What a schedule came to as a constructor takes it: 0 if float32 does not tell it from 0."""
+    return value if value > 2.0**-150 else 0.0
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -106,21 +117,30 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
     return facts, arrays
 
 
-def state_dict_of(
-    facts: Mapping[str, Any],
-    tensors: Mapping[str, Array],
-    state: Mapping[str, list[Array]],
-    keys: Sequence[str],
-) -> dict[str, Any]:
-    """What ``read`` found, as the state dict of an optimizer with this state."""
-    restored = {
+def fill(optimizer: Owner, path: Path, facts: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
+    """Has a new optimizer take over what ``read`` found; on an error none of its files stay.
+
+    Raises:
+        ValueError, TypeError: the parameters or the state do not fit.
+    """
+    where = os.fspath(path)
+    state = {
         name: [_with_dtype(tensors.get(f"{name}.{i}"), like) for i, like in enumerate(arrays)]
-        for name, arrays in state.items()
+        for name, arrays in optimizer.state.items()
     }
-    return {**{key: facts.get(key) for key in keys}, "state": restored}
+    try:
+        _check_params(where, optimizer._params, facts.get("params"))
+        optimizer.load_state_dict(
+            {**{key: facts.get(key) for key in optimizer.state_dict_keys}, "state": state}
+        )
+    except BaseException as error:
+        optimizer._store.remove_files()
+        if type(error) is ValueError and where not in str(error):
+            raise ValueError(f"{where}: {error}") from None
+        raise
 
 
-def check_params(path: str, params: Sequence[Param], saved: list[list[Any]] | None) -> None:
+def _check_params(path: str, params: Sequence[Param], saved: list[list[Any]] | None) -> None:
     """Raises unless dtypes and shapes are as in the checkpoint; None: it is an old one without them."""
     if saved is None:
         return
@@ -135,22 +155,23 @@ def check_params(path: str, params: Sequence[Param], saved: list[list[Any]] | No
             )
 
 
-def find_class(base: type[T], path: str, name: str, module: str | None) -> type[T]:
-    """``base`` or the class derived from it that has the name; of several, the one of that module.
+def find_class(base: type[T], path: Path, facts: Mapping[str, Any]) -> type[T]:
+    """``base`` or the class derived from it that was saved; of several with its name, that of its module.
 
-    ``module``: None in old checkpoints.
+    Old checkpoints do not say which module it is.
     """
+    name = facts["class"]
     kinds = [base]
     for kind in kinds:  # it grows
         kinds += (derived for derived in kind.__subclasses__() if derived not in kinds)
     named = [kind for kind in kinds if kind.__name__ == name]
     if not named:
         raise ValueError(
-            f"{path}: of {name}, expected {base.__name__} or a class derived from it; if {name} is one, "
-            "define or import it before"
+            f"{os.fspath(path)}: of {name}, expected {base.__name__} or a class derived from it; "
+            f"if {name} is one, define or import it before"
         )
     # Defined twice, as in a notebook, the last one counts.
-    return ([kind for kind in named if kind.__module__ == module] or named[:1])[-1]
+    return ([kind for kind in named if kind.__module__ == facts.get("module")] or named[:1])[-1]
 
 
 def _with_dtype(array: Array | None, like: Array) -> Array | None:

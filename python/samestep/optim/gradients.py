@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import backends
+from ..arguments import check_rounded, number
 from ..backends import arrays
 from ..backends.arrays import Array
 from .param import Param, written
@@ -128,6 +130,16 @@ def check_gradients(
             arrays.check_inplace(name, g, halves=True)
         arrays.check_disjoint(zeroed)
     return plain
+
+
+def check_scale(value: Any, is_single: bool) -> float:
+    """A factor of all gradients: a finite number. ``is_single``: some of them are multiplied in float32."""
+    scale = number("scale", value)
+    if not math.isfinite(scale):
+        raise ValueError(f"scale: got {scale}, expected a finite number")
+    if is_single:
+        check_rounded("scale", scale, np.float32)
+    return scale
 
 
 def first_nonfinite(grads: Sequence[Any], params: Sequence[Param]) -> str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import pickle
-import sys
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol
 
 from .gradients import Structure
-from .hyper import Hyper, pair
+from .hyper import Hyper
 from .param import Param
 
 
@@ -21,7 +19,7 @@ class Owner(Protocol):
 
     def _hyper_of(self, name: str) -> Hyper: ...
 
-    def _set_checked(self, checked: list[tuple[Group, str, tuple[float | None, Any]]]) -> None: ...
+    def _refresh_hyper(self) -> None: ...
 
 
 class Group(MutableMapping[str, float]):
@@ -114,7 +112,7 @@ class Group(MutableMapping[str, float]):
         return self._follow(self._hyper, name)
 
     def __setitem__(self, name: str, value: Any) -> None:
-        self._optimizer._set_checked([(self, name, self.check(name, value))])
+        set_together([(self, name, self.check(name, value))], self._optimizer._refresh_hyper)
 
     def __delitem__(self, name: str) -> None:
         raise TypeError("a hyper-parameter cannot be deleted; set it instead")
@@ -141,13 +139,30 @@ class Group(MutableMapping[str, float]):
         return f"Group({dict(self)!r})"
 
 
-def is_grouped(params: Any) -> bool:
-    """Whether ``params`` is a list of groups: dicts with the key "params"."""
-    return (
-        isinstance(params, (list, tuple))
-        and bool(params)
-        and all(isinstance(entry, Mapping) and "params" in entry for entry in params)
-    )
+def set_together(
+    checked: Iterable[tuple[Group, str, tuple[float | None, Any]]], refresh: Callable[[], None]
+) -> None:
+    """Sets what has been checked, and refreshes what is made of it, or where that fails sets nothing."""
+    checked = list(checked)
+    before = [(g, name, (g._hyper[name], g._schedules.get(name))) for g, name, _ in checked]
+    try:
+        for group, name, found in checked:
+            group._set(name, *found)
+        refresh()
+    except BaseException:
+        for group, name, found in before:
+            group._set(name, *found)
+        refresh()
+        raise
+
+
+def scheduled_hyper(
+    groups: Sequence[Group], names: Sequence[str], t: int
+) -> tuple[list[dict[str, float | None]], list[float]]:
+    """Of each group what its schedules give for step t, and the values of all groups under these."""
+    scheduled = [group.scheduled(t) for group in groups]
+    pairs = zip(groups, scheduled, strict=True)
+    return scheduled, [value for group, given in pairs for value in group.values_with(given, names)]
 
 
 def flatten_gradients(groups: Sequence[Group], grads: Any) -> Any:
@@ -159,35 +174,3 @@ def flatten_gradients(groups: Sequence[Group], grads: Any) -> Any:
     for group, given in zip(groups, grads, strict=True):
         flat += [None] * len(group.params) if given is None else group.structure.flatten(given)
     return flat
-
-
-def hyper_arguments(group: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyper-parameters of a group as it was given, by their own names; ``betas`` are two of them."""
-    given = {name: value for name, value in group.items() if name != "params"}
-    if "betas" in given and "beta1" in expected:
-        given["beta1"], given["beta2"] = pair(given.pop("betas"))
-    for name in given:
-        if name not in expected:
-            raise ValueError(f"params: a group has the key {name!r}, expected some of {', '.join(expected)}")
-    return given
-
-
-def check_picklable(groups: Sequence[Group]) -> None:
-    """Raises where pickle, and nothing that can do more, is about to meet a function that it cannot store."""
-    if not any(group._schedules for group in groups):
-        return
-    frame = sys._getframe()
-    while frame.f_back is not None:
-        frame = frame.f_back
-        module = frame.f_globals.get("__name__", "")
-        if module == "copy" or any(part in module for part in ("cloudpickle", "dill")):  # or a copy of these
-            return
-    for i, group in enumerate(groups):
-        for name, schedule in group._schedules.items():
-            try:
-                pickle.dumps(schedule)
-            except Exception as error:
-                raise pickle.PicklingError(
-                    f"groups[{i}][{name!r}]: got {schedule!r}, which pickle cannot store; use one of "
-                    "samestep.schedules, a function at the top level of a module, or cloudpickle"
-                ) from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,24 +9,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .. import backends
-from ..arguments import check_choice, check_rounded, number, switch
+from ..arguments import check_choice, switch
 from ..backends import cpu
 from ..backends.arrays import Array
 from ..backends.face import NONFINITE, STEPPED
 from ..backends.options import Options, check_names
-from .gradients import Structure, check_gradients, copy_into_layouts, first_nonfinite
-from .groups import Group, check_picklable, flatten_gradients, hyper_arguments, is_grouped
+from .add_groups import add_groups, is_grouped
+from .copies import restore_state, share_params, state_to_pickle
+from .gradients import check_scale, copy_into_layouts, first_nonfinite
+from .groups import Group, flatten_gradients, scheduled_hyper, set_together
 from .hyper import Hyper
-from .param import (
-    Param,
-    StateStore,
-    check_disjoint,
-    check_layouts,
-    check_writeable,
-    make_params,
-    remember_shared,
-)
-from .plan import bind_plan
+from .param import Param, StateStore, check_layouts
+from .plan import bind_plan, step_with_care, train
 from .state_dict import check_state_dict, facts_of
 from .stats import StepStats
 
@@ -76,20 +68,19 @@ class Optimizer:
         rows = {name: (hypers, states) for name, hypers, states in cpu.rules()}
         self._hyper_names, self._state_names = rows[self.rule]
         self.options = Options(**options)
-        self._default_hyper = {
+        self._default_hyper: dict[str, Any] = {
             name: value if callable(value) else self._hyper_of(name).check(value)
             for name, value in {**hyper, "weight_decay": weight_decay}.items()
         }
         folder = None if state_dir is None else os.fspath(state_dir)
         self._store = StateStore(self._state_names, self.options, initial or {}, folder)
         self._grouped = is_grouped(params)
-
         self.groups: list[Group] = []
         self._skipped = False
         # One count a parameter, then that of the whole. The plan counts all of them in the step itself: an
         # exception between the step and a count made here, such as Ctrl-C, would tear them apart.
         self._steps = np.zeros(1, np.int64)
-        self._add_groups(list(params) if self._grouped else [{"params": params}])
+        add_groups(self, list(params) if self._grouped else [{"params": params}])
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Names that no class knows are refused once the groups are there: most likely a hyper-parameter
@@ -123,36 +114,8 @@ class Optimizer:
         """
         if not isinstance(group, Mapping) or "params" not in group:
             raise TypeError('group: expected a dict with the key "params"')
-        self._add_groups([group])
+        add_groups(self, [group])
         self._grouped = True
-
-    def _add_groups(self, given: list[Mapping[str, Any]]) -> None:
-        """Adds all of these groups, or on an error none."""
-        before = {**vars(self), "groups": list(self.groups)}
-        n_params, n_files = len(self._params), len(self._store.files)
-        check_layouts(self._params)
-        try:
-            for group in given:
-                self._add_group(group)
-            check_disjoint(self._params)
-            self._store.make_states(self._params, n_params, self._module)
-            self._bind()
-        except BaseException:
-            self._store.remove_files(n_files)
-            vars(self).update(before)
-            raise
-
-    def _add_group(self, given: Mapping[str, Any]) -> None:
-        hyper = {**self._default_hyper, **hyper_arguments(given, self._default_hyper)}
-        i = len(self.groups)
-        names = (f"params[{i}]['params']", f"grads[{i}]") if self._grouped or i > 0 else ("params", "grads")
-        self.backend, params = make_params(
-            given["params"], names, self.backend, self._params[:1], self.options, self._store.folder
-        )
-        structure = Structure(given["params"], len(params), names[1])
-        self.groups.append(Group(self, params, structure, hyper))
-        counts = np.zeros(len(params), np.int64)
-        self._steps = np.concatenate([self._steps[:-1], counts, self._steps[-1:]])
 
     def _hyper_of(self, name: str) -> Hyper:
         found: Hyper = getattr(type(self), name)
@@ -170,36 +133,13 @@ class Optimizer:
     def _bind(self) -> None:
         """Makes the plan of the step. The caller has checked that all arrays lie as they were bound."""
         self._weight_decay = [0.0] * len(self.groups)
-        self._plan = bind_plan(
-            self._module,
-            self.rule,
-            self._state_names,
-            self.groups,
-            self._steps,
-            self.options,
-            self._times_steps,
-        )
+        self._plan = bind_plan(self)
         self._refresh_hyper()
 
     def _set_hyper(self, **values: Any) -> None:
         """Sets hyper-parameters of all groups, or on an error none."""
-        checked = [
-            (group, name, group.check(name, value)) for group in self.groups for name, value in values.items()
-        ]
-        self._set_checked(checked)
-
-    def _set_checked(self, checked: list[tuple[Group, str, tuple[float | None, Any]]]) -> None:
-        """Sets what has been checked, or nothing while another thread is inside a step."""
-        before = [(g, name, (g._hyper[name], g._schedules.get(name))) for g, name, _ in checked]
-        try:
-            for group, name, found in checked:
-                group._set(name, *found)
-            self._refresh_hyper()
-        except BaseException:
-            for group, name, found in before:
-                group._set(name, *found)
-            self._refresh_hyper()
-            raise
+        checked = [(g, name, g.check(name, value)) for g in self.groups for name, value in values.items()]
+        set_together(checked, self._refresh_hyper)
 
     def _refresh_hyper(self) -> None:
         """Hands the values of all groups to the plan; called after every change."""
@@ -219,27 +159,14 @@ class Optimizer:
         return f"{type(self).__name__}({form}{hyper}, t={self.t})"
 
     def __getstate__(self) -> dict[str, Any]:
-        check_layouts(self._params)
-        check_picklable(self.groups)
-        state = {**vars(self), "_store": self._store.in_memory()}  # where a copy's states lie
-        del state["_plan"]
-        return state
+        return state_to_pickle(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._steps = np.array(self._steps)  # it may be read-only, and a step counts in it
-        for param in self._params:
-            param.remember_layouts()
-        self._bind()
+        restore_state(self, state)
 
     def __copy__(self) -> Self:
         """An optimizer of the same parameters, with hyper-parameters, state and step counts of its own."""
-        own = ("groups", "_steps")
-        memo = remember_shared(self._params, (v for name, v in vars(self).items() if name not in own))
-        # A derived class may keep one of these under another name.
-        for value in (self, *self.groups, *(group.params for group in self.groups)):
-            memo.pop(id(value), None)
-        return copy.deepcopy(self, memo)
+        return share_params(self)
 
     def record_stats(self, on: bool = True) -> None:
         """Has every further step timed, or no longer; costs nothing while off. See ``stats``.
@@ -339,25 +266,21 @@ class Optimizer:
         else:
             flat = self.groups[0].structure.flatten(grads)
         if type(scale) is not float or scale != 1.0:
-            scale = _finite("scale", scale)
-            if any(group._is_single for group in self.groups):
-                check_rounded("scale", scale, np.float32)
-        scheduled = [g.scheduled(self.t + 1) for g in self.groups] if self._has_schedules else None
-        hyper = self._hyper_values
-        if scheduled is not None:
-            pairs = zip(self.groups, scheduled, strict=True)
-            hyper = [value for g, new in pairs for value in g.values_with(new, self._hyper_names)]
+            scale = check_scale(scale, any(group._is_single for group in self.groups))
+        scheduled, hyper = None, self._hyper_values
+        if self._has_schedules:
+            scheduled, hyper = scheduled_hyper(self.groups, self._hyper_names, self.t + 1)
         copied = 0
         status = self._plan.step(flat, hyper, scale)
         if self.options.copy_grads and status not in (STEPPED, NONFINITE):
             flat, copied = copy_into_layouts(flat, self._params, self._module)
             status = self._plan.step(flat, hyper, scale)
         if status not in (STEPPED, NONFINITE):
-            status = self._step_with_care(flat, hyper, scale)
+            status = step_with_care(self, flat, hyper, scale)
         if copied and self._times_steps and status == STEPPED:
             self._plan.stats = self._plan.stats._replace(copied=copied)
         skipped = status == NONFINITE
-        if skipped != self._skipped:  # asked, for to set an attribute takes five times as long
+        if skipped != self._skipped:  # comparing is five times as fast as setting an attribute
             self._skipped = skipped
         if scheduled is not None and not skipped:
             for group, values in zip(self.groups, scheduled, strict=True):
@@ -368,25 +291,9 @@ class Optimizer:
             raise FloatingPointError(f"{name}: infinite or NaN; nothing was changed")
         return self._plan.norm if self.options.clip_norm is not None else None
 
-    def _step_with_care(self, grads: Any, hyper: list[float], scale: float) -> int:
-        """After a refusal: says what is wrong, or binds what has moved and sees subclasses as arrays."""
-        check_writeable(self._params)
-        plain = check_gradients(grads, self._params, self.backend, self.options.zero_grads)
-        status: int = self._plan.step(plain, hyper, scale)
-        if status not in (STEPPED, NONFINITE):  # what was bound has moved
-            self._bind()
-            status = self._plan.step(plain, hyper, scale)
-        if status not in (STEPPED, NONFINITE):
-            raise RuntimeError("params, grads: changed by another thread during the step")
-        return status
-
     def _train(self, trainer: cpu.Trainer, steps: int) -> None:
         """So many steps along the gradient of the trainer's problem, in one native call."""
-        if self._plan.train(trainer, self._hyper_values, steps) != STEPPED:
-            check_writeable(self._params)
-            self._bind()
-            if self._plan.train(trainer, self._hyper_values, steps) != STEPPED:
-                raise RuntimeError("params: moved by another thread during the steps")
+        train(self, trainer, steps)
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of everything but the parameters: plain ints, floats, strings and NumPy arrays.
@@ -446,13 +353,7 @@ class Optimizer:
         """
         from . import checkpoint  # here: it imports a third of what the package does
 
-        arguments = {"form": self.form, "variant": self.variant, "initial": self._store.initial}
-        hyper = {
-            name: _apart_from_0(self.groups[0][name]) if callable(value) else value
-            for name, value in self._default_hyper.items()
-        }
-        own = checkpoint.facts_of(type(self), arguments, hyper, self._params)
-        checkpoint.write(path, {**facts_of(self), **own}, self.state)
+        checkpoint.write(path, {**facts_of(self), **checkpoint.facts_of(self)}, self.state)
 
     @classmethod
     def load(
@@ -483,22 +384,13 @@ class Optimizer:
         """
         from . import checkpoint
 
-        where = os.fspath(path)
         facts, tensors = checkpoint.read(path)
-        kind = checkpoint.find_class(cls, where, facts["class"], facts.get("module"))
+        kind = checkpoint.find_class(cls, path, facts)
         loaded = kind.__new__(kind)
         Optimizer.__init__(
             loaded, params, backend=backend, state_dir=state_dir, **facts["made_with"], **facts["options"]
         )
-        state_dict = checkpoint.state_dict_of(facts, tensors, loaded.state, cls.state_dict_keys)
-        try:
-            checkpoint.check_params(where, loaded._params, facts.get("params"))
-            loaded.load_state_dict(state_dict)
-        except BaseException as error:
-            loaded._store.remove_files()
-            if type(error) is ValueError and where not in str(error):
-                raise ValueError(f"{where}: {error}") from None
-            raise
+        checkpoint.fill(loaded, path, facts, tensors)
         return loaded
 
 
@@ -506,15 +398,3 @@ def like_params(optimizer: Optimizer, g: Array) -> Any:
     """The gradient of the one parameter in the structure in which the optimizer was given it."""
     structured = optimizer.groups[0].structure.unflatten([g])
     return [structured] if optimizer._grouped else structured
-
-
-def _apart_from_0(value: float) -> float:
-    """What a schedule came to as a constructor takes it: 0 if float32 does not tell it from 0."""
-    return value if value > 2.0**-150 else 0.0
-
-
-def _finite(name: str, value: Any) -> float:
-    found = number(name, value)
-    if not math.isfinite(found):
-        raise ValueError(f"{name}: got {found}, expected a finite number")
-    return found

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from .. import backends
 from ..arguments import check_rounded
 from ..backends import arrays
 from ..backends.arrays import Array, Layout
@@ -64,52 +63,6 @@ class Param:
         of_w = (2 if options.master == "float32" else 3) + bool(options.zero_grads)
         of_states = sum((1 if name == "copy" else 2) * s.nbytes for name, s in self.states.items())
         return of_w * self.array.nbytes + of_states
-
-
-def make_params(
-    given: Any,
-    names: tuple[str, str],
-    backend: str,
-    first: Sequence[Param],
-    options: Options,
-    folder: str | None,
-) -> tuple[str, list[Param]]:
-    """The parameters of one group and the backend that steps them.
-
-    Args:
-        given: an array, or nested lists, tuples and dicts of arrays.
-        names: of ``given`` and of its gradients.
-        backend: asked for, or that of the groups before.
-        first: the optimizer's first parameter, if there is one: all others are where it is.
-        options, folder: of the optimizer's states.
-
-    Raises:
-        TypeError, ValueError: an array cannot be updated in place, or not under these options.
-    """
-    found, paths = arrays.flatten(given, names[0])
-    if not found:
-        raise ValueError(f"{names[0]}: got none, expected at least one array")
-    bound = {param.name: param.array for param in first}
-    backend, seen = backends.enter(backend, bound, dict(zip(paths, found, strict=True)))
-    if backend == "cuda":
-        backends.module(backend).check_options(options, folder)
-    params = []
-    for path, w in zip(paths, seen[len(bound) :], strict=True):
-        arrays.check_inplace(path, w, halves=backend != "cuda")
-        check_storage(path, w, options)
-        params.append(Param(path, names[1] + path.removeprefix(names[0]), w))
-    return backend, params
-
-
-def remember_shared(params: Sequence[Param], others: Iterable[Any]) -> dict[int, Any]:
-    """What ``copy.deepcopy`` is to leave as it is where only the states of parameters are copied.
-
-    ``others``: whatever else the copy shares, in which these states are not looked for.
-    """
-    memo = {id(value): value for value in (*(param.array for param in params), *others)}
-    for value in (v for param in params for v in (param, param.states, *param.states.values())):
-        memo.pop(id(value), None)
-    return memo
 
 
 def written(params: Sequence[Param]) -> Iterator[tuple[str, Array, Layout]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -11,25 +11,8 @@ from ..backends import arrays, cpu
 from ..backends.arrays import Array
 from ..backends.options import Options
 from .groups import Group
+from .owner import Owner
 from .param import READ_ONLY_FIX
-
-
-class Owner(Protocol):
-    """What is asked of the optimizer."""
-
-    state_dict_keys: ClassVar[Sequence[str]]
-    rule: str
-    options: Options
-    groups: list[Group]
-
-    @property
-    def t(self) -> int: ...
-
-    @property
-    def steps(self) -> list[int]: ...
-
-    @property
-    def state(self) -> dict[str, list[Array]]: ...
 
 
 def facts_of(optimizer: Owner) -> dict[str, Any]:
