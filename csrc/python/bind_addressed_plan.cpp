@@ -117,7 +117,7 @@ class AddressedPlan {
 
   static void* at(Address address) { return reinterpret_cast<void*>(address); }
 
-  // Enters the gradients: kAccepted, or the first that lies where a step writes.
+  // Hands the gradients to the plan. Returns kAccepted or the first gradient that lies where a step writes.
   Index accept_gradients(const py::list& grads) {
     std::vector<Tensor>& tensors = plan_->tensors();
     if (grads.size() != tensors.size()) throw std::invalid_argument("grads: expected one for every parameter");

@@ -28,9 +28,6 @@ namespace {
 // where they were and that every gradient fits, before the first byte is written.
 class BoundPlan {
  public:
-  // What a step returns, else the first gradient to be looked at more closely.
-  static constexpr Index kStepped = kAccepted, kMoved = -2, kNonfinite = -3;
-
   using Arrays = std::vector<py::array>;
 
   // tensors: of samestep.backends.face.Tensor. options: a samestep.options.Options, or None.
@@ -68,7 +65,7 @@ class BoundPlan {
     return plan_->step(hyper.data(), scale) ? kStepped : kNonfinite;
   }
 
-  // So many steps along the gradient of the trainer's problem.
+  // Makes that many steps along the gradient of the trainer's problem.
   Index train(BoundTrainer& bound, const std::vector<double>& hyper, Index steps) {
     StepGuard alone(stepping_);
     StepGuard alone_there(bound.stepping(), BoundTrainer::kInside);
@@ -144,7 +141,7 @@ class BoundPlan {
            std::all_of(stored_.begin(), stored_.end(), is_there);
   }
 
-  // Enters the gradients into the plan: kAccepted, or what is in the way.
+  // Hands the gradients to the plan. Returns kAccepted, kMoved or the first gradient that does not fit.
   Index accept_gradients(py::handle grads) {
     std::vector<Tensor>& tensors = plan_->tensors();
     if (PyTuple_GET_SIZE(grads.ptr()) != static_cast<py::ssize_t>(tensors.size())) {

@@ -1,4 +1,4 @@
-// What plans are made of and stepped with, as Python hands it in.
+// The arguments from Python that plans are made of and stepped with: a rule's name, options, numbers.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -60,7 +60,11 @@ inline void check_steps(const py::array_t<Index>& steps, size_t params) {
   }
 }
 
-// What accept_gradients() returns, else the first gradient to be looked at more closely.
-constexpr Index kAccepted = -1;
+// What a step returns, else the number of the first gradient to be looked at more closely. But for kStepped nothing has
+// been written. Python's names for them are in backends/face.py.
+constexpr Index kStepped = -1, kMoved = -2, kNonfinite = -3;
+
+// What accept_gradients() returns where nothing is in the way of a step.
+constexpr Index kAccepted = kStepped;
 
 }  // namespace samestep

@@ -1,4 +1,4 @@
-// The memory that a step writes.
+// The memory that a step writes, and the gradients that lie apart from it.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,6 @@ struct Range {
   bool operator<(const Range& other) const { return begin < other.begin; }
 };
 
-// What a step writes.
 class Written {
  public:
   void add(const void* data, Index bytes) {

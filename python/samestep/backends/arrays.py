@@ -7,7 +7,6 @@ error that names the argument, what came, what was expected and the fix.
 from __future__ import annotations
 
 import math
-import os
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -104,29 +103,6 @@ def same_layout(a: Array | Layout, b: Array | Layout) -> bool:
         return False
     walks = zip(a.strides, b.strides, a.shape, strict=True)
     return 0 in a.shape or all(sa == sb or length <= 1 for sa, sb, length in walks)
-
-
-def mapped_like(path: str, a: Array, dtype: Any) -> Array:
-    """Zeros with the shape and layout of a dense ``a`` that is not empty, in a new file of that name.
-
-    Raises:
-        FileExistsError: there is one already; to cut it off would end a process that has it mapped.
-    """
-    order = sorted(range(a.ndim), key=lambda d: -a.strides[d])
-    try:
-        file = open(path, "x+b")  # noqa: SIM115
-    except FileExistsError:
-        raise FileExistsError(
-            f"state_dir: the file {path} is there already, expected none of that name; remove it if no "
-            "optimizer needs it, or name another folder"
-        ) from None
-    with file:
-        try:
-            mapped: Array = np.memmap(file, dtype, "w+", shape=tuple(a.shape[d] for d in order) or (1,))
-        except BaseException:
-            os.unlink(path)
-            raise
-    return mapped.transpose(np.argsort(order)) if a.ndim else mapped.reshape(())
 
 
 def is_half(a: Array) -> bool:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 
 def _option(default: Any, check: Callable[[str, Any], Any]) -> Any:
-    """A field: what holds where nothing is asked for, and what checks (name, value) and returns the value."""
+    """A field: the value that asks for nothing, and what checks (name, value) and returns the value."""
     return field(default=default, metadata={"check": check})
 
 
@@ -66,7 +66,7 @@ def _limit(name: str, value: Any) -> float | None:
     return None if found == math.inf else found
 
 
-def _share(name: str, value: Any) -> float | None:
+def _fraction(name: str, value: Any) -> float | None:
     return _number_or_none(name, value, lambda x: 0 < x < 1, "a number in (0, 1) or None")
 
 
@@ -105,7 +105,7 @@ class Options:
     clip_value: float | None = _option(None, _limit)
     nonfinite: str = _option("propagate", _one_of("propagate", "skip", "raise"))
     zero_grads: bool = _option(False, switch)
-    ema: float | None = _option(None, _share)
+    ema: float | None = _option(None, _fraction)
     flush_subnormals: bool = _option(False, switch)
     state_dtype: str = _option("float32", _one_of("float32", "param"))
     master: str | None = _option(None, _one_of(None, "float32", "split"))

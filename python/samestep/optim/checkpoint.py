@@ -59,7 +59,7 @@ def write(path: Path, facts: Mapping[str, Any], state: Mapping[str, list[Any]]) 
                 for piece in _pieces(arrays[name]):
                     file.write(piece.data)
             if replaced is not None:
-                _take_after(handle, replaced)
+                _copy_permissions(handle, replaced)
         _sync(temporary)
         temporary.replace(target)
     except BaseException:
@@ -267,7 +267,7 @@ def _regular_file(target: pathlib.Path) -> os.stat_result | None:
     return found
 
 
-def _take_after(handle: int, replaced: os.stat_result) -> None:
+def _copy_permissions(handle: int, replaced: os.stat_result) -> None:
     """Gives a new file the group, permissions and owner of the one that it replaces, as far as it may."""
     mode = replaced.st_mode & 0o777
     try:

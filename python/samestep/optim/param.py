@@ -170,7 +170,7 @@ class StateStore:
             state = module.zeros_like(w, dtype)
         else:
             path = os.path.join(self.folder, f"{name}.{i}")
-            state = arrays.mapped_like(path, w, dtype)
+            state = _mapped_like(path, w, dtype)
             self.files.append(path)
         if name in ("ema", "master", "copy"):
             with np.errstate(all="ignore"):
@@ -188,6 +188,29 @@ class StateStore:
         if arrays.is_half(w) and (self.options.state_dtype == "float32" or name in ("ema", "master")):
             return np.dtype(np.float32)
         return w.dtype
+
+
+def _mapped_like(path: str, a: Array, dtype: Any) -> Array:
+    """Zeros with the shape and layout of a dense ``a`` that is not empty, in a new file of that name.
+
+    Raises:
+        FileExistsError: there is one already; to cut it off would end a process that has it mapped.
+    """
+    order = sorted(range(a.ndim), key=lambda d: -a.strides[d])
+    try:
+        file = open(path, "x+b")  # noqa: SIM115
+    except FileExistsError:
+        raise FileExistsError(
+            f"state_dir: the file {path} is there already, expected none of that name; remove it if no "
+            "optimizer needs it, or name another folder"
+        ) from None
+    with file:
+        try:
+            mapped: Array = np.memmap(file, dtype, "w+", shape=tuple(a.shape[d] for d in order) or (1,))
+        except BaseException:
+            os.unlink(path)
+            raise
+    return mapped.transpose(np.argsort(order)) if a.ndim else mapped.reshape(())
 
 
 def _half_type(name: str | None) -> Any:

@@ -35,7 +35,7 @@ def check_options(options: Options, state_dir: str | None) -> None:
 
 
 class _Coefficients:
-    """What the kernels of one step take, by group of parameters."""
+    """The scalars that the kernels of one step take, for each group of parameters."""
 
     def __init__(
         self, options: Options, hyper: Sequence[float], weight_decay: list[float], scale: float
@@ -47,8 +47,8 @@ class _Coefficients:
         self._weight_decay = weight_decay
         self._scale = -scale if options.maximize else scale
 
-    def enter(self, argument: NDArray[Any], rule: str, dtype: np.dtype[Any], group: int, t: int) -> str:
-        """Fills them in for step t; returns which of the rule's kernels it takes."""
+    def fill(self, argument: NDArray[Any], rule: str, dtype: np.dtype[Any], group: int, t: int) -> str:
+        """Writes those of step t into a kernel's argument; returns which of the rule's kernels takes it."""
         options, decay = self._options, self._weight_decay[group]
         hyper = self._hyper[group * self._n_hyper : (group + 1) * self._n_hyper]
         argument["coefficients"] = np.void(_core.coefficients(rule, dtype, t, hyper, decay))
@@ -65,7 +65,7 @@ Launch = tuple[Any, int, NDArray[Any]]  # kernel, blocks of threads, argument
 
 
 class _Tensors:
-    """Those parameters of a plan that are of one type, and the tables that their kernel reads."""
+    """The tensors of a plan that are of one type, and the tables on the device that their kernel reads."""
 
     def __init__(
         self,
@@ -85,15 +85,18 @@ class _Tensors:
         # Waited for: a step may come on another stream.
         tables = [np.array(rows, np.int64), np.array(items, np.int64), np.zeros((len(tensors), 2), np.int64)]
         self._tables = [cupy.asarray(table, blocking=True) for table in tables]
-        # Address of the gradient, and launch: what the device's table holds, and what it is to hold.
-        self._given = tables[2]
-        self._wanted = np.zeros_like(self._given)
+        # Address of each gradient and number of its launch, as the device's table has them and as it shall.
+        self._on_device = tables[2]
+        self._wanted = np.zeros_like(self._on_device)
         names = dict(zip(("rows", "items", "given"), self._tables, strict=True))
         self._argument = struct_of(STEP, **names, per_item=ITEM)
         self._firsts: list[int] = []  # of each launch, the number of one parameter
 
-    def take(self, grads: Sequence[Any], steps: NDArray[np.int64]) -> None:
-        """Enters the gradients: parameters of one group that have made as many steps share a launch."""
+    def set_gradients(self, grads: Sequence[Any], steps: NDArray[np.int64]) -> None:
+        """Writes where the gradients lie into the device's table.
+
+        Parameters of one group that have made as many steps share a launch.
+        """
         launches: dict[tuple[int, int], int] = {}
         self._firsts = []
         for row, i in enumerate(self._numbers):
@@ -105,24 +108,24 @@ class _Tensors:
             if launch == len(self._firsts):
                 self._firsts.append(i)
             self._wanted[row] = g.data.ptr, launch
-        self._write_given()
+        self._update_table()
 
-    def launches(self, steps: NDArray[np.int64], coefficients: _Coefficients) -> list[Launch]:
-        """Those of a step of the gradients that were taken, all but launched."""
+    def prepare_launches(self, steps: NDArray[np.int64], coefficients: _Coefficients) -> list[Launch]:
+        """The launches of a step of the gradients that were set, with their arguments."""
         out = []
         for launch, first in enumerate(self._firsts):
             t, group = int(steps[first]) + 1, self._groups[first]
             argument = self._argument.copy()
-            way = coefficients.enter(argument, self._rule, self._dtype, group, t)
+            variant = coefficients.fill(argument, self._rule, self._dtype, group, t)
             argument["group"] = launch
-            kernels = f"{'OPTION' if way else 'STEP'}_KERNELS({self._rule})"
-            kernel = ready_kernel(kernels, f"step_{self._rule}{way}_{self._dtype}")
+            kernels = f"{'OPTION' if variant else 'STEP'}_KERNELS({self._rule})"
+            kernel = ready_kernel(kernels, f"step_{self._rule}{variant}_{self._dtype}")
             out.append((kernel, self._items, argument))
         return out
 
-    def _write_given(self) -> None:
-        """Brings the device's table up to date, where it is not: gradients tend to lie where they lay."""
-        changed = np.flatnonzero(self._wanted.ravel() != self._given.ravel())
+    def _update_table(self) -> None:
+        """Writes the rows of the device's table that have changed: gradients tend to lie where they lay."""
+        changed = np.flatnonzero(self._wanted.ravel() != self._on_device.ravel())
         if changed.size == 0:
             return
         words = self._wanted.ravel()
@@ -131,7 +134,7 @@ class _Tensors:
             argument = struct_of(WORD, to=self._tables[2].data.ptr + 8 * first, count=count)
             argument["words"][0, :count] = words[first : first + count]
             run_kernel("WORD_KERNELS()", "write_words", 1, argument)
-        self._given[...] = self._wanted
+        self._on_device[...] = self._wanted
 
 
 class _Place(NamedTuple):
@@ -147,7 +150,7 @@ class _Place(NamedTuple):
         return cls(a.data.ptr, a.dtype, a.shape, a.strides)
 
     def is_of(self, a: Any) -> bool:
-        """Whether ``a`` lies so still."""
+        """Whether ``a`` still lies there."""
         same = a.data.ptr == self.address and a.shape == self.shape and a.strides == self.strides
         return bool(same and a.dtype == self.dtype)
 
@@ -223,13 +226,15 @@ class Plan:
                             return i
                     self._seen = []
                     for tensors in self._lists:
-                        tensors.take(grads, self._steps)
+                        tensors.set_gradients(grads, self._steps)
                     self._counts[:] = [*(g is not None for g in grads), True]
                     self._seen = [None if g is None else (weakref.ref(g), _Place.of(g)) for g in grads]
                 coefficients = _Coefficients(self._options, hyper, self._weight_decay, scale)
                 # All that may fail comes before the first launch.
                 launches = [
-                    one for tensors in self._lists for one in tensors.launches(self._steps, coefficients)
+                    one
+                    for tensors in self._lists
+                    for one in tensors.prepare_launches(self._steps, coefficients)
                 ]
                 after = self._steps + self._counts
                 self._steps[0] = ~self._steps[0]

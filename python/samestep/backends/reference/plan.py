@@ -18,7 +18,7 @@ from .storage import is_bfloat16, join, narrow, narrow_at_random, split, widen
 from .sums import global_norm
 
 
-def _each_its_own(grads: Sequence[Array | None]) -> bool:
+def _can_be_zeroed(grads: Sequence[Array | None]) -> bool:
     """Whether the gradients can be set to zero: writeable, and none shares memory with another."""
     given = [g for g in grads if g is not None]
     try:
@@ -28,7 +28,7 @@ def _each_its_own(grads: Sequence[Array | None]) -> bool:
     return all(g.flags.writeable for g in given)
 
 
-def _working(tensor: Tensor) -> Array:
+def _widened(tensor: Tensor) -> Array:
     """The parameter in the type of the arithmetic."""
     if tensor.master is not None:
         return np.asarray(tensor.master)
@@ -54,7 +54,7 @@ class Plan:
         self._layouts = [Layout.of(a) for a in self._arrays]
         self._bound = [Layout.of(tensor.w) for tensor in tensors]
         self._written = extents(self._arrays)
-        self._alone = threading.Lock()
+        self._lock = threading.Lock()
         self.norm = float("nan")
 
     def set_weight_decay(self, weight_decay: list[float]) -> None:
@@ -66,14 +66,14 @@ class Plan:
         for i, (bound, g) in enumerate(zip(self._bound, grads, strict=True)):
             if g is not None and gradient_error("grads", g, bound, self._written):
                 return i
-        if self._options.zero_grads and not _each_its_own(grads):
+        if self._options.zero_grads and not _can_be_zeroed(grads):
             return 0
-        if not self._alone.acquire(blocking=False):
+        if not self._lock.acquire(blocking=False):
             raise RuntimeError("another thread is inside step() of this optimizer")
         try:
             return self._step(grads, hyper, scale)
         finally:
-            self._alone.release()
+            self._lock.release()
 
     def _step(self, grads: Sequence[Array | None], hyper: Sequence[float], scale: float) -> int:
         given = [widen(g) for g in grads if g is not None]
@@ -91,7 +91,7 @@ class Plan:
         return STEPPED
 
     def _updates(self, grads: Sequence[Array | None], hyper: Sequence[float], scale: float) -> list[Any]:
-        """(index, (target, new values) pairs) of every parameter that steps; nothing is written yet."""
+        """Of every tensor that steps its number and (array, new values) pairs; nothing is written yet."""
         updates = []
         for i, (tensor, g) in enumerate(zip(self._tensors, grads, strict=True)):
             if g is None:
@@ -99,14 +99,14 @@ class Plan:
             group, n = tensor.group, len(self._rule.hyper)
             values = dict(zip(self._rule.hyper, hyper[group * n : (group + 1) * n], strict=True))
             new = self._update(
-                [_working(tensor), *map(widen, tensor.states)],
+                [_widened(tensor), *map(widen, tensor.states)],
                 widen(g),
                 int(self._steps[i]) + 1,
                 values,
                 self._weight_decay[group],
                 scale,
             )
-            targets = self._stored(i, new[0])
+            targets = self._targets_of(i, new[0])
             targets += [(s, narrow(value, s)) for s, value in zip(tensor.states, new[1:], strict=True)]
             if tensor.ema is not None:
                 e, decay = tensor.ema, self._options.ema or 0.0
@@ -115,21 +115,21 @@ class Plan:
             updates.append((i, targets))
         return updates
 
-    def _stored(self, i: int, new: Array) -> list[tuple[Array, Array]]:
-        """Where the new parameter goes, and in which form."""
+    def _targets_of(self, i: int, new: Array) -> list[tuple[Array, Array]]:
+        """The arrays that store the parameter, each with the new value in its own form."""
         tensor, options = self._tensors[i], self._options
-        w, stored = tensor.w, []
+        w, targets = tensor.w, []
         if tensor.copy is not None:
-            stored.append((tensor.copy, narrow(new, tensor.copy)))
+            targets.append((tensor.copy, narrow(new, tensor.copy)))
         if tensor.master is not None:
-            stored.append((tensor.master, new))
+            targets.append((tensor.master, new))
         if tensor.low is not None:
             upper, lower = split(new, w)
-            return [*stored, (w, upper), (tensor.low, lower)]
+            return [*targets, (w, upper), (tensor.low, lower)]
         if options.stochastic_rounding is not None and is_bfloat16(w):
             step = int(self._steps[i]) + 1
-            return [*stored, (w, narrow_at_random(new, w, options.stochastic_rounding, step, i))]
-        return [*stored, (w, narrow(new, w))]
+            return [*targets, (w, narrow_at_random(new, w, options.stochastic_rounding, step, i))]
+        return [*targets, (w, narrow(new, w))]
 
     def _update(
         self, old: list[Any], g: Array, t: int, hyper: dict[str, float], weight_decay: float, scale: float
