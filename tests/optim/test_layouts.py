@@ -10,6 +10,7 @@ import pytest
 import samestep as ss
 from samestep.backends import arrays as front_door
 from samestep.backends import reference
+from samestep.backends.face import Tensor
 
 
 def layouts_of(dtype):
@@ -40,7 +41,7 @@ def test_plans_and_the_front_door_accept_the_same_gradients():
             continue
         bound, written = front_door.Layout.of(w), front_door.extents([w])
         plans = [
-            kind("sgd", [w], [], np.zeros(2, np.int64)) for kind in (ss.backends.cpu.Plan, reference.Plan)
+            kind("sgd", [Tensor(w)], np.zeros(2, np.int64)) for kind in (ss.backends.cpu.Plan, reference.Plan)
         ]
         for g in [
             *singles,
