@@ -6,6 +6,13 @@
 #include "contract/types.h"
 
 namespace samestep {
+
+// What a gradient goes through before the rule. Scale 1 and clip_value infinity change no bit.
+struct Preparation {
+  double scale, clip_value;
+  double weight_decay;  // coupled
+};
+
 namespace {
 
 // g = scale*g;  g = clip(g);  g = g + wd*w.   Scale -1 maximizes; scale 1 and clip infinity change no bit.
@@ -29,7 +36,7 @@ inline HD T flushed(T s) {
   return s < least && s > -least ? T(0) : s;
 }
 
-#ifndef __CUDACC__  // a GPU's loops are in kernels.cu
+#ifndef __CUDACC__  // a GPU's loops are in gpu/step.cuh
 template <class T, bool decays>
 void prepare_gradient(const Preparation& p, const void* weights, const void* gradient, Index n, void* out) {
   const PreparedGradient<T> prepared(p);
@@ -63,10 +70,10 @@ bool all_finite(const void* gradient, Index n) {
   return bad == 0;
 }
 
-double decoupled_decay(double lr, double weight_decay) { return lr * weight_decay; }
+inline double decoupled_decay(double lr, double weight_decay) { return lr * weight_decay; }
 
 // Gradients whose norm is above clip_norm are shortened to it.
-double clip_scale(double scale, double norm, double clip_norm) {
+inline double clip_scale(double scale, double norm, double clip_norm) {
   return norm > clip_norm ? scale * (clip_norm / norm) : scale;
 }
 

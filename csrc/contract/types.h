@@ -25,12 +25,6 @@ struct Coefficients {
   double decay;  // lr*weight_decay, for decoupled weight decay
 };
 
-// What a gradient goes through before the rule. Scale 1 and clip_value infinity change no bit.
-struct Preparation {
-  double scale, clip_value;
-  double weight_decay;  // coupled
-};
-
 // The canonical sum (sums.h). The first two fix bits.
 constexpr Index kSumBlock = 1024;   // terms of a block
 constexpr Index kLanes = 32;        // of a block: each adds every 32nd term

@@ -3,7 +3,7 @@
 // and the order of operations is the contract's, whatever the number of threads.
 //
 // Every kernel takes one struct, XArguments, by value. kernels.py lays it out again, field by field, and
-// tests/test_gpu_layout.py holds the two against each other.
+// tests/backends/gpu/test_gpu_arguments.py holds the two against each other.
 #include "gpu/batchnorm.cuh"
 #include "gpu/mse.cuh"
 #include "gpu/step.cuh"

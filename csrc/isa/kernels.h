@@ -4,6 +4,8 @@
 
 namespace samestep {
 
+struct Preparation;  // options.h
+
 // Updates elements begin..end-1 of w (n) and of each state (n) from g (n).
 struct Apply {
   void (*plain)(const Coefficients&, void* w, const void* g, void* const* states, Index begin, Index end);

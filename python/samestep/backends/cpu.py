@@ -19,7 +19,7 @@ from .._core import (
     rules,
     update_running,
 )
-from .arrays import assign, contiguous, empty, empty_like, frozen, place, to_host, zeros_like
+from .arrays import assign, contiguous, empty, empty_like, frozen, gradient_views, place, to_host, zeros_like
 
 __all__ = [
     "Mse",
@@ -36,6 +36,7 @@ __all__ = [
     "frozen",
     "get_num_threads",
     "global_norm",
+    "gradient_views",
     "info",
     "place",
     "rules",

@@ -209,8 +209,8 @@ def run_kernel(group: str, name: str, blocks: int, argument: NDArray[Any]) -> No
         launch_kernel(ready_kernel(group, name), blocks, argument)
 
 
-# The kernels' arguments, field by field as in csrc/gpu/*.cuh (tests/test_gpu_layout.py compares the two). All
-# fields are of 8 bytes, so that nothing is padded.
+# The kernels' arguments, field by field as in csrc/gpu/*.cuh; tests/backends/gpu/test_gpu_arguments.py
+# compares the two. All fields are of 8 bytes, so that nothing is padded.
 
 
 def _fields(names: str, **formats: str) -> np.dtype[Any]:

@@ -4,10 +4,11 @@ It uses ``+ - * /``, ``sqrt``, ``where`` and casts, nothing whose bits NumPy may
 a backend: ``backend="reference"`` runs a whole training in it.
 """
 
-from ..arrays import assign, contiguous, empty, empty_like, frozen, place, to_host, zeros_like
+from ..arrays import assign, contiguous, empty, empty_like, frozen, gradient_views, place, to_host, zeros_like
 from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference, update_running
 from .mse import Mse
-from .rules import Plan, power, rules
+from .plan import Plan
+from .rules import power, rules
 from .sums import canonical_sum, global_norm
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "empty_like",
     "frozen",
     "global_norm",
+    "gradient_views",
     "place",
     "power",
     "rules",
