@@ -55,8 +55,8 @@ py::bytes coefficients(const std::string& rule, const py::dtype& dtype, Index t,
 }
 
 std::vector<std::string> isas() {
-  const Isa* tables[8];
-  int n = available_isas(tables, 8);
+  const Isa* tables[kMaxIsas];
+  int n = available_isas(tables);
   std::vector<std::string> names;
   for (int i = 0; i < n; ++i) names.emplace_back(tables[i]->name);
   return names;
