@@ -19,7 +19,7 @@ def step(plan, grads, hyper, weight_decay=0.0):
 @pytest.mark.parametrize(("rule", "hyper"), [("sgd", [0.1]), ("adam_outside", [0.1, 0.9, 0.99, 1e-8])])
 def test_a_plan_by_address_is_the_plan(rule, hyper, dtype):
     """At any offset, with gradients left out, and with nothing to step."""
-    (states,) = (states for name, _, states in _core.rules() if name == rule)
+    (states,) = (states for name, *_, states in _core.rules() if name == rule)
     rng = np.random.default_rng(0)
     room = rng.standard_normal((2 + len(states), 3, 40)).astype(dtype)
     twin = room.copy()

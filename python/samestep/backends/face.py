@@ -6,7 +6,7 @@ They check nothing but gradients: arrays come checked from whoever is called by 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,17 @@ from .options import Options
 STEPPED, MOVED, NONFINITE = -1, -2, -3
 
 Sizes = tuple[int, int, int]  # samples, channels, positions
+
+
+class RuleRow(NamedTuple):
+    """A row of the registry of rules: FOR_EACH_RULE in csrc/contract/rules.h."""
+
+    name: str  # formed of the next three, there alone
+    family: str
+    form: str | None
+    variant: str | None
+    hyper: tuple[str, ...]  # names of the hyper-parameters
+    states: tuple[str, ...]
 
 
 class Plan(Protocol):
@@ -60,8 +71,8 @@ class Backend(Protocol):
     Plan: type[Plan]
     Mse: type[Mse]
 
-    def rules(self) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
-        """(name, hyper-parameters, states) of every rule."""
+    def rules(self) -> list[RuleRow]:
+        """The registry of rules."""
 
     # ---- sums ----
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import backends
+from ..backends import cpu
 from ..backends.arrays import DTYPES, Array, digest
 from ..layers.batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference
 from ..optim.optimizer import Optimizer
@@ -89,26 +90,26 @@ STORAGE: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class Case(NamedTuple):
-    """One rule, in one form or variant, for one dtype."""
+    """One rule for one dtype."""
 
     optimizer: type[Optimizer]
     form: str | None
+    variant: str | None
     dtype: np.dtype[Any]
 
     @property
     def rule(self) -> str:
-        family = self.optimizer.family
-        return family if self.form is None else f"{family}_{self.form}"
+        return cpu.rule(self.optimizer.family, self.form, self.variant).name
 
     def __str__(self) -> str:
         return f"{self.rule} {self.dtype}"
 
     def make(self, params: Any, hyper: str = "default", **options: Any) -> Optimizer:
         """The optimizer with one of the sets of HYPER."""
-        if self.form is not None and self.form in self.optimizer.variants:
-            options.update(self.optimizer.variants[self.form])
-        elif self.form is not None:
+        if self.form is not None:
             options[self.optimizer.form_argument] = self.form
+        if self.variant is not None:
+            options.update(self.optimizer.variants[self.variant])
         made = self.optimizer(params, lr=HYPER[hyper]["lr"], **options)
         for name in made.groups[0]:
             if name in HYPER[hyper]:
@@ -127,13 +128,16 @@ class Case(NamedTuple):
 
 
 def cases() -> list[Case]:
-    """Every rule, form and dtype, read from the registry of optimizers."""
-    return [
-        Case(optimizer, form, dtype)
-        for optimizer in OPTIMIZERS
-        for form in (*(optimizer.forms or (None,)), *optimizer.variants)
-        for dtype in DTYPES
-    ]
+    """Every rule and dtype, read from the registries of optimizers and of rules."""
+    rows = {(row.family, row.form, row.variant) for row in cpu.rules()}
+    tokens: list[tuple[type[Optimizer], str | None, str | None]] = []
+    for optimizer in OPTIMIZERS:
+        forms = optimizer.forms or (None,)
+        tokens += ((optimizer, form, None) for form in forms)
+        variants = ((form, variant) for form in forms for variant in optimizer.variants)
+        # Not every form has every variant: dampening belongs to torch's momentum alone.
+        tokens += ((optimizer, *each) for each in variants if (optimizer.family, *each) in rows)
+    return [Case(*each, dtype) for each in tokens for dtype in DTYPES]
 
 
 class RuleProgram(NamedTuple):
