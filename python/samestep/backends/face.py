@@ -21,17 +21,6 @@ STEPPED, MOVED, NONFINITE = -1, -2, -3
 Sizes = tuple[int, int, int]  # samples, channels, positions
 
 
-class RuleRow(NamedTuple):
-    """A row of the registry of rules: FOR_EACH_RULE in csrc/contract/rules.h."""
-
-    name: str  # formed of the next three, there alone
-    family: str
-    form: str | None
-    variant: str | None
-    hyper: tuple[str, ...]  # names of the hyper-parameters
-    states: tuple[str, ...]
-
-
 class Plan(Protocol):
     """A rule bound to a list of arrays, stepped by one call."""
 
@@ -63,6 +52,17 @@ class Mse(Protocol):
 
     def evaluate(self, w: Any, rows: NDArray[np.int64] | None, r: Any | None, g: Any | None) -> float:
         """Writes residuals to r and the gradient to g, each unless None; returns the loss if both are."""
+
+
+class RuleRow(NamedTuple):
+    """A row of the registry of rules: FOR_EACH_RULE in csrc/contract/rules.h."""
+
+    name: str  # formed of the next three, there alone
+    family: str
+    form: str | None
+    variant: str | None
+    hyper: tuple[str, ...]  # names of the hyper-parameters
+    states: tuple[str, ...]
 
 
 class Backend(Protocol):

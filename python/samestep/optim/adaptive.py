@@ -218,7 +218,7 @@ class AdamW(Adam):
         lr: step size in units of w, >= 0.
         betas: decay of the two running means, each in [0, 1).
         eps: keeps the division finite, >= 0.
-        weight_decay: >= 0; in the step it counts lr times.
+        weight_decay: >= 0.
         options: those of ``Adam`` and of ``samestep.options``.
 
     Raises:
@@ -250,7 +250,7 @@ class AdamW(Adam):
 
 
 def rmsprop_variant(centered: bool, momentum: bool) -> str | None:
-    """The token of RMSProp's row, by the states that it has beside the mean square."""
+    """The third token of RMSProp's row, which names the states that it has in addition to r."""
     if momentum:
         return "centered_momentum" if centered else "momentum"
     return "centered" if centered else None

@@ -42,7 +42,7 @@ class Optimizer:
     family: ClassVar[str]
     forms: ClassVar[tuple[str, ...]] = ()
     form_argument: ClassVar[str] = "form"
-    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # what the constructor takes for each
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # the arguments that ask for each
     state_dict_keys: ClassVar = ("contract", "rule", "options", "t", "steps", "hyper", "state")
     _records = False
 

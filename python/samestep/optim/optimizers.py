@@ -131,7 +131,7 @@ class NAG(Optimizer):
     """Nesterov's accelerated gradient, in two forms.
 
     ``look_ahead``: ``v = momentum*v - lr*g``, ``w = w + (momentum_next*v - lr*g)``. The stored w is
-    the look-ahead point, where the gradient is taken; the iterate of the textbook form is
+    the look-ahead point, where the gradient is evaluated; the iterate of the textbook form is
     ``w - momentum_next*v``, which ``iterate`` returns.
     ``torch``: ``b = momentum*b + g``, ``w = w - lr*(g + momentum*b)``.
 
@@ -190,8 +190,8 @@ class NAG(Optimizer):
     def iterate(self) -> list[Array]:
         """The iterate x of the textbook form, one array for each parameter, all of them copies.
 
-        ``x = w - momentum_next*v`` in the look-ahead form, whose stored w is where the next gradient is
-        taken; the parameters themselves in torch's form.
+        ``x = w - momentum_next*v`` in the look-ahead form, whose stored w is the point of the next gradient;
+        the parameters themselves in torch's form.
 
         Example:
             >>> import numpy as np, samestep as ss

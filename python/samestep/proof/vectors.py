@@ -1,5 +1,5 @@
-"""What the golden programs run on: sets of hyper-parameters and options, and arrays made by integer
-arithmetic, so that any language makes the same ones.
+"""Inputs of the golden programs: sets of hyper-parameters and options, and arrays that are computed in
+integer arithmetic, so that a program in any language can compute the same ones.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 A rule takes the parameter, the gradient and its states, then by keyword the working type ``T``
 (``np.float32`` or ``np.float64``), the step number ``t`` = 1, 2, ..., where it has one the placement of
 eps, and its hyper-parameters as Python floats. It returns the new parameter and states. Scalars are
-formed in float64 and rounded once to ``T``. Names, order and sources are those of the structs of rules.h.
+formed in float64 and rounded once to ``T``. Each is the twin of the struct of the same name in rules.h,
+where formula and source stand above it, and both files have them in the same order.
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ def torch_nesterov(w: Array, g: Array, b: Array, *, T: Float, t: int, lr: float,
 
 
 @_rule_by_placement("adagrad")
-def adagrad(
+def ada_grad(
     w: Array, g: Array, r: Array, *, T: Float, t: int, placement: str, lr: float, eps: float, lr_decay: float
 ) -> Arrays:
     """AdaGrad (Duchi et al. 2011), with PyTorch's decay of the learning rate."""
