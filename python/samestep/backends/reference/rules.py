@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -90,7 +90,7 @@ def root(x: float) -> float:
     return float(np.sqrt(np.float64(x)))
 
 
-def denominator(r: Array, eps: np.floating[Any], placement: str) -> Array:
+def denominator(r: Array, eps: np.float32 | np.float64, placement: str) -> Array:
     """What AdaGrad and RMSProp divide by."""
     root_of_r: Array = np.sqrt(r) + eps if placement == "outside" else np.sqrt(r + eps)
     return root_of_r
