@@ -1,11 +1,11 @@
-# make demo · make test · make test-all · make test-torch · make bench · make lint · make clean
+# make demo · make test · make test-all · make test-torch · make debug · make bench · make docs · make lint · make clean
 # Each sets up what it needs in .venv. PYTHON chooses the interpreter that .venv is made with.
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
 	$(shell find csrc -type f) $(shell find python -name '*.py' -o -name '*.pyi' -o -name '*.json' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
-.PHONY: demo test test-all test-torch bench lint clean
+.PHONY: demo test test-all test-torch debug bench docs lint clean
 
 demo: .venv/demo.installed
 	$(BIN)/samestep demo
@@ -14,13 +14,27 @@ demo: .venv/demo.installed
 test: .venv/test.installed lint
 	$(BIN)/pytest -rs -n auto --dist worksteal -m "not slow" tests samestep
 
-# Everything: other compilers, processors and sanitizers as well, some half an hour.
+# Everything, some half an hour: other compilers, processors and sanitizers as well, PyTorch's drop-ins where torch can
+# be installed, and a sample of the seeded faults, each of which must fail a test.
 test-all: .venv/test.installed lint
 	$(BIN)/pytest -rs -n auto --dist worksteal tests samestep
+	if $(MAKE) .venv/torch-test.installed; then $(MAKE) test-torch; \
+	else echo "SKIPPED: torch could not be installed, and so its drop-ins were not tested"; fi
+	$(BIN)/python tests/support/mutate.py --sample 4
 
-# PyTorch's drop-ins, against torch itself and its own database of cases.
+# The drop-ins, against torch itself and its own database of cases.
 test-torch: .venv/torch-test.installed
-	$(BIN)/pytest -rs -n auto --dist worksteal tests/test_torch_*.py samestep.torch
+	$(BIN)/pytest -rs -n auto --dist worksteal tests/torch samestep.torch
+
+# The core at -O1 with debug information, and the sanitizers of addresses and undefined behaviour. TESTS: what to run.
+TESTS ?= tests/backends/test_rules.py tests/optim/test_optimizer.py
+SANITIZERS := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
+debug: .venv/test.installed
+	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --upgrade --target build/debug/site \
+	  -C build-dir=build/debug/cmake -C cmake.build-type=Debug -C install.strip=false \
+	  -C cmake.define.CMAKE_CXX_FLAGS="$(SANITIZERS)" .
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" ASAN_OPTIONS=detect_leaks=0 \
+	  PYTHONPATH=build/debug/site $(BIN)/pytest -p no:cacheprovider $(TESTS)
 
 # The kernels without Python. BENCH: --quick, --cold, --threads N, --json FILE.
 BENCH ?= --json build/bench/kernels.json
@@ -29,6 +43,10 @@ bench: .venv/test.installed
 	$(BIN)/cmake --build build/bench --target bench_kernels bench_tax -j 2 >/dev/null
 	build/bench/bench_kernels $(BENCH)
 	build/bench/bench_tax $(filter --quick,$(BENCH))
+
+# The site, into build/site; the build needs no network. Warnings fail it. `python -m http.server -d build/site` shows it.
+docs: .venv/docs.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: .venv/test.installed
 	$(BIN)/ruff check .

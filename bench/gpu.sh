@@ -18,7 +18,7 @@ if "$python" -c 'import pybind11, scikit_build_core' 2>/dev/null; then isolation
 export PYTHONPATH="$PWD/build/gpu/site" PYTHONUNBUFFERED=1 SAMESTEP_CACHE="$PWD/build/gpu/cache"
 
 failed=0
-timeout 300 "$python" -m pytest -q -rs -m gpu -W default tests/test_gpu_device.py 2>&1 | tee "$results/tests.txt" || failed=1
+timeout 300 "$python" -m pytest -q -rs -m gpu -W default tests/backends/gpu/test_gpu_device.py 2>&1 | tee "$results/tests.txt" || failed=1
 timeout 120 "$python" -m samestep verify 2>&1 | tee "$results/verify.txt" | tail -n 2 || failed=1
 timeout 150 "$python" bench/bench_gpu.py --json "$results/bench.json" 2>&1 | tee "$results/bench.txt" || failed=1
 exit $failed

@@ -2,26 +2,19 @@
 sets, threads. A rule added to the registries is tested without touching a test.
 """
 
-import fcntl
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import samestep as ss
+from bits import ISAS
+from native_programs import build_native
 from samestep import _core
 from samestep.proof import golden
 
-ISAS = ss.info()["isas"]
 # Tests alone are collected: pytest would import a helper to look for doctests, whatever that import does.
-collect_ignore = [
-    file.name for file in Path(__file__).parent.glob("*.py") if not file.name.startswith("test_")
-]
+collect_ignore = ["support"]
 _core.wake_always(True)  # small work, too, is done by as many threads as a test asks for
 
 
@@ -70,32 +63,6 @@ def machine(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
     yield request.param
     ss.set_isa(before[0])
     ss.set_num_threads(before[1])
-
-
-def same_bits(got: list[np.ndarray], expected: list[np.ndarray]) -> None:
-    """Fails at the first array that differs, with index, values and bit patterns."""
-    assert len(got) == len(expected)
-    for i, (a, b) in enumerate(zip(got, expected, strict=True)):
-        assert (a.dtype, a.shape) == (b.dtype, b.shape)
-        assert golden.difference(a, b) is None, f"array {i} (0 is w): {golden.difference(a, b)}"
-
-
-def build_native(name: str, *options: str, target: str = "all") -> Path:
-    """Builds the core and its Python-free programs in build/<name>; returns that folder."""
-    root = Path(__file__).parent.parent
-    if not os.access(root, os.W_OK):
-        pytest.skip(f"{root} cannot be written, and the native programs are built in its folder build")
-    cmake = shutil.which("cmake", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    assert cmake, "cmake comes with the test extra"
-    build = root / "build" / name
-    build.mkdir(parents=True, exist_ok=True)
-    configure = [cmake, "-S", root, "-B", build, "-DSAMESTEP_NATIVE=ON", "-DSAMESTEP_WERROR=ON", *options]
-    with (build / "lock").open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the tests run in several processes
-        for command in (configure, [cmake, "--build", build, "-j", "2", "--target", target]):
-            done = subprocess.run(command, capture_output=True, encoding="utf-8")
-            assert done.returncode == 0, done.stdout + done.stderr
-    return build
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,143 @@
+"""What NVRTC makes of csrc/gpu/kernels.cu, for every architecture from 2018 on: no instruction that fuses,
+flushes or estimates. Each gate is shown to fail on a fault. Some 40 seconds.
+"""
+
+import functools
+import re
+from pathlib import Path
+
+import pytest
+
+import host_cupy
+import nvrtc
+import samestep as ss
+from samestep.backends.gpu import kernels
+
+pytestmark = pytest.mark.skipif(nvrtc.library() is None, reason="not installed: nvidia-cuda-nvrtc")
+
+# All kernels for the first architecture, those of every rule for the last, some for those between.
+ALL = "ALL_KERNELS()"
+MOST = "FOR_EACH_RULE(STEP_KERNELS) OPTION_KERNELS(adam_outside) WORD_KERNELS() SUM_KERNELS() MSE_KERNELS()"
+SOME = "STEP_KERNELS(adam_outside) OPTION_KERNELS(adam_outside) WORD_KERNELS() SUM_KERNELS() MSE_KERNELS()"
+ARCHITECTURES = {75: ALL, 80: SOME, 86: SOME, 89: SOME, 90: SOME, 100: SOME, 103: SOME, 120: MOST}
+
+FORBIDDEN = re.compile(
+    r"[\w.]*\.(?:ftz|approx|full)[\w.]*"  # flushed, estimated
+    r"|fma\.\w+\.f\d+|mad\.\w+\.f\d+"  # fused
+    r"|(?:add|sub|mul)\.f\d+"  # without .rn the assembler may fuse it
+    r"|(?:max|min)\.\w*\.?f\d+"  # lose a NaN
+)
+# Canonical sums of float32: the product of two is exact in float64, so fusing it changes no bit.
+MAY_FUSE = re.compile(r"(sum_runs_squares|add_blocks_\w+|mse_residuals|mse_gradient_blocks)_float32")
+
+
+@functools.cache
+def ptx(
+    group: str,
+    architecture: int = 75,
+    options: tuple[str, ...] = kernels.OPTIONS,
+    replace: tuple[str, str] = ("", ""),
+) -> str:
+    text = kernels.text_of(group)
+    assert replace[0] in text
+    if replace[0]:
+        text = text.replace(*replace)
+    return nvrtc.compile_text(text, (*options, f"--gpu-architecture=compute_{architecture}")).decode()
+
+
+def entries(code: str) -> dict[str, str]:
+    """The instructions of each kernel."""
+    found = re.findall(r"\.entry (\w+)\((.*?)^}", code, re.S | re.M)
+    return dict(found)
+
+
+def forbidden_in(code: str) -> set[tuple[str, str]]:
+    return {
+        (name, instruction)
+        for name, body in entries(code).items()
+        for instruction in FORBIDDEN.findall(body)
+        if not (instruction == "fma.rn.f64" and MAY_FUSE.fullmatch(name))
+    }
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_no_fused_flushed_or_estimated_arithmetic(architecture):
+    code = ptx(ARCHITECTURES[architecture], architecture)
+    assert len(entries(code)) >= 20
+    assert "sqrt.rn.f32" in code, "the listing shows no kernels"
+    assert forbidden_in(code) == set()
+
+
+FAULTS = {
+    "fused": (("--fmad=false", "--fmad=true"), "fma.rn.f32"),
+    "flushed": (("--ftz=false", "--ftz=true"), "mul.rn.ftz.f32"),
+    "division estimated": (("--prec-div=true", "--prec-div=false"), "div.full.f32"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_that_gate_fails_on_other_options(fault):
+    (old, new), instruction = FAULTS[fault]
+    options = tuple(option.replace(old, new) for option in kernels.OPTIONS)
+    assert options != kernels.OPTIONS
+    assert instruction in {i for _, i in forbidden_in(ptx("STEP_KERNELS(adam_outside)", 75, options))}
+
+
+SEEDED = {
+    "fused in the source": ("w = w - (step * q);", "w = __fmaf_rn(-step, q, w);", "fma.rn.f32"),
+    "root estimated": ("return __fsqrt_rn(x);", "return x * __frsqrt_rn(x);", "rsqrt.approx"),
+    "maximum for a select": ("w = w - (step * q);", "w = fmaxf(w, step * q);", "max.f32"),
+}
+
+
+@pytest.mark.parametrize("fault", SEEDED)
+def test_that_gate_fails_on_a_fault(fault):
+    old, new, instruction = SEEDED[fault]
+    if "float" not in old and "step * q" in old:  # in the float32 kernel alone
+        new = f"if constexpr (sizeof(T) == 4) {{ {new} }} else {{ {old} }}"
+    found = {i for _, i in forbidden_in(ptx("STEP_KERNELS(adam_outside)", replace=(old, new)))}
+    assert any(i.startswith(instruction) for i in found), found
+
+
+def without_packs(code: str) -> list[str]:
+    """Elementwise kernels that read their arrays only one by one."""
+    return [
+        name
+        for name, body in entries(code).items()
+        if re.match(r"step_|apply_", name) and not re.search(r"ld(\.global)?\.v[24]\.(f|b|u)\d+", body)
+    ]
+
+
+def test_elementwise_kernels_read_16_bytes_at_a_time():
+    assert without_packs(ptx(ALL)) == []
+
+
+def test_that_gate_fails_without_packs():
+    narrow = ("Full = Pack<T, 16 / sizeof(T)>", "Full = Pack<T, 1>")
+    assert len(without_packs(ptx("STEP_KERNELS(adam_outside)", replace=narrow))) == 2
+
+
+def test_names_are_those_that_are_launched(cuda_on_host):
+    """The same list that the host's library has, whose kernels test_gpu.py launches by name."""
+    names = host_cupy.HostKernels(cuda_on_host).names()
+    assert sorted(entries(ptx(ALL))) == sorted(names)
+
+
+def test_a_real_architecture_gives_code_that_can_be_loaded():
+    options = (*kernels.OPTIONS, "--gpu-architecture=sm_90")
+    code = nvrtc.compile_text(kernels.text_of("STEP_KERNELS(adam_outside)"), options, "CUBIN")
+    assert code.startswith(b"\x7fELF")
+    assert b"step_adam_outside_float32" in code
+
+
+def test_the_text_is_whole():
+    """No include is left: a hash of the text covers every header."""
+    text = kernels.source()
+    assert "#include" not in text
+    folder = Path(ss.__file__).parent / "csrc"
+    headers = [*(folder / "contract").iterdir(), folder / "gpu" / "kernels.cu"]
+    unused = {"storage.h", "sampling.h"}  # 16 bits and drawn rows are not on the GPU yet
+    for header in headers:
+        assert text.count(header.read_text(encoding="utf-8").splitlines()[0]) == (
+            header.name not in unused
+        ), header.name

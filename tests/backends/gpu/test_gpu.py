@@ -1,0 +1,358 @@
+"""The GPU backend without a GPU: it launches csrc/gpu/kernels.cu, run by fibers on the host (host_cupy).
+Some 20 seconds.
+"""
+
+import copy
+import pickle
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+import samestep as ss
+from bits import same_bits
+from host_cupy import device, ndarray
+from samestep.backends import gpu
+from samestep.proof import golden, verify
+
+
+class TestBits:
+    @pytest.mark.parametrize("threads", [32, 96, 256, 1024])
+    def test_golden_digests(self, kernels, monkeypatch, threads):
+        """Large programs with one block size; long ones, of 10 000 steps, with one and of one rule."""
+        monkeypatch.setattr(gpu.kernels, "THREADS", threads)
+        for program in (p for group in golden.programs().values() for p in group if str(p) in golden.DIGESTS):
+            long = isinstance(program, golden.RuleProgram) and program.steps > 100
+            large = isinstance(program, golden.RuleProgram) and program.size > 10_000
+            if (
+                golden.runs_on_gpu(program)
+                and (threads == 256 or not large)
+                and (not long or (threads == 32 and program.case.rule == "adam_outside"))
+            ):
+                found = golden.program_digest(program, backend="cuda")
+                assert found == golden.DIGESTS[str(program)], str(program)
+        assert {n for _, _, n in kernels.launches} == {threads}
+
+    def test_one_launch_steps_a_list(self, kernels, case):
+        """Of all sizes and offsets, aligned and not, and beside a tensor that sits out."""
+        ITEM = gpu.kernels.ITEM
+        sizes = [0, 1, 3, 4, 5, ITEM - 1, ITEM, ITEM + 1, 2 * ITEM + 7, 100]
+        rng = np.random.default_rng(0)
+        room = rng.standard_normal((3, sum(sizes) + 8 * len(sizes))).astype(case.dtype)
+        places = np.cumsum([0, *(n + 1 + i % 3 for i, n in enumerate(sizes))])
+        cut = [[r[p : p + n] for p, n in zip(places[:-1], sizes, strict=True)] for r in room]
+        expected = [w.copy() for w in cut[0]]
+        there = [ndarray(w) for w in cut[0]]
+        one, other = case.make(expected, backend="reference"), case.make(there)
+        assert other.backend == "cuda"
+        other.step([ndarray(g) for g in cut[1]])
+        one.step(cut[1])
+        kernels.launches.clear()
+        skipped = [None if i == 3 else g for i, g in enumerate(cut[2])]
+        one.step(skipped)
+        other.step([None if g is None else ndarray(g) for g in skipped])
+        assert [name for name, _, _ in kernels.launches] == ["write_words", f"step_{case.rule}_{case.dtype}"]
+        same_bits([w.host for w in there], expected)
+        for name, states in one.state.items():
+            same_bits([s.host for s in other.state[name]], states)
+        assert other.steps == one.steps
+
+    def test_gradients_that_stay_are_not_announced_again(self, kernels):
+        w, g = device(np.zeros(5)), device(np.ones(5))
+        optimizer = ss.Adam(w, lr=0.1)
+        optimizer.step(g)
+        kernels.launches.clear()
+        optimizer.step(g)
+        assert [name for name, _, _ in kernels.launches] == ["step_adam_outside_float64"]
+
+    def test_none_in_the_place_of_a_gradient_that_is_gone(self, kernels):
+        w, v, g = device(np.zeros(3)), device(np.zeros(3)), device(np.ones(3))
+        optimizer = ss.SGD([w, v], lr=1.0)
+        optimizer.step([device(np.ones(3)), g])  # nobody holds the first one any more
+        optimizer.step([None, g])
+        assert w.host.tolist() == [-1.0] * 3
+        assert v.host.tolist() == [-2.0] * 3
+        assert optimizer.steps == [1, 2]
+
+    @pytest.mark.parametrize("launches", [0, 1])
+    def test_a_step_that_was_interrupted(self, kernels, monkeypatch, launches):
+        """As by a signal, before the first launch or between that and the second."""
+        w, v = device(np.zeros(3)), device(np.zeros(3, np.float32))
+        grads = [device(np.ones(3)), device(np.ones(3, np.float32))]
+        optimizer = ss.Momentum([w, v], lr=1.0, momentum=0.5)
+        optimizer.step(grads)
+        saved = optimizer.state_dict()
+        launch, left = gpu.plan.launch_kernel, [launches]
+
+        def interrupted(*arguments: Any) -> None:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            launch(*arguments)
+
+        monkeypatch.setattr(gpu.plan, "launch_kernel", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            optimizer.step(grads)
+        monkeypatch.setattr(gpu.plan, "launch_kernel", launch)
+        with pytest.raises(RuntimeError, match="an earlier step was interrupted"):
+            optimizer.step(grads)
+        w.host[:], v.host[:] = -1.0, -1.0
+        optimizer.load_state_dict(saved)
+        optimizer.step(grads)
+        assert w.host.tolist() == v.host.tolist() == [-2.5] * 3
+        assert optimizer.steps == [2, 2]
+
+    def test_an_interrupted_step_is_known_in_all_that_comes_after(self, kernels, monkeypatch):
+        """In copies, in what is saved, once the plan is made anew: until state and counts are put back."""
+
+        def interrupted(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        w, g = device(np.zeros(3)), device(np.ones(3))
+        optimizer = ss.Momentum(w, lr=1.0, momentum=0.5)
+        optimizer.step(g)
+        with monkeypatch.context() as patch:
+            patch.setattr(gpu.plan, "launch_kernel", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                optimizer.step(g)
+        optimizer.record_stats(False)  # binds again
+        for each in (optimizer, copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+            with pytest.raises(RuntimeError, match="an earlier step was interrupted"):
+                each.step(g)
+        saved = optimizer.state_dict()
+        with pytest.raises(ValueError, match=r"got step count -2, expected a whole number >= 0"):
+            optimizer.load_state_dict(saved)
+        optimizer.add_group({"params": device(np.zeros(2))})
+        with pytest.raises(RuntimeError, match="an earlier step was interrupted"):
+            optimizer.step([g, device(np.ones(2))])
+
+    @pytest.mark.parametrize("failing", ["compileProgram", "getCUBIN", "load", "get_function"])
+    def test_a_kernel_that_cannot_be_had(self, kernels, monkeypatch, failing):
+        """The second of the two that a step takes: nothing is changed, and the next step is a whole one."""
+        w, v = device(np.ones(3)), device(np.ones(3))
+        groups = [{"params": w}, {"params": v, "weight_decay": 0.5}]
+        optimizer = ss.SGD(groups, lr=0.5, decoupled_weight_decay=True)
+        grads = [device(np.ones(3))] * 2
+        cuda, calls = sys.modules["cupy"].cuda, []
+        place = cuda.nvrtc if failing in ("compileProgram", "getCUBIN") else cuda.function.Module
+        original = getattr(place, failing)
+
+        def fails(*arguments: Any) -> Any:
+            calls.append(arguments)
+            if len(calls) == 3:  # after those of write_words and of the first group
+                raise cuda.nvrtc.NVRTCError("out of memory")
+            return original(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(place, failing, fails)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                optimizer.step(grads)
+        assert w.host.tolist() == v.host.tolist() == [1.0] * 3
+        assert optimizer.steps == [0, 0]
+        optimizer.step(grads)
+        assert w.host.tolist() == [0.5] * 3
+        assert v.host.tolist() == [0.25] * 3
+
+    def test_many_tensors_and_step_counts(self, kernels):
+        """More words than a launch carries, and tensors that have made differing numbers of steps."""
+        rng = np.random.default_rng(1)
+        values = rng.standard_normal((300, 3))
+        expected, there = list(values.copy()), [device(v) for v in values]
+        one, other = ss.Adam(expected, lr=0.1), ss.Adam(there, lr=0.1)
+        for t in range(4):
+            grads = [None if (i + t) % 5 == 0 else values[i - t] for i in range(300)]
+            one.step(grads)
+            other.step([None if g is None else device(g) for g in grads])
+        same_bits([w.host for w in there], expected)
+        assert other.steps == one.steps
+
+    def test_counters_that_were_loaded(self, kernels):
+        """The same gradients as in the last step, but no longer the same numbers of steps."""
+        values = np.ones((2, 3))
+        expected, there = list(values.copy()), [device(v) for v in values]
+        one, other = ss.Adam(expected, lr=0.1), ss.Adam(there, lr=0.1)
+        grads = [device(v) for v in values]
+        for optimizer, g in ((one, list(values)), (other, grads)):
+            optimizer.step(g)
+            optimizer.load_state_dict({**optimizer.state_dict(), "t": 7, "steps": [1, 7]})
+            optimizer.step(g)
+        same_bits([w.host for w in there], expected)
+        assert expected[0][0] != expected[1][0]
+
+    def test_both_types_in_one_list(self, kernels):
+        given = [np.ones(3, np.float32), np.ones(4)]
+        there = [device(a) for a in given]
+        ss.RMSProp(there, lr=0.1).step(there_grads := [device(a) for a in given])
+        ss.RMSProp(given, lr=0.1).step([g.get() for g in there_grads])
+        same_bits([w.host for w in there], given)
+
+    @pytest.mark.parametrize("axis", [None, 0, 1, 2])
+    @pytest.mark.parametrize("shape", [(3, 2500, 7), (2, 1, 70), (0, 3, 2), (1, 1030, 1)])
+    def test_canonical_sum(self, kernels, monkeypatch, shape, axis):
+        monkeypatch.setattr(gpu.kernels, "THREADS", 64)
+        x = np.random.default_rng(2).standard_normal(shape)  # float64: every addition rounds
+        found = ss.canonical_sum(device(x), axis)
+        same_bits([found.get()], [ss.canonical_sum(x, axis, backend="reference")])
+
+    def test_long_sums_are_paired_in_several_launches(self, kernels):
+        x = np.random.default_rng(3).standard_normal(gpu.kernels.PAIRED_ROWS * gpu.kernels.SUM_BLOCK + 5)
+        assert float(ss.canonical_sum(device(x))) == float(ss.canonical_sum(x))
+        assert [name for name, _, _ in kernels.launches] == ["sum_runs_values_float64", *["pair_rows"] * 2]
+
+    @pytest.mark.parametrize("relu", [False, True])
+    @pytest.mark.parametrize("shape", [(3, 5, 7, 5), (40, 33), (2, 3, 1100), (4, 1, 9), (3, 2, 2)])
+    @pytest.mark.parametrize("axis", [1, -1])
+    def test_batch_norm(self, kernels, monkeypatch, shape, axis, relu):
+        monkeypatch.setattr(gpu.kernels, "THREADS", 64)
+        rng = np.random.default_rng(4)
+        x, dy = (
+            golden.random_values(int(np.prod(shape)), np.dtype(np.float32), k).reshape(shape) for k in (1, 2)
+        )
+        dy[...] = rng.standard_normal(shape)
+        gamma, beta = rng.standard_normal((2, shape[axis])).astype(np.float32)
+        how = {"relu": relu, "axis": axis}
+        mine = [device(a) for a in (x, gamma, beta)]
+        found = ss.batchnorm_forward(*mine, **how)
+        expected = ss.batchnorm_forward(x, gamma, beta, backend="reference", **how)
+        same_bits([a.get() for a in found], list(expected))
+        back = ss.batchnorm_backward(device(dy), *mine, *found[1:], **how)
+        expected_back = ss.batchnorm_backward(dy, x, gamma, beta, *expected[1:], backend="reference", **how)
+        same_bits([a.get() for a in back], list(expected_back))
+
+    def test_layer(self, kernels):
+        x = np.random.default_rng(5).standard_normal((50, 3)).astype(np.float32)
+        one, other = ss.BatchNorm(3, relu=True), ss.BatchNorm(3, relu=True, backend="cuda")
+        for _ in range(2):
+            same_bits([other.forward(device(x)).get()], [one.forward(x)])
+        same_bits([a.get() for a in other.backward(device(x))], list(one.backward(x)))
+        same_bits([other.eval().forward(device(x)).get()], [one.eval().forward(x)])
+        states = one.state_dict(), other.state_dict()
+        same_bits(*([s[k] for k in ("running_mean", "running_var")] for s in states))
+        other.load_state_dict(states[0])
+
+    def test_mean_squared_error(self, kernels):
+        rng = np.random.default_rng(6)
+        Phi, y, w = rng.standard_normal((1100, 35)), rng.standard_normal(1100), rng.standard_normal(35)
+        rows = rng.integers(0, 1100, 1500)
+        one = ss.problems.MSE(Phi, y, scale="half_mean", backend="reference")
+        other = ss.problems.MSE(device(Phi), device(y), scale="half_mean")
+        same_bits([other.gradient(device(w)).get()], [one.gradient(w)])
+        same_bits([other.gradient(device(w), rows).get()], [one.gradient(w, rows)])
+        assert other.loss(device(w)) == one.loss(w)
+        assert other.minimizer().get().tolist() == one.minimizer().tolist()
+
+    def test_a_problem_whose_array_is_given_another_shape(self, kernels):
+        Phi, y, w = np.arange(8.0).reshape(4, 2), np.ones(4), np.float64([1, -1])
+        there = device(Phi)
+        problem = ss.problems.MSE(there, device(y))
+        there.shape = (2, 4)
+        same_bits([problem.gradient(device(w)).get()], [ss.problems.MSE(Phi, y).gradient(w)])
+
+    def test_verify_holds_the_gpu_to_the_reference(self, kernels, monkeypatch):
+        some = {"sum float32": golden.programs()["sum float32"]}
+        monkeypatch.setattr(verify, "programs", lambda: some)
+        assert verify.run(lambda line: None)["gpu"] == "fibers on the host"
+        monkeypatch.setattr(gpu.kernels, "WARP", 16)  # a fault: half of the blocks are left out
+        failures = verify.run(lambda line: None)["failures"]
+        assert failures
+        assert all("fibers on the host" in line for line in failures)
+
+
+class TestOptions:
+    """Options and groups: those that run here have the bits of the reference, the others are refused."""
+
+    @pytest.mark.parametrize("decoupled", [False, True])
+    def test_with_groups_and_scale(self, kernels, case, decoupled):
+        values, *grads = (golden.random_values(90, case.dtype, k) for k in (1, 3, 5))
+        made = []
+        for to, backend in ((np.array, "reference"), (device, "cuda")):
+            params = [to(values[:40]), to(values[40:])]
+            optimizer = case.make(
+                [{"params": [params[0]]}, {"params": params[1], "weight_decay": 0.25}],
+                weight_decay=0.125,
+                decoupled_weight_decay=decoupled,
+                maximize=True,
+                clip_value=0.5,
+                flush_subnormals=True,
+                backend=backend,
+            )
+            optimizer.groups[1]["lr"] = 0.5
+            for g in grads:
+                optimizer.step([[to(g[:40])], to(g[40:])], scale=0.7)
+            state = optimizer.state_dict()["state"]
+            made.append([*params, *(a for arrays in state.values() for a in arrays)])
+        same_bits([*(a.get() for a in made[1][:2]), *made[1][2:]], made[0])
+        way = "decoupled" if decoupled else "options"
+        stepped = [name for name, _, _ in kernels.launches if name.startswith("step_")]
+        assert stepped == [f"step_{case.rule}_{way}_{case.dtype}"] * 4
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [("maximize", True), ("clip_value", 0.5), ("flush_subnormals", True), ("weight_decay", 0.5)],
+    )
+    def test_one_by_one(self, kernels, option, value):
+        g = golden.random_values(50, np.dtype(np.float32), 1)
+        w = np.linspace(-1, 1, 50, dtype=np.float32)
+        there = device(w)
+        one, other = (ss.Adam(a, lr=0.1, **{option: value}) for a in (w, there))
+        one.step(g)
+        other.step(device(g))
+        same_bits([there.get(), other.state["v"][0].get()], [w, one.state["v"][0]])
+        assert kernels.launches[-1][0] == "step_adam_outside_options_float32"
+
+    def test_a_group_without_decay_takes_the_plain_kernel(self, kernels):
+        groups = [{"params": device(np.ones(3))}, {"params": device(np.ones(3)), "weight_decay": 0.5}]
+        optimizer = ss.SGD(groups, lr=0.5, decoupled_weight_decay=True)
+        optimizer.step([device(np.ones(3))] * 2)
+        names = [name for name, _, _ in kernels.launches]
+        assert names == ["write_words", "step_sgd_float64", "step_sgd_decoupled_float64"]
+        assert [float(w[0]) for w in optimizer.params] == [0.5, 0.25]
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [
+            ("clip_norm", 1.0),
+            ("nonfinite", "skip"),
+            ("zero_grads", True),
+            ("ema", 0.9),
+            ("state_dtype", "param"),
+            ("master", "float32"),
+            ("stochastic_rounding", 1),
+            ("copy_dtype", "float16"),
+            ("state_dir", "/nowhere"),
+        ],
+    )
+    def test_the_others_are_refused(self, kernels, option, value):
+        with pytest.raises(ValueError, match=rf"^{option}: got .* not on the GPU yet; .*backend='cpu'"):
+            ss.Adam(device(np.ones(3, np.float32)), lr=0.1, **{option: value})
+        assert not kernels.launches
+
+    def test_groups_in_different_places(self, kernels):
+        optimizer = ss.SGD([{"params": device(np.ones(2))}], lr=0.5)
+        with pytest.raises(
+            TypeError, match=r"params\[1\]\['params'\]: got numpy.ndarray, which is not on a GPU"
+        ):
+            optimizer.add_group({"params": np.ones(2)})
+        with pytest.raises(ValueError, match=r"lives on GPU 1, expected GPU 0"):
+            optimizer.add_group({"params": device(np.ones(2), 1)})
+        assert len(optimizer.groups) == len(optimizer.params) == 1
+        optimizer = ss.SGD(np.ones(2), lr=0.5)
+        with pytest.raises(TypeError, match="lives on a GPU, where backend='cpu' does not reach"):
+            optimizer.add_group({"params": device(np.ones(2))})
+
+    def test_schedules_initial_state_and_checkpoints(self, kernels, tmp_path):
+        pytest.importorskip("safetensors")
+        values, g = np.linspace(-1, 1, 6), np.arange(6.0)
+        here, there = values.copy(), device(values)
+        arguments = {"lr": lambda t: 1.0 / t, "initial_accumulator": 0.5}
+        one, other = ss.AdaGrad(here, **arguments), ss.AdaGrad(there, **arguments)
+        one.step(g)
+        other.step(device(g))
+        other.save(tmp_path / "gpu.safetensors")
+        again = ss.AdaGrad.load(tmp_path / "gpu.safetensors", there)
+        again.lr = one.lr = 0.5
+        one.step(g)
+        again.step(device(g))
+        assert again.backend == "cuda"
+        same_bits([there.get(), again.state["r"][0].get()], [here, one.state["r"][0]])

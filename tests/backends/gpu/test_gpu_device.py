@@ -1,0 +1,189 @@
+"""On a real GPU: every digest, random words against the CPU's bytes, streams, sizes beyond 2^31.
+bench/gpu.sh runs these; without a GPU they are skipped.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import samestep as ss
+from bits import same_bits
+from samestep.backends import gpu
+from samestep.proof import golden, verify
+
+WHY_NOT = gpu.why_not()
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(WHY_NOT is not None, reason=f"no GPU: {str(WHY_NOT).partition(';')[0]}"),
+]
+
+WORDS = 100_000_000  # at least so many are compared, over all rules and types
+
+
+def any_bits(size: int, dtype: np.dtype[Any], rng: np.random.Generator) -> np.ndarray:
+    """Normal numbers, 5 % subnormals, 1 % infinities and NaN."""
+    values = rng.standard_normal(size).astype(dtype)
+    bits, kind = values.view(f"u{dtype.itemsize}"), rng.random(size)
+    info = np.finfo(dtype)
+    sign = bits & bits.dtype.type(1 << (info.bits - 1))
+    mantissa = rng.integers(1, 1 << info.nmant, size).astype(bits.dtype)
+    exponent = bits.dtype.type(((1 << info.nexp) - 1) << info.nmant)
+    bits[:] = np.where(kind < 0.05, sign | mantissa, bits)
+    special = np.where(rng.random(size) < 0.5, exponent, exponent | mantissa)
+    bits[:] = np.where(kind > 0.99, sign | special, bits)
+    return values
+
+
+@pytest.fixture(scope="module")
+def cupy() -> Any:
+    return gpu.device.get_cupy()
+
+
+@pytest.mark.parametrize("group", golden.programs(), ids=str)
+def test_golden_digests(group):
+    for program in golden.programs()[group]:
+        if str(program) in golden.DIGESTS and golden.runs_on_gpu(program):
+            found = golden.program_digest(program, backend="cuda")
+            assert found == golden.DIGESTS[str(program)], str(program)
+
+
+def test_random_words(case, cupy):
+    """Parameters, gradients and states of any bits, three steps: not a word differs from the CPU's."""
+    size = 1 + WORDS // len(golden.cases())
+    rng = np.random.default_rng(0)
+    w = any_bits(size, case.dtype, rng)
+    there = cupy.asarray(w)
+    one, other = case.make(w), case.make(there)
+    state = one.state_dict()
+    state["state"] = {name: [any_bits(size, case.dtype, rng)] for name in state["state"]}
+    one.load_state_dict(state)
+    other.load_state_dict(state)
+    for _ in range(3):
+        g = any_bits(size, case.dtype, rng)
+        one.step(g)
+        other.step(cupy.asarray(g))
+    same_bits([there.get()], [w])
+    same_bits(*([s[0] for s in o.state_dict()["state"].values()] for o in (other, one)))
+
+
+@pytest.mark.parametrize("dtype", golden.DTYPES, ids=str)
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((32, 64, 56, 56), 1), ((8, 33, 7, 7), 1), ((4096, 300), 1), ((8, 5, 5, 129), -1)]
+)
+def test_batch_norm(cupy, dtype, relu, shape, axis):
+    rng = np.random.default_rng(1)
+    x, dy = rng.standard_normal((2, *shape)).astype(dtype)
+    gamma, beta = rng.standard_normal((2, shape[axis])).astype(dtype)
+    there = [cupy.asarray(a) for a in (x, gamma, beta)]
+    how = {"relu": relu, "axis": axis}
+    forward, expected = ss.batchnorm_forward(*there, **how), ss.batchnorm_forward(x, gamma, beta, **how)
+    same_bits([a.get() for a in forward], list(expected))
+    back = ss.batchnorm_backward(cupy.asarray(dy), *there, *forward[1:], **how)
+    same_bits([a.get() for a in back], list(ss.batchnorm_backward(dy, x, gamma, beta, *expected[1:], **how)))
+
+
+@pytest.mark.parametrize("dtype", golden.DTYPES, ids=str)
+def test_sums_and_the_squared_error(cupy, dtype):
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((50_001, 123)).astype(dtype)
+    there = cupy.asarray(x)
+    for axis in (None, 0, 1):
+        same_bits([ss.canonical_sum(there, axis).get()], [ss.canonical_sum(x, axis)])
+    assert ss.global_norm([there, there[:7]]) == ss.global_norm([x, x[:7]])
+    y, w = x[:, 0].copy(), x[0].copy()
+    one, other = ss.problems.MSE(x, y), ss.problems.MSE(there, cupy.asarray(y))
+    same_bits([other.gradient(cupy.asarray(w)).get()], [one.gradient(w)])
+    assert other.loss(cupy.asarray(w)) == one.loss(w)
+
+
+def test_subnormals_are_kept(cupy):
+    """Flushed, this step of AdaGrad would be a thousand times as long."""
+    w = cupy.zeros(1000, np.float32)
+    ss.AdaGrad(w, lr=0.01, eps=2.0**-80).step(cupy.full(1000, 2.0**-70, np.float32))
+    assert abs(float(w[0]) + 0.009990243) < 1e-8
+
+
+def test_the_callers_stream_is_used_and_not_waited_for(cupy):
+    w, g = cupy.zeros(1 << 20, np.float32), cupy.ones(1 << 20, np.float32)
+    optimizer = ss.Adam(w, lr=0.1)
+    optimizer.step(g)
+    cupy.cuda.Device().synchronize()
+    a = cupy.ones((8192, 8192), np.float64)
+    cupy.matmul(a, a)
+    cupy.cuda.Device().synchronize()
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        for _ in range(20):
+            a = cupy.matmul(a, a) * 1e-4  # long enough to be under way still
+        g[...] = 2.0  # in the stream's order: the step must see it
+        optimizer.step(g)
+        under_way = not stream.done
+    stream.synchronize()
+    assert under_way, "step() waited for the stream"
+    here = np.zeros(1, np.float32)
+    one = ss.Adam(here, lr=0.1)
+    one.step(np.ones(1, np.float32))
+    one.step(np.full(1, 2.0, np.float32))
+    assert (w == here[0]).all()
+
+
+def test_more_than_2_to_the_31_elements(cupy):
+    size = 2**31 + 12_345
+    free, _ = cupy.cuda.runtime.memGetInfo()
+    if free < 9 * size:
+        pytest.skip(f"needs {9 * size >> 30} GiB of GPU memory, {free >> 30} are free")
+    w, g = cupy.zeros(size, np.float32), cupy.zeros(size, np.float32)
+    places = [0, 4096, 2**31 - 1, 2**31, 2**31 + 4097, size - 1]
+    for i in places:
+        g[i] = i % 97 + 1
+    ss.SGD(w, lr=0.5).step(g)
+    assert [float(w[i]) for i in places] == [-0.5 * (i % 97 + 1) for i in places]
+    assert int(cupy.count_nonzero(w)) == len(places)
+    assert float(ss.canonical_sum(g)) == sum(i % 97 + 1 for i in places)
+
+
+def test_tensors_of_torch(cupy):
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU")
+    w = torch.zeros(1000, device="cuda")
+    g = torch.arange(1000.0, device="cuda")
+    optimizer = ss.Momentum(w, lr=0.5)
+    optimizer.step(g)
+    optimizer.step(g)
+    here = np.zeros(1000, np.float32)
+    one = ss.Momentum(here, lr=0.5)
+    for _ in range(2):
+        one.step(np.arange(1000, dtype=np.float32))
+    same_bits([w.cpu().numpy()], [here])
+    with pytest.raises(TypeError, match="detach"):
+        ss.SGD(torch.zeros(3, device="cuda", requires_grad=True), lr=0.1)
+    with pytest.raises(TypeError, match="which is not on a GPU"):
+        optimizer.step(torch.zeros(1000))
+
+
+def test_a_stream_of_torch_is_waited_for(cupy):
+    """The gradient is made on a stream that CUDA's default stream, CuPy's, does not wait for by itself."""
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU")
+    w, g = torch.zeros(1 << 20, device="cuda"), torch.zeros(1 << 20, device="cuda")
+    optimizer = ss.SGD(w, lr=0.5)
+    optimizer.step(g)
+    a = torch.ones(4096, 4096, dtype=torch.float64, device="cuda")
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        for _ in range(20):
+            a = torch.matmul(a, a) * 1e-4  # long enough to be under way still
+        g.fill_(2.0)
+        optimizer.step(g)
+    cupy.cuda.Device().synchronize()
+    assert (w == -1.0).all()
+
+
+def test_verify_includes_the_gpu():
+    result = verify.run(lambda line: None)
+    assert result["gpu"] == gpu.device_name()
+    assert result["failures"] == []

@@ -1,0 +1,105 @@
+"""Whatever floating-point mode the process is in: the same bits, and the mode as it was after."""
+
+import ctypes
+import os
+
+import numpy as np
+import pytest
+
+import samestep as ss
+from bits import same_bits
+from control_register import DAZ, EXCEPTION_FLAGS, FTZ, MODES, mxcsr, needs_x86
+from samestep.proof import golden
+
+pytestmark = needs_x86
+
+
+def test_the_helper_does_change_arithmetic():
+    tiny = np.full(64, np.finfo(np.float32).tiny)
+    with mxcsr(FTZ):
+        halves = tiny * np.float32(0.5)
+    assert not halves.any()
+    assert (tiny * np.float32(0.5)).all()
+
+
+def test_the_helper_sees_a_mode_that_was_not_kept():
+    def lose_the_mode():
+        with mxcsr(FTZ):
+            ctypes.CDLL("libm.so.6").fesetround(0x400)
+
+    with pytest.raises(AssertionError):
+        lose_the_mode()
+
+
+@pytest.mark.parametrize("bits", MODES)
+def test_mode_changes_no_bit_and_is_kept(case, bits, threads):
+    size = 70_001
+    w = golden.random_values(size, case.dtype, 1)
+    grads = [golden.random_values(size, case.dtype, s) for s in (2, 3)]
+    expected = case.run(w, grads)
+    got = w.copy()
+    optimizer = case.make(got)
+    with mxcsr(bits):
+        for g in grads:
+            optimizer.step(g)
+    same_bits([got, *(s[0] for s in optimizer.state.values())], expected)
+
+
+@pytest.mark.parametrize("flags", [0, EXCEPTION_FLAGS])
+def test_exception_flags_of_the_caller_are_kept(flags, isa):
+    """Also where the values overflow, underflow, are subnormal or have no result."""
+    largest, tiny = np.finfo(np.float32).max, np.finfo(np.float32).tiny
+    w = np.array([largest, np.inf, tiny, tiny / 8], np.float32)
+    g = np.array([-largest, np.inf, tiny, tiny / 16], np.float32)
+    optimizers = [ss.SGD(w.copy(), lr=0.5), ss.Adam(w.copy())]
+    with mxcsr(0, flags):
+        for optimizer in optimizers:
+            optimizer.step(g)
+        ss.canonical_sum(w)
+    stepped = optimizers[0].params[0]
+    assert np.isposinf(stepped[0])
+    assert np.isnan(stepped[1])
+
+
+def test_workers_started_in_another_mode():
+    """Threads inherit the mode of the thread that starts them: none of it may reach a task."""
+    w = golden.random_values(900_000, np.dtype(np.float32), 1)
+    g = golden.random_values(900_000, np.dtype(np.float32), 2)
+    (case,) = [c for c in golden.cases() if str(c) == "adam_outside float32"]
+    expected = case.run(w, [g], backend="reference")
+    before, alive = ss.get_num_threads(), len(os.listdir("/proc/self/task"))
+    got = w.copy()
+    optimizer = case.make(got)
+    with mxcsr(FTZ | DAZ | 0x2000):
+        ss.set_num_threads(alive + 2)  # more than there can be already
+        optimizer.step(g)
+    ss.set_num_threads(before)
+    assert len(os.listdir("/proc/self/task")) > alive, "no thread was born in that mode"
+    same_bits([got, *(s[0] for s in optimizer.state.values())], expected)
+
+
+@pytest.mark.parametrize("bits", MODES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sums_and_batch_norm(dtype, bits, threads, isa):
+    x = golden.random_values(60_000, np.dtype(dtype), 1).reshape(20, 30, 100)
+    x[~np.isfinite(x) | (abs(x) > 1e30)] = 1e-40
+    dy = np.flip(x, 0).copy()
+    gamma, beta = (golden.finite_values(30, np.dtype(dtype), s) for s in (3, 5))
+    running = [np.zeros(30, dtype), np.ones(30, dtype)]
+
+    def everything():
+        y, mean, inv = ss.batchnorm_forward(x, gamma, beta, relu=True)
+        layer = ss.BatchNorm(30, dtype=dtype)
+        layer.forward(x)
+        return [
+            np.array([ss.canonical_sum(x), ss.global_norm([x, dy])]),
+            ss.canonical_sum(x, 1),
+            *(y, mean, inv, layer.running_mean, layer.running_var),
+            *ss.batchnorm_backward(dy, x, gamma, beta, mean, inv, relu=True),
+            ss.batchnorm_inference(x, gamma, beta, *running),
+        ]
+
+    expected = everything()
+    with mxcsr(bits):
+        got = everything()
+    same_bits(got, expected)

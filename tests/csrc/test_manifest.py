@@ -1,0 +1,124 @@
+"""Every kernel that the extension exports has its proofs; one that is added without them fails here."""
+
+import ast
+import importlib
+import re
+
+import pytest
+
+import samestep as ss
+from mutate import FAULTS, ROOT
+from samestep import _core
+
+# Exported, but no arithmetic on arrays: settings, what looks at the tables, and what looks where tensors lie.
+SETTINGS = {
+    "compile_flags", "rules", "coefficients", "isas", "get_isa", "set_isa", "withdraw_isa", "self_check",
+    "vector_bytes", "get_num_threads", "set_num_threads", "default_num_threads",
+    "wake_always", "Layouts",
+}  # fmt: skip
+
+# Against the reference; however the work is cut; wherever the arrays lie; in whatever floating-point mode.
+KINDS = ("parity", "partition", "alignment", "fp_mode")
+
+SUM_MODES = "test_fp_mode.py::test_sums_and_batch_norm"
+BATCHNORM = {
+    "parity": "test_batchnorm.py::test_kernels_equal_the_twin",
+    "partition": "test_golden.py::test_kernels",
+    "alignment": "test_batchnorm.py::test_alignment_does_not_matter",
+    "fp_mode": SUM_MODES,
+}
+PROOFS = {
+    "Plan": {
+        "parity": "test_rules.py::test_kernels_equal_the_reference_at_every_size",
+        "partition": "test_rules.py::test_any_split_in_any_order",
+        "alignment": "test_rules.py::test_any_offset_into_an_array",
+        "fp_mode": "test_fp_mode.py::test_mode_changes_no_bit_and_is_kept",
+    },
+    "AddressedPlan": {  # the same plan, bound by address
+        **dict.fromkeys(KINDS, "test_addressed_plan.py::test_a_plan_by_address_is_the_plan"),
+        "fp_mode": "test_addressed_plan.py::test_in_any_floating_point_mode",
+    },
+    "canonical_sum": {
+        "parity": "test_sums.py::test_kernels_equal_the_twin",
+        "partition": "test_golden.py::test_kernels",
+        "alignment": "test_sums.py::test_alignment_and_layout_do_not_matter",
+        "fp_mode": SUM_MODES,
+    },
+    "global_norm": {
+        "parity": "test_sums.py::test_global_norm",
+        "partition": "test_sums.py::test_global_norm_pairs_in_the_order_of_the_list",
+        "alignment": "test_sums.py::test_alignment_and_layout_do_not_matter",
+        "fp_mode": SUM_MODES,
+    },
+    "batchnorm_forward": BATCHNORM,
+    "batchnorm_backward": BATCHNORM,
+    "batchnorm_inference": BATCHNORM,
+    "update_running": {
+        **BATCHNORM,
+        "parity": "test_batchnorm.py::test_running_statistics_have_the_twins_bits",
+    },
+    "Mse": {
+        "parity": "test_mse.py::test_kernels_equal_the_reference_over_shapes",
+        "partition": "test_mse.py::test_work_shared_by_threads",
+        "alignment": "test_mse.py::test_any_offset_and_nothing_outside_is_touched",
+        "fp_mode": "test_mse.py::test_no_floating_point_mode_reaches_the_kernels",
+    },
+    "Trainer": {
+        "parity": "test_loop.py::test_equals_the_python_loop",
+        "partition": "test_loop.py::test_large_batches_on_any_number_of_threads",
+        "alignment": "test_loop.py::test_online_steps_on_any_number_of_columns",
+        "fp_mode": "test_mse.py::test_no_floating_point_mode_reaches_the_loop",
+    },
+    "Sampler": dict.fromkeys(KINDS, "test_loop.py::test_samplers_agree"),  # integers alone
+}
+
+
+def exported() -> set[str]:
+    return {name for name in dir(_core) if not name.startswith("_")}
+
+
+def unproved(names: set[str]) -> set[str]:
+    return names - SETTINGS - set(PROOFS)
+
+
+def test_every_export_is_a_setting_or_proved():
+    assert unproved(exported()) == set()
+    assert set(PROOFS) | SETTINGS <= exported()
+
+
+def test_that_gate_fails_on_a_new_kernel():
+    assert unproved(exported() | {"layernorm_forward"}) == {"layernorm_forward"}
+
+
+@pytest.mark.parametrize("kernel", PROOFS)
+def test_proofs_exist(kernel):
+    assert tuple(PROOFS[kernel]) == KINDS
+    for proof in PROOFS[kernel].values():
+        file, name = proof.split("::")
+        (path,) = (ROOT / "tests").rglob(file)
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        assert name in functions, proof
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_seeded_faults_still_fit_the_sources(fault):
+    """mutate.py scores the suite with them; a fault whose place is gone would score nothing."""
+    assert fault.old in (ROOT / fault.file).read_text(encoding="utf-8")
+    assert fault.old != fault.new
+
+
+def test_help_begins_with_every_public_name():
+    words = set(re.findall(r"\w+", ss.__doc__))
+    assert set(ss.__all__) <= words
+
+
+def test_version():
+    assert ss.__version__ == ss.info()["version"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", ss.__version__)
+    assert "__version__" in dir(ss)
+
+
+@pytest.mark.parametrize("name", ["optimizers", "options", "problems", "schedules", "theory"])
+def test_public_modules_are_imported_by_their_public_names(name):
+    assert importlib.import_module(f"samestep.{name}") is getattr(ss, name)

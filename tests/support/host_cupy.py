@@ -1,0 +1,301 @@
+"""As much of CuPy as samestep uses, on the host: arrays are NumPy's, kernels those of csrc/gpu/kernels.cu,
+run by fibers (tests/native/cuda_shim.h). Arrays refuse what CuPy's refuse: to become NumPy arrays by
+themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import types
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+
+class CUDARuntimeError(RuntimeError):
+    pass
+
+
+class NVRTCError(RuntimeError):
+    pass
+
+
+class CUDADriverError(RuntimeError):
+    pass
+
+
+class Stream:
+    """Nothing runs beside anything here: what matters is who is told to wait for whom."""
+
+    current = 1  # as DLPack numbers CUDA's default stream
+
+    def __init__(self, ptr: int) -> None:
+        self.ptr = ptr
+
+    def __enter__(self) -> Any:
+        self._before, Stream.current = Stream.current, self.ptr
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Stream.current = self._before
+
+
+class Device:
+    current = 0
+
+    def __init__(self, id: int | None = None) -> None:
+        self.id = Device.current if id is None else id
+        self._before: list[int] = []
+
+    compute_capability = "90"
+    waited_for: ClassVar[list[int]] = []
+
+    def synchronize(self) -> None:
+        Device.waited_for.append(self.id)
+
+    def __enter__(self) -> Any:
+        self._before.append(Device.current)
+        Device.current = self.id
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Device.current = self._before.pop()
+
+
+class ndarray:  # noqa: N801
+    def __init__(self, host: np.ndarray, device: int | None = None) -> None:
+        self.host = host
+        self.device = Device(device)
+
+    dtype = property(lambda self: self.host.dtype)
+    shape = property(lambda self: self.host.shape, lambda self, shape: self._set_shape(shape))
+    strides = property(lambda self: self.host.strides)
+    size = property(lambda self: self.host.size)
+    ndim = property(lambda self: self.host.ndim)
+    nbytes = property(lambda self: self.host.nbytes)
+    itemsize = property(lambda self: self.host.itemsize)
+    data = property(lambda self: types.SimpleNamespace(ptr=self.host.ctypes.data))
+    flags = property(lambda self: types.SimpleNamespace(c_contiguous=self.host.flags.c_contiguous))
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {**self.host.__array_interface__, "version": 3}
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, self.device.id
+
+    def __dlpack__(self, *, stream: int, max_version: Any = None, copy: Any = None) -> Any:
+        return self.host.__dlpack__(max_version=max_version)
+
+    def _set_shape(self, shape: Any) -> None:
+        """As CuPy does: in place, in the same memory."""
+        host = self.host.reshape(shape)
+        if not np.may_share_memory(host, self.host):
+            raise AttributeError("incompatible shape")
+        self.host = host
+
+    def __deepcopy__(self, memo: Any) -> ndarray:
+        return self.copy()
+
+    def __reduce__(self) -> Any:
+        return _array, (self.get(),)
+
+    def __array__(self, *_: object, **__: object) -> np.ndarray:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Use `.get()`.")
+
+    def __len__(self) -> int:
+        return len(self.host)
+
+    def __float__(self) -> float:
+        return float(self.host)
+
+    def __getitem__(self, key: Any) -> ndarray:
+        return ndarray(self.host[key], self.device.id)
+
+    def __setitem__(self, key: Any, value: ndarray) -> None:
+        self.host[key] = value.host
+
+    def get(self) -> np.ndarray:
+        return self.host.copy()
+
+    def copy(self) -> ndarray:
+        return ndarray(np.array(self.host, order="C"), self.device.id)
+
+    def reshape(self, *shape: Any) -> ndarray:
+        return ndarray(self.host.reshape(*shape), self.device.id)
+
+    def transpose(self, *axes: Any) -> ndarray:
+        return ndarray(self.host.transpose(*axes), self.device.id)
+
+
+def asarray(a: Any, blocking: bool = False) -> ndarray:
+    if isinstance(a, ndarray):
+        return a
+    if isinstance(a, np.ndarray):
+        return ndarray(a.copy())
+    if isinstance(a, float):
+        return ndarray(np.asarray(a))
+    interface = types.SimpleNamespace(__array_interface__=a.__cuda_array_interface__, owner=a)  # stays alive
+    return ndarray(np.asarray(interface))
+
+
+def _array(host: np.ndarray) -> ndarray:
+    return ndarray(host.copy())
+
+
+class _Exported:
+    """A capsule, as NumPy takes it."""
+
+    def __init__(self, capsule: Any) -> None:
+        self._capsule = capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+    def __dlpack__(self, **_: object) -> Any:
+        return self._capsule
+
+
+def from_dlpack(a: Any) -> ndarray:
+    """As CuPy 14 does: from the current stream, whether read-only or not."""
+    kind, number = a.__dlpack_device__()
+    assert kind in (2, 13)
+    with Device(number):
+        try:
+            capsule = a.__dlpack__(stream=Stream.current, max_version=(1, 0), copy=None)
+        except TypeError:
+            capsule = a.__dlpack__(stream=Stream.current)
+    return ndarray(np.from_dlpack(_Exported(capsule)), number)
+
+
+def zeros(shape: Any, dtype: Any) -> ndarray:
+    return ndarray(np.zeros(shape, dtype))
+
+
+def empty(shape: Any, dtype: Any) -> ndarray:
+    out = np.empty(shape, dtype)
+    out.view(np.uint8)[...] = 0xAA  # nobody may rely on zeros
+    return ndarray(out)
+
+
+def zeros_like(a: ndarray, dtype: Any = None) -> ndarray:
+    return ndarray(np.zeros_like(a.host, dtype))
+
+
+def empty_like(a: ndarray) -> ndarray:
+    return ndarray(np.full_like(a.host, np.nan))
+
+
+def concatenate(arrays: list[ndarray]) -> ndarray:
+    return ndarray(np.concatenate([a.host for a in arrays]))
+
+
+class HostKernels:
+    """The shared library, and what was launched."""
+
+    def __init__(self, library: Path) -> None:
+        self._library = ctypes.CDLL(str(library))
+        self._library.argument_size.restype = ctypes.c_longlong
+        self._library.kernel_name.restype = ctypes.c_char_p
+        self.launches: list[tuple[str, int, int]] = []
+
+    def names(self) -> list[str]:
+        found = []
+        while name := self._library.kernel_name(ctypes.c_longlong(len(found))):
+            found.append(name.decode())
+        return found
+
+    def launch(self, name: str, grid: tuple[int], block: tuple[int], arguments: tuple[np.ndarray]) -> None:
+        (argument,) = arguments
+        assert argument.size == 1
+        assert argument.nbytes == self._library.argument_size(name.encode()), name
+        assert argument.nbytes <= 4096, "what a launch can carry"
+        assert 0 < grid[0] < 2**31
+        assert block[0] % 32 == 0
+        self.launches.append((name, grid[0], block[0]))
+        pointer = argument.ctypes.data_as(ctypes.c_void_p)
+        self._library.launch(name.encode(), ctypes.c_uint(grid[0]), ctypes.c_uint(block[0]), pointer)
+
+
+def make(kernels: HostKernels) -> types.ModuleType:
+    """The module ``cupy``."""
+
+    class Module:
+        def load(self, cubin: bytes) -> None:
+            if cubin not in [repr(program).encode() for program in programs.values()]:
+                raise CUDADriverError("CUDA_ERROR_INVALID_IMAGE: device kernel image is invalid")
+
+        def get_function(self, name: str) -> Any:
+            return lambda grid, block, arguments: kernels.launch(name, grid, block, arguments)
+
+    programs: dict[int, tuple[str, tuple[str, ...]]] = {}
+
+    def create_program(text: str, *_: object) -> int:
+        programs[len(programs)] = (text, ())
+        return len(programs) - 1
+
+    def compile_program(program: int, options: tuple[str, ...]) -> None:
+        programs[program] = (programs[program][0], options)
+
+    cupy = types.ModuleType("cupy")
+    for thing in (
+        ndarray,
+        asarray,
+        from_dlpack,
+        zeros,
+        empty,
+        zeros_like,
+        empty_like,
+        concatenate,
+    ):
+        setattr(cupy, thing.__name__, thing)
+    nvrtc = types.SimpleNamespace(
+        NVRTCError=NVRTCError,
+        createProgram=create_program,
+        compileProgram=compile_program,
+        getCUBIN=lambda program: repr(programs[program]).encode(),
+        getProgramLog=lambda program: "",
+        destroyProgram=lambda program: None,
+        getVersion=lambda: (13, 0),
+        programs=programs,
+    )
+    runtime = types.SimpleNamespace(
+        CUDARuntimeError=CUDARuntimeError,
+        getDeviceCount=lambda: 2,
+        getDevice=lambda: Device.current,
+        getDeviceProperties=lambda device: {"name": b"fibers on the host"},
+    )
+    function = types.SimpleNamespace(Module=Module)
+    cupy.cuda = types.SimpleNamespace(  # type: ignore[attr-defined]
+        nvrtc=nvrtc, runtime=runtime, function=function, Device=Device
+    )
+    return cupy
+
+
+@contextlib.contextmanager
+def installed(library: Path, folder: Path) -> Any:
+    """samestep with this in the place of CuPy; yields what its kernels are launched by."""
+    import sys
+
+    import pytest
+
+    from samestep.backends import gpu
+
+    kernels = HostKernels(library)
+    caches = (gpu.device.get_cupy, gpu.kernels._module, gpu.kernels._kernel)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", make(kernels))
+        patch.setenv("SAMESTEP_CACHE", str(folder))
+        for cache in caches:
+            cache.cache_clear()
+        try:
+            yield kernels
+        finally:
+            for cache in caches:
+                cache.cache_clear()
+
+
+def device(a: Any, number: int = 0) -> ndarray:
+    return ndarray(np.array(a), number)

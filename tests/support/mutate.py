@@ -1,0 +1,242 @@
+"""Seeded faults: how many of them does the suite catch? Each is one small change of the kind that breaks
+bits without breaking anything that a person would see.
+
+    python tests/support/mutate.py [--only TEXT] [--sample N] [--json]
+
+A copy of the tree is built and tested with each fault in turn. The check at import is taken out of the
+copy, so that the score is the tests' own. Prints a line a fault, with the command that catches it,
+and the score; exit 1 below 95 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+COPY = ROOT / "build" / "mutants"
+GOAL = 0.95
+
+
+class Fault(NamedTuple):
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str = "test_golden.py"  # that should catch it; if they do not, the tests around them are tried
+
+
+RULES, BATCHNORM, SUMS, MSE = (
+    "csrc/contract/rules.h",
+    "csrc/contract/batchnorm.h",
+    "csrc/contract/sums.h",
+    "csrc/contract/mse.h",
+)
+FAULTS = (
+    Fault("contraction on", "CMakeLists.txt", "-ffp-contract=off", "-ffp-contract=fast"),
+    Fault("reassociated mean", RULES, "m = (b1 * m) + (o1 * g);", "m = m + (o1 * (g - m));"),
+    Fault("reassociated step", RULES, "w = w - (step * q);", "w = w - ((step * m) / den);"),
+    Fault("reassociated square", RULES, "r = (rho * r) + (o * (g * g));", "r = (rho * r) + ((o * g) * g);"),
+    Fault("reciprocal for division", RULES, "T q = m / den;", "T q = m * (T(1) / den);"),
+    Fault("tail by another operation", "csrc/isa/isa.cpp",
+          "step(rule, W(w[i]), W::read(g[i]), S(states[i])...);",
+          "step(rule, W(w[i]), W::read(g[i]), S(states[i])...);\n"
+          "  if constexpr (sizeof(*w) == 4) if (n % 16) w[n - 1] = w[n - 1] + 0;", "test_rules.py"),
+    Fault("float32 for float64 in a scalar", RULES, "T(rho), T(1.0 - rho)", "T(rho), T(1) - T(rho)"),
+    Fault("pow for the binary powering", RULES, "double result = 1.0;",
+          "return __builtin_pow(base, static_cast<double>(t));\n  double result = 1.0;"),
+    Fault("powering stops one short", RULES, "for (; t > 0; t >>= 1)", "for (; t > 1; t >>= 1)"),
+    Fault("32-bit step counter", RULES, "inline double power(double base, long long t) {",
+          "inline double power(double base, int t) {", "test_rules.py"),
+    Fault("first step of torch's momentum", RULES, "T(momentum), t == 1}", "T(momentum), t == 0}"),
+    Fault("momentum for the next momentum", RULES, "T u = (a_next * v) - t;", "T u = (a * v) - t;"),
+    Fault("eps on the other side", RULES, "(root(v) * k) + eps", "(root(v) + eps) * k"),
+    Fault("step counted late", "csrc/run/plan.cpp", "Index t = steps_[i] + 1;", "Index t = steps_[i] + (steps_[i] == 0);"),
+    Fault("an element lost between work items", "csrc/run/plan.cpp",
+          "segments_.push_back({i, begin, end});", "segments_.push_back({i, begin, end - (end < t.size)});"),
+    Fault("guard missing in workers", "csrc/run/threads.cpp", "    FpMode mode;\n", "", "test_fp_mode.py"),
+    Fault("guard missing around the scalars", "csrc/run/plan.cpp", "    FpMode mode;\n", "", "test_fp_mode.py"),
+    Fault("guard flushes subnormals", "csrc/run/fp_mode.h", "kMode = 0x1f80", "kMode = 0x9fc0"),
+    Fault("guard does not restore", "csrc/run/fp_mode.h", "if (__builtin_ia32_stmxcsr() != saved_)", "if (false)",
+          "test_fp_mode.py"),
+    Fault("guard takes any rounding", "csrc/run/fp_mode.h", "kFlags = 0x3f", "kFlags = 0x603f", "test_fp_mode.py"),
+    Fault("guard leaves its exception flags", "csrc/run/fp_mode.h", "if (__builtin_ia32_stmxcsr() != saved_)",
+          "if ((__builtin_ia32_stmxcsr() ^ saved_) & ~kFlags)", "test_fp_mode.py"),
+    Fault("< for <= in ReLU", BATCHNORM, "if constexpr (relu) y = y <= X{} ? X{} : y;", "if constexpr (relu) y = y < X{} ? X{} : y;",
+          "test_batchnorm.py"),
+    Fault("max for select in ReLU", BATCHNORM, "if constexpr (relu) y = y <= X{} ? X{} : y;", "if constexpr (relu) y = y > X{} ? y : X{};",
+          "test_batchnorm.py"),
+    Fault("< for <= in ReLU's mask", BATCHNORM, "(xc, j) <= X{} ? X{} : dy", "(xc, j) < X{} ? X{} : dy", "test_batchnorm.py"),
+    Fault("variance not shifted", BATCHNORM, "first - first == T(0) ? first : T(0)", "T(0)"),
+    Fault("variance rounded too early", BATCHNORM, "double inv = 1.0 / root(var + b.eps);",
+          "double inv = 1.0 / root(static_cast<double>(T(var)) + b.eps);"),
+    Fault("swapped lanes", SUMS, "lane[s][j] = lane[s][j] + lane[s][j + half];",
+          "lane[s][j] = lane[s][j] + lane[s][j + (half ^ 1) % half];"),
+    Fault("lanes halved from the other end", SUMS, "lane[j] = lane[j] + lane[j + half * width];",
+          "lane[j] = lane[j] + lane[2 * half * width - 1 - j];", "test_sums.py"),
+    Fault("one block of a stream for all", SUMS, "i + b * kBlock, kGroups, lanes[b]", "i, kGroups, lanes[b]", "test_sums.py"),
+    Fault("blocks added in a row, not in pairs", SUMS, "for (Index step = 1; step < n; step *= 2) {\n    for (Index i = 0; i + step < n; i += 2 * step) {",
+          "for (Index step = 1; step < n; step += 1) {\n    for (Index i = 0; i < 1; i += 1) {"),
+    Fault("rows of a gradient out of order", MSE, "for (int k = 0; k < n; ++k) factor[k] = Doubles{} + r[k];",
+          "for (int k = 0; k < n; ++k) factor[k] = Doubles{} + r[k ^ (n > 1)];"),
+    Fault("Fisher-Yates without staying", "csrc/contract/sampling.h", "(i) + 1)]", "(i))]", "test_sampling.py test_loop.py"),
+    Fault("overlap not seen", "csrc/python/bind_plan.cpp", "if (written_.overlaps(raw(g).data", "if (false && written_.overlaps(raw(g).data", "test_optimizer.py"),
+    Fault("strides that are set later not seen", "csrc/python/arrays.h", " || now.strides[d] != axes[now.nd + d]", "", "test_optimizer.py"),
+    Fault("a dtype that is set later not seen", "csrc/python/arrays.h", "now.descr == dtype_.ptr() && ", "", "test_optimizer.py"),
+    Fault("an item lost between threads", "csrc/run/threads.cpp", "if (i >= run.end) return false;",
+          "if (i >= run.end - (n_runs_ > 1)) return false;", "test_golden.py"),
+    Fault("halves rounded up from the middle", "csrc/contract/storage.h", "0x7fff + ((bits_of(x) >> 16) & 1)", "0x8000",
+          "test_storage.py"),
+    Fault("subnormal halves lost", "csrc/contract/storage.h", "bits < normal ? subnormal : rounded", "bits < normal ? 0 : rounded",
+          "test_storage.py"),
+    Fault("one random number for all", "csrc/run/plan.cpp", "std::uint16_t(words[i / 4] >> (i % 4 * 16))",
+          "std::uint16_t(words[0])", "test_storage.py"),
+    Fault("coupled decay left out where the rule runs alone", "csrc/run/plan.cpp",
+          "(weight_decay(t.group) == 0.0 && !prepares_)", "!prepares_", "test_options.py"),
+    Fault("gradients not scaled under decoupled decay", "csrc/isa/isa.cpp", "prepared(w, g, false)", "g", "test_options.py"),
+    Fault("a skipped step counts", "csrc/run/plan.cpp", "if (!prepare(hyper, scale)) return false;\n  }",
+          "if (!prepare(hyper, scale)) return count_step(), false;\n  }", "test_options.py"),
+    Fault("pool not rebuilt in a child", "csrc/run/threads.cpp", "  pool.store(nullptr);\n", "", "test_threads.py"),
+)  # fmt: skip
+# What looks at bits: the rest of the suite is about words, pages and other programs.
+AROUND = ("csrc", "backends", "optim", "problems", "proof", "test_train.py", "test_loop.py")
+
+
+def make_copy() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
+    ).stdout
+    for folder in (
+        "python",
+        "tests",
+    ):  # files that have moved since the last copy would be found in both places
+        shutil.rmtree(COPY / folder, ignore_errors=True)
+    for name in listed.splitlines():
+        target, source = COPY / name, ROOT / name
+        if not source.exists():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists() or target.read_bytes() != source.read_bytes():
+            shutil.copyfile(source, target)
+    backend = COPY / "python" / "samestep" / "backends" / "cpu.py"
+    backend.write_text(
+        backend.read_text(encoding="utf-8").replace("\n_self_check()\n", "\n"), encoding="utf-8"
+    )
+
+
+def build() -> subprocess.CompletedProcess[str]:
+    """The extension, beside the copy's Python files; little optimized, which changes no bit, but enough
+    to fuse what may be fused."""
+    bin_folder = Path(sys.executable).parent
+    path = f"{bin_folder}{os.pathsep}{os.environ['PATH']}"
+    cmake = shutil.which("cmake", path=path) or "cmake"
+    import pybind11
+
+    configure = [
+        cmake, "-S", str(COPY), "-B", str(COPY / "out"), "-DSKBUILD=ON", "-DCMAKE_CXX_FLAGS_RELEASE=-O1 -fexpensive-optimizations",
+        f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+    ]  # fmt: skip
+    if not (COPY / "out" / "CMakeCache.txt").exists():
+        subprocess.run(configure, check=True, capture_output=True, encoding="utf-8")
+    done = subprocess.run(
+        [cmake, "--build", str(COPY / "out"), "-j", "2", "--target", "_core"],
+        capture_output=True,
+        encoding="utf-8",
+    )
+    name = f"_core{sysconfig.get_config_var('EXT_SUFFIX')}"
+    if done.returncode == 0:
+        shutil.copyfile(COPY / "out" / name, COPY / "python" / "samestep" / name)
+    return done
+
+
+def suite(tests: Sequence[str], marked: str = "not slow") -> bool:
+    """Whether the tests pass; a suite that hangs does not, and half an hour is no sign of a slow machine."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "2", "-p", "no:cacheprovider", "--no-header"]
+    paths = [str(path.relative_to(COPY)) for name in tests for path in (COPY / "tests").rglob(name)]
+    try:
+        done = subprocess.run(
+            [*command, "-m", marked, *paths],
+            cwd=COPY,
+            env={**os.environ, "PYTHONPATH": str(COPY / "python")},
+            capture_output=True,
+            encoding="utf-8",
+            timeout=1800,
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
+
+
+def catcher(fault: Fault) -> str:
+    """The command whose tests fail with the fault in the tree, or an empty text."""
+    file = COPY / fault.file
+    right = file.read_text(encoding="utf-8")
+    if fault.old not in right:
+        raise SystemExit(f"{fault.name}: {fault.file} no longer holds {fault.old!r}")
+    file.write_text(right.replace(fault.old, fault.new), encoding="utf-8")
+    try:
+        if build().returncode:
+            return "the compiler"
+        if not suite([fault.tests]):
+            return f"make test, {fault.tests}"
+        if not suite(AROUND):
+            return "make test"
+        return "" if suite(AROUND, "slow") else "make test-all"
+    finally:
+        file.write_text(right, encoding="utf-8")
+
+
+def chosen(only: str, sample: int | None) -> list[Fault]:
+    """Every fault with the text in its name, or so many of them, other ones at each commit."""
+    faults = [fault for fault in FAULTS if only in fault.name]
+    if sample is None:
+        return faults
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
+    ).stdout
+    return random.Random(head).sample(faults, min(sample, len(faults)))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Score the suite on seeded faults.")
+    parser.add_argument("--only", default="", help="faults with this in their name")
+    parser.add_argument("--sample", type=int, help="so many of them, chosen by the commit")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    faults = chosen(options.only, options.sample)
+    make_copy()
+    done = build()
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+    if not suite(AROUND if options.sample is None else sorted({fault.tests for fault in faults})):
+        raise SystemExit("the tree without a fault does not pass: every fault would seem to be caught")
+    caught: dict[str, str] = {}
+    for fault in faults:
+        start = time.monotonic()
+        caught[fault.name] = catcher(fault)
+        if not options.json:
+            verdict = f"caught by {caught[fault.name]}" if caught[fault.name] else "SURVIVED"
+            print(f"{fault.name:54} {verdict} ({time.monotonic() - start:.0f} s)", flush=True)
+    score = sum(map(bool, caught.values())) / len(caught)
+    quick = sum(by.startswith(("the compiler", "make test,")) or by == "make test" for by in caught.values())
+    if options.json:
+        print(json.dumps({"score": score, "caught": caught}, indent=2))
+    else:
+        print(
+            f"mutation score: {sum(map(bool, caught.values()))} of {len(caught)}, {score:.0%}; make test alone: {quick}"
+        )
+    return 0 if score >= GOAL else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
