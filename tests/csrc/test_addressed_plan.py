@@ -8,7 +8,7 @@ import pytest
 from control_register import MODES, mxcsr, needs_x86
 from samestep import _core
 from samestep.backends.options import Options
-from samestep.proof import golden
+from samestep.proof import golden, vectors
 
 
 def step(plan, grads, hyper, weight_decay=0.0):
@@ -50,7 +50,7 @@ def test_a_plan_by_address_is_the_plan(rule, hyper, dtype):
 def test_in_any_floating_point_mode(bits):
     """Both below and above the size from which other threads run meanwhile."""
     for size in (50, 5000):
-        w, g = (golden.random_values(size, np.dtype(np.float32), seed) for seed in (1, 2))
+        w, g = (vectors.random_values(size, np.dtype(np.float32), seed) for seed in (1, 2))
         expected = w.copy()
         _core.Plan("sgd", [expected], [], np.zeros(2, np.int64)).step([g], [0.1])
         plan = _core.AddressedPlan(

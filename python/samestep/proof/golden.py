@@ -20,8 +20,6 @@ from ..optim.optimizers import OPTIMIZERS
 from ..problems import MSE
 from ..sums import canonical_sum, global_norm
 from .vectors import HYPER, OPTIONS, STORAGE, finite_values, inputs_of, integer_values
-from .vectors import random_values as random_values  # tests read these two from here
-from .vectors import random_words as random_words
 
 FILE = resources.files(__package__).joinpath("golden.json")
 DIGESTS: dict[str, str] = json.loads(FILE.read_text(encoding="utf-8"))["digests"]
