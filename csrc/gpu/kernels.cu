@@ -476,7 +476,7 @@ void gradient(const Mse& a) {
 void loss(const Mse& a) { *a.loss = mse_loss(a.scale, a.count, *a.squares); }
 
 // clang-format off
-#define RULE(name, hyper, states, ...) template <class T> using rule_##name = __VA_ARGS__;
+#define RULE(name, family, form, variant, hyper, states, ...) template <class T> using rule_##name = __VA_ARGS__;
 FOR_EACH_RULE(RULE)
 // clang-format on
 

@@ -154,12 +154,13 @@ constexpr Update update_of() {
 }
 
 // clang-format off
-#define TYPES(name, hyper, states, ...) template <class T> using rule_##name = __VA_ARGS__;
+#define TYPES(name, family, form, variant, hyper, states, ...) template <class T> using rule_##name = __VA_ARGS__;
 FOR_EACH_RULE(TYPES)
 FOR_EACH_ROOF(TYPES)
 
-#define ROW(name, hyper, states, ...)                                                       \
-  {#name, hyper, states, arity(&rule_##name<float>::at), n_states<rule_##name<float>, float>, \
+#define ROW(name, family, form, variant, hyper, states, ...)                                 \
+  {#name, #family, #form, #variant, hyper, states,                                           \
+   arity(&rule_##name<float>::at), n_states<rule_##name<float>, float>,                      \
    {update_of<rule_##name<float>, float>(), update_of<rule_##name<double>, double>()}},
 constexpr Rule kRules[] = {FOR_EACH_RULE(ROW) FOR_EACH_ROOF(ROW)};
 #define ONE(...) +1
