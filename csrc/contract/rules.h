@@ -4,7 +4,11 @@
 // A rule is a struct of coefficients with
 //   at(t, hyper-parameters...)   forms them in float64 and rounds each once to T; t = 1, 2, ... counts the steps
 //   operator()(w, g, states...)  updates parameter w and the states in place from gradient g; w is a T or a Decayed<T>
-// and a row of FOR_EACH_RULE at the end of this file. Its NumPy twin is python/samestep/backends/reference/rules.py.
+// and a row of FOR_EACH_RULE at the end of this file. Its NumPy twin, under the same name and in the same order, is in
+// python/samestep/backends/reference/rules.py.
+//
+// Parentheses stand around each operation whose result another one takes, also where C++ needs none: they say where
+// a rounding happens.
 #pragma once
 #include "contract/fp.h"
 
@@ -21,8 +25,8 @@ inline double power(double base, long long t) {
   return result;
 }
 
-// A parameter under decoupled weight decay (Loshchilov & Hutter 2019). The last line of a rule, w - u or w + u, then
-// takes d*w away as well, d = T(lr*weight_decay).
+// A parameter under decoupled weight decay (Loshchilov & Hutter 2019, alg. 2). The last line of every rule is w - u or
+// w + u; on this type it subtracts d*w as well, with d = T(lr*weight_decay), so no rule needs to know of the decay.
 template <class T>
 struct Decayed {
   T w, d;
@@ -31,10 +35,19 @@ struct Decayed {
   friend HD T operator+(const Decayed& p, T u) { return p.w + (u - (p.d * p.w)); }
 };
 
-// Where eps stands: sqrt(r) + eps, or sqrt(r + eps). The texts differ, and so do the steps near g = 0.
+// Textbooks and papers differ in where eps stands, sqrt(r) + eps or sqrt(r + eps), and near g = 0 so do the steps.
 enum EpsPlacement { outside, inside };
 
-// Gradient descent.  w = w - lr*g
+// What AdaGrad and RMSProp divide by.
+template <EpsPlacement placement, class T>
+HD T denominator(T r, T eps) {
+  return placement == outside ? root(r) + eps : root(r + eps);
+}
+
+// ---- gradient descent, with and without momentum ----
+
+// Gradient descent (Goodfellow et al. 2016, eq. 4.5 and alg. 8.1).
+//   w = w - lr*g
 template <class T>
 struct Sgd {
   T lr;
@@ -46,8 +59,9 @@ struct Sgd {
   }
 };
 
-// Polyak's heavy ball (1964), the velocity form of Goodfellow et al. 8.15-8.16.
-//   v = a*v - lr*g,  w = w + v
+// Polyak's heavy ball (1964), in the velocity form of Goodfellow et al. 8.15-8.16.
+//   v = a*v - lr*g
+//   w = w + v
 template <class T>
 struct HeavyBall {
   T lr, a;
@@ -59,8 +73,9 @@ struct HeavyBall {
   }
 };
 
-// PyTorch's momentum. The buffer holds gradients, not steps, so a new lr acts on the old ones too.
-//   b = g at the first step, then b = a*b + g;  w = w - lr*b
+// Momentum as PyTorch's SGD has it. The buffer holds gradients, not steps, so a new lr acts on the old ones too.
+//   b = g at the first step, then b = a*b + g
+//   w = w - lr*b
 template <class T>
 struct TorchMomentum {
   T lr, a;
@@ -73,8 +88,9 @@ struct TorchMomentum {
   }
 };
 
-// The same with dampening: gradients after the first enter the buffer scaled.
-//   b = g at the first step, then b = a*b + (1 - dampening)*g;  w = w - lr*b
+// The same with PyTorch's dampening: gradients after the first enter the buffer scaled by k = 1 - dampening.
+//   b = g at the first step, then b = a*b + k*g
+//   w = w - lr*b
 template <class T>
 struct DampenedMomentum {
   T lr, a, k;
@@ -89,9 +105,11 @@ struct DampenedMomentum {
   }
 };
 
-// Nesterov's accelerated gradient (1983) with one gradient a step, taken at the stored w.
-// w is the look-ahead point x + a*v of Sutskever's form (Goodfellow et al. 8.21-8.22); x = w - a_next*v.
-//   v = a*v - lr*g,  w = w + (a_next*v - lr*g)
+// Nesterov's accelerated gradient (1983) with one gradient a step, evaluated at the stored w. That w is the look-ahead
+// point x + a*v of the form of Sutskever et al. (2013; Goodfellow et al. 8.21-8.22), whose iterate is
+// x = w - a_next*v.
+//   v = a*v - lr*g
+//   w = w + (a_next*v - lr*g)
 template <class T>
 struct LookAhead {
   T lr, a, a_next;
@@ -107,7 +125,9 @@ struct LookAhead {
   }
 };
 
-// PyTorch's Nesterov momentum.  b = a*b + g,  w = w - lr*(g + a*b)
+// Nesterov's momentum as PyTorch's SGD has it. b starts at 0, so the first step needs no case of its own.
+//   b = a*b + g
+//   w = w - lr*(g + a*b)
 template <class T>
 struct TorchNesterov {
   T lr, a;
@@ -120,8 +140,12 @@ struct TorchNesterov {
   }
 };
 
+// ---- steps divided by the size of past gradients ----
+
 // AdaGrad (Duchi et al. 2011; Goodfellow et al. alg. 8.4), with PyTorch's decay of the learning rate.
-//   lr_t = lr/(1 + (t - 1)*lr_decay),  r = r + g^2,  w = w - lr_t/(sqrt(r) + eps) * g
+//   lr_t = lr/(1 + (t - 1)*lr_decay)
+//   r = r + g^2
+//   w = w - lr_t/(sqrt(r) + eps) * g    or, with eps inside,  lr_t/sqrt(r + eps)
 template <class T, EpsPlacement placement>
 struct AdaGrad {
   T lr, eps;
@@ -131,97 +155,90 @@ struct AdaGrad {
   template <class W>
   HD void operator()(W& w, T g, T& r) const {
     r = r + (g * g);
-    T q = lr / (placement == outside ? root(r) + eps : root(r + eps));
+    T q = lr / denominator<placement>(r, eps);
     w = w - (q * g);
   }
 };
 
-// What RMSProp divides by. var is r, or r - c^2 where the mean gradient c is known (centered).
-//   r = rho*r + (1 - rho)*g^2,  c = rho*c + (1 - rho)*g
-template <class T, EpsPlacement placement>
-struct RmsPropMeans {
-  T rho, o, eps;
-  static RmsPropMeans of(double rho, double eps) { return {T(rho), T(1.0 - rho), T(eps)}; }
-  HD T denominator(T var) const { return placement == outside ? root(var) + eps : root(var + eps); }
-  HD T uncentered(T g, T& r) const {
-    r = (rho * r) + (o * (g * g));
-    return denominator(r);
-  }
-  HD T centered(T g, T& r, T& c) const {
-    r = (rho * r) + (o * (g * g));
-    c = (rho * c) + (o * g);
-    return denominator(r - (c * c));
-  }
-};
-
-// RMSProp (Hinton 2012; Goodfellow et al. alg. 8.5).
-//   r = rho*r + (1 - rho)*g^2,  w = w - lr/sqrt(r + eps) * g
+// RMSProp (Hinton 2012; Goodfellow et al. alg. 8.5); here and below o = 1 - rho.
+//   r = rho*r + o*g^2
+//   w = w - lr/sqrt(r + eps) * g        or, with eps outside,  lr/(sqrt(r) + eps)
 template <class T, EpsPlacement placement>
 struct RmsProp {
-  T lr;
-  RmsPropMeans<T, placement> means;
-  static RmsProp at(long long, double lr, double rho, double eps) {
-    return {T(lr), RmsPropMeans<T, placement>::of(rho, eps)};
-  }
+  T lr, rho, o, eps;
+  static RmsProp at(long long, double lr, double rho, double eps) { return {T(lr), T(rho), T(1.0 - rho), T(eps)}; }
   template <class W>
   HD void operator()(W& w, T g, T& r) const {
-    T q = lr / means.uncentered(g, r);
+    r = (rho * r) + (o * (g * g));
+    T q = lr / denominator<placement>(r, eps);
     w = w - (q * g);
   }
 };
 
-// Centered RMSProp (Graves 2013): the square of the mean gradient is taken from the mean square.
-//   c = rho*c + (1 - rho)*g,  w = w - lr/sqrt(r - c^2 + eps) * g
+// Centered RMSProp (Graves 2013): divided by the deviation about the mean gradient c. Rounding may leave r - c^2 below
+// 0, and its root is then NaN, as in PyTorch.
+//   c = rho*c + o*g
+//   w = w - lr/sqrt(r - c^2 + eps) * g
 template <class T, EpsPlacement placement>
 struct CenteredRmsProp {
-  T lr;
-  RmsPropMeans<T, placement> means;
+  T lr, rho, o, eps;
   static CenteredRmsProp at(long long, double lr, double rho, double eps) {
-    return {T(lr), RmsPropMeans<T, placement>::of(rho, eps)};
+    return {T(lr), T(rho), T(1.0 - rho), T(eps)};
   }
   template <class W>
   HD void operator()(W& w, T g, T& r, T& c) const {
-    T q = lr / means.centered(g, r, c);
+    r = (rho * r) + (o * (g * g));
+    c = (rho * c) + (o * g);
+    T var = r - (c * c);
+    T q = lr / denominator<placement>(var, eps);
     w = w - (q * g);
   }
 };
 
-// RMSProp with momentum, PyTorch's form.
-//   b = momentum*b + g/sqrt(r + eps),  w = w - lr*b
+// RMSProp with momentum as PyTorch has it: the buffer holds steps without lr.
+//   b = a*b + g/sqrt(r + eps)
+//   w = w - lr*b
 template <class T, EpsPlacement placement>
 struct RmsPropMomentum {
-  T lr, a;
-  RmsPropMeans<T, placement> means;
+  T lr, rho, o, eps, a;
   static RmsPropMomentum at(long long, double lr, double rho, double eps, double momentum) {
-    return {T(lr), T(momentum), RmsPropMeans<T, placement>::of(rho, eps)};
+    return {T(lr), T(rho), T(1.0 - rho), T(eps), T(momentum)};
   }
   template <class W>
   HD void operator()(W& w, T g, T& r, T& b) const {
-    T q = g / means.uncentered(g, r);
+    r = (rho * r) + (o * (g * g));
+    T q = g / denominator<placement>(r, eps);
     b = (a * b) + q;
     w = w - (lr * b);
   }
 };
 
-// Both.
+// RMSProp centered and with momentum, likewise as PyTorch has it.
+//   b = a*b + g/sqrt(r - c^2 + eps)
+//   w = w - lr*b
 template <class T, EpsPlacement placement>
 struct CenteredRmsPropMomentum {
-  T lr, a;
-  RmsPropMeans<T, placement> means;
+  T lr, rho, o, eps, a;
   static CenteredRmsPropMomentum at(long long, double lr, double rho, double eps, double momentum) {
-    return {T(lr), T(momentum), RmsPropMeans<T, placement>::of(rho, eps)};
+    return {T(lr), T(rho), T(1.0 - rho), T(eps), T(momentum)};
   }
   template <class W>
   HD void operator()(W& w, T g, T& r, T& c, T& b) const {
-    T q = g / means.centered(g, r, c);
+    r = (rho * r) + (o * (g * g));
+    c = (rho * c) + (o * g);
+    T var = r - (c * c);
+    T q = g / denominator<placement>(var, eps);
     b = (a * b) + q;
     w = w - (lr * b);
   }
 };
 
-// Adam (Kingma & Ba 2015, alg. 1; Goodfellow et al. alg. 8.7). The bias corrections are two scalars a step.
-//   m = b1*m + (1 - b1)*g,  v = b2*v + (1 - b2)*g^2,  w = w - lr/(1 - b1^t) * m/den
-//   den = sqrt(v/(1 - b2^t)) + eps   or   sqrt(v/(1 - b2^t) + eps)
+// Adam (Kingma & Ba 2015, alg. 1; Goodfellow et al. alg. 8.7); o1 = 1 - b1, o2 = 1 - b2.
+//   m = b1*m + o1*g
+//   v = b2*v + o2*g^2
+//   w = w - lr/(1 - b1^t) * m/den,  den = sqrt(v/(1 - b2^t)) + eps   or   sqrt(v/(1 - b2^t) + eps)
+// The corrections of the start at 0 depend on t alone, so they are two scalars a step: step and k, which is
+// 1/sqrt(1 - b2^t) where eps stands outside and 1/(1 - b2^t) where it stands inside.
 template <class T, EpsPlacement placement>
 struct Adam {
   T b1, o1, b2, o2, k, eps, step;
@@ -231,18 +248,21 @@ struct Adam {
     double k = placement == outside ? 1.0 / root(c2) : 1.0 / c2;
     return {T(beta1), T(1.0 - beta1), T(beta2), T(1.0 - beta2), T(k), T(eps), T(lr / c1)};
   }
+  HD T denominator(T v) const { return placement == outside ? (root(v) * k) + eps : root((v * k) + eps); }
   template <class W>
   HD void operator()(W& w, T g, T& m, T& v) const {
     m = (b1 * m) + (o1 * g);
     v = (b2 * v) + (o2 * (g * g));
-    T den = placement == outside ? (root(v) * k) + eps : root((v * k) + eps);
+    T den = denominator(v);
     T q = m / den;
     w = w - (step * q);
   }
 };
 
-// AMSGrad (Reddi et al. 2018), PyTorch's form: Adam with the largest v so far in the place of v.
-//   h = max(v, h),  w = w - lr/(1 - b1^t) * m/den(h)
+// AMSGrad (Reddi et al. 2018) as PyTorch has it: Adam divided by the largest v so far. The comparison is false for a
+// NaN in v, so h keeps its last number then; a maximum instruction would not on every processor.
+//   h = max(v, h)
+//   w = w - lr/(1 - b1^t) * m/den,  den as Adam's, of h
 template <class T, EpsPlacement placement>
 struct AmsGrad {
   Adam<T, placement> adam;
@@ -254,7 +274,7 @@ struct AmsGrad {
     m = (adam.b1 * m) + (adam.o1 * g);
     v = (adam.b2 * v) + (adam.o2 * (g * g));
     h = v > h ? v : h;
-    T den = placement == outside ? (root(h) * adam.k) + adam.eps : root((h * adam.k) + adam.eps);
+    T den = adam.denominator(h);
     T q = m / den;
     w = w - (adam.step * q);
   }
@@ -263,25 +283,32 @@ struct AmsGrad {
 }  // namespace
 }  // namespace samestep
 
-// X(name, hyper-parameters in the order of at(), states in the order of operator(), the struct)
-#define FOR_EACH_RULE(X)                                                                                    \
-  X(sgd, "lr", "", Sgd<T>)                                                                                  \
-  X(momentum_heavy_ball, "lr momentum", "v", HeavyBall<T>)                                                  \
-  X(momentum_torch, "lr momentum", "b", TorchMomentum<T>)                                                   \
-  X(momentum_torch_dampened, "lr momentum dampening", "b", DampenedMomentum<T>)                             \
-  X(nag_look_ahead, "lr momentum momentum_next", "v", LookAhead<T>)                                         \
-  X(nag_torch, "lr momentum", "b", TorchNesterov<T>)                                                        \
-  X(adagrad_outside, "lr eps lr_decay", "r", AdaGrad<T, outside>)                                           \
-  X(adagrad_inside, "lr eps lr_decay", "r", AdaGrad<T, inside>)                                             \
-  X(rmsprop_outside, "lr rho eps", "r", RmsProp<T, outside>)                                                \
-  X(rmsprop_inside, "lr rho eps", "r", RmsProp<T, inside>)                                                  \
-  X(rmsprop_outside_centered, "lr rho eps", "r c", CenteredRmsProp<T, outside>)                             \
-  X(rmsprop_outside_momentum, "lr rho eps momentum", "r b", RmsPropMomentum<T, outside>)                    \
-  X(rmsprop_outside_centered_momentum, "lr rho eps momentum", "r c b", CenteredRmsPropMomentum<T, outside>) \
-  X(rmsprop_inside_centered, "lr rho eps", "r c", CenteredRmsProp<T, inside>)                               \
-  X(rmsprop_inside_momentum, "lr rho eps momentum", "r b", RmsPropMomentum<T, inside>)                      \
-  X(rmsprop_inside_centered_momentum, "lr rho eps momentum", "r c b", CenteredRmsPropMomentum<T, inside>)   \
-  X(adam_outside, "lr beta1 beta2 eps", "m v", Adam<T, outside>)                                            \
-  X(adam_inside, "lr beta1 beta2 eps", "m v", Adam<T, inside>)                                              \
-  X(adam_outside_amsgrad, "lr beta1 beta2 eps", "m v h", AmsGrad<T, outside>)                               \
-  X(adam_inside_amsgrad, "lr beta1 beta2 eps", "m v h", AmsGrad<T, inside>)
+// A rule's name, by which state dicts, digests and kernels know it, is formed here and nowhere else, from its tokens.
+#define FAMILY(X, family, ...) X(family, family, , , __VA_ARGS__)
+#define FORM(X, family, form, ...) X(family##_##form, family, form, , __VA_ARGS__)
+#define VARIANT(X, family, form, variant, ...) X(family##_##form##_##variant, family, form, variant, __VA_ARGS__)
+
+// The registry. A row: the tokens, the hyper-parameters in the order of at(), the states in the order of operator(),
+// the struct. What is passed as X gets (name, family, form, variant, hyper-parameters, states, the struct); form and
+// variant are empty where a rule has none.
+#define FOR_EACH_RULE(X)                                                                                               \
+  FAMILY(X, sgd, "lr", "", Sgd<T>)                                                                                     \
+  FORM(X, momentum, heavy_ball, "lr momentum", "v", HeavyBall<T>)                                                      \
+  FORM(X, momentum, torch, "lr momentum", "b", TorchMomentum<T>)                                                       \
+  VARIANT(X, momentum, torch, dampened, "lr momentum dampening", "b", DampenedMomentum<T>)                             \
+  FORM(X, nag, look_ahead, "lr momentum momentum_next", "v", LookAhead<T>)                                             \
+  FORM(X, nag, torch, "lr momentum", "b", TorchNesterov<T>)                                                            \
+  FORM(X, adagrad, outside, "lr eps lr_decay", "r", AdaGrad<T, outside>)                                               \
+  FORM(X, adagrad, inside, "lr eps lr_decay", "r", AdaGrad<T, inside>)                                                 \
+  FORM(X, rmsprop, outside, "lr rho eps", "r", RmsProp<T, outside>)                                                    \
+  FORM(X, rmsprop, inside, "lr rho eps", "r", RmsProp<T, inside>)                                                      \
+  VARIANT(X, rmsprop, outside, centered, "lr rho eps", "r c", CenteredRmsProp<T, outside>)                             \
+  VARIANT(X, rmsprop, inside, centered, "lr rho eps", "r c", CenteredRmsProp<T, inside>)                               \
+  VARIANT(X, rmsprop, outside, momentum, "lr rho eps momentum", "r b", RmsPropMomentum<T, outside>)                    \
+  VARIANT(X, rmsprop, inside, momentum, "lr rho eps momentum", "r b", RmsPropMomentum<T, inside>)                      \
+  VARIANT(X, rmsprop, outside, centered_momentum, "lr rho eps momentum", "r c b", CenteredRmsPropMomentum<T, outside>) \
+  VARIANT(X, rmsprop, inside, centered_momentum, "lr rho eps momentum", "r c b", CenteredRmsPropMomentum<T, inside>)   \
+  FORM(X, adam, outside, "lr beta1 beta2 eps", "m v", Adam<T, outside>)                                                \
+  FORM(X, adam, inside, "lr beta1 beta2 eps", "m v", Adam<T, inside>)                                                  \
+  VARIANT(X, adam, outside, amsgrad, "lr beta1 beta2 eps", "m v h", AmsGrad<T, outside>)                               \
+  VARIANT(X, adam, inside, amsgrad, "lr beta1 beta2 eps", "m v h", AmsGrad<T, inside>)

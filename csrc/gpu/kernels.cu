@@ -13,7 +13,7 @@ namespace samestep {
 namespace {
 
 // clang-format off
-#define RULE(name, hyper, states, ...) template <class T> using rule_##name = __VA_ARGS__;
+#define RULE(name, family, form, variant, hyper, states, ...) template <class T> using rule_##name = __VA_ARGS__;
 FOR_EACH_RULE(RULE)
 // clang-format on
 

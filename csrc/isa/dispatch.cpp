@@ -1,4 +1,4 @@
-// Which instruction sets this machine has, and which one is in use. No kernels.
+// Which tables of kernels this machine can run, and which one is in use. No kernels.
 #include "isa/dispatch.h"
 
 #include <atomic>
@@ -14,39 +14,46 @@ extern const Isa isa_avx512;
 
 namespace {
 
-std::atomic<const Isa*> active{nullptr};
-std::atomic<const Isa*> withdrawn[2] = {};  // of the tables beyond the baseline
+struct Table {
+  const Isa* isa;
+  bool (*runs_here)();  // whether this processor, and the operating system on it, has the instructions
+  std::atomic<bool> withdrawn{false};
+};
 
-bool is_withdrawn(const Isa& isa) { return withdrawn[0] == &isa || withdrawn[1] == &isa; }
-
-}  // namespace
-
-int available_isas(const Isa** out, int capacity) {
-  int n = 0;
-  auto add = [&](const Isa& isa) {
-    if (n < capacity && !is_withdrawn(isa)) out[n++] = &isa;
-  };
+// Best first. The baseline is last and always runs.
+Table tables[] = {
 #ifdef SAMESTEP_X86
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma")) {
-    add(isa_avx512);
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) add(isa_avx2);
+    {&isa_avx512,
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+     }},
+    {&isa_avx2, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
 #endif
-  add(isa_baseline);
-  return n;
-}
+    {&isa_baseline, [] { return true; }},
+};
+static_assert(sizeof(tables) / sizeof(tables[0]) <= kMaxIsas, "callers' arrays hold kMaxIsas");
 
-namespace {
+std::atomic<const Isa*> active{nullptr};
 
 const Isa* best() {
-  const Isa* first = nullptr;
-  available_isas(&first, 1);
-  return first;
+  const Isa* isas[kMaxIsas];
+  available_isas(isas);
+  return isas[0];
 }
 
 }  // namespace
+
+int available_isas(const Isa** out) {
+#ifdef SAMESTEP_X86
+  __builtin_cpu_init();  // __builtin_cpu_supports needs it where constructors have not run yet
+#endif
+  int n = 0;
+  for (const Table& table : tables) {
+    if (table.runs_here() && !table.withdrawn) out[n++] = table.isa;
+  }
+  return n;
+}
 
 const Isa& active_isa() {
   const Isa* isa = active.load(std::memory_order_relaxed);
@@ -55,8 +62,8 @@ const Isa& active_isa() {
 }
 
 bool set_isa(const char* name) {
-  const Isa* isas[8];
-  int n = available_isas(isas, 8);
+  const Isa* isas[kMaxIsas];
+  const int n = available_isas(isas);
   for (int i = 0; i < n; ++i) {
     if (std::strcmp(isas[i]->name, name) == 0) {
       active.store(isas[i], std::memory_order_relaxed);
@@ -67,10 +74,9 @@ bool set_isa(const char* name) {
 }
 
 void withdraw_isa(const char* name) {
-  const Isa* isas[8];
-  int n = available_isas(isas, 8);
-  for (int i = 0; i + 1 < n; ++i) {  // the last is the baseline: something must remain
-    if (std::strcmp(isas[i]->name, name) == 0) withdrawn[withdrawn[0] != nullptr] = isas[i];
+  for (Table& table : tables) {
+    // The baseline stays in any case: something must remain to run.
+    if (table.isa != &isa_baseline && std::strcmp(table.isa->name, name) == 0) table.withdrawn = true;
   }
   active.store(best());
 }

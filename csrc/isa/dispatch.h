@@ -1,13 +1,15 @@
-// The instruction sets of this build: which of them this machine runs, and which one is in use.
+// The instruction sets of this build: which of them this machine can run, and which one is in use.
 #pragma once
 
 #include "isa/kernels.h"
 
 namespace samestep {
 
-int available_isas(const Isa** out, int capacity);  // best first; returns how many
-const Isa& active_isa();
-bool set_isa(const char* name);       // false: unknown, not supported here, or withdrawn
-void withdraw_isa(const char* name);  // not to be used from now on: its kernels failed the self-check
+constexpr int kMaxIsas = 8;  // tables in a build
+
+int available_isas(const Isa** out);  // writes up to kMaxIsas tables to out, best first; returns how many
+const Isa& active_isa();              // at first the best
+bool set_isa(const char* name);       // false: unknown, not supported by this machine, or withdrawn
+void withdraw_isa(const char* name);  // its kernels failed the self-check: never choose it again
 
 }  // namespace samestep

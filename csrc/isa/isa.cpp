@@ -173,15 +173,18 @@ constexpr Update update_of_roof() {
 // Each row's struct under its row's name, such as rule_adam_outside<T>, then the table: a row for each rule, and behind
 // them one for each roof.
 // clang-format off
-#define TYPES(name, hyper, states, ...) template <class T> using rule_##name = __VA_ARGS__;
+#define TYPES(name, family, form, variant, hyper, states, ...) template <class T> using rule_##name = __VA_ARGS__;
 FOR_EACH_RULE(TYPES)
 FOR_EACH_ROOF(TYPES)
 
-#define ROW_OF(name, hyper, states, update_of)                                                \
-  {#name, hyper, states, arity(&rule_##name<float>::at), n_states<rule_##name<float>, float>, \
+#define ROW_OF(update_of, name, family, form, variant, hyper, states)                         \
+  {#name, #family, #form, #variant, hyper, states,                                           \
+   arity(&rule_##name<float>::at), n_states<rule_##name<float>, float>,                      \
    {update_of<rule_##name<float>, float>(), update_of<rule_##name<double>, double>()}},
-#define ROW(name, hyper, states, ...) ROW_OF(name, hyper, states, update_of)
-#define ROOF_ROW(name, hyper, states, ...) ROW_OF(name, hyper, states, update_of_roof)
+#define ROW(name, family, form, variant, hyper, states, ...) \
+  ROW_OF(update_of, name, family, form, variant, hyper, states)
+#define ROOF_ROW(name, family, form, variant, hyper, states, ...) \
+  ROW_OF(update_of_roof, name, family, form, variant, hyper, states)
 constexpr Rule kRules[] = {FOR_EACH_RULE(ROW) FOR_EACH_ROOF(ROOF_ROW)};
 #define ONE(...) +1
 constexpr int kRoofs = FOR_EACH_ROOF(ONE);

@@ -25,8 +25,9 @@ struct Update {
 // One row of rules.h or roofs.h.
 struct Rule {
   const char* name;
-  const char* hyper;   // names, separated by blanks
-  const char* states;  // likewise
+  const char *family, *form, *variant;  // form and variant: empty where there is none
+  const char* hyper;                    // names, separated by blanks
+  const char* states;                   // likewise
   int n_hyper, n_states;
   Update update[kTypes];
 };

@@ -20,9 +20,9 @@ struct Roof {
 }  // namespace
 }  // namespace samestep
 
-// X(name, hyper-parameters, states, the struct), as in rules.h
-#define FOR_EACH_ROOF(X)                \
-  X(roof_0, "lr", "", Roof<T>)          \
-  X(roof_1, "lr", "a", Roof<T, T>)      \
-  X(roof_2, "lr", "a b", Roof<T, T, T>) \
-  X(roof_3, "lr", "a b c", Roof<T, T, T, T>)
+// Rows as in rules.h: the name, hyper-parameters, states, the struct.
+#define FOR_EACH_ROOF(X)                        \
+  FAMILY(X, roof_0, "lr", "", Roof<T>)          \
+  FAMILY(X, roof_1, "lr", "a", Roof<T, T>)      \
+  FAMILY(X, roof_2, "lr", "a b", Roof<T, T, T>) \
+  FAMILY(X, roof_3, "lr", "a b c", Roof<T, T, T, T>)

@@ -29,12 +29,14 @@ std::vector<std::string> words(const char* text) {
   return out;
 }
 
+py::object text_or_none(const char* text) { return *text == '\0' ? py::object(py::none()) : py::str(text); }
+
 py::list rules() {
   py::list out;
   for (int i = 0; i < active_isa().n_rules; ++i) {
     const Rule& rule = active_isa().rules[i];
-    out.append(
-        py::make_tuple(rule.name, py::tuple(py::cast(words(rule.hyper))), py::tuple(py::cast(words(rule.states)))));
+    out.append(py::make_tuple(rule.name, rule.family, text_or_none(rule.form), text_or_none(rule.variant),
+                              py::tuple(py::cast(words(rule.hyper))), py::tuple(py::cast(words(rule.states)))));
   }
   return out;
 }
@@ -55,8 +57,8 @@ py::bytes coefficients(const std::string& rule, const py::dtype& dtype, Index t,
 }
 
 std::vector<std::string> isas() {
-  const Isa* tables[8];
-  int n = available_isas(tables, 8);
+  const Isa* tables[kMaxIsas];
+  int n = available_isas(tables);
   std::vector<std::string> names;
   for (int i = 0; i < n; ++i) names.emplace_back(tables[i]->name);
   return names;
@@ -66,7 +68,8 @@ std::vector<std::string> isas() {
 
 void bind_isa(py::module_& m) {
   m.attr("compile_flags") = SAMESTEP_FLAGS;
-  m.def("rules", rules, "(name, hyper-parameters, states) of every rule");
+  m.def("rules", rules,
+        "(name, family, form, variant, hyper-parameters, states) of every rule; form and variant may be None");
   m.def("coefficients", coefficients, py::arg("rule"), py::arg("dtype"), py::arg("t"), py::arg("hyper"),
         py::arg("weight_decay") = 0.0);
   m.def("isas", isas, "instruction sets this machine can run, best first");

@@ -1,4 +1,4 @@
-// A first look at a table's kernels, short enough for every start of the program.
+// A quick check of the kernels of a table, short enough for every import.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,8 @@
 
 namespace samestep {
 
-// Steps, sums, normalises and differentiates a few numbers with the table in use. Returns (kernel, hash of the bytes),
-// the same on every machine that keeps the contract.
+// Runs the kernels of the table in use on a few numbers. Returns (kernel, hash of the results' bytes); on every machine
+// that keeps the contract the hashes are the same.
 std::vector<std::pair<std::string, std::uint64_t>> self_check();
 
 }  // namespace samestep

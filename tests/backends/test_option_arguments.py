@@ -30,7 +30,7 @@ def test_what_is_not_asked_for_is_off():
 
 
 def test_the_core_reads_options_by_the_names_of_the_arguments():
-    text = "".join(header.read_text() for header in (ROOT / "csrc" / "run").glob("*.h"))
+    text = "".join(header.read_text(encoding="utf-8") for header in (ROOT / "csrc" / "run").glob("*.h"))
     names = re.findall(r"\bROW\([\w:<>]+, (\w+), [^)]+\)", text)
     assert len(names) > 5
     assert set(names) <= set(FIELDS)

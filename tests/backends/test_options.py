@@ -11,7 +11,7 @@ from bits import ISAS, same_bits
 from control_register import MODES, mxcsr, needs_x86
 from samestep.backends import reference
 from samestep.backends.face import Tensor
-from samestep.proof import golden
+from samestep.proof import golden, vectors
 
 DECAYS = ({}, {"weight_decay": 0.1}, {"weight_decay": 0.1, "decoupled_weight_decay": True})
 SWITCHES = (
@@ -50,8 +50,8 @@ def run(case, w, grads, scale=1.0, **options):
 def test_every_combination_equals_the_reference(case):
     for k in range(1 + (case.dtype == np.float64), COMBINATIONS, 2):  # the two types share them
         size = (5, 1030)[k % 4 < 2]
-        w = golden.random_values(size, case.dtype, seed=k)
-        make = golden.finite_values if k % 7 < 5 else golden.random_values
+        w = vectors.random_values(size, case.dtype, seed=k)
+        make = vectors.finite_values if k % 7 < 5 else vectors.random_values
         grads = [make(size, case.dtype, seed=k + s) for s in (1, 2)]
         options, scale = asked(k), (1.0, 0.3)[k % 5 < 2]
         expected = run(case, w, grads, scale, backend="reference", **options)
@@ -62,7 +62,7 @@ def test_sizes_isas_and_threads(case):
     before = ss.info()["isa"], ss.get_num_threads()
     for i, size in enumerate(SIZES):
         options = {"ema": 0.9, "zero_grads": True, **DECAYS[1 + i % 2]}
-        w, g = golden.random_values(size, case.dtype, 1), golden.random_values(size, case.dtype, 3)
+        w, g = vectors.random_values(size, case.dtype, 1), vectors.random_values(size, case.dtype, 3)
         expected = run(case, w, [g], 0.5, backend="reference", **options)
         try:
             for isa, threads in itertools.product(ISAS, (1, 3)):
@@ -97,7 +97,7 @@ def test_all_products_of_special_values(case, decay):
 @pytest.mark.parametrize("bits", MODES)
 def test_floating_point_modes(bits):
     for case in golden.cases()[::3]:
-        w, g = golden.random_values(3000, case.dtype, 1), golden.finite_values(3000, case.dtype, 2)
+        w, g = vectors.random_values(3000, case.dtype, 1), vectors.finite_values(3000, case.dtype, 2)
         for k in (COMBINATIONS - 1, COMBINATIONS - 2):
             expected = run(case, w, [g, g], 0.7, backend="reference", **asked(k))
             copies = [g.copy(), g.copy()]
@@ -114,7 +114,7 @@ def test_floating_point_modes(bits):
 def test_any_split_in_any_order(case):
     size = 50_000
     options = {"weight_decay": 0.1, "decoupled_weight_decay": True, "ema": 0.9, "clip_value": 0.5}
-    w, g = golden.random_values(size, case.dtype, 1), golden.random_values(size, case.dtype, 3)
+    w, g = vectors.random_values(size, case.dtype, 1), vectors.random_values(size, case.dtype, 3)
     expected = run(case, w, [g, g], **options)[:-2]
     rng = np.random.default_rng(0)
     cuts = np.sort(rng.integers(0, size, 9))
@@ -131,7 +131,7 @@ def test_any_split_in_any_order(case):
 def test_any_offset_into_an_array(isa):
     options = {"weight_decay": 0.1, "ema": 0.9, "zero_grads": True}
     for case, offset in itertools.product(golden.cases()[::2], range(0, 16, 5)):
-        w, g = golden.random_values(100, case.dtype, 1), golden.random_values(100, case.dtype, 2)
+        w, g = vectors.random_values(100, case.dtype, 1), vectors.random_values(100, case.dtype, 2)
         expected = run(case, w, [g], backend="reference", **options)
         blocks = [np.full(132, 7, case.dtype) for _ in range(2)]
         inside, gradient = blocks[0][offset : offset + 100], blocks[1][15 - offset : 115 - offset]
@@ -146,7 +146,7 @@ def test_any_offset_into_an_array(isa):
 
 
 def test_an_option_that_is_not_asked_for_changes_no_bit(case):
-    w, g = golden.random_values(2000, case.dtype, 1), golden.finite_values(2000, case.dtype, 2)
+    w, g = vectors.random_values(2000, case.dtype, 1), vectors.finite_values(2000, case.dtype, 2)
     expected = run(case, w, [g, g])
     same_bits(run(case, w, [g, g], weight_decay=0.0, decoupled_weight_decay=True), expected)
     for options in ({"clip_norm": 1e30}, {"clip_value": 1e30}, {"nonfinite": "skip"}, {"ema": 0.5}):
@@ -161,7 +161,7 @@ def test_decay_enters_the_numerator_of_adagrad():
 
 class TestNorm:
     def test_is_that_of_all_gradients_scaled(self):
-        grads = [golden.finite_values(n, np.dtype(np.float32), n) for n in (3000, 5, 0, 70_000)]
+        grads = [vectors.finite_values(n, np.dtype(np.float32), n) for n in (3000, 5, 0, 70_000)]
         for backend in ("cpu", "reference"):
             optimizer = ss.SGD(
                 [np.zeros(len(g), np.float32) for g in grads], lr=1.0, clip_norm=1.0, backend=backend
@@ -176,9 +176,9 @@ class TestNorm:
         assert optimizer.step([None, None]) == 0.0
 
     def test_in_any_layout_and_on_any_number_of_threads(self, machine):
-        w, g = golden.finite_values(60_000, np.dtype(np.float32), 1), None
+        w, g = vectors.finite_values(60_000, np.dtype(np.float32), 1), None
         w = w.reshape(20, 30, 100)
-        g = golden.finite_values(60_000, np.dtype(np.float32), 2).reshape(20, 30, 100)
+        g = vectors.finite_values(60_000, np.dtype(np.float32), 2).reshape(20, 30, 100)
         expected = w.copy()
         norm = ss.Adam(expected, clip_norm=0.5, backend="reference").step(g)
         for order in ((0, 1, 2), (2, 1, 0), (1, 2, 0)):
@@ -198,8 +198,8 @@ class TestNonfinite:
         if case.dtype == np.float32:
             options["clip_norm"] = 1.0
         sizes = (5, 40_000)
-        params = [golden.finite_values(n, case.dtype, n) for n in sizes]
-        good = [golden.finite_values(n, case.dtype, n + 1) for n in sizes]
+        params = [vectors.finite_values(n, case.dtype, n) for n in sizes]
+        good = [vectors.finite_values(n, case.dtype, n + 1) for n in sizes]
         expected = [w.copy() for w in params]
         clean = case.make(expected, backend=backend, **options)
         optimizer = case.make(params, backend=backend, nonfinite="skip", **options)
@@ -427,8 +427,8 @@ class TestCopiedGradients:
         "options", [{}, {"clip_norm": 0.5}, {"nonfinite": "skip"}, {"weight_decay": 0.1, "ema": 0.5}]
     )
     def test_equal_those_that_lie_as_the_parameter_does(self, backend, options):
-        layers = [golden.finite_values(12, np.dtype(np.float32), seed).reshape(3, 4) for seed in (1, 2, 3)]
-        grads = [golden.finite_values(12, np.dtype(np.float32), seed).reshape(3, 4) for seed in (4, 5, 6)]
+        layers = [vectors.finite_values(12, np.dtype(np.float32), seed).reshape(3, 4) for seed in (1, 2, 3)]
+        grads = [vectors.finite_values(12, np.dtype(np.float32), seed).reshape(3, 4) for seed in (4, 5, 6)]
         plain = ss.Adam([w.copy() for w in layers], backend=backend, **options)
         other = ss.Adam([w.copy() for w in layers], backend=backend, copy_grads=True, **options)
         with pytest.raises(ValueError, match=r"grads\[0\]: strides .* copy_grads=True"):
@@ -525,11 +525,11 @@ TORCH = {
 def test_torchs_dialect(name):
     torch = pytest.importorskip("torch")
     make, kind, arguments = TORCH[name]
-    w = golden.finite_values(50, np.dtype(np.float64), 1)
+    w = vectors.finite_values(50, np.dtype(np.float64), 1)
     tensor = torch.nn.Parameter(torch.tensor(w))
     theirs, ours = getattr(torch.optim, kind)([tensor], **arguments), make(w)
     for t in range(10):
-        g = golden.finite_values(50, np.dtype(np.float64), 2 + t)
+        g = vectors.finite_values(50, np.dtype(np.float64), 2 + t)
         tensor.grad = torch.tensor(g)
         theirs.step()
         ours.step(g)

@@ -9,7 +9,7 @@ import samestep as ss
 from bits import ISAS, same_bits
 from control_register import DAZ, FTZ, mxcsr, needs_x86
 from samestep.backends.reference import storage
-from samestep.proof import golden
+from samestep.proof import golden, vectors
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 
@@ -38,14 +38,14 @@ def mode(request):
     return MODES[request.param]
 
 
-def values(size, dtype, seed, make=golden.random_values):
+def values(size, dtype, seed, make=vectors.random_values):
     """Any bit patterns among values in [-1, 1)."""
     if dtype == F32:
         return make(size, F32, seed)
     with np.errstate(all="ignore"):
         found = storage.narrow(make(size, F32, seed), np.zeros(0, dtype))
-    if make is golden.random_values:
-        found.view(np.uint16)[3::16] = golden.random_words(size, seed)[3::16].astype(np.uint16)
+    if make is vectors.random_values:
+        found.view(np.uint16)[3::16] = vectors.random_words(size, seed)[3::16].astype(np.uint16)
     return found
 
 
@@ -79,7 +79,7 @@ class TestConversions:
         tie = np.uint32(0x8000 if dtype == BF16 else 0x1000)
         offsets = np.array([0, 1, -1, tie, tie - 1, tie + 1], np.int64)
         x = (halves[:, None] + offsets).astype(np.uint32).ravel().view(np.float32)
-        x = np.concatenate([x, golden.random_words(300_000, 5).astype(np.uint32).view(np.float32)])
+        x = np.concatenate([x, vectors.random_words(300_000, 5).astype(np.uint32).view(np.float32)])
         x = np.where(x == 0, np.float32(0), x)  # w - 0 leaves no -0
         w = x.copy()
         optimizer = ss.SGD(w, lr=0.0, copy_dtype=dtype.name)
@@ -151,7 +151,7 @@ def test_isas_threads_offsets_and_splits(mode):
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_norms_and_skipped_steps(backend, mode):
     dtype, options = mode
-    w, g = values(5000, dtype, 1, golden.finite_values), values(5000, dtype, 2, golden.finite_values)
+    w, g = values(5000, dtype, 1, vectors.finite_values), values(5000, dtype, 2, vectors.finite_values)
     before = w.copy()
     optimizer = ss.Adam(w, clip_norm=1.0, nonfinite="skip", backend=backend, **options)
     bad = g.copy()
@@ -240,8 +240,8 @@ class TestPeersFaults:
         assert moved == {None: 1.0, "float32": 1 - 2.0**-6, "split": 1 - 2.0**-6}
 
     def test_master_and_split_are_one_float32(self):
-        w = [values(3000, BF16, 1, golden.finite_values) for _ in range(2)]
-        g = values(3000, BF16, 2, golden.finite_values)
+        w = [values(3000, BF16, 1, vectors.finite_values) for _ in range(2)]
+        g = values(3000, BF16, 2, vectors.finite_values)
         whole, split = ss.Adam(w[0], master="float32"), ss.Adam(w[1], master="split")
         for _ in range(3):
             whole.step(g)
@@ -277,7 +277,7 @@ def test_a_gradient_of_another_type_is_refused():
 def test_checkpoint(tmp_path, mode):
     pytest.importorskip("safetensors")
     dtype, options = mode
-    w, g = values(300, dtype, 1, golden.finite_values), values(300, dtype, 2, golden.finite_values)
+    w, g = values(300, dtype, 1, vectors.finite_values), values(300, dtype, 2, vectors.finite_values)
     optimizer = ss.Adam(w, ema=0.5, **options)
     optimizer.step(g)
     optimizer.save(tmp_path / "a")

@@ -9,7 +9,7 @@ from control_register import MODES, mxcsr, needs_x86
 from samestep import _core
 from samestep.backends import face
 from samestep.backends.options import Options
-from samestep.proof import golden
+from samestep.proof import golden, vectors
 
 
 def step(plan, grads, hyper, weight_decay=0.0):
@@ -20,7 +20,7 @@ def step(plan, grads, hyper, weight_decay=0.0):
 @pytest.mark.parametrize(("rule", "hyper"), [("sgd", [0.1]), ("adam_outside", [0.1, 0.9, 0.99, 1e-8])])
 def test_a_plan_by_address_is_the_plan(rule, hyper, dtype):
     """At any offset, with gradients left out, and with nothing to step."""
-    (states,) = (states for name, _, states in _core.rules() if name == rule)
+    (states,) = (states for name, *_, states in _core.rules() if name == rule)
     rng = np.random.default_rng(0)
     room = rng.standard_normal((2 + len(states), 3, 40)).astype(dtype)
     twin = room.copy()
@@ -52,7 +52,7 @@ def test_a_plan_by_address_is_the_plan(rule, hyper, dtype):
 def test_in_any_floating_point_mode(bits):
     """Both below and above the size from which other threads run meanwhile."""
     for size in (50, 5000):
-        w, g = (golden.random_values(size, np.dtype(np.float32), seed) for seed in (1, 2))
+        w, g = (vectors.random_values(size, np.dtype(np.float32), seed) for seed in (1, 2))
         expected = w.copy()
         _core.Plan("sgd", [face.Tensor(expected)], np.zeros(2, np.int64)).step([g], [0.1])
         plan = _core.AddressedPlan(

@@ -9,7 +9,7 @@ import pytest
 import samestep as ss
 from bits import same_bits
 from control_register import DAZ, EXCEPTION_FLAGS, FTZ, MODES, mxcsr, needs_x86
-from samestep.proof import golden
+from samestep.proof import golden, vectors
 
 pytestmark = needs_x86
 
@@ -34,8 +34,8 @@ def test_the_helper_sees_a_mode_that_was_not_kept():
 @pytest.mark.parametrize("bits", MODES)
 def test_mode_changes_no_bit_and_is_kept(case, bits, threads):
     size = 70_001
-    w = golden.random_values(size, case.dtype, 1)
-    grads = [golden.random_values(size, case.dtype, s) for s in (2, 3)]
+    w = vectors.random_values(size, case.dtype, 1)
+    grads = [vectors.random_values(size, case.dtype, s) for s in (2, 3)]
     expected = case.run(w, grads)
     got = w.copy()
     optimizer = case.make(got)
@@ -63,8 +63,8 @@ def test_exception_flags_of_the_caller_are_kept(flags, isa):
 
 def test_workers_started_in_another_mode():
     """Threads inherit the mode of the thread that starts them: none of it may reach a task."""
-    w = golden.random_values(900_000, np.dtype(np.float32), 1)
-    g = golden.random_values(900_000, np.dtype(np.float32), 2)
+    w = vectors.random_values(900_000, np.dtype(np.float32), 1)
+    g = vectors.random_values(900_000, np.dtype(np.float32), 2)
     (case,) = [c for c in golden.cases() if str(c) == "adam_outside float32"]
     expected = case.run(w, [g], backend="reference")
     before, alive = ss.get_num_threads(), len(os.listdir("/proc/self/task"))
@@ -81,10 +81,10 @@ def test_workers_started_in_another_mode():
 @pytest.mark.parametrize("bits", MODES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_sums_and_batch_norm(dtype, bits, threads, isa):
-    x = golden.random_values(60_000, np.dtype(dtype), 1).reshape(20, 30, 100)
+    x = vectors.random_values(60_000, np.dtype(dtype), 1).reshape(20, 30, 100)
     x[~np.isfinite(x) | (abs(x) > 1e30)] = 1e-40
     dy = np.flip(x, 0).copy()
-    gamma, beta = (golden.finite_values(30, np.dtype(dtype), s) for s in (3, 5))
+    gamma, beta = (vectors.finite_values(30, np.dtype(dtype), s) for s in (3, 5))
     running = [np.zeros(30, dtype), np.ones(30, dtype)]
 
     def everything():

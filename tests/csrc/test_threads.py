@@ -13,7 +13,7 @@ import pytest
 import samestep as ss
 from bits import same_bits
 from native_programs import build_native
-from samestep.proof import golden
+from samestep.proof import golden, vectors
 
 SIZE = 300_000
 
@@ -27,8 +27,8 @@ def two_threads():
 
 
 def work():
-    w = golden.random_values(SIZE, np.dtype(np.float32), 1)
-    return w, golden.random_values(SIZE, np.dtype(np.float32), 2)
+    w = vectors.random_values(SIZE, np.dtype(np.float32), 1)
+    return w, vectors.random_values(SIZE, np.dtype(np.float32), 2)
 
 
 def test_settings():

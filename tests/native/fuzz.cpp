@@ -49,8 +49,8 @@ bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
 
 template <class T>
 void agree(Type type, int row, Bytes bytes) {
-  const Isa* isas[8];
-  const int n_isas = available_isas(isas, 8);
+  const Isa* isas[kMaxIsas];
+  const int n_isas = available_isas(isas);
   const Rule& rule = isas[0]->rules[row];
   const int size = (bytes.next() | bytes.next() << 8) % kMaxSize, offset = bytes.next() % 16;
   const Index start = bytes.next();

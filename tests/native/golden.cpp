@@ -303,8 +303,8 @@ void add_programs(std::vector<Program>& out, Type type, const std::string& dtype
 int main(int argc, char** argv) {
   int first_threads = 1, last_threads = 3;
   if (argc == 3 && argv[1] == std::string("--threads")) first_threads = last_threads = std::stoi(argv[2]);
-  const Isa* isas[8];
-  const int n_isas = available_isas(isas, 8);
+  const Isa* isas[kMaxIsas];
+  const int n_isas = available_isas(isas);
   wake_always(true);
   std::vector<Program> programs;
   add_programs<float>(programs, float32, "float32");

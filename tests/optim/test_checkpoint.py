@@ -17,14 +17,14 @@ import pytest
 import samestep as ss
 from bits import same_bits
 from samestep.optim import checkpoint
-from samestep.proof import golden
+from samestep.proof import vectors
 
 
 def test_goes_on_with_the_same_bits_elsewhere(case, tmp_path):
     """Saved by the reference, loaded by the kernels, on another number of threads."""
     options = {"weight_decay": 0.1, "ema": 0.9, "clip_value": 0.5, "maximize": True}
-    w = golden.finite_values(40_000, case.dtype, 1)
-    grads = [golden.finite_values(40_000, case.dtype, s) for s in (2, 3)]
+    w = vectors.finite_values(40_000, case.dtype, 1)
+    grads = [vectors.finite_values(40_000, case.dtype, s) for s in (2, 3)]
     expected = w.copy()
     whole = case.make(expected, **options)
     first = case.make(w, backend="reference", **options)
@@ -158,7 +158,7 @@ def every_kind(tmp_path):
     """Arrays of all dtypes and layouts, and the checkpoint of their optimizer."""
     bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
     params = [np.ones((4, 3), bfloat16).T, np.array(2.0), np.zeros((0, 2)), np.ones(5, np.float16)]
-    params += [np.asfortranarray(golden.finite_values(24, np.dtype(np.float32), 1).reshape(2, 3, 4))]
+    params += [np.asfortranarray(vectors.finite_values(24, np.dtype(np.float32), 1).reshape(2, 3, 4))]
     optimizer = ss.Adam(params, state_dtype="param", ema=0.5)
     optimizer.step([np.full_like(w, 0.5) for w in params])
     optimizer.save(tmp_path / "a")
@@ -373,7 +373,7 @@ def test_state_in_mapped_files(tmp_path):
     shapes = [np.ones((5, 6, 7)).transpose(2, 0, 1), np.ones((4, 3)), np.array(2.0), np.zeros((0, 2))]
     params, plain = [[np.asfortranarray(shapes[0]), *(a.copy() for a in shapes[1:])] for _ in range(2)]
     optimizer, expected = ss.Adam(params, state_dir=tmp_path, ema=0.5), ss.Adam(plain, ema=0.5)
-    grads = [np.asfortranarray(golden.finite_values(210, np.dtype(float), 1).reshape(7, 5, 6)),
+    grads = [np.asfortranarray(vectors.finite_values(210, np.dtype(float), 1).reshape(7, 5, 6)),
              *(np.ones_like(a) for a in shapes[1:])]  # fmt: skip
     for _ in range(2):
         optimizer.step(grads)

@@ -9,13 +9,13 @@ import pytest
 import samestep as ss
 from bits import same_bits
 from samestep.optim import schedules
-from samestep.proof import golden
+from samestep.proof import vectors
 
 F32 = np.dtype(np.float32)
 
 
 def values(*sizes, seed=1):
-    return [golden.random_values(n, F32, seed + i) for i, n in enumerate(sizes)]
+    return [vectors.random_values(n, F32, seed + i) for i, n in enumerate(sizes)]
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])

@@ -8,7 +8,7 @@ import pytest
 
 import samestep as ss
 from bits import arrays, same_bits, snapshot
-from samestep.proof import golden
+from samestep.proof import vectors
 
 
 class TestStructures:
@@ -53,8 +53,8 @@ class TestStructures:
         assert optimizer.t == 2
 
     def test_fortran_and_permuted_layouts(self, case):
-        w = golden.random_values(210, case.dtype, 1).reshape(5, 6, 7)
-        g = golden.random_values(210, case.dtype, 2).reshape(5, 6, 7)
+        w = vectors.random_values(210, case.dtype, 1).reshape(5, 6, 7)
+        g = vectors.random_values(210, case.dtype, 2).reshape(5, 6, 7)
         expected = case.run(w, [g, g])
         for order in ((2, 1, 0), (1, 2, 0), (0, 2, 1)):
             back = np.argsort(order)

@@ -8,15 +8,15 @@ import pytest
 
 import samestep as ss
 from bits import ISAS, same_bits, snapshot
-from samestep.proof import golden
+from samestep.proof import vectors
 
 
 class TestStateDict:
     @pytest.mark.parametrize("by_reference", [True, False], ids=["by-reference", "by-kernels"])
     def test_resume_gives_the_uninterrupted_bits(self, case, isa, by_reference):
         """Saved by the reference, or under another instruction set on two threads, and loaded on three."""
-        w = golden.random_values(5000, case.dtype, 1)
-        grads = [golden.random_values(5000, case.dtype, s) for s in range(2, 8)]
+        w = vectors.random_values(5000, case.dtype, 1)
+        grads = [vectors.random_values(5000, case.dtype, s) for s in range(2, 8)]
         expected = case.run(w, grads)
         first = w.copy()
         before = ss.get_num_threads()

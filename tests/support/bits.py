@@ -3,7 +3,7 @@
 import numpy as np
 
 import samestep as ss
-from samestep.proof import golden
+from samestep.proof import golden, vectors
 
 ISAS = ss.info()["isas"]
 
@@ -17,7 +17,7 @@ def same_bits(got: list[np.ndarray], expected: list[np.ndarray]) -> None:
 
 
 def arrays(*sizes, dtype=np.float32, seed=1):
-    return [golden.random_values(n, np.dtype(dtype), seed + i) for i, n in enumerate(sizes)]
+    return [vectors.random_values(n, np.dtype(dtype), seed + i) for i, n in enumerate(sizes)]
 
 
 def snapshot(optimizer):

@@ -52,7 +52,7 @@ FAULTS = (
           "step(rule, W(w[i]), W::read(g[i]), S(states[i])...);",
           "step(rule, W(w[i]), W::read(g[i]), S(states[i])...);\n"
           "  if constexpr (sizeof(*w) == 4) if (n % 16) w[n - 1] = w[n - 1] + 0;", "test_rules.py"),
-    Fault("float32 for float64 in a scalar", RULES, "return {T(rho), T(1.0 - rho)", "return {T(rho), T(1) - T(rho)"),
+    Fault("float32 for float64 in a scalar", RULES, "T(rho), T(1.0 - rho)", "T(rho), T(1) - T(rho)"),
     Fault("pow for the binary powering", RULES, "double result = 1.0;",
           "return __builtin_pow(base, static_cast<double>(t));\n  double result = 1.0;"),
     Fault("powering stops one short", RULES, "for (; t > 0; t >>= 1)", "for (; t > 1; t >>= 1)"),

@@ -16,10 +16,10 @@ from .._core import (
     batchnorm_inference,
     canonical_sum,
     global_norm,
-    rules,
     update_running,
 )
 from .arrays import assign, contiguous, empty, empty_like, frozen, gradient_views, place, to_host, zeros_like
+from .face import RuleRow
 
 __all__ = [
     "Mse",
@@ -39,6 +39,7 @@ __all__ = [
     "gradient_views",
     "info",
     "place",
+    "rule",
     "rules",
     "set_isa",
     "set_num_threads",
@@ -50,6 +51,19 @@ __all__ = [
 CONTRACT = 1  # version of the bit contract
 MOST_THREADS = 1024
 OPTIONAL = ("sklearn", "matplotlib", "tqdm", "safetensors", "ml_dtypes")
+
+
+def rules() -> list[RuleRow]:
+    """The registry of rules, in the order of the tables."""
+    return [RuleRow(*row) for row in _core.rules()]
+
+
+_ROWS = {(row.family, row.form, row.variant): row for row in rules()}
+
+
+def rule(family: str, form: str | None = None, variant: str | None = None) -> RuleRow:
+    """The row of these tokens; KeyError if there is none."""
+    return _ROWS[family, form, variant]
 
 
 def set_isa(name: str) -> None:
@@ -152,26 +166,26 @@ def _version_of(module: str) -> str | None:
 
 # What _core.self_check finds where the contract is kept. A kernel that is not here is not checked at import.
 SELF_CHECK = {
-    "sgd": 0x8FA9E04DFE25B233,
-    "momentum_heavy_ball": 0xB377F34CE2761BF5,
-    "momentum_torch": 0x33FFE28FB8D2E65C,
-    "momentum_torch_dampened": 0x0E4B4F5B7BAA31C2,
-    "nag_look_ahead": 0xA9D11587901C77C7,
-    "nag_torch": 0x263E2E18C86B55E3,
-    "adagrad_outside": 0x016107D7BA13B59B,
-    "adagrad_inside": 0x8CB46FAE77874B06,
-    "rmsprop_outside": 0x333F435B65E57282,
-    "rmsprop_inside": 0x41A78E9581876B37,
-    "rmsprop_outside_centered": 0x7EB382AC6CAC8F0B,
-    "rmsprop_outside_momentum": 0xD84C7621F634FE1E,
-    "rmsprop_outside_centered_momentum": 0x6E8402613EDF5B95,
-    "rmsprop_inside_centered": 0xE5F87AE36B7641B2,
-    "rmsprop_inside_momentum": 0x21860C827231B636,
-    "rmsprop_inside_centered_momentum": 0xEBCECCEAFE1313E2,
-    "adam_outside": 0x7A03DE4BBDBDE16E,
-    "adam_inside": 0xAEACEBD154492998,
-    "adam_outside_amsgrad": 0x08DBEBA2968E4502,
-    "adam_inside_amsgrad": 0x9E7E68D4747B97E0,
+    rule("sgd").name: 0x8FA9E04DFE25B233,
+    rule("momentum", "heavy_ball").name: 0xB377F34CE2761BF5,
+    rule("momentum", "torch").name: 0x33FFE28FB8D2E65C,
+    rule("momentum", "torch", "dampened").name: 0x0E4B4F5B7BAA31C2,
+    rule("nag", "look_ahead").name: 0xA9D11587901C77C7,
+    rule("nag", "torch").name: 0x263E2E18C86B55E3,
+    rule("adagrad", "outside").name: 0x016107D7BA13B59B,
+    rule("adagrad", "inside").name: 0x8CB46FAE77874B06,
+    rule("rmsprop", "outside").name: 0x333F435B65E57282,
+    rule("rmsprop", "inside").name: 0x41A78E9581876B37,
+    rule("rmsprop", "outside", "centered").name: 0x7EB382AC6CAC8F0B,
+    rule("rmsprop", "inside", "centered").name: 0xE5F87AE36B7641B2,
+    rule("rmsprop", "outside", "momentum").name: 0xD84C7621F634FE1E,
+    rule("rmsprop", "inside", "momentum").name: 0x21860C827231B636,
+    rule("rmsprop", "outside", "centered_momentum").name: 0x6E8402613EDF5B95,
+    rule("rmsprop", "inside", "centered_momentum").name: 0xEBCECCEAFE1313E2,
+    rule("adam", "outside").name: 0x7A03DE4BBDBDE16E,
+    rule("adam", "inside").name: 0xAEACEBD154492998,
+    rule("adam", "outside", "amsgrad").name: 0x08DBEBA2968E4502,
+    rule("adam", "inside", "amsgrad").name: 0x9E7E68D4747B97E0,
     "options": 0x001E09F56E6F4EF4,
     "sum": 0x108D11D2F2C17E51,
     "batchnorm": 0x52B76EA7E8D54319,

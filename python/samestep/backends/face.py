@@ -83,14 +83,25 @@ class Mse(Protocol):
         """Writes residuals to r and the gradient to g, each unless None; returns the loss if both are."""
 
 
+class RuleRow(NamedTuple):
+    """A row of the registry of rules: FOR_EACH_RULE in csrc/contract/rules.h."""
+
+    name: str  # formed of the next three, there alone
+    family: str
+    form: str | None
+    variant: str | None
+    hyper: tuple[str, ...]  # names of the hyper-parameters
+    states: tuple[str, ...]
+
+
 class Backend(Protocol):
     """The module itself."""
 
     Plan: type[Plan]
     Mse: type[Mse]
 
-    def rules(self) -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
-        """(name, hyper-parameters, states) of every rule."""
+    def rules(self) -> list[RuleRow]:
+        """The registry of rules."""
 
     # ---- sums ----
 

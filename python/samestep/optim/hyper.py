@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..arguments import check_rounded, number
+
+Rate = float | Callable[[int], float]  # a hyper-parameter that may be a callable of the step number
 
 
 class Owner(Protocol):

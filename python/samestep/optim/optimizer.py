@@ -31,12 +31,11 @@ if TYPE_CHECKING:
 class Optimizer:
     """What all optimizers share; use one of the classes of ``samestep.optimizers``.
 
-    A subclass says which rule it is and names its hyper-parameters as ``Hyper`` attributes. A rule
-    that comes in several forms is called ``<family>_<form>``, and where an option of its own makes it
-    another rule, ``<family>_<variant>`` with a key of ``variants``.
+    A subclass says which rules it is, by the tokens of their rows (``backends.face.RuleRow``), and names its
+    hyper-parameters as ``Hyper`` attributes.
     """
 
-    family: ClassVar[str]  # the rule's name, without the form
+    family: ClassVar[str]
     forms: ClassVar[tuple[str, ...]] = ()
     form_argument: ClassVar[str] = "form"
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # the arguments that ask for each
@@ -63,10 +62,10 @@ class Optimizer:
         check_choice(self.form_argument, form, self.forms or (None,))
         self.form = form
         self.variant = variant or None
-        self.rule = "_".join(part for part in (self.family, form, variant) if part)
+        row = cpu.rule(self.family, form, self.variant)
+        self.rule = row.name
         self.backend = backend  # "auto" until the first parameter tells
-        rows = {name: (hypers, states) for name, hypers, states in cpu.rules()}
-        self._hyper_names, self._state_names = rows[self.rule]
+        self._hyper_names, self._state_names = row.hyper, row.states
         self.options = Options(**options)
         self._default_hyper: dict[str, Any] = {
             name: value if callable(value) else self._hyper_of(name).check(value)

@@ -1,10 +1,10 @@
-"""Schedules: callables of the step number t = 1, 2, ..., to be given as ``lr``, or as a momentum.
+"""Schedules: callables of the step number t = 1, 2, ..., to be passed as ``lr`` or as a momentum.
 
-Any callable will do; these are the usual ones. Numbers that a schedule cannot have are a TypeError or
-ValueError when it is made. Schedules are evaluated on the host in float64 before the
-step, so that their value, and not the way to it, enters the bits of the step: only ``cosine`` calls
-libm, whose last bit may differ between systems; it rounds its factor to 2^-40, beyond which they agree
-but for ties. An optimizer that has one of these can be pickled.
+Any callable can be a schedule; these are the usual ones. They refuse arguments out of range, with TypeError
+or ValueError, when they are constructed. An optimizer evaluates its schedules on the host in float64 before
+the step, so only the value affects the bits of the step. ``cosine`` alone calls libm, whose last bit may
+differ between systems; it rounds its factor to a multiple of 2^-40, which is the same on all of them except
+at ties. An optimizer with one of these schedules can be pickled.
 
 Example:
     >>> import numpy as np, samestep as ss
@@ -111,9 +111,10 @@ def _warm_up(follow: Schedule, steps: int, t: int) -> float:
 def inverse_time(lr: float, *, decay: float) -> Schedule:
     """``lr / (1 + decay*(t - 1))``, the 1/t schedule; ``decay`` is 0 or more.
 
-    Its sum is infinite and that of its squares is not. Under the noise of batches a constant step ends in a
-    neighbourhood of the minimum as wide as the step; this one converges. A geometric decay does not: its
-    sum is finite, and so is the way that it can go.
+    The sum of these step sizes is infinite and the sum of their squares is finite, the condition under which
+    gradient descent on noisy batches converges. With a constant step size it stays within a neighbourhood of
+    the minimum whose size grows with the step. A geometric decay need not reach the minimum: the sum of its
+    steps is finite.
 
     Source:
         Robbins & Monro (1951); Goodfellow, Bengio and Courville, eqs. 8.12 and 8.13; Pedregosa,
@@ -133,7 +134,7 @@ def _inverse_time(lr: float, decay: float, t: int) -> float:
 
 
 def _not_negative(name: str, value: float) -> float:
-    """``value`` as a float."""
+    """``value`` as a float, if it is finite and 0 or more."""
     found = number(name, value)
     if not 0.0 <= found < math.inf:
         raise ValueError(f"{name}: got {found}, expected a finite number, 0 or more")

@@ -1,6 +1,5 @@
-"""Proof on this machine: every kernel, form and dtype on every instruction set and several thread counts,
-held bit for bit against the golden digests of the contract and the NumPy reference; and those on the GPU,
-where there is one.
+"""Proof on this machine: every kernel and dtype, on every instruction set, several thread counts and, where
+there is one, a GPU, compared bit for bit with the golden digests of the contract and the NumPy reference.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ from .golden import (
     runs_on_gpu,
 )
 
-# Of the programs with options, these sizes: with all of them it would take a minute.
+# The sizes of the programs with options that the certificate covers: all of them would take a minute.
 OPTION_SIZES = {"coupled": (2500,), "decoupled": (2500,), "all": (7, 2500)}
 
 
 def is_certified(program: Program) -> bool:
-    """Whether the certificate covers it: a test holds the others against the same digests."""
+    """Whether the certificate covers the program; a test compares the others with the same digests."""
     if isinstance(program, OptionProgram):
         return program.size in OPTION_SIZES[program.options]
-    # Those in 16 bits need a package that not all have; the certificate is the same without it.
+    # Programs in 16 bits need ml_dtypes, and the certificate is to be the same without that package.
     return not isinstance(program, StorageProgram)
 
 
 def configurations() -> Iterator[tuple[str, int]]:
-    """(instruction set, threads): all of this machine's at 1, 2, 3, or what the environment fixes."""
+    """(instruction set, threads): all of this machine's with 1, 2 and 3, or what the environment fixes."""
     forced_isa, forced_threads = os.environ.get("SAMESTEP_ISA"), os.environ.get("SAMESTEP_THREADS")
     for isa in [forced_isa] if forced_isa else _core.isas():
         for threads in [int(forced_threads)] if forced_threads else [1, 2, 3]:
@@ -53,7 +52,7 @@ def run(report: Callable[[str], None]) -> dict[str, Any]:
     Returns:
         ``contract`` (version), ``certificate`` (sha256 over all results: the same on every machine
         that keeps the contract), ``configurations`` (how many were run), ``gpu`` (its name, None without
-        one), ``failures`` (one text each).
+        one), ``failures`` (a line for each).
     """
     failures = [
         f"{isa}: switched off at import, its kernels do not keep the contract" for isa in cpu.withdrawn
@@ -68,7 +67,8 @@ def run(report: Callable[[str], None]) -> dict[str, Any]:
         found: list[str] = []
         for program in group:
             golden = DIGESTS.get(str(program))
-            # For the long programs the reference would take longer than all else; their digests bind it.
+            # The reference would take longer for the long programs than for all others together; their
+            # digests, which a test compares with it, replace it.
             by_reference = not (is_long(program) and golden)
             expected = program.run(backend="reference") if by_reference else None
             first = None
@@ -76,7 +76,7 @@ def run(report: Callable[[str], None]) -> dict[str, Any]:
                 count += 1
                 first = first or got
                 found += _differences(f"{program}, {what}", got, expected or first)
-            if golden is not None and first is not None:  # what has no digest yet is no part of the contract
+            if golden is not None and first is not None:  # without a digest it is not yet in the contract
                 results.update(f"{program} {digest(first)}\n".encode())
                 got_digest = digest(expected or first)[:16]
                 if got_digest != golden:
@@ -96,7 +96,7 @@ def run(report: Callable[[str], None]) -> dict[str, Any]:
 
 
 def _runs(program: Program, device: str | None) -> Iterator[tuple[str, list[Array]]]:
-    """What the program gives, in every configuration and on the GPU, if there is one."""
+    """(configuration, results) of the program on the CPU, and on the GPU if there is one that can run it."""
     before = _core.get_isa(), _core.get_num_threads(), _core.wake_always(True)
     try:
         for isa, threads in configurations():

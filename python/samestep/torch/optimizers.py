@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from ..backends import cpu
+from ..optim.adaptive import rmsprop_variant
 from .optimizer import STATE_DTYPES, NativeOptimizer
 
 State = tuple[str, ...]
@@ -42,10 +44,11 @@ class SGD(NativeOptimizer, torch.optim.SGD):
 
     def rule(self, group: dict[str, Any]) -> tuple[str, State]:
         if group["momentum"] == 0:
-            return "sgd", ()
+            return cpu.rule("sgd").name, ()
         if group["nesterov"]:
-            return "nag_torch", ("momentum_buffer",)
-        return "momentum_torch_dampened" if group["dampening"] else "momentum_torch", ("momentum_buffer",)
+            return cpu.rule("nag", "torch").name, ("momentum_buffer",)
+        variant = "dampened" if group["dampening"] else None
+        return cpu.rule("momentum", "torch", variant).name, ("momentum_buffer",)
 
     def hyper(self, group: dict[str, Any]) -> list[float]:
         lr, momentum, dampening = (float(group[name]) for name in ("lr", "momentum", "dampening"))
@@ -83,7 +86,7 @@ class Adagrad(NativeOptimizer, torch.optim.Adagrad):
                     self.state[p]["sum"] = torch.full_like(p, initial, dtype=STATE_DTYPES[p.dtype])
 
     def rule(self, group: dict[str, Any]) -> tuple[str, State]:
-        return "adagrad_outside", ("sum",)
+        return cpu.rule("adagrad", "outside").name, ("sum",)
 
     def hyper(self, group: dict[str, Any]) -> list[float]:
         return [float(group[name]) for name in ("lr", "eps", "lr_decay")]
@@ -109,14 +112,9 @@ class RMSprop(NativeOptimizer, torch.optim.RMSprop):
     """
 
     def rule(self, group: dict[str, Any]) -> tuple[str, State]:
-        rule, states = "rmsprop_outside", ["square_avg"]
-        if group["centered"]:
-            rule += "_centered"
-            states.append("grad_avg")
-        if group["momentum"] > 0:
-            rule += "_momentum"
-            states.append("momentum_buffer")
-        return rule, tuple(states)
+        centered, momentum = bool(group["centered"]), bool(group["momentum"] > 0)
+        states = ("square_avg", *("grad_avg",) * centered, *("momentum_buffer",) * momentum)
+        return cpu.rule("rmsprop", "outside", rmsprop_variant(centered, momentum)).name, states
 
     def hyper(self, group: dict[str, Any]) -> list[float]:
         names = ("lr", "alpha", "eps", "momentum") if group["momentum"] > 0 else ("lr", "alpha", "eps")
@@ -149,8 +147,9 @@ class Adam(NativeOptimizer, torch.optim.Adam):
 
     def rule(self, group: dict[str, Any]) -> tuple[str, State]:
         if group["amsgrad"]:
-            return "adam_outside_amsgrad", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
-        return "adam_outside", ("exp_avg", "exp_avg_sq")
+            states = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+            return cpu.rule("adam", "outside", "amsgrad").name, states
+        return cpu.rule("adam", "outside").name, ("exp_avg", "exp_avg_sq")
 
     def hyper(self, group: dict[str, Any]) -> list[float]:
         beta1, beta2 = group["betas"]

@@ -14,7 +14,7 @@ import samestep as ss
 from bits import same_bits
 from host_cupy import device, ndarray
 from samestep.backends import gpu
-from samestep.proof import golden, verify
+from samestep.proof import golden, vectors, verify
 
 
 class TestBits:
@@ -207,7 +207,7 @@ class TestBits:
         monkeypatch.setattr(gpu.kernels, "THREADS", 64)
         rng = np.random.default_rng(4)
         x, dy = (
-            golden.random_values(int(np.prod(shape)), np.dtype(np.float32), k).reshape(shape) for k in (1, 2)
+            vectors.random_values(int(np.prod(shape)), np.dtype(np.float32), k).reshape(shape) for k in (1, 2)
         )
         dy[...] = rng.standard_normal(shape)
         gamma, beta = rng.standard_normal((2, shape[axis])).astype(np.float32)
@@ -264,7 +264,7 @@ class TestOptions:
 
     @pytest.mark.parametrize("decoupled", [False, True])
     def test_with_groups_and_scale(self, kernels, case, decoupled):
-        values, *grads = (golden.random_values(90, case.dtype, k) for k in (1, 3, 5))
+        values, *grads = (vectors.random_values(90, case.dtype, k) for k in (1, 3, 5))
         made = []
         for to, backend in ((np.array, "reference"), (device, "cuda")):
             params = [to(values[:40]), to(values[40:])]
@@ -292,7 +292,7 @@ class TestOptions:
         [("maximize", True), ("clip_value", 0.5), ("flush_subnormals", True), ("weight_decay", 0.5)],
     )
     def test_one_by_one(self, kernels, option, value):
-        g = golden.random_values(50, np.dtype(np.float32), 1)
+        g = vectors.random_values(50, np.dtype(np.float32), 1)
         w = np.linspace(-1, 1, 50, dtype=np.float32)
         there = device(w)
         one, other = (ss.Adam(a, lr=0.1, **{option: value}) for a in (w, there))

@@ -6,7 +6,7 @@ libraries come by DLPack, which makes that stream wait for theirs. What their li
 it must order itself: on CUDA's default stream, where both work unless told otherwise, it is in order.
 """
 
-from ..._core import rules
+from ..cpu import rules
 from .arrays import (
     assign,
     contiguous,

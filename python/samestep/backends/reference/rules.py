@@ -1,41 +1,77 @@
 """Every update rule in NumPy, once; twin of csrc/contract/rules.h. The order of operations fixes the bits.
 
 A rule takes the parameter, the gradient and its states, then by keyword the working type ``T``
-(``np.float32`` or ``np.float64``), the step number ``t`` = 1, 2, ... and its hyper-parameters as
-Python floats, and returns the new parameter and states. Scalars are formed in float64 and rounded
-once to ``T``.
+(``np.float32`` or ``np.float64``), the step number ``t`` = 1, 2, ..., where it has one the placement of
+eps, and its hyper-parameters as Python floats. It returns the new parameter and states. Scalars are
+formed in float64 and rounded once to ``T``. Each is the twin of the struct of the same name in rules.h,
+where formula and source stand above it, and both files have them in the same order.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
+from .. import cpu
 from ..arrays import Array
+from ..face import RuleRow
 
 Float = type[np.float32] | type[np.float64]
+Arrays = tuple[Array, ...]
+Update = Callable[..., Arrays]
 
 
 class Rule(NamedTuple):
-    """A rule and the names of its arguments, as they stand in its signature."""
+    """A row of the registry and its formula."""
 
-    update: Callable[..., tuple[Array, ...]]
-    hyper: tuple[str, ...]
-    states: tuple[str, ...]
+    row: RuleRow
+    update: Update
+
+    @property
+    def hyper(self) -> tuple[str, ...]:
+        return self.row.hyper
 
 
 RULES: dict[str, Rule] = {}
 
 
-def _rule(update: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, ...]]:
-    parameters = inspect.signature(update).parameters.values()
+def _add(formula: Update, family: str, form: str | None, variant: str | None) -> None:
+    """Adds a row; the names of its states and hyper-parameters are read off the formula's signature."""
+    parameters = inspect.signature(formula).parameters.values()
     states = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][2:]
-    hyper = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY][2:]
-    RULES[update.__name__] = Rule(update, tuple(hyper), tuple(states))
-    return update
+    hyper = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("T", "t", "placement")]
+    name = cpu.rule(family, form, variant).name
+    RULES[name] = Rule(RuleRow(name, family, form, variant, tuple(hyper), tuple(states)), formula)
+
+
+def _rule(family: str, form: str | None = None, variant: str | None = None) -> Callable[[Update], Update]:
+    """Registers a formula as the rule of these tokens."""
+
+    def register(formula: Update) -> Update:
+        _add(formula, family, form, variant)
+        return formula
+
+    return register
+
+
+def _rule_by_placement(family: str, variant: str | None = None) -> Callable[[Update], Update]:
+    """Registers a formula as two rules, whose forms are the placements of eps."""
+
+    def register(formula: Update) -> Update:
+        for placement in ("outside", "inside"):
+            _add(partial(formula, placement=placement), family, placement, variant)
+        return formula
+
+    return register
+
+
+def rules() -> list[RuleRow]:
+    """The registry of rules, row by row as ``_core.rules`` has it."""
+    return [rule.row for rule in RULES.values()]
 
 
 def power(base: float, t: int) -> float:
@@ -54,44 +90,54 @@ def root(x: float) -> float:
     return float(np.sqrt(np.float64(x)))
 
 
-@_rule
-def sgd(w: Array, g: Array, *, T: Float, t: int, lr: float) -> tuple[Array, ...]:
+def denominator(r: Array, eps: np.float32 | np.float64, placement: str) -> Array:
+    """What AdaGrad and RMSProp divide by."""
+    root_of_r: Array = np.sqrt(r) + eps if placement == "outside" else np.sqrt(r + eps)
+    return root_of_r
+
+
+# ---- gradient descent, with and without momentum ----
+
+
+@_rule("sgd")
+def sgd(w: Array, g: Array, *, T: Float, t: int, lr: float) -> Arrays:
+    """Gradient descent."""
     u = T(lr) * g
     w = w - u
     return (w,)
 
 
-@_rule
-def momentum_heavy_ball(
-    w: Array, g: Array, v: Array, *, T: Float, t: int, lr: float, momentum: float
-) -> tuple[Array, ...]:
+@_rule("momentum", "heavy_ball")
+def heavy_ball(w: Array, g: Array, v: Array, *, T: Float, t: int, lr: float, momentum: float) -> Arrays:
+    """Polyak's heavy ball (1964)."""
     v = (T(momentum) * v) - (T(lr) * g)
     w = w + v
     return w, v
 
 
-@_rule
-def momentum_torch(
-    w: Array, g: Array, b: Array, *, T: Float, t: int, lr: float, momentum: float
-) -> tuple[Array, ...]:
+@_rule("momentum", "torch")
+def torch_momentum(w: Array, g: Array, b: Array, *, T: Float, t: int, lr: float, momentum: float) -> Arrays:
+    """Momentum as PyTorch's SGD has it."""
     b = g if t == 1 else (T(momentum) * b) + g
     w = w - (T(lr) * b)
     return w, b
 
 
-@_rule
-def momentum_torch_dampened(
+@_rule("momentum", "torch", "dampened")
+def dampened_momentum(
     w: Array, g: Array, b: Array, *, T: Float, t: int, lr: float, momentum: float, dampening: float
-) -> tuple[Array, ...]:
+) -> Arrays:
+    """The same with PyTorch's dampening."""
     b = g if t == 1 else (T(momentum) * b) + (T(1.0 - dampening) * g)
     w = w - (T(lr) * b)
     return w, b
 
 
-@_rule
-def nag_look_ahead(
+@_rule("nag", "look_ahead")
+def look_ahead(
     w: Array, g: Array, v: Array, *, T: Float, t: int, lr: float, momentum: float, momentum_next: float
-) -> tuple[Array, ...]:
+) -> Arrays:
+    """Nesterov's accelerated gradient (1983); w is the look-ahead point."""
     s = T(lr) * g
     v = (T(momentum) * v) - s
     u = (T(momentum_next) * v) - s
@@ -99,72 +145,66 @@ def nag_look_ahead(
     return w, v
 
 
-@_rule
-def nag_torch(
-    w: Array, g: Array, b: Array, *, T: Float, t: int, lr: float, momentum: float
-) -> tuple[Array, ...]:
+@_rule("nag", "torch")
+def torch_nesterov(w: Array, g: Array, b: Array, *, T: Float, t: int, lr: float, momentum: float) -> Arrays:
+    """Nesterov's momentum as PyTorch's SGD has it."""
     b = (T(momentum) * b) + g
     d = g + (T(momentum) * b)
     w = w - (T(lr) * d)
     return w, b
 
 
-@_rule
-def adagrad_outside(
-    w: Array, g: Array, r: Array, *, T: Float, t: int, lr: float, eps: float, lr_decay: float
-) -> tuple[Array, ...]:
+# ---- steps divided by the size of past gradients ----
+
+
+@_rule_by_placement("adagrad")
+def ada_grad(
+    w: Array, g: Array, r: Array, *, T: Float, t: int, placement: str, lr: float, eps: float, lr_decay: float
+) -> Arrays:
+    """AdaGrad (Duchi et al. 2011), with PyTorch's decay of the learning rate."""
     lr_t = T(lr / (1.0 + float(t - 1) * lr_decay))
     r = r + (g * g)
-    q = lr_t / (np.sqrt(r) + T(eps))
+    q = lr_t / denominator(r, T(eps), placement)
     w = w - (q * g)
     return w, r
 
 
-@_rule
-def adagrad_inside(
-    w: Array, g: Array, r: Array, *, T: Float, t: int, lr: float, eps: float, lr_decay: float
-) -> tuple[Array, ...]:
-    lr_t = T(lr / (1.0 + float(t - 1) * lr_decay))
-    r = r + (g * g)
-    q = lr_t / np.sqrt(r + T(eps))
-    w = w - (q * g)
-    return w, r
-
-
-@_rule
-def rmsprop_outside(
-    w: Array, g: Array, r: Array, *, T: Float, t: int, lr: float, rho: float, eps: float
-) -> tuple[Array, ...]:
+@_rule_by_placement("rmsprop")
+def rms_prop(
+    w: Array, g: Array, r: Array, *, T: Float, t: int, placement: str, lr: float, rho: float, eps: float
+) -> Arrays:
+    """RMSProp (Hinton 2012)."""
     r = (T(rho) * r) + (T(1.0 - rho) * (g * g))
-    q = T(lr) / (np.sqrt(r) + T(eps))
+    q = T(lr) / denominator(r, T(eps), placement)
     w = w - (q * g)
     return w, r
 
 
-@_rule
-def rmsprop_inside(
-    w: Array, g: Array, r: Array, *, T: Float, t: int, lr: float, rho: float, eps: float
-) -> tuple[Array, ...]:
-    r = (T(rho) * r) + (T(1.0 - rho) * (g * g))
-    q = T(lr) / np.sqrt(r + T(eps))
-    w = w - (q * g)
-    return w, r
-
-
-@_rule
-def rmsprop_outside_centered(
-    w: Array, g: Array, r: Array, c: Array, *, T: Float, t: int, lr: float, rho: float, eps: float
-) -> tuple[Array, ...]:
+@_rule_by_placement("rmsprop", "centered")
+def centered_rms_prop(
+    w: Array,
+    g: Array,
+    r: Array,
+    c: Array,
+    *,
+    T: Float,
+    t: int,
+    placement: str,
+    lr: float,
+    rho: float,
+    eps: float,
+) -> Arrays:
+    """Centered RMSProp (Graves 2013)."""
     r = (T(rho) * r) + (T(1.0 - rho) * (g * g))
     c = (T(rho) * c) + (T(1.0 - rho) * g)
     var = r - (c * c)
-    q = T(lr) / (np.sqrt(var) + T(eps))
+    q = T(lr) / denominator(var, T(eps), placement)
     w = w - (q * g)
     return w, r, c
 
 
-@_rule
-def rmsprop_outside_momentum(
+@_rule_by_placement("rmsprop", "momentum")
+def rms_prop_momentum(
     w: Array,
     g: Array,
     r: Array,
@@ -172,20 +212,22 @@ def rmsprop_outside_momentum(
     *,
     T: Float,
     t: int,
+    placement: str,
     lr: float,
     rho: float,
     eps: float,
     momentum: float,
-) -> tuple[Array, ...]:
+) -> Arrays:
+    """RMSProp with momentum as PyTorch has it."""
     r = (T(rho) * r) + (T(1.0 - rho) * (g * g))
-    q = g / (np.sqrt(r) + T(eps))
+    q = g / denominator(r, T(eps), placement)
     b = (T(momentum) * b) + q
     w = w - (T(lr) * b)
     return w, r, b
 
 
-@_rule
-def rmsprop_outside_centered_momentum(
+@_rule_by_placement("rmsprop", "centered_momentum")
+def centered_rms_prop_momentum(
     w: Array,
     g: Array,
     r: Array,
@@ -194,79 +236,31 @@ def rmsprop_outside_centered_momentum(
     *,
     T: Float,
     t: int,
+    placement: str,
     lr: float,
     rho: float,
     eps: float,
     momentum: float,
-) -> tuple[Array, ...]:
+) -> Arrays:
+    """RMSProp centered and with momentum, likewise as PyTorch has it."""
     r = (T(rho) * r) + (T(1.0 - rho) * (g * g))
     c = (T(rho) * c) + (T(1.0 - rho) * g)
     var = r - (c * c)
-    q = g / (np.sqrt(var) + T(eps))
+    q = g / denominator(var, T(eps), placement)
     b = (T(momentum) * b) + q
     w = w - (T(lr) * b)
     return w, r, c, b
 
 
-@_rule
-def rmsprop_inside_centered(
-    w: Array, g: Array, r: Array, c: Array, *, T: Float, t: int, lr: float, rho: float, eps: float
-) -> tuple[Array, ...]:
-    r = (T(rho) * r) + (T(1.0 - rho) * (g * g))
-    c = (T(rho) * c) + (T(1.0 - rho) * g)
-    var = r - (c * c)
-    q = T(lr) / np.sqrt(var + T(eps))
-    w = w - (q * g)
-    return w, r, c
+def adam_denominator(v: Array, beta2: float, eps: float, T: Float, t: int, placement: str) -> Array:
+    """What Adam and AMSGrad divide by: the root of v, or of h, corrected for its start at 0."""
+    c2 = 1.0 - power(beta2, t)
+    k = T(1.0 / root(c2)) if placement == "outside" else T(1.0 / c2)
+    return (np.sqrt(v) * k) + T(eps) if placement == "outside" else np.sqrt((v * k) + T(eps))
 
 
-@_rule
-def rmsprop_inside_momentum(
-    w: Array,
-    g: Array,
-    r: Array,
-    b: Array,
-    *,
-    T: Float,
-    t: int,
-    lr: float,
-    rho: float,
-    eps: float,
-    momentum: float,
-) -> tuple[Array, ...]:
-    r = (T(rho) * r) + (T(1.0 - rho) * (g * g))
-    q = g / np.sqrt(r + T(eps))
-    b = (T(momentum) * b) + q
-    w = w - (T(lr) * b)
-    return w, r, b
-
-
-@_rule
-def rmsprop_inside_centered_momentum(
-    w: Array,
-    g: Array,
-    r: Array,
-    c: Array,
-    b: Array,
-    *,
-    T: Float,
-    t: int,
-    lr: float,
-    rho: float,
-    eps: float,
-    momentum: float,
-) -> tuple[Array, ...]:
-    r = (T(rho) * r) + (T(1.0 - rho) * (g * g))
-    c = (T(rho) * c) + (T(1.0 - rho) * g)
-    var = r - (c * c)
-    q = g / np.sqrt(var + T(eps))
-    b = (T(momentum) * b) + q
-    w = w - (T(lr) * b)
-    return w, r, c, b
-
-
-@_rule
-def adam_outside(
+@_rule_by_placement("adam")
+def adam(
     w: Array,
     g: Array,
     m: Array,
@@ -274,47 +268,24 @@ def adam_outside(
     *,
     T: Float,
     t: int,
+    placement: str,
     lr: float,
     beta1: float,
     beta2: float,
     eps: float,
-) -> tuple[Array, ...]:
-    k = T(1.0 / root(1.0 - power(beta2, t)))
+) -> Arrays:
+    """Adam (Kingma & Ba 2015, alg. 1)."""
     step = T(lr / (1.0 - power(beta1, t)))
     m = (T(beta1) * m) + (T(1.0 - beta1) * g)
     v = (T(beta2) * v) + (T(1.0 - beta2) * (g * g))
-    den = (np.sqrt(v) * k) + T(eps)
+    den = adam_denominator(v, beta2, eps, T, t, placement)
     q = m / den
     w = w - (step * q)
     return w, m, v
 
 
-@_rule
-def adam_inside(
-    w: Array,
-    g: Array,
-    m: Array,
-    v: Array,
-    *,
-    T: Float,
-    t: int,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-) -> tuple[Array, ...]:
-    k = T(1.0 / (1.0 - power(beta2, t)))
-    step = T(lr / (1.0 - power(beta1, t)))
-    m = (T(beta1) * m) + (T(1.0 - beta1) * g)
-    v = (T(beta2) * v) + (T(1.0 - beta2) * (g * g))
-    den = np.sqrt((v * k) + T(eps))
-    q = m / den
-    w = w - (step * q)
-    return w, m, v
-
-
-@_rule
-def adam_outside_amsgrad(
+@_rule_by_placement("adam", "amsgrad")
+def ams_grad(
     w: Array,
     g: Array,
     m: Array,
@@ -323,48 +294,18 @@ def adam_outside_amsgrad(
     *,
     T: Float,
     t: int,
+    placement: str,
     lr: float,
     beta1: float,
     beta2: float,
     eps: float,
-) -> tuple[Array, ...]:
-    k = T(1.0 / root(1.0 - power(beta2, t)))
+) -> Arrays:
+    """AMSGrad (Reddi et al. 2018) as PyTorch has it."""
     step = T(lr / (1.0 - power(beta1, t)))
     m = (T(beta1) * m) + (T(1.0 - beta1) * g)
     v = (T(beta2) * v) + (T(1.0 - beta2) * (g * g))
     h = np.where(v > h, v, h)
-    den = (np.sqrt(h) * k) + T(eps)
+    den = adam_denominator(h, beta2, eps, T, t, placement)
     q = m / den
     w = w - (step * q)
     return w, m, v, h
-
-
-@_rule
-def adam_inside_amsgrad(
-    w: Array,
-    g: Array,
-    m: Array,
-    v: Array,
-    h: Array,
-    *,
-    T: Float,
-    t: int,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-) -> tuple[Array, ...]:
-    k = T(1.0 / (1.0 - power(beta2, t)))
-    step = T(lr / (1.0 - power(beta1, t)))
-    m = (T(beta1) * m) + (T(1.0 - beta1) * g)
-    v = (T(beta2) * v) + (T(1.0 - beta2) * (g * g))
-    h = np.where(v > h, v, h)
-    den = np.sqrt((h * k) + T(eps))
-    q = m / den
-    w = w - (step * q)
-    return w, m, v, h
-
-
-def rules() -> list[tuple[str, tuple[str, ...], tuple[str, ...]]]:
-    """(name, hyper-parameters, states) of every rule, as ``_core.rules`` lists them."""
-    return [(name, rule.hyper, rule.states) for name, rule in RULES.items()]
