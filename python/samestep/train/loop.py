@@ -16,14 +16,14 @@ from typing import Any, Literal, Protocol, TypeGuard, get_args
 
 import numpy as np
 
-from .backends import cpu
-from .backends.arrays import check_writeable, frozen
-from .backends.reference.sampling import Sampler
-from .optim.optimizer import Optimizer, like_params
-from .optional import require
-from .problems import MSE, Floats, Integers, Problem
-from .problems.function import own_gradient, takes
-from .result import Result, Stopped
+from ..backends import cpu
+from ..backends.arrays import check_writeable, frozen
+from ..backends.reference.sampling import Sampler
+from ..optim.optimizer import Optimizer, like_params
+from ..optional import require
+from ..problems import MSE, Floats, Integers, Problem
+from ..problems.function import own_gradient, takes
+from ..result import Result, Stopped
 
 Sampling = Literal["full", "shuffle", "with_replacement"]
 Callback = Callable[[int, Floats, float], object]
@@ -152,7 +152,7 @@ def minimize(
         stepper = _PythonSteps(problem, opt, _batches(problem.size, sampling, batch_size, sampler))
     bar = _bar(limit) if progress else contextlib.nullcontext()
     if check:
-        from .theory.step_size import check_step_size  # here, since few ask and it takes the theory along
+        from ..theory.step_size import check_step_size  # here, since few ask and it takes the theory along
 
         known = check_step_size(problem, opt, batch_size)
         if known.below is False:
