@@ -20,6 +20,15 @@ def number(name: str, value: Any) -> float:
         raise ValueError(f"{name}: got a number beyond those of float64, expected a smaller one") from None
 
 
+def whole_number(name: str, value: Any, *, at_least: int) -> int:
+    """``value`` as Python's int, which never overflows; a bool or a float is a TypeError."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}: got {value!r}, expected a whole number")
+    if value < at_least:
+        raise ValueError(f"{name}: got {value}, expected {at_least} or more")
+    return int(value)
+
+
 def switch(name: str, value: Any) -> bool:
     """``value`` as a bool; only True, False, 1 and 0 are one."""
     if not isinstance(value, (bool, int, np.bool_, np.integer)) or value not in (True, False):

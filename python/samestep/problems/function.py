@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..arguments import whole_number
 from ..backends.arrays import frozen
 from .mse import Float64s, Floats, Integers, own_rows
 
@@ -75,8 +76,8 @@ class Function:
             if not callable(function):
                 raise TypeError(f"{name}: got {type(function).__name__}, expected a function of w")
         self._loss, self._gradient = loss, gradient
-        self.dimension = _whole("dimension", dimension)
-        self.size = _whole("size", size)
+        self.dimension = whole_number("dimension", dimension, at_least=1)
+        self.size = whole_number("size", size, at_least=1)
         if not takes(loss, 1):
             raise TypeError("loss: cannot be called as loss(w)")
         if self.size > 1 and not takes(gradient, 2):
@@ -256,14 +257,6 @@ def takes(function: Callable[..., object], arguments: int) -> bool:
     except ValueError:
         return True
     return True
-
-
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name}: got {value!r}, expected a whole number")
-    if value < 1:
-        raise ValueError(f"{name}: got {value}, expected 1 or more")
-    return int(value)
 
 
 def _number(name: str, value: Any, at_least: float) -> float | None:
