@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,9 @@ class MSE:
         scale: which c.
         backend: what computes the loss and its gradient: "auto" (by where the arrays live), "cpu",
             "reference" or "cuda". They return the same bits.
+
+    A class derived from this one that overrides ``loss`` or ``gradient`` has another loss: to the theory it
+    is no quadratic, and has a ``beta``, ``mu``, ``optimum`` or ``minimizer`` if it overrides that, too.
 
     Both arrays are copied, so that what is known about the problem stays true. Where they are on a GPU,
     weights must be and results are, too; what the theory says is worked out in main memory.
@@ -318,6 +321,26 @@ class MSE:
             )
         contiguous: Floats = self._run.contiguous(w)
         return contiguous
+
+
+def is_least_squares(problem: Any) -> TypeGuard[MSE]:
+    """Whether loss and gradient are those of MSE; a class derived from it may override them."""
+    return isinstance(problem, MSE) and all(
+        getattr(type(problem), name) is getattr(MSE, name) and name not in vars(problem)
+        for name in ("loss", "gradient")
+    )
+
+
+def claimed(problem: Any, name: str) -> Any:
+    """What a problem says of its loss by the attribute ``name``, such as beta; None: nothing.
+
+    A class that overrides the loss or the gradient of MSE has another loss. MSE's numbers, which it
+    inherits, say nothing of that one; those that it overrides do.
+    """
+    value = getattr(type(problem), name, None)
+    if isinstance(problem, MSE) and not is_least_squares(problem) and value is getattr(MSE, name, None):
+        return None
+    return getattr(problem, name, None)
 
 
 def own_rows(rows: Integers, size: int) -> Integers:

@@ -28,7 +28,7 @@ def empirical_risk(problem: MSE, w: Floats) -> float:
         raise TypeError(
             f"problem: got {type(problem).__name__}, expected problems.MSE; another's risk is its loss(w)"
         )
-    return 2.0 * problem.loss(w) / (problem.c * problem.size)
+    return 2.0 * MSE.loss(problem, w) / (problem.c * problem.size)
 
 
 def test_risk(w: Floats, Phi: Floats, y: Floats) -> float:

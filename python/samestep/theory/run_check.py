@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ..problems import MSE, Float64s
 from ..problems.function import takes
+from ..problems.mse import claimed, is_least_squares
 from ..result import Result
 from .checks import check_problem, is_problem, known
 from .gaps import gap_bounds, gradient_bound
@@ -247,10 +248,10 @@ class _Facts:
         self.beta = known(problem, "beta")
         self.t = result.recorded
         self.unknown: dict[str, None] = {}  # in the order in which it was missed
-        self.quadratic = isinstance(problem, MSE)
+        self.quadratic = is_least_squares(problem)
         self.velocity = self._velocity()
         convex = self.quadratic or bool(getattr(problem, "convex", None))
-        if isinstance(problem, MSE):
+        if is_least_squares(problem):
             self._of_least_squares(problem)
         else:
             self._of_another(problem)
@@ -281,12 +282,12 @@ class _Facts:
         self.distance: float | None = _length(self.error[self.curvatures > 0.0])
 
     def _of_another(self, problem: Any) -> None:
-        self.optimum = None if getattr(problem, "optimum", None) is None else float(problem.optimum)
-        self.mu = known(problem, "mu") if getattr(problem, "mu", None) is not None else None
+        self.optimum = None if claimed(problem, "optimum") is None else float(problem.optimum)
+        self.mu = None if claimed(problem, "mu") is None else known(problem, "mu")
         self._see_losses(0.0 if self.optimum is None else abs(self.optimum), abs(self.result.losses[0]))
         # A mean of so many halves overflows as much earlier.
         self.largest = float(np.finfo(problem.dtype).max) / (2.0 * problem.size)
-        minimizer = getattr(problem, "minimizer", None)
+        minimizer = claimed(problem, "minimizer")
         least = minimizer() if callable(minimizer) else minimizer
         self.distance = None
         if least is not None:

@@ -13,6 +13,7 @@ from ..backends import cpu
 from ..optim.optimizer import Optimizer, like_params
 from ..problems import MSE, Integers, Problem
 from ..problems.function import own_gradient, takes
+from ..problems.mse import is_least_squares
 from .batches import Sampling
 
 # How long one call of the compiled loop is meant to take. Between calls Ctrl-C is heard and the progress bar
@@ -78,7 +79,8 @@ def step_nanoseconds(rows: int, dimension: int) -> int:
 def can_run_compiled(problem: Problem, optimizer: Optimizer) -> TypeGuard[MSE]:
     """Whether the compiled loop does what the methods of these two objects would."""
     return (
-        type(problem) is MSE
+        is_least_squares(problem)
+        and type(problem) is MSE
         and problem.backend == "cpu"
         and optimizer.backend == "cpu"
         and type(optimizer).step is Optimizer.step
