@@ -73,18 +73,33 @@ class Layout(NamedTuple):
 
 
 def flatten(params: Any, name: str = "params") -> tuple[list[Any], list[str]]:
-    """The arrays in nested lists, tuples and dicts, and a name for each: its path, as Python writes it."""
-    if isinstance(params, Mapping):
-        entries = [(params[key], f"{name}[{key!r}]") for key in params]
-    elif isinstance(params, (list, tuple)):
-        entries = [(entry, f"{name}[{i}]") for i, entry in enumerate(params)]
-    else:
-        return [params], [name]
-    found: tuple[list[Any], list[str]] = [], []
-    for entry, path in entries:
-        for all_of_them, of_entry in zip(found, flatten(entry, path), strict=True):
-            all_of_them += of_entry
-    return found
+    """The arrays in nested lists, tuples and dicts, and a name for each: its path, as Python writes it.
+
+    Raises:
+        ValueError: a list or dict contains itself.
+    """
+    found: list[Any] = []
+    names: list[str] = []
+
+    def walk(branch: Any, path: str, enclosing: dict[int, str]) -> None:
+        if isinstance(branch, Mapping):
+            entries = [(branch[key], f"{path}[{key!r}]") for key in branch]
+        elif isinstance(branch, (list, tuple)):
+            entries = [(entry, f"{path}[{i}]") for i, entry in enumerate(branch)]
+        else:
+            found.append(branch)
+            names.append(path)
+            return
+        if id(branch) in enclosing:
+            raise ValueError(
+                f"{path}: is {enclosing[id(branch)]} itself, in which it lies; expected arrays, or lists, "
+                "tuples and dicts of them that do not contain themselves"
+            )
+        for entry, entry_path in entries:
+            walk(entry, entry_path, {**enclosing, id(branch): path})
+
+    walk(params, name, {})
+    return found, names
 
 
 def is_dense(a: Array) -> bool:
