@@ -14,6 +14,7 @@ from ..backends.arrays import check_writeable
 from ..optim.optimizer import Optimizer
 from ..problems import MSE, Floats, Problem
 from ..problems.function import takes
+from ..problems.mse import is_least_squares
 from ..result import Stopped
 from .batches import Sampling
 
@@ -110,6 +111,7 @@ def check_optimizer(optimizer: Optimizer, w0: Floats) -> None:
             f"{w0.shape}, as w0"
         )
     check_writeable("optimizer.params[0]", params[0])
+    optimizer._check_arrays()  # dtype, shape or strides of a state may have been set since it was bound
 
 
 def make_optimizer(make: Any, w0: Floats) -> Optimizer:
@@ -145,7 +147,7 @@ def warn_of_step_size(problem: Problem, optimizer: Optimizer, batch_size: int | 
 
 def _scaling_hint(problem: Problem) -> str:
     """Advice to divide the columns of Phi by their lengths, where that cuts kappa to a tenth or less."""
-    if not isinstance(problem, MSE) or problem.backend == "cuda":
+    if not is_least_squares(problem) or problem.backend == "cuda":
         return ""
     lengths = np.linalg.norm(problem.Phi.astype(np.float64), axis=0)
     scaled = problem.Phi / np.where(lengths > 0.0, lengths, 1.0).astype(problem.dtype)
