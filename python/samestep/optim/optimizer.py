@@ -68,7 +68,7 @@ class Optimizer:
                     f"{type(self).__name__}: got the unknown argument {name!r}, expected some of "
                     f"{', '.join((*self._own_arguments(), *OptionArguments.__annotations__))}"
                 )
-        backends.check(backend)
+        backends.check_name(backend)
         check_choice(self.form_argument, form, self.forms or (None,))
         self.form = form
         self.variant = variant or None
@@ -178,7 +178,7 @@ class Optimizer:
         )
         beside = dict(zip(self._names[:1], self._params[:1], strict=True)) if self.groups else {}
         given = dict(zip(params.names, params.arrays, strict=True))
-        self.backend, seen = backends.enter(self.backend, beside, given)
+        self.backend, seen = backends.choose_backend(self.backend, beside, given)
         params.arrays = seen[len(beside) :]
         if self.backend == "cuda":
             self._run.check_options(self.options, self._state_dir)
@@ -579,7 +579,7 @@ class Optimizer:
         self._check_arrays()
         names = [name for group in self.groups for name in group.params.grads_names]
         given = dict(zip(names, grads, strict=True))
-        _, (_, *grads) = backends.enter(self.backend, {self._names[0]: self._params[0], **given})
+        _, (_, *grads) = backends.choose_backend(self.backend, {self._names[0]: self._params[0], **given})
         written = arrays.extents(a for _, a, _ in self._layouts)
         for name, g, (_, _, bound) in zip(names, grads, self._layouts[: len(names)], strict=True):
             error = g is not None and arrays.gradient_error(name, g, bound, written)

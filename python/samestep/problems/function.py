@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arguments import whole_number
-from ..backends.arrays import frozen
-from .mse import Float64s, Floats, Integers, own_rows
+from ..backends.arrays import read_only_copy
+from .mse import Float64s, Floats, Integers, check_rows
 
 
 class Function:
@@ -78,14 +78,14 @@ class Function:
         self._loss, self._gradient = loss, gradient
         self.dimension = whole_number("dimension", dimension, at_least=1)
         self.size = whole_number("size", size, at_least=1)
-        if not takes(loss, 1):
+        if not can_call_with(loss, 1):
             raise TypeError("loss: cannot be called as loss(w)")
-        if self.size > 1 and not takes(gradient, 2):
+        if self.size > 1 and not can_call_with(gradient, 2):
             raise TypeError(
                 f"gradient: cannot be called as gradient(w, rows), as size={self.size} does; let it take the "
                 "rows of a batch, None for all, or leave size out"
             )
-        if self.size == 1 and not takes(gradient, 1):
+        if self.size == 1 and not can_call_with(gradient, 1):
             raise TypeError(
                 "gradient: cannot be called as gradient(w), as size=1 does; if it takes rows, pass size=..."
             )
@@ -110,7 +110,7 @@ class Function:
                 raise ValueError(f"minimizer: got shape {least.shape}, expected {(self.dimension,)}, as w")
             if not np.isfinite(least).all():
                 raise ValueError("minimizer: got NaN or infinity, expected finite numbers")
-            self._minimizer = frozen(least)
+            self._minimizer = read_only_copy(least)
 
     def __repr__(self) -> str:
         numbers = {"N": self.size, "beta": self.beta, "mu": self.mu, "optimum": self.optimum}
@@ -159,7 +159,7 @@ class Function:
         """
         self._check_weights(w)
         if rows is not None:
-            rows = own_rows(rows, self.size)
+            rows = check_rows(rows, self.size)
         g = self._gradient(w) if self.size == 1 else self._gradient(w, rows)
         if not isinstance(g, np.ndarray):
             raise TypeError(
@@ -248,7 +248,7 @@ class Function:
             raise ValueError(f"w: got shape {w.shape}, expected {(self.dimension,)}")
 
 
-def takes(function: Callable[..., object], arguments: int) -> bool:
+def can_call_with(function: Callable[..., object], arguments: int) -> bool:
     """Whether it can be called with so many; of a compiled one that may not be known."""
     try:
         inspect.signature(function).bind(*[None] * arguments)
@@ -271,7 +271,7 @@ def _number(name: str, value: Any, at_least: float) -> float | None:
     return found
 
 
-def own_gradient(g: Any, w: Floats) -> Floats:
+def check_returned_gradient(g: Any, w: Floats) -> Floats:
     """A gradient that a problem returned as a step takes it: an array of its own that lies like w."""
     expected = f"expected a numpy array of {w.dtype}, shape {w.shape}, as w"
     if not isinstance(g, np.ndarray) or isinstance(g, np.ma.MaskedArray):

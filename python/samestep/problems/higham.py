@@ -13,7 +13,7 @@ from operator import mul
 import numpy as np
 import numpy.typing as npt
 
-from .mse import Float64s, Floats, Integers, own_rows
+from .mse import Float64s, Floats, Integers, check_rows
 from .smooth import Smooth
 
 X = [
@@ -111,7 +111,7 @@ class Higham(Smooth):
             IndexError: a point that there is not.
         """
         self._check_weights(w)
-        points = range(self.size) if rows is None else own_rows(rows, self.size).tolist()
+        points = range(self.size) if rows is None else check_rows(rows, self.size).tolist()
         layers = self._unpack(w)
         gradients = [_backpropagate(layers, self._points[i], self._targets[i]) for i in points]
         return np.array(gradients[0]) if len(gradients) == 1 else np.mean(gradients, axis=0)

@@ -87,7 +87,7 @@ class MSE:
         if scale not in get_args(Scale):
             expected = ", ".join(repr(name) for name in get_args(Scale))
             raise ValueError(f"scale: got {scale!r}, expected one of {expected}")
-        self.backend, (Phi, y) = backends.enter(backend, {"Phi": Phi, "y": y})
+        self.backend, (Phi, y) = backends.choose_backend(backend, {"Phi": Phi, "y": y})
         _check_floats("Phi", Phi, 2)
         _check_floats("y", y, 1)
         if y.dtype != Phi.dtype:
@@ -101,10 +101,10 @@ class MSE:
             raise ValueError(
                 f"y: got {len(y)} targets for the {len(Phi)} rows of Phi, expected one for each row" + turned
             )
-        _check_finite("Phi", self._run.to_host(Phi))
-        _check_finite("y", self._run.to_host(y))
-        self.Phi: Floats = self._run.frozen(Phi)
-        self.y: Floats = self._run.frozen(y)
+        _check_finite("Phi", self._module.to_host(Phi))
+        _check_finite("y", self._module.to_host(y))
+        self.Phi: Floats = self._module.read_only_copy(Phi)
+        self.y: Floats = self._module.read_only_copy(y)
         self.scale: Scale = scale
         self._bind()
 
@@ -121,11 +121,11 @@ class MSE:
         super().__setattr__(name, value)
 
     @property
-    def _run(self) -> Any:
+    def _module(self) -> Any:
         return backends.module(self.backend)
 
     def _bind(self) -> None:
-        self._kernels = self._run.Mse(self.Phi, self.y, *_SCALES[self.scale])
+        self._kernels = self._module.Mse(self.Phi, self.y, *_SCALES[self.scale])
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_kernels"}
@@ -173,7 +173,7 @@ class MSE:
             >>> problem.loss(np.array([2.0]))
             1.0
         """
-        return float(self._kernels.evaluate(self._own_weights(w), None, None, None))
+        return float(self._kernels.evaluate(self._check_weights(w), None, None, None))
 
     def residual(self, w: Floats) -> Floats:
         """r = Phi w - y, a new array: shape (N,), the problem's dtype.
@@ -189,8 +189,8 @@ class MSE:
             >>> ss.problems.MSE(np.array([[1.0], [1.0]]), np.array([1.0, 3.0])).residual(np.array([2.0]))
             array([ 1., -1.])
         """
-        w = self._own_weights(w)
-        r: Floats = self._run.empty(self.size, self.dtype, self.y)
+        w = self._check_weights(w)
+        r: Floats = self._module.empty(self.size, self.dtype, self.y)
         self._kernels.evaluate(w, None, r, None)
         return r
 
@@ -224,10 +224,10 @@ class MSE:
             >>> problem.gradient(np.zeros(1)), problem.gradient(np.zeros(1), rows=np.array([1]))
             (array([-3.5]), array([-6.]))
         """
-        w = self._own_weights(w)
+        w = self._check_weights(w)
         if rows is not None:
-            rows = own_rows(rows, self.size)
-        g: Floats = self._run.empty(self.dimension, self.dtype, self.y)
+            rows = check_rows(rows, self.size)
+        g: Floats = self._module.empty(self.dimension, self.dtype, self.y)
         self._kernels.evaluate(w, rows, None, g)
         return g
 
@@ -240,7 +240,7 @@ class MSE:
             array([[5.]])
         """
         Phi = self._in_memory(self.Phi)
-        hessian: Floats = self._run.place(self.c * (Phi.T @ Phi))
+        hessian: Floats = self._module.from_host(self.c * (Phi.T @ Phi))
         return hessian
 
     @cached_property
@@ -255,7 +255,7 @@ class MSE:
         # The threshold of numpy.linalg.lstsq, so that mu > 0 exactly where the minimiser is unique.
         found[found <= np.finfo(np.float64).eps * max(self.Phi.shape) * found[0]] = 0.0
         sigma[: len(found)] = found
-        return arrays.frozen(np.sort(self.c * sigma * sigma))
+        return arrays.read_only_copy(np.sort(self.c * sigma * sigma))
 
     @property
     def beta(self) -> float:
@@ -283,7 +283,7 @@ class MSE:
             >>> ss.problems.MSE(np.array([[1.0, 1.0]]), np.array([3.0])).minimizer()
             array([1.5, 1.5])
         """
-        minimizer: Floats = self._run.place(self._minimizer.astype(self.dtype))
+        minimizer: Floats = self._module.from_host(self._minimizer.astype(self.dtype))
         return minimizer
 
     @cached_property
@@ -302,14 +302,14 @@ class MSE:
 
     def _in_memory(self, a: Floats) -> Floats:
         """A NumPy array of the same values, for the theory."""
-        host: Floats = a if isinstance(a, np.ndarray) else self._run.to_host(a)
+        host: Floats = a if isinstance(a, np.ndarray) else self._module.to_host(a)
         return host
 
-    def _own_weights(self, w: Floats) -> Floats:
+    def _check_weights(self, w: Floats) -> Floats:
         """The weights as kernels read them, checked."""
         if not arrays.is_array(w):
             raise TypeError(f"w: got {type(w).__name__}, expected a numpy array of {self.dtype}")
-        _, (_, w) = backends.enter(self.backend, {"Phi": self.Phi, "w": w})
+        _, (_, w) = backends.choose_backend(self.backend, {"Phi": self.Phi, "w": w})
         if w.dtype != self.dtype:
             raise TypeError(
                 f"w: got {w.dtype}, expected {self.dtype} as Phi; "
@@ -319,7 +319,7 @@ class MSE:
             raise ValueError(
                 f"w: got shape {w.shape}, expected {(self.dimension,)}, one weight for each column of Phi"
             )
-        contiguous: Floats = self._run.contiguous(w)
+        contiguous: Floats = self._module.contiguous(w)
         return contiguous
 
 
@@ -343,7 +343,7 @@ def claimed(problem: Any, name: str) -> Any:
     return getattr(problem, name, None)
 
 
-def own_rows(rows: Integers, size: int) -> Integers:
+def check_rows(rows: Integers, size: int) -> Integers:
     """A copy as int64, checked: another thread may change the caller's while the kernels read."""
     if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "iu":
         got = rows.dtype if isinstance(rows, np.ndarray) else type(rows).__name__

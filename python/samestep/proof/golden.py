@@ -118,8 +118,8 @@ class Case(NamedTuple):
     def run(self, w: Array, grads: list[Array], hyper: str = "default", **options: Any) -> list[Array]:
         """The parameter and the states after a step with each gradient, from copies."""
         run = _backend(options)
-        w = run.place(w.copy())
-        placed = {id(g): run.place(g) for g in grads}
+        w = run.from_host(w.copy())
+        placed = {id(g): run.from_host(g) for g in grads}
         optimizer = self.make(w, hyper, **options)
         for g in grads:
             optimizer.step(placed[id(g)])
@@ -170,12 +170,12 @@ class OptionProgram(NamedTuple):
         given, grads = _inputs(self.inputs, self.size, 3, self.case.dtype)
         asked, scale = OPTIONS[self.options]
         run = _backend(options)
-        w = run.place(given.copy())
+        w = run.from_host(given.copy())
         optimizer = self.case.make(w, **asked, **options)
         if "lr_decay" in optimizer.groups[0] and self.options == "all":
             optimizer.groups[0]["lr_decay"] = 0.5
         for g in grads:
-            optimizer.step(run.place(g.copy()), scale=scale)
+            optimizer.step(run.from_host(g.copy()), scale=scale)
         return [run.to_host(a) for a in (w, *(states[0] for states in optimizer.state.values()))]
 
 
@@ -214,7 +214,7 @@ class SumProgram(NamedTuple):
         return f"sum {self.dtype} {self.size}"
 
     def run(self, **options: Any) -> list[Array]:
-        x = _backend(options).place(finite_values(self.size, self.dtype, 1))
+        x = _backend(options).from_host(finite_values(self.size, self.dtype, 1))
         pieces = [x[: self.size // 3], x[self.size // 3 :]]
         return [np.array([float(canonical_sum(x, **options)), global_norm(pieces, **options)])]
 
@@ -233,7 +233,7 @@ class BatchNormProgram(NamedTuple):
 
     def run(self, **options: Any) -> list[Array]:
         run = _backend(options)
-        return [run.to_host(a) for a in self._results(run.place, options)]
+        return [run.to_host(a) for a in self._results(run.from_host, options)]
 
     def _results(self, place: Callable[[Array], Array], options: dict[str, Any]) -> list[Array]:
         channels = self.shape[0]
@@ -270,8 +270,8 @@ class MseProgram(NamedTuple):
         y = integer_values((rows,), 31, 3, 401, 200, 77.7, self.dtype)
         w = integer_values((columns,), 7, 1, 19, 9, 6.3, self.dtype)
         run = _backend(options)
-        w = run.place(w)
-        problem = MSE(run.place(Phi), run.place(y), **options)
+        w = run.from_host(w)
+        problem = MSE(run.from_host(Phi), run.from_host(y), **options)
         if self.what == "residual":
             return [run.to_host(problem.residual(w))]
         if self.what == "gradient":

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..problems import MSE, Float64s
-from ..problems.function import takes
+from ..problems.function import can_call_with
 from ..problems.mse import claimed, is_least_squares
 from ..result import Result
 from .checks import check_problem, is_problem, known
@@ -400,7 +400,7 @@ def _gradient(run: _Facts, conditions: list[Condition]) -> BoundCheck:
     """At the end alone: a run keeps no gradients."""
     T = run.t[-1:]
     gradient, w = run.problem.gradient, run.result.w
-    of_all = gradient(w) if takes(gradient, 1) else gradient(w, None)
+    of_all = gradient(w) if can_call_with(gradient, 1) else gradient(w, None)
     g = float(np.linalg.norm(of_all.astype(np.float64)))
     bound = np.asarray(gradient_bound(T, 1.0 / run.lr, run.distance or 0.0))
     # The rounding of g: its terms are as large as |Phi| |r|, and |r|^2 = 2 L/c.

@@ -13,7 +13,7 @@ from ..arguments import whole_number
 from ..backends.arrays import check_writeable
 from ..optim.optimizer import Optimizer
 from ..problems import MSE, Floats, Problem
-from ..problems.function import takes
+from ..problems.function import can_call_with
 from ..problems.mse import is_least_squares
 from ..result import Stopped
 from .batches import Sampling
@@ -44,7 +44,8 @@ def check_problem(problem: Problem, sampling: Sampling) -> None:
         if not callable(getattr(problem, name)):
             got = type(getattr(problem, name)).__name__
             raise TypeError(f"problem.{name}: got {got}, expected a method")
-    if not takes(problem.gradient, 2) and (sampling != "full" or not takes(problem.gradient, 1)):
+    arguments = (1, 2) if sampling == "full" else (2,)
+    if not any(can_call_with(problem.gradient, n) for n in arguments):
         fix = "" if sampling == "full" else "; sampling='full' does with gradient(w)"
         raise TypeError(
             f"problem.gradient: cannot be called as gradient(w, rows), as sampling={sampling!r} does{fix}"
@@ -82,7 +83,7 @@ def check_functions(callback: Any, clock: Any) -> None:
     """Raises unless both can be called as the loop calls them."""
     if callback is not None and not callable(callback):
         raise TypeError(f"callback: got {type(callback).__name__}, expected a callable or None")
-    if callback is not None and not takes(callback, 3):
+    if callback is not None and not can_call_with(callback, 3):
         raise TypeError("callback: cannot be called as callback(step, w, loss)")
     if not callable(clock):
         raise TypeError(f"clock: got {type(clock).__name__}, expected a callable that returns seconds")

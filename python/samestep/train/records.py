@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.arrays import frozen
+from ..backends.arrays import read_only_copy
 from ..problems import Floats, Problem
 
 Callback = Callable[[int, Floats, float], object]
@@ -32,7 +32,7 @@ class Records:
         self.steps.append(step)
         if self.ws is not None:
             self.ws.append(self._w.copy())
-        return self._callback is not None and bool(self._callback(step, frozen(self._w), loss))
+        return self._callback is not None and bool(self._callback(step, read_only_copy(self._w), loss))
 
 
 def evaluate_loss(problem: Problem, w: Floats) -> float:

@@ -12,7 +12,7 @@ from typing import Protocol, TypeGuard
 from ..backends import cpu
 from ..optim.optimizer import Optimizer, like_params
 from ..problems import MSE, Integers, Problem
-from ..problems.function import own_gradient, takes
+from ..problems.function import can_call_with, check_returned_gradient
 from ..problems.mse import is_least_squares
 from .batches import Sampling
 
@@ -33,7 +33,7 @@ class PythonStepper:
         self._problem = problem
         self._optimizer = optimizer
         self._batches = batches
-        self._takes_w_alone = takes(problem.gradient, 1)
+        self._takes_w_alone = can_call_with(problem.gradient, 1)
 
     def advance(self, at_most: int) -> int:
         w, rows = self._optimizer.params[0], next(self._batches)
@@ -41,7 +41,7 @@ class PythonStepper:
             g = self._problem.gradient(w)
         else:
             g = self._problem.gradient(w, rows)
-        self._optimizer.step(like_params(self._optimizer, own_gradient(g, w)))
+        self._optimizer.step(like_params(self._optimizer, check_returned_gradient(g, w)))
         return 1
 
 
