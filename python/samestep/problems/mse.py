@@ -17,7 +17,7 @@ Integers = npt.NDArray[np.integer[Any]]
 Scale = Literal["half_sum", "half_mean", "mean", "sum"]
 
 
-# c of L = (c/2) |Phi w - y|^2: a factor, and whether it is divided by the number of rows.
+# c of L = (c/2) |Phi w - y|^2 as a factor, and whether that is divided by the number of rows.
 _SCALES = {
     "half_sum": (1.0, False),
     "half_mean": (1.0, True),
@@ -44,20 +44,20 @@ class MSE:
     Args:
         Phi: the features, one example a row: shape (N, p), float32 or float64, finite.
         y: the targets: shape (N,), the dtype of Phi, finite.
-        scale: which c.
-        backend: what computes the loss and its gradient: "auto" (by where the arrays live), "cpu",
-            "reference" or "cuda". They return the same bits.
+        scale: the name of c, see the table.
+        backend: what computes the loss and its gradient: "auto" (by the memory in which the arrays live),
+            "cpu", "reference" or "cuda". All give the same bits.
 
     A class derived from this one that overrides ``loss`` or ``gradient`` has another loss: to the theory it
     is no quadratic, and has a ``beta``, ``mu``, ``optimum`` or ``minimizer`` if it overrides that, too.
 
-    Both arrays are copied, so that what is known about the problem stays true. Where they are on a GPU,
-    weights must be and results are, too; what the theory says is worked out in main memory.
+    Both arrays are copied, so that beta, mu and the optimum stay true. If they are on a GPU, so must be the
+    weights, and so are the results; beta, mu and the optimum are computed in main memory.
 
     Attributes:
         Phi: the features, read-only, C order.
         y: the targets, read-only.
-        scale: as given.
+        scale: the name of c.
         backend: "cpu", "reference" or "cuda".
 
     Raises:
@@ -66,8 +66,7 @@ class MSE:
             backend.
 
     Source:
-        The notes' loss, with its prediction read as Phi w: the printed Phi'w does not fit the printed
-        gradient.
+        The notes' loss, with the prediction Phi w. The notes print Phi'w, which contradicts their gradient.
 
     Example:
         >>> import numpy as np, samestep as ss
@@ -109,7 +108,7 @@ class MSE:
         self._bind()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # What is known about the problem would not be true any more, or the name is misspelt.
+        # After a change beta, mu and the optimum would be wrong. Any other public name is misspelt.
         if name in ("Phi", "y", "scale", "backend"):
             is_refused = name in vars(self)
         else:
@@ -154,7 +153,7 @@ class MSE:
 
     @property
     def c(self) -> float:
-        """The factor of the scale, for all N rows."""
+        """The factor c of the scale, for all N rows."""
         factor, per_row = _SCALES[self.scale]
         return factor / self.size if per_row else factor
 
@@ -197,18 +196,17 @@ class MSE:
     def gradient(self, w: Floats, rows: Integers | None = None) -> Floats:
         """g = c Phi'(Phi w - y), over all rows or over a batch of them, in one pass over Phi.
 
-        H w - Phi'y would need only one small product a step once H is there, but it subtracts two
-        numbers that grow equal: in float32, at the minimum of the diabetes problem, it leaves |g|
+        c (H w - Phi'y) with H = Phi'Phi would need only one small product a step. But near the minimum it
+        subtracts two nearly equal numbers: in float32, at the minimum of the diabetes problem, it leaves |g|
         twenty times as large.
 
-        A batch is a small problem of its own: with m rows, ``half_mean`` and ``mean`` divide by m, so
-        that the mean of g over all batches is the full gradient; with ``half_sum`` and ``sum`` it is
-        the m/N-th part of it.
+        The gradient of a batch of m rows is that of a problem with these rows alone. With ``half_mean`` and
+        ``mean`` its mean over all batches is the full gradient, with ``half_sum`` and ``sum`` m/N of that.
 
         Args:
             w: the weights, shape (p,), the problem's dtype.
-            rows: indices 0..N-1 of the batch, shape (m,), in the order in which the batch is to be
-                read; repeated ones count as often as they stand there. None: all rows.
+            rows: indices of the batch, shape (m,), from 0 to N - 1. Rows are added in this order, and a
+                repeated row counts each time. None: all rows.
 
         Returns:
             A new array, shape (p,), the problem's dtype.
@@ -216,7 +214,7 @@ class MSE:
         Raises:
             TypeError: another dtype.
             ValueError: another shape, an empty batch.
-            IndexError: a row that the problem does not have.
+            IndexError: an index is out of range.
 
         Example:
             >>> import numpy as np, samestep as ss
@@ -232,7 +230,7 @@ class MSE:
         return g
 
     def hessian(self, w: Floats | None = None) -> Floats:
-        """H = c Phi'Phi, the same at every w, which need not be given: shape (p, p), the problem's dtype.
+        """H = c Phi'Phi, shape (p, p), the problem's dtype. It is the same at every w, which may be left out.
 
         Example:
             >>> import numpy as np, samestep as ss
@@ -245,14 +243,15 @@ class MSE:
 
     @cached_property
     def eigenvalues(self) -> Float64s:
-        """The p eigenvalues of H, increasing, as float64.
+        """The p eigenvalues of H, increasing, float64.
 
-        c sigma^2 over the singular values sigma of Phi: the small ones keep the digits that H itself,
-        with its squared condition, has lost. Those that rounding cannot tell from 0 are 0.
+        They are c sigma^2 for the singular values sigma of Phi. That keeps digits of the small ones which are
+        lost in H, whose condition number is the square of Phi's. Those that rounding cannot tell from 0 are
+        0.
         """
         sigma = np.zeros(self.dimension)
         found = np.linalg.svd(self._in_memory(self.Phi).astype(np.float64), compute_uv=False)
-        # The threshold of numpy.linalg.lstsq, so that mu > 0 exactly where the minimiser is unique.
+        # The threshold is that of numpy.linalg.lstsq, so that mu > 0 exactly if the minimiser is unique.
         found[found <= np.finfo(np.float64).eps * max(self.Phi.shape) * found[0]] = 0.0
         sigma[: len(found)] = found
         return arrays.read_only_copy(np.sort(self.c * sigma * sigma))
@@ -273,7 +272,7 @@ class MSE:
         return self.beta / self.mu if self.mu > 0 else float("inf")
 
     def minimizer(self) -> Floats:
-        """w*, the least-squares solution; of several the shortest. Solved in float64.
+        """w*, the least-squares solution, and the shortest of several. Solved in float64.
 
         Returns:
             A new array, shape (p,), rounded to the problem's dtype.
@@ -288,7 +287,7 @@ class MSE:
 
     @cached_property
     def optimum(self) -> float:
-        """L*, the least value that L takes. In float64 whatever the dtype, at w* before rounding."""
+        """L*, the least value of L, in float64 for every dtype: L(w*) with w* before it is rounded."""
         Phi, y = self._in_memory(self.Phi), self._in_memory(self.y)
         r = Phi.astype(np.float64) @ self._minimizer - y.astype(np.float64)
         return 0.5 * self.c * float(r @ r)
@@ -301,12 +300,12 @@ class MSE:
         return solution
 
     def _in_memory(self, a: Floats) -> Floats:
-        """A NumPy array of the same values, for the theory."""
+        """The array as a NumPy array, for what the theory computes in main memory."""
         host: Floats = a if isinstance(a, np.ndarray) else self._module.to_host(a)
         return host
 
     def _check_weights(self, w: Floats) -> Floats:
-        """The weights as kernels read them, checked."""
+        """The weights, checked and in C order, in the memory of Phi."""
         if not arrays.is_array(w):
             raise TypeError(f"w: got {type(w).__name__}, expected a numpy array of {self.dtype}")
         _, (_, w) = backends.choose_backend(self.backend, {"Phi": self.Phi, "w": w})
@@ -344,7 +343,7 @@ def claimed(problem: Any, name: str) -> Any:
 
 
 def check_rows(rows: Integers, size: int) -> Integers:
-    """A copy as int64, checked: another thread may change the caller's while the kernels read."""
+    """The indices, checked, as an int64 copy: another thread may change the caller's during the kernels."""
     if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "iu":
         got = rows.dtype if isinstance(rows, np.ndarray) else type(rows).__name__
         raise TypeError(f"rows: got {got}, expected a numpy array of integers")
