@@ -85,7 +85,7 @@ class Function:
         self.dimension = whole_number("dimension", dimension, at_least=1)
         self.size = whole_number("size", size, at_least=1)
         if not can_call_with(loss, 1):
-            raise TypeError("loss: cannot be called as loss(w)")
+            raise TypeError("loss: cannot be called as loss(w), expected a function of the weights alone")
         if self.size > 1 and not can_call_with(gradient, 2):
             raise TypeError(
                 f"gradient: cannot be called as gradient(w, rows), as size={self.size} does; let it take the "
@@ -229,7 +229,7 @@ class Function:
         for name, seen in (("gradient", g), ("loss near w", slope)):
             if not np.isfinite(seen).all():
                 at = int(np.argmin(np.isfinite(seen)))
-                raise ValueError(f"{name}: not finite in component {at}; check at a w where it is")
+                raise ValueError(f"{name}: not finite in component {at}; choose a w where it is finite")
         largest = float(max(np.abs(g).max(), np.abs(slope).max())) or 1.0
         beyond = np.abs(g - slope) - unsure
         worst = int(np.argmax(beyond))

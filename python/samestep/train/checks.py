@@ -61,7 +61,7 @@ def check_limit(
     if epochs is not None:
         epochs = whole_number("epochs", epochs, at_least=0)
     if steps is None and epochs is None and deadline is None:
-        raise ValueError("steps, epochs, deadline: got none of them; give at least one, or no end")
+        raise ValueError("steps, epochs, deadline: got none of them, expected at least one, or no end")
     if deadline is not None:
         if isinstance(deadline, bool) or not isinstance(deadline, numbers.Real):
             raise TypeError(f"deadline: got {deadline!r}, expected seconds as a number")
@@ -84,7 +84,7 @@ def check_functions(callback: Any, clock: Any) -> None:
     if callback is not None and not callable(callback):
         raise TypeError(f"callback: got {type(callback).__name__}, expected a callable or None")
     if callback is not None and not can_call_with(callback, 3):
-        raise TypeError("callback: cannot be called as callback(step, w, loss)")
+        raise TypeError("callback: cannot be called as callback(step, w, loss), expected three arguments")
     if not callable(clock):
         raise TypeError(f"clock: got {type(clock).__name__}, expected a callable that returns seconds")
 

@@ -31,10 +31,6 @@ class ChannelLayout(NamedTuple):
     def channels(self) -> int:
         return self.sizes[1]
 
-    @property
-    def values(self) -> int:
-        return self.sizes[0] * self.sizes[2]
-
 
 def check_eps(eps: Any) -> float:
     value = number("eps", eps)
