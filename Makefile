@@ -1,11 +1,11 @@
-# make demo · make test · make test-all · make test-torch · make debug · make bench · make lint · make clean
+# make demo · make test · make test-all · make test-torch · make debug · make bench · make docs · make lint · make clean
 # Each sets up what it needs in .venv. PYTHON chooses the interpreter that .venv is made with.
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
 	$(shell find csrc -type f) $(shell find python -name '*.py' -o -name '*.pyi' -o -name '*.json' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
-.PHONY: demo test test-all test-torch debug bench lint clean
+.PHONY: demo test test-all test-torch debug bench docs lint clean
 
 demo: .venv/demo.installed
 	$(BIN)/samestep demo
@@ -43,6 +43,10 @@ bench: .venv/test.installed
 	$(BIN)/cmake --build build/bench --target bench_kernels bench_tax -j 2 >/dev/null
 	build/bench/bench_kernels $(BENCH)
 	build/bench/bench_tax $(filter --quick,$(BENCH))
+
+# The site, into build/site; the build needs no network. Warnings fail it. `python -m http.server -d build/site` shows it.
+docs: .venv/docs.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: .venv/test.installed
 	$(BIN)/ruff check .

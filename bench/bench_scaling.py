@@ -20,6 +20,7 @@ import numpy as np
 
 import samestep as ss
 from samestep.backends import cpu
+from samestep.backends.face import Tensor
 from samestep.commands.bench.cases import RULES
 from samestep.commands.bench.peers import STATES
 from samestep.commands.bench.turns import take_turns
@@ -49,7 +50,8 @@ def aliased(rule: str, size: int, file: int) -> Any:
     arrays[0][:] = 1e-3
     columns = [[a[k, :n] for a, n in zip(arrays, blocks, strict=True)] for k in range(kinds)]
     params, grads, *states = columns
-    plan = cpu.Plan(optimizer_rule(rule), params, states, np.zeros(len(params) + 1, np.int64))
+    tensors = [Tensor(w, own) for w, *own in zip(params, *states, strict=True)]
+    plan = cpu.Plan(optimizer_rule(rule), tensors, np.zeros(len(params) + 1, np.int64))
     hyper = RULES[rule](np.zeros(1, np.float32))._hyper_values
     return lambda: plan.step(grads, hyper)
 

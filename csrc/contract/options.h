@@ -6,6 +6,13 @@
 #include "contract/types.h"
 
 namespace samestep {
+
+// What a gradient goes through before the rule. Scale 1 and clip_value infinity change no bit.
+struct Preparation {
+  double scale, clip_value;
+  double weight_decay;  // coupled
+};
+
 namespace {
 
 // g = scale*g;  g = clip(g);  g = g + wd*w.   Scale -1 maximizes; scale 1 and clip infinity change no bit.
@@ -63,10 +70,10 @@ bool all_finite(const void* gradient, Index n) {
   return bad == 0;
 }
 
-double decoupled_decay(double lr, double weight_decay) { return lr * weight_decay; }
+inline double decoupled_decay(double lr, double weight_decay) { return lr * weight_decay; }
 
 // Gradients whose norm is above clip_norm are shortened to it.
-double clip_scale(double scale, double norm, double clip_norm) {
+inline double clip_scale(double scale, double norm, double clip_norm) {
   return norm > clip_norm ? scale * (clip_norm / norm) : scale;
 }
 

@@ -22,12 +22,6 @@ struct Coefficients {
   double decay;  // lr*weight_decay, for decoupled weight decay
 };
 
-// What a gradient goes through before the rule. Scale 1 and clip_value infinity change no bit.
-struct Preparation {
-  double scale, clip_value;
-  double weight_decay;  // coupled
-};
-
 constexpr Index kSumBlock = 1024;
 constexpr Index kSumColumns = 256;
 

@@ -75,8 +75,8 @@ struct Item {  // elements begin..begin+per_item-1 of one tensor
 
 struct Step {
   Coefficients coefficients;
-  Preparation preparation;
-  Index flush;  // subnormals of the states, where not 0
+  double scale, clip_value, weight_decay;  // of Preparation
+  Index flush;                             // subnormals of the states, where not 0
   const char* rows;
   const Given* given;
   const Item* items;
@@ -141,8 +141,8 @@ inline void step_item(const Step& a, Numbers<k...>) {
   const Row& row = *reinterpret_cast<const Row*>(a.rows + item.tensor * kRowBytes);
   T* const states[sizeof...(k) + 1] = {static_cast<T*>(row.states[k])...};
   const Updated<R, T, way, k...> updated{*reinterpret_cast<const R*>(a.coefficients.bytes),
-                                         PreparedGradient<T>(a.preparation),
-                                         a.preparation.weight_decay != 0.0,
+                                         PreparedGradient<T>(Preparation{a.scale, a.clip_value, a.weight_decay}),
+                                         a.weight_decay != 0.0,
                                          a.flush != 0,
                                          T(a.coefficients.decay),
                                          static_cast<T*>(row.w),

@@ -4,6 +4,8 @@
 
 namespace samestep {
 
+struct Preparation;  // options.h
+
 // Updates elements begin..end-1 of w and of each state from g.
 struct Apply {
   void (*plain)(const Coefficients&, void* w, const void* g, void* const* states, Index begin, Index end);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "isa/kernels.h"
+#include "python/walks.h"
 
 namespace samestep {
 
@@ -71,20 +72,13 @@ class BoundArray {
     return now.data == data_ && now.descr == dtype_.ptr() && has_same_axes(now) && has_flags(array_, kInPlace);
   }
 
-  // Whether `other`, of elements of so many bytes, has the same shape, and the same place in memory for the same index,
-  // counted in elements: one flat loop walks both.
+  // Whether one flat loop walks it and `other`, of elements of so many bytes.
   bool walks_with(py::handle other, Index other_itemsize) const {
     const auto& now = raw(other);
     if (itemsize_ == other_itemsize && has_same_axes(now)) return true;
-    if (now.nd != n_axes()) return false;
-    bool same_strides = true, is_empty = false;
-    for (int d = 0; d < now.nd; ++d) {
-      if (now.dimensions[d] != axes_[d]) return false;
-      is_empty = is_empty || axes_[d] == 0;
-      same_strides =
-          same_strides && (now.strides[d] * itemsize_ == axes_[now.nd + d] * other_itemsize || axes_[d] <= 1);
-    }
-    return same_strides || is_empty;
+    const py::ssize_t* axes = axes_.data();
+    return walk_together(Axes<py::ssize_t>{now.nd, now.dimensions, now.strides, other_itemsize},
+                         Axes<py::ssize_t>{n_axes(), axes, axes + n_axes(), itemsize_});
   }
 
   // Whether `g` is an array of the same dtype that walks with it: what a gradient of it has to be.

@@ -62,7 +62,6 @@ class AddressedPlan {
       }
     }
     written_.sort();
-    accepted_.resize(tensors.size());
     plan_.emplace(row, std::move(tensors), steps_.mutable_data());
     plan_->options() = options_of(options);
   }
@@ -118,7 +117,7 @@ class AddressedPlan {
 
   static void* at(Address address) { return reinterpret_cast<void*>(address); }
 
-  // Enters the gradients: kAccepted, or the first that lies where a step writes.
+  // Hands the gradients to the plan. Returns kAccepted or the first gradient that lies where a step writes.
   Index accept_gradients(const py::list& grads) {
     std::vector<Tensor>& tensors = plan_->tensors();
     if (grads.size() != tensors.size()) throw std::invalid_argument("grads: expected one for every parameter");
@@ -129,8 +128,7 @@ class AddressedPlan {
       if (address.is_none()) continue;
       const char* g = static_cast<const char*>(at(PyLong_AsUnsignedLongLong(address.ptr())));
       if (PyErr_Occurred() != nullptr) throw py::error_already_set();
-      if (g != accepted_[i] && written_.overlaps(g, gradient_bytes(tensor))) return i;
-      accepted_[i] = g;
+      if (!written_.admits(i, g, gradient_bytes(tensor))) return i;
       tensor.g = tensor.size == 0 ? kNothing : g;  // an empty tensor has no address, but it counts its steps
     }
     return kAccepted;
@@ -191,8 +189,7 @@ class AddressedPlan {
   std::vector<Strided> strided_;
   Index size_ = 0;
   Written written_;
-  std::vector<const char*> accepted_;  // where each gradient was when it was last held against them
-  std::optional<Plan> plan_;           // made once the tensors are known
+  std::optional<Plan> plan_;  // made once the tensors are known
   StepGuard::Flag stepping_{StepGuard::kNobody};
 };
 

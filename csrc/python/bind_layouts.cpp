@@ -9,6 +9,7 @@
 
 #include "isa/kernels.h"
 #include "python/bind.h"
+#include "python/walks.h"
 
 namespace samestep {
 
@@ -159,13 +160,14 @@ class Layouts {
     return answer.ptr() == Py_True;
   }
 
+  static Axes<Index> axes_of(const Layout& a) {
+    return {static_cast<int>(a.shape.size()), a.shape.data(), a.strides.data(), 1};
+  }
+
   // Whether one flat loop walks both.
   static bool walks(const Layout& a, const Layout& b) {
-    if (!(a.dtype == b.dtype) || a.is_conjugate != b.is_conjugate || a.shape != b.shape) return false;
-    for (size_t d = 0; d < a.shape.size(); ++d) {
-      if (a.strides[d] != b.strides[d] && a.shape[d] > 1 && a.size > 0) return false;
-    }
-    return true;
+    if (!(a.dtype == b.dtype) || a.is_conjugate != b.is_conjugate) return false;
+    return walk_together(axes_of(a), axes_of(b));
   }
 
   static bool is_aligned(const Layout& a) {

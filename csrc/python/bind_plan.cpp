@@ -28,61 +28,19 @@ namespace {
 // where they were and that every gradient fits, before the first byte is written.
 class BoundPlan {
  public:
-  // What a step returns, else the first gradient to be looked at more closely.
-  static constexpr Index kStepped = kAccepted, kMoved = -2, kNonfinite = -3;
-
   using Arrays = std::vector<py::array>;
 
-  // options: a samestep.options.Options, or None.
-  BoundPlan(const std::string& rule, const Arrays& params, const std::vector<Arrays>& states, py::array_t<Index> steps,
-            const py::object& options)
+  // tensors: of samestep.backends.face.Tensor. options: a samestep.options.Options, or None.
+  BoundPlan(const std::string& rule, const py::sequence& tensors, py::array_t<Index> steps, const py::object& options)
       : steps_(std::move(steps)) {
     int row = find_rule(rule);
     n_states_ = active_isa().rules[row].n_states;
-    check_steps(steps_, params.size());
-    bool complete = static_cast<int>(states.size()) == n_states_;
-    for (const Arrays& state : states) complete = complete && state.size() == params.size();
-    if (!complete) throw std::invalid_argument("states: expected one of each for every parameter");
-    std::vector<Tensor> tensors;
-    std::vector<int> groups(params.size(), 0);
-    Options asked;
-    Arrays averages, masters, lows, copies;
-    if (!options.is_none()) {
-      asked = options_of(options);
-      groups = options.attr("groups").cast<std::vector<int>>();
-      averages = options.attr("averages").cast<Arrays>();
-      masters = options.attr("masters").cast<Arrays>();
-      lows = options.attr("lows").cast<Arrays>();
-      copies = options.attr("copies").cast<Arrays>();
-    }
-    bool complete_options = groups.size() == params.size();
-    for (const Arrays* arrays : {&averages, &masters, &lows, &copies}) {
-      complete_options = complete_options && (arrays->empty() || arrays->size() == params.size());
-    }
-    if (!complete_options) {
-      throw std::invalid_argument("groups, averages, masters, lows, copies: expected one for every parameter");
-    }
-    for (size_t i = 0; i < params.size(); ++i) {
-      tensors.push_back(bind_parameter(params[i], i, states));
-      Tensor& tensor = tensors.back();
-      if (groups[i] < 0) throw std::invalid_argument("groups: expected numbers from 0 on");
-      tensor.group = groups[i];
-      const bool is_half = tensor.storage != as_is;
-      if (!averages.empty()) tensor.ema = bind_beside(averages[i], working_dtype(tensor), "averages");
-      if (!masters.empty() && is_half) tensor.master = bind_beside(masters[i], working_dtype(tensor), "masters");
-      if (!lows.empty() && tensor.storage == bfloat16) {
-        tensor.low = bind_beside(lows[i], py::dtype::of<std::uint16_t>(), "lows");
-      }
-      if (!copies.empty() && tensor.type == float32) {
-        tensor.copy_storage = storage_of(copies[i]);
-        if (tensor.copy_storage == as_is) throw std::invalid_argument("copies: expected 16-bit arrays");
-        tensor.copy = bind_beside(copies[i], copies[i].dtype(), "copies");
-      }
-    }
+    check_steps(steps_, tensors.size());
+    std::vector<Tensor> bound;
+    for (py::handle tensor : tensors) bound.push_back(bind_tensor(tensor));
     written_.sort();
-    accepted_.resize(tensors.size());
-    plan_.emplace(row, std::move(tensors), steps_.mutable_data());
-    plan_->options() = asked;
+    plan_.emplace(row, std::move(bound), steps_.mutable_data());
+    plan_->options() = options_of(options);
   }
 
   void set_weight_decay(std::vector<double> weight_decay) {
@@ -107,7 +65,7 @@ class BoundPlan {
     return plan_->step(hyper.data(), scale) ? kStepped : kNonfinite;
   }
 
-  // So many steps along the gradient of the trainer's problem.
+  // Makes that many steps along the gradient of the trainer's problem.
   Index train(BoundTrainer& bound, const std::vector<double>& hyper, Index steps) {
     StepGuard alone(stepping_);
     StepGuard alone_there(bound.stepping(), BoundTrainer::kInside);
@@ -125,36 +83,54 @@ class BoundPlan {
   }
 
  private:
-  static py::dtype working_dtype(const Tensor& tensor) {
-    return tensor.type == float32 ? py::dtype::of<float>() : py::dtype::of<double>();
-  }
-
-  Tensor bind_parameter(const py::array& w, size_t i, const std::vector<Arrays>& states) {
+  Tensor bind_tensor(py::handle given) {
+    const auto w = given.attr("w").cast<py::array>();
+    const auto states = given.attr("states").cast<Arrays>();
     const Storage storage = storage_of(w);
     const bool is_float = storage != as_is || w.dtype().equal(py::dtype::of<float>());
     if ((!is_float && !w.dtype().equal(py::dtype::of<double>())) || !has_flags(w, kInPlace)) {
       throw std::invalid_argument("params: expected writeable, aligned float32, float64 or 16-bit arrays");
     }
+    if (static_cast<int>(states.size()) != n_states_) {
+      throw std::invalid_argument("states: expected one of each for every parameter");
+    }
     Tensor tensor{is_float ? float32 : float64, static_cast<Index>(w.size()), raw(w).data, {}, nullptr};
     tensor.storage = storage;
-    tensor.stores_states = storage != as_is && n_states_ > 0 && states[0][i].dtype().equal(w.dtype());
+    tensor.stores_states = storage != as_is && n_states_ > 0 && states[0].dtype().equal(w.dtype());
+    tensor.group = given.attr("group").cast<int>();
+    if (tensor.group < 0) throw std::invalid_argument("group: expected a number from 0 on");
     size_ += tensor.size;
     params_.emplace_back(w);
     written_.add(raw(w).data, w.nbytes());
+    const py::dtype working = tensor.type == float32 ? py::dtype::of<float>() : py::dtype::of<double>();
     for (int s = 0; s < n_states_; ++s) {
-      const py::dtype dtype = tensor.stores_states ? w.dtype() : working_dtype(tensor);
-      tensor.states[s] = bind_beside(states[s][i], dtype, "states");
+      tensor.states[s] = bind_stored(states[s], tensor.stores_states ? w.dtype() : working, "states");
+    }
+    if (py::object ema = given.attr("ema"); !ema.is_none()) tensor.ema = bind_stored(ema, working, "ema");
+    if (py::object master = given.attr("master"); !master.is_none()) {
+      if (storage == as_is) throw std::invalid_argument("master: expected a 16-bit parameter");
+      tensor.master = bind_stored(master, working, "master");
+    }
+    if (py::object low = given.attr("low"); !low.is_none()) {
+      if (storage != bfloat16) throw std::invalid_argument("low: expected a bfloat16 parameter");
+      tensor.low = bind_stored(low, py::dtype::of<std::uint16_t>(), "low");
+    }
+    if (py::object copy = given.attr("copy"); !copy.is_none()) {
+      if (tensor.type != float32) throw std::invalid_argument("copy: expected a float32 parameter");
+      tensor.copy_storage = storage_of(copy);
+      if (tensor.copy_storage == as_is) throw std::invalid_argument("copy: expected a 16-bit array");
+      tensor.copy = bind_stored(copy, copy.attr("dtype"), "copy");
     }
     return tensor;
   }
 
   // An array that lies like the last parameter and is written with it.
-  void* bind_beside(const py::array& array, const py::dtype& dtype, const char* name) {
+  void* bind_stored(const py::array& array, const py::dtype& dtype, const char* name) {
     if (!array.dtype().equal(dtype) || !params_.back().walks_with(array, array.itemsize()) ||
         !has_flags(array, kInPlace)) {
-      throw std::invalid_argument(std::string(name) + ": expected arrays like the parameters");
+      throw std::invalid_argument(std::string(name) + ": expected an array like the parameter");
     }
-    beside_.emplace_back(array);
+    stored_.emplace_back(array);
     written_.add(raw(array).data, array.nbytes());
     return raw(array).data;
   }
@@ -162,10 +138,10 @@ class BoundPlan {
   bool all_are_there() const {
     const auto is_there = [](const BoundArray& array) { return array.is_there(); };
     return std::all_of(params_.begin(), params_.end(), is_there) &&
-           std::all_of(beside_.begin(), beside_.end(), is_there);
+           std::all_of(stored_.begin(), stored_.end(), is_there);
   }
 
-  // Enters the gradients into the plan: kAccepted, or what is in the way.
+  // Hands the gradients to the plan. Returns kAccepted, kMoved or the first gradient that does not fit.
   Index accept_gradients(py::handle grads) {
     std::vector<Tensor>& tensors = plan_->tensors();
     if (PyTuple_GET_SIZE(grads.ptr()) != static_cast<py::ssize_t>(tensors.size())) {
@@ -183,13 +159,10 @@ class BoundPlan {
         continue;
       }
       if (!params_[i].takes_gradient(g) || !has_flags(g, gradient_flags)) return i;
-      if (raw(g).data != accepted_[i]) {
-        if (written_.overlaps(raw(g).data, gradient_bytes(tensor))) return i;
-        accepted_[i] = raw(g).data;
-      }
+      if (!written_.admits(i, raw(g).data, gradient_bytes(tensor))) return i;
       tensor.g = raw(g).data;
       tensor.g_in_order = nullptr;
-      if (options.clip_norm < Options::kNone && !has_flags(g, py::array::c_style)) {
+      if (options.clip_norm < kNoLimit && !has_flags(g, py::array::c_style)) {
         in_order_.push_back(py::array::ensure(g, py::array::c_style));
         tensor.g_in_order = in_order_.back().data();
       }
@@ -217,11 +190,10 @@ class BoundPlan {
   int n_states_ = 0;
   Index size_ = 0;
   std::vector<BoundArray> params_;
-  std::vector<BoundArray> beside_;     // their states, running averages and whatever else a step writes
-  Arrays in_order_;                    // copies of gradients that lie in another order than C's
-  Written written_;                    // all of them, disjoint
-  std::vector<const char*> accepted_;  // where each gradient was when it was last held against them
-  std::optional<Plan> plan_;           // made once the tensors are known
+  std::vector<BoundArray> stored_;  // what a step writes with them
+  Arrays in_order_;                 // copies of gradients that lie in another order than C's
+  Written written_;                 // all of them, disjoint
+  std::optional<Plan> plan_;        // made once the tensors are known
   StepGuard::Flag stepping_{StepGuard::kNobody};
 };
 
@@ -229,10 +201,8 @@ class BoundPlan {
 
 void bind_plan(py::module_& m) {
   py::class_<BoundPlan>(m, "Plan")
-      .def(py::init<const std::string&, const BoundPlan::Arrays&, const std::vector<BoundPlan::Arrays>&,
-                    py::array_t<Index>, const py::object&>(),
-           py::arg("rule"), py::arg("params"), py::arg("states"), py::arg("steps").noconvert(),
-           py::arg("options") = py::none())
+      .def(py::init<const std::string&, const py::sequence&, py::array_t<Index>, const py::object&>(), py::arg("rule"),
+           py::arg("tensors"), py::arg("steps").noconvert(), py::arg("options") = py::none())
       .def("step", &BoundPlan::step, py::arg("grads"), py::arg("hyper"), py::arg("scale") = 1.0)
       .def("set_weight_decay", &BoundPlan::set_weight_decay, py::arg("weight_decay"))
       .def_property_readonly("norm", &BoundPlan::norm)

@@ -1,10 +1,11 @@
-// What plans are made of and stepped with, as Python hands it in.
+// The arguments from Python that plans are made of and stepped with: a rule's name, options, numbers.
 #pragma once
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -24,19 +25,24 @@ inline int find_rule(const std::string& name) {
   throw std::invalid_argument("rule: got '" + name + "', expected one of rules()");
 }
 
+inline void read_option(py::handle value, bool* out) { *out = value.cast<bool>(); }
+inline void read_option(py::handle value, double* out) { *out = value.cast<double>(); }
+inline void read_option(py::handle value, std::optional<std::uint64_t>* out) { *out = value.cast<std::uint64_t>(); }
+inline void read_option(py::handle value, Nonfinite* out) {
+  *out = value.cast<std::string>() == "propagate" ? Nonfinite::propagate : Nonfinite::refuse;
+}
+
+// options: a samestep.options.Options, whose None asks for nothing, or None.
 inline Options options_of(const py::object& options) {
   Options out;
-  out.decoupled = options.attr("decoupled").cast<bool>();
-  out.maximize = options.attr("maximize").cast<bool>();
-  out.zero_grads = options.attr("zero_grads").cast<bool>();
-  out.flush_subnormals = options.attr("flush_subnormals").cast<bool>();
-  out.nonfinite =
-      options.attr("nonfinite").cast<std::string>() == "propagate" ? Nonfinite::propagate : Nonfinite::refuse;
-  out.clip_norm = options.attr("clip_norm").cast<double>();
-  out.clip_value = options.attr("clip_value").cast<double>();
-  out.ema = options.attr("ema").cast<double>();
-  out.rounds_at_random = !options.attr("stochastic_rounding").is_none();
-  if (out.rounds_at_random) out.seed = options.attr("stochastic_rounding").cast<std::uint64_t>();
+  const auto read = [&](const char* name, auto* field) {
+    const py::object value = options.attr(name);
+    if (!value.is_none()) read_option(value, field);
+  };
+  if (options.is_none()) return out;
+#define READ_OPTION(type, name, absent) read(#name, &out.name);
+  FOR_EACH_OPTION(READ_OPTION)
+#undef READ_OPTION
   return out;
 }
 
@@ -54,7 +60,11 @@ inline void check_steps(const py::array_t<Index>& steps, size_t params) {
   }
 }
 
-// What accept_gradients() returns, else the first gradient to be looked at more closely.
-constexpr Index kAccepted = -1;
+// What a step returns, else the number of the first gradient to be looked at more closely. But for kStepped nothing has
+// been written. Python's names for them are in backends/face.py.
+constexpr Index kStepped = -1, kMoved = -2, kNonfinite = -3;
+
+// What accept_gradients() returns where nothing is in the way of a step.
+constexpr Index kAccepted = kStepped;
 
 }  // namespace samestep

@@ -1,4 +1,4 @@
-// The memory that a step writes.
+// The memory that a step writes, and the gradients that lie apart from it.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +14,6 @@ struct Range {
   bool operator<(const Range& other) const { return begin < other.begin; }
 };
 
-// What a step writes.
 class Written {
  public:
   void add(const void* data, Index bytes) {
@@ -23,6 +22,17 @@ class Written {
   }
   void sort() { std::sort(ranges_.begin(), ranges_.end()); }
 
+  // Whether gradient `i` shares no memory with them. Gradients tend to lie where they lay, and then nothing is
+  // searched.
+  bool admits(size_t i, const void* gradient, Index bytes) {
+    const char* g = static_cast<const char*>(gradient);
+    if (i >= admitted_.size()) admitted_.resize(i + 1);
+    if (g == admitted_[i]) return true;
+    if (overlaps(g, bytes)) return false;
+    admitted_[i] = g;
+    return true;
+  }
+
   // Whether no two of them overlap. Sorted, as below.
   bool is_disjoint() const {
     for (size_t k = 1; k < ranges_.size(); ++k) {
@@ -30,14 +40,16 @@ class Written {
     }
     return true;
   }
+
+ private:
   bool overlaps(const char* begin, Index bytes) const {
     auto after = std::upper_bound(ranges_.begin(), ranges_.end(), Range{begin, nullptr});
     if (after != ranges_.end() && after->begin < begin + bytes) return true;
     return after != ranges_.begin() && bytes > 0 && std::prev(after)->end > begin;
   }
 
- private:
   std::vector<Range> ranges_;
+  std::vector<const char*> admitted_;  // where each gradient was when it was last held against them
 };
 
 }  // namespace samestep

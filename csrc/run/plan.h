@@ -1,52 +1,12 @@
 // The plan of a step: a rule bound to a list of tensors, stepped by one call. Checks nothing: the caller has.
 #pragma once
 
-#include <cstdint>
 #include <limits>
 #include <vector>
 
-#include "isa/kernels.h"
+#include "run/pass.h"
 
 namespace samestep {
-
-struct Tensor {
-  Type type;
-  Index size;
-  void* w;
-  void* states[kMaxStates];
-  const void* g;                     // set before each step; nullptr: this tensor sits the step out, its counter too
-  int group = 0;                     // whose hyper-parameters
-  void* ema = nullptr;               // the parameter's running average
-  const void* g_in_order = nullptr;  // g in C order, for its norm; set where that differs
-
-  // Where type is float32, w and g may be kept in 16 bits, and then the states as well.
-  Storage storage = as_is;
-  bool stores_states = false;
-  void* master = nullptr;  // the parameter in float32, of which w is the rounded one
-  void* low = nullptr;     // or the lower halves of float32 parameters, w being the upper ones
-  void* copy = nullptr;    // takes the updated parameter in 16 bits
-  Storage copy_storage = as_is;
-};
-
-// What happens where a gradient is infinite or NaN.
-enum class Nonfinite { propagate, refuse };
-
-// What a step does beside the rule. The defaults ask for nothing.
-struct Options {
-  static constexpr double kNone = std::numeric_limits<double>::infinity();
-
-  bool decoupled = false;  // weight decay
-  bool maximize = false;
-  bool zero_grads = false;
-  bool flush_subnormals = false;
-  Nonfinite nonfinite = Nonfinite::propagate;
-  double clip_norm = kNone;
-  double clip_value = kNone;
-  double ema = 0.0;                  // decay of the running average, for tensors that have one
-  std::vector<double> weight_decay;  // of each group; empty: none
-  bool rounds_at_random = false;     // parameters that are kept in bfloat16
-  std::uint64_t seed = 0;            // of that
-};
 
 // Up to here a step is better made where one is.
 constexpr Index kSmallStep = 4096;
@@ -69,7 +29,7 @@ class Plan {
 
   int rule() const { return rule_; }
   int n_groups() const { return n_groups_; }
-  Options& options() { return options_; }
+  Options& options() { return pass_.options; }
   std::vector<Tensor>& tensors() { return tensors_; }
 
  private:
@@ -84,19 +44,9 @@ class Plan {
   };
 
   bool prepare(const double* hyper, double scale);
-  bool admits_gradients(double scale);
-  bool all_finite(const Tensor& tensor, Index begin, Index end) const;
-  double weight_decay(int group) const { return options_.weight_decay.empty() ? 0.0 : options_.weight_decay[group]; }
+  bool admits_gradients(double* scale);
   void form_coefficients(const double* hyper);
   void run_item(Index item) const;
-  bool needs_rule_only(const Tensor& tensor) const;
-  bool decays_apart(const Tensor& tensor) const;
-  Preparation preparation_of(const Tensor& tensor) const;
-  void run_rule(const Segment& part) const;
-  void zero(const Tensor& tensor, Index begin, Index end) const;
-  void fetch(const Tensor& tensor, Index begin, Index end) const;
-  void run_with_options(const Segment& part) const;
-  void store_parameter(const Tensor& tensor, Index i, Index begin, Index n, const float* w) const;
   void count_step();
 
   int rule_, n_groups_ = 1;
@@ -108,19 +58,13 @@ class Plan {
   std::vector<Segment> segments_;
   std::vector<Index> items_;
 
-  Options options_;
+  Pass pass_;
   double norm_ = std::numeric_limits<double>::quiet_NaN();
-  double scale_ = 1.0;        // of the gradients in this step
-  bool has_options_ = false;  // any that concern what is written in this step
-  bool prepares_ = false;     // gradients
-  bool stores_ = false;       // anything in another form than it is computed in
 
   // Formed once a step, type and group for all tensors that have made as many steps.
   std::vector<Coefficients> coefficients_;
   std::vector<Index> coefficients_of_;
   std::vector<Formed> formed_;
-  const Rule* row_ = nullptr;  // of the table in use during a step
-  const Isa* isa_ = nullptr;
 };
 
 }  // namespace samestep

@@ -77,7 +77,7 @@ void hash_options(Hash& hash, Type type, bool decoupled) {
   Index steps[2] = {};
   Plan plan(row, {tensor}, steps);
   Options& options = plan.options();
-  options.decoupled = decoupled;
+  options.decoupled_weight_decay = decoupled;
   options.maximize = options.zero_grads = options.flush_subnormals = true;
   options.nonfinite = Nonfinite::refuse;
   options.clip_norm = 10.0, options.clip_value = 0.25, options.ema = 0.9, options.weight_decay = {0.25};

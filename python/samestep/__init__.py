@@ -35,6 +35,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from . import problems
+from .backends import options
 from .backends.arrays import digest
 from .backends.cpu import get_num_threads, info, set_isa, set_num_threads
 from .layers.batchnorm import (
@@ -44,7 +45,7 @@ from .layers.batchnorm import (
     batchnorm_inference,
     batchnorm_inference_backward,
 )
-from .optim import optimizers, options, schedules
+from .optim import optimizers, schedules
 from .optim.optimizer import Optimizer
 from .optim.optimizers import NAG, SGD, AdaGrad, Adam, AdamW, Momentum, RMSProp
 from .result import Result

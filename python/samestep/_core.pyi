@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backends.arrays import Array
+from .backends.face import Tensor
 from .backends.options import Options
 
 # The compiler, its version and its flags.
@@ -100,8 +101,7 @@ class Plan:
     def __init__(
         self,
         rule: str,
-        params: list[Array],
-        states: list[list[Array]],
+        tensors: Sequence[Tensor],
         steps: NDArray[np.int64],
         options: Options | None = None,
     ) -> None: ...

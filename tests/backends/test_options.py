@@ -10,6 +10,7 @@ import samestep as ss
 from bits import ISAS, same_bits
 from control_register import MODES, mxcsr, needs_x86
 from samestep.backends import reference
+from samestep.backends.face import Tensor
 from samestep.proof import golden
 
 DECAYS = ({}, {"weight_decay": 0.1}, {"weight_decay": 0.1, "decoupled_weight_decay": True})
@@ -480,19 +481,19 @@ class TestCopiedGradients:
 
 
 def test_the_native_plan_checks_its_own_arguments():
-    plan = ss.backends.cpu.Plan("sgd", [np.ones(2)], [], np.zeros(2, np.int64))
+    plan = ss.backends.cpu.Plan("sgd", [Tensor(np.ones(2))], np.zeros(2, np.int64))
     with pytest.raises(ValueError, match="weight_decay: expected one for every group"):
         plan.set_weight_decay([0.1, 0.2])
-    for options in (
-        {"groups": (0, 1)},
-        {"groups": (-1,)},
-        {"groups": (0,), "averages": (np.ones(3),)},
-        {"groups": (0,), "averages": (np.ones(2), np.ones(2))},
+    for stored, message in (
+        ({"group": -1}, "group: expected a number from 0 on"),
+        ({"states": [np.ones(2)]}, "states: expected one of each for every parameter"),
+        ({"ema": np.ones(3)}, "ema: expected an array like the parameter"),
+        ({"master": np.ones(2)}, "master: expected a 16-bit parameter"),
+        ({"low": np.ones(2, np.uint16)}, "low: expected a bfloat16 parameter"),
+        ({"copy": np.ones(2, np.float16)}, "copy: expected a float32 parameter"),
     ):
-        with pytest.raises(ValueError, match=r"groups|averages"):
-            ss.backends.cpu.Plan(
-                "sgd", [np.ones(2)], [], np.zeros(2, np.int64), ss.options.Options(**options)
-            )
+        with pytest.raises(ValueError, match=message):
+            ss.backends.cpu.Plan("sgd", [Tensor(np.ones(2), **stored)], np.zeros(2, np.int64))
 
 
 RMSPROP = {"lr": 0.01, "rho": 0.99, "eps": 1e-8, "eps_placement": "outside"}

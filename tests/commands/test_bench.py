@@ -8,6 +8,7 @@ import pytest
 import samestep as ss
 from bits import same_bits
 from samestep import _core
+from samestep.backends.face import Tensor
 from samestep.commands.bench import cases, peers, run, show, turns
 from samestep.commands.cli import main
 
@@ -55,7 +56,7 @@ def test_a_peer_makes_the_same_step(rule, peer):
 def test_the_roof_moves_the_streams_of_its_rule(states, machine):
     w, *others = (np.full(100_003, i, np.float32) for i in range(1 + states))
     steps = np.zeros(2, np.int64)
-    plan = _core.Plan(f"roof_{states}", [w], [[s] for s in others], steps)
+    plan = _core.Plan(f"roof_{states}", [Tensor(w, others)], steps)
     g = np.arange(100_003, dtype=np.float32)
     assert plan.step([g], (0.0,)) == -1
     same_bits([w, *others], [g + np.float32(i) for i in range(1 + states)])

@@ -7,6 +7,7 @@ import pytest
 
 from control_register import MODES, mxcsr, needs_x86
 from samestep import _core
+from samestep.backends import face
 from samestep.backends.options import Options
 from samestep.proof import golden
 
@@ -32,10 +33,11 @@ def test_a_plan_by_address_is_the_plan(rule, hyper, dtype):
     steps, twin_steps = np.zeros(4, np.int64), np.zeros(4, np.int64)
     places = zip(params, zip(*kept, strict=True) if kept else ((),) * 3, strict=True)
     memory = [(dtype, w.size, w.ctypes.data, [s.ctypes.data for s in own]) for w, own in places]
-    plan = _core.AddressedPlan(rule, memory, steps, Options(decoupled=True))
+    plan = _core.AddressedPlan(rule, memory, steps, Options(decoupled_weight_decay=True))
     assert plan.is_disjoint
     w, g, *s = lists(twin)
-    expected = _core.Plan(rule, w, s, twin_steps, Options(decoupled=True, groups=(0, 0, 0)))
+    tensors = [face.Tensor(*own) for own in zip(w, zip(*s, strict=True) if s else ((),) * 3, strict=True)]
+    expected = _core.Plan(rule, tensors, twin_steps, Options(decoupled_weight_decay=True))
     expected.set_weight_decay([0.5])
     for skipped in (None, 0, 1):
         given = [None if i == skipped else a.ctypes.data for i, a in enumerate(grads)]
@@ -52,7 +54,7 @@ def test_in_any_floating_point_mode(bits):
     for size in (50, 5000):
         w, g = (golden.random_values(size, np.dtype(np.float32), seed) for seed in (1, 2))
         expected = w.copy()
-        _core.Plan("sgd", [expected], [], np.zeros(2, np.int64)).step([g], [0.1])
+        _core.Plan("sgd", [face.Tensor(expected)], np.zeros(2, np.int64)).step([g], [0.1])
         plan = _core.AddressedPlan(
             "sgd", [("float32", size, w.ctypes.data, [])], np.zeros(2, np.int64), Options()
         )
@@ -143,7 +145,7 @@ def test_a_parameter_that_is_no_block_is_stepped_by_one(place, dtype, is_negated
     before = room.copy()
     expected = -start if is_negated else start.copy()
     expected, block = np.array(expected, order="C"), np.zeros(shape, dtype)
-    _core.Plan("sgd", [expected], [], np.zeros(2, np.int64)).step([g], [0.5])
+    _core.Plan("sgd", [face.Tensor(expected)], np.zeros(2, np.int64)).step([g], [0.5])
     block_strides = [s // block.itemsize for s in block.strides]
     plan = _core.AddressedPlan(
         "sgd",

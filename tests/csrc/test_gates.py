@@ -353,7 +353,14 @@ def test_the_reference_does_not_depend_on_numpy_s_vectors():
 
 def test_helpers_of_the_tests_are_not_collected():
     """pytest would import each to look for doctests, and stop where that import fails or warns."""
-    options = ["-o", "addopts=--doctest-modules", "--ignore-glob", "*/test_*.py", "--collect-only", "-q"]
+    options = [
+        "-o",
+        "addopts=--doctest-modules --import-mode=importlib",
+        "--ignore-glob",
+        "*/test_*.py",
+        "--collect-only",
+        "-q",
+    ]
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, ROOT / "tests"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=120)
     assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stdout + done.stderr

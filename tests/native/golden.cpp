@@ -79,7 +79,7 @@ void set_options(const std::string& name, Options& options, double* scale) {
   *scale = 1.0;
   if (name != "coupled" && name != "decoupled" && name != "all") return;
   options.weight_decay = {name == "all" ? 0.25 : 0.1};
-  options.decoupled = name != "coupled";
+  options.decoupled_weight_decay = name != "coupled";
   if (name != "all") return;
   *scale = 0.7;
   options.maximize = options.flush_subnormals = options.zero_grads = true;
@@ -166,9 +166,8 @@ std::string stored_digest(int row, int size, const Stored& how) {
   }
   Options options;
   if (how.decoupled) options.weight_decay = {0.1};
-  options.decoupled = how.decoupled;
-  options.rounds_at_random = how.at_random;
-  options.seed = 7;
+  options.decoupled_weight_decay = how.decoupled;
+  if (how.at_random) options.stochastic_rounding = 7;
   options.flush_subnormals = how.flush_subnormals;
   Index steps[2] = {};
   Plan plan(row, {tensor}, steps);

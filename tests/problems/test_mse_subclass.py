@@ -60,6 +60,11 @@ def test_a_run_is_held_to_no_number_of_the_quadratic():
     assert not any(line in str(found) for line in ("PL", "spectrum", "modes"))
 
 
+def test_the_pl_constant_of_another_loss_is_not_known():
+    with pytest.raises(TypeError, match="got Quartic without a mu of its own"):
+        ss.theory.pl_constant(Quartic(PHI, Y))
+
+
 def test_powers_of_the_hessian_need_the_loss_of_mse():
     with pytest.raises(TypeError, match=r"got Quartic, expected problems\.MSE or a Hessian"):
         ss.theory.beta(Quartic(PHI, Y), "power")

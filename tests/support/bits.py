@@ -14,3 +14,11 @@ def same_bits(got: list[np.ndarray], expected: list[np.ndarray]) -> None:
     for i, (a, b) in enumerate(zip(got, expected, strict=True)):
         assert (a.dtype, a.shape) == (b.dtype, b.shape)
         assert golden.difference(a, b) is None, f"array {i} (0 is w): {golden.difference(a, b)}"
+
+
+def arrays(*sizes, dtype=np.float32, seed=1):
+    return [golden.random_values(n, np.dtype(dtype), seed + i) for i, n in enumerate(sizes)]
+
+
+def snapshot(optimizer):
+    return [a.copy() for a in (*optimizer.params, *(s for ss in optimizer.state.values() for s in ss))]

@@ -295,3 +295,7 @@ def installed(library: Path, folder: Path) -> Any:
         finally:
             for cache in caches:
                 cache.cache_clear()
+
+
+def device(a: Any, number: int = 0) -> ndarray:
+    return ndarray(np.array(a), number)

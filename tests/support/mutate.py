@@ -90,7 +90,7 @@ FAULTS = (
     Fault("rows of a gradient out of order", MSE, "for (int k = 0; k < n; ++k) factor[k] = Doubles{} + r[k];",
           "for (int k = 0; k < n; ++k) factor[k] = Doubles{} + r[k ^ (n > 1)];"),
     Fault("Fisher-Yates without staying", "csrc/contract/sampling.h", "(i) + 1)]", "(i))]", "test_sampling.py test_loop.py"),
-    Fault("overlap not seen", "csrc/python/bind_plan.cpp", "if (written_.overlaps(raw(g).data", "if (false && written_.overlaps(raw(g).data", "test_optimizer.py"),
+    Fault("overlap not seen", "csrc/python/bind_plan.cpp", "if (!written_.admits(i, raw(g).data", "if (false && !written_.admits(i, raw(g).data", "test_optimizer.py"),
     Fault("strides that are set later not seen", "csrc/python/arrays.h", " || now.strides[d] != axes[now.nd + d]", "", "test_optimizer.py"),
     Fault("a dtype that is set later not seen", "csrc/python/arrays.h", "now.descr == dtype_.ptr() && ", "", "test_optimizer.py"),
     Fault("an item lost between threads", "csrc/run/threads.cpp", "if (i >= run.end) return false;",
@@ -99,10 +99,10 @@ FAULTS = (
           "test_storage.py"),
     Fault("subnormal halves lost", "csrc/contract/storage.h", "bits < normal ? subnormal : rounded", "bits < normal ? 0 : rounded",
           "test_storage.py"),
-    Fault("one random number for all", "csrc/run/plan.cpp", "std::uint16_t(words[i / 4] >> (i % 4 * 16))",
+    Fault("one random number for all", "csrc/run/pass.cpp", "std::uint16_t(words[i / 4] >> (i % 4 * 16))",
           "std::uint16_t(words[0])", "test_storage.py"),
-    Fault("coupled decay left out where the rule runs alone", "csrc/run/plan.cpp",
-          "(weight_decay(t.group) == 0.0 && !prepares_)", "!prepares_", "test_options.py"),
+    Fault("coupled decay left out where the rule runs alone", "csrc/run/pass.h",
+          "(options.decay_of(t.group) == 0.0 && !prepares_)", "!prepares_", "test_options.py"),
     Fault("gradients not scaled under decoupled decay", "csrc/isa/isa.cpp", "prepared(w, g, false)", "g", "test_options.py"),
     Fault("a skipped step counts", "csrc/run/plan.cpp", "if (!prepare(hyper, scale)) return false;\n  }",
           "if (!prepare(hyper, scale)) return count_step(), false;\n  }", "test_options.py"),
@@ -116,6 +116,11 @@ def make_copy() -> None:
     listed = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
     ).stdout
+    for folder in (
+        "python",
+        "tests",
+    ):  # files that have moved since the last copy would be found in both places
+        shutil.rmtree(COPY / folder, ignore_errors=True)
     for name in listed.splitlines():
         target, source = COPY / name, ROOT / name
         if not source.exists():
@@ -157,6 +162,7 @@ def build() -> subprocess.CompletedProcess[str]:
 def suite(tests: Sequence[str], marked: str = "not slow") -> bool:
     """Whether the tests pass; a suite that hangs does not, and half an hour is no sign of a slow machine."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "2", "-p", "no:cacheprovider", "--no-header"]
+    command.append("--ignore=tests/backends/gpu")  # it is proved on the host, in a build of its own
     paths = [str(path.relative_to(COPY)) for name in tests for path in (COPY / "tests").rglob(name)]
     try:
         done = subprocess.run(

@@ -7,9 +7,8 @@ an error names the argument, what came, what was expected and the fix.
 from __future__ import annotations
 
 import math
-import os
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -119,29 +118,6 @@ def same_layout(a: Array | Layout, b: Array | Layout) -> bool:
         return False
     walks = zip(a.strides, b.strides, a.shape, strict=True)
     return 0 in a.shape or all(sa == sb or length <= 1 for sa, sb, length in walks)
-
-
-def mapped_like(path: str, a: Array, dtype: Any) -> Array:
-    """Zeros with the shape and layout of ``a``, which is dense and not empty, mapped from a new file.
-
-    Raises:
-        FileExistsError: the file exists. Truncating it would end a process that has it mapped.
-    """
-    order = sorted(range(a.ndim), key=lambda d: -a.strides[d])
-    try:
-        file = open(path, "x+b")  # noqa: SIM115
-    except FileExistsError:
-        raise FileExistsError(
-            f"state_dir: the file {path} is there already, expected none of that name; remove it if no "
-            "optimizer needs it, or name another folder"
-        ) from None
-    with file:
-        try:
-            mapped: Array = np.memmap(file, dtype, "w+", shape=tuple(a.shape[d] for d in order) or (1,))
-        except BaseException:
-            os.unlink(path)
-            raise
-    return mapped.transpose(np.argsort(order)) if a.ndim else mapped.reshape(())
 
 
 def is_half(a: Array) -> bool:
@@ -275,19 +251,9 @@ def gradient_error(name: str, g: Any, w: Layout, written: list[tuple[int, int]])
 
     ``written`` comes from :func:`extents`.
     """
-    if not is_array(g) or isinstance(g, np.ma.MaskedArray):
-        return TypeError(
-            f"{name}: got {type(g).__name__}, expected a NumPy array or None; "
-            f"use np.asarray({name}, np.{w.dtype})"
-        )
-    if g.dtype != w.dtype:
-        return TypeError(
-            f"{name}: got dtype {g.dtype.str if not g.dtype.isnative else g.dtype}, expected the "
-            f"parameter's {w.dtype}; use {name}.astype(np.{w.dtype})"
-        )
-    if g.shape != w.shape:
-        fix = f"; use {name}.reshape({w.shape})" if g.size == math.prod(w.shape) else ""
-        return ValueError(f"{name}: got shape {g.shape}, expected the parameter's {w.shape}{fix}")
+    error = _kind_error(name, g, w)
+    if error is not None:
+        return error
     if not _is_aligned(g):
         return ValueError(
             f"{name}: its data do not lie on a multiple of {g.itemsize} bytes; pass {name}.copy()"
@@ -304,6 +270,30 @@ def gradient_error(name: str, g: Any, w: Layout, written: list[tuple[int, int]])
         return ValueError(
             f"{name}: overlaps a parameter or state in memory, which the step writes; pass {name}.copy()"
         )
+    return None
+
+
+def has_other_order(g: Any, w: Array) -> bool:
+    """Whether ``g`` is a gradient of ``w`` but for the order of its elements in memory."""
+    kind = np.ndarray if isinstance(w, np.ndarray) else type(w)
+    return isinstance(g, kind) and _kind_error("", g, Layout.of(w)) is None and not same_layout(g, w)
+
+
+def _kind_error(name: str, g: Any, w: Layout) -> Exception | None:
+    """Why ``g`` has not the type and shape of ``w``, or None if it has them."""
+    if not is_array(g) or isinstance(g, np.ma.MaskedArray):
+        return TypeError(
+            f"{name}: got {type(g).__name__}, expected a NumPy array or None; "
+            f"use np.asarray({name}, np.{w.dtype})"
+        )
+    if g.dtype != w.dtype:
+        return TypeError(
+            f"{name}: got dtype {g.dtype.str if not g.dtype.isnative else g.dtype}, expected the "
+            f"parameter's {w.dtype}; use {name}.astype(np.{w.dtype})"
+        )
+    if g.shape != w.shape:
+        fix = f"; use {name}.reshape({w.shape})" if g.size == math.prod(w.shape) else ""
+        return ValueError(f"{name}: got shape {g.shape}, expected the parameter's {w.shape}{fix}")
     return None
 
 
@@ -377,6 +367,11 @@ def zeros_like(a: Array, dtype: Any = None) -> Array:
 def empty_like(a: Array) -> Array:
     """Memory with the layout of ``a``."""
     return np.empty_like(a, subok=False)
+
+
+def gradient_views(grads: Sequence[Any], w: Array) -> list[Any]:
+    """Gradients of ``w`` as arrays of the backend's kind, if possible; None stays None."""
+    return list(grads)
 
 
 def empty(n: int, dtype: Any, like: Array) -> Array:

@@ -19,7 +19,17 @@ from .._core import (
     rules,
     update_running,
 )
-from .arrays import assign, contiguous, empty, empty_like, from_host, read_only_copy, to_host, zeros_like
+from .arrays import (
+    assign,
+    contiguous,
+    empty,
+    empty_like,
+    from_host,
+    gradient_views,
+    read_only_copy,
+    to_host,
+    zeros_like,
+)
 
 __all__ = [
     "Mse",
@@ -36,6 +46,7 @@ __all__ = [
     "from_host",
     "get_num_threads",
     "global_norm",
+    "gradient_views",
     "info",
     "read_only_copy",
     "rules",

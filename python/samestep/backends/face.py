@@ -7,7 +7,7 @@ backends/arrays.py. The formulas are those of backends/reference/.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +23,40 @@ STEPPED, MOVED, NONFINITE = -1, -2, -3
 Sizes = tuple[int, int, int]  # N samples, C channels, S positions
 
 
+class Tensor(NamedTuple):
+    """A parameter and all that a step writes with it; twin of Tensor in csrc/run/plan.h.
+
+    Attributes:
+        w: the parameter.
+        states: those of the rule, in its order.
+        group: whose hyper-parameters are its own.
+        ema: its running average; None where the option is not asked for, as for those below.
+        master: the parameter in float32, of which w is the rounded one.
+        low: the lower halves of float32 parameters, of which w is the upper ones.
+        copy: takes the updated parameter in 16 bits.
+    """
+
+    w: Any
+    states: Sequence[Any] = ()
+    group: int = 0
+    ema: Any = None
+    master: Any = None
+    low: Any = None
+    copy: Any = None
+
+    def arrays(self) -> list[Any]:
+        """All that a step writes, the parameter first."""
+        stored = (self.ema, self.master, self.low, self.copy)
+        return [self.w, *self.states, *(a for a in stored if a is not None)]
+
+
 class Plan(Protocol):
-    """A rule bound to a list of arrays, stepped by one call."""
+    """A rule bound to a list of tensors, stepped by one call."""
 
     def __init__(
         self,
         rule: str,
-        params: list[Any],
-        states: list[list[Any]],
+        tensors: Sequence[Tensor],
         steps: NDArray[np.int64],
         options: Options | None = None,
     ) -> None:
@@ -38,9 +64,9 @@ class Plan(Protocol):
 
         Args:
             rule: a name from ``rules()``.
-            params: P arrays, any shapes, float32 or float64; on the CPU float16 or bfloat16, too.
-            states: for each state of the rule P arrays, each like its parameter in shape and layout.
-            steps: shape (P + 1,): the steps that each parameter has made, then those of the plan. A step
+            tensors: P tensors. Parameters have any shape, float32 or float64; on the CPU also float16 or
+                bfloat16. What a step writes with a parameter is like it in shape and layout.
+            steps: shape (P + 1,): the steps that each tensor has made, then those of the plan. A step
                 increments them in place.
             options: what a step does besides the rule; None: nothing.
         """
@@ -179,6 +205,9 @@ class Backend(Protocol):
 
     def empty_like(self, a: Any) -> Any:
         """Memory with the layout of ``a``."""
+
+    def gradient_views(self, grads: Sequence[Any], w: Any) -> list[Any]:
+        """Gradients of ``w`` as arrays of the backend's kind, if possible; None stays None."""
 
     def empty(self, n: int, dtype: Any, like: Any) -> Any:
         """Memory for n values, on the device of ``like``."""

@@ -16,13 +16,16 @@ import os
 import pathlib
 import secrets
 import stat
-from collections.abc import Iterator, Mapping
-from typing import IO, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
 from ..backends.arrays import Array
+from .owner import Owner
+from .param import Param
 
+T = TypeVar("T")
 Path = str | os.PathLike[str]
 
 FORMAT = 1
@@ -56,7 +59,7 @@ def write(path: Path, facts: Mapping[str, Any], state: Mapping[str, list[Any]]) 
                 for piece in _pieces(arrays[name]):
                     file.write(piece.data)
             if replaced is not None:
-                _take_after(handle, replaced)
+                _copy_permissions(handle, replaced)
         _sync(temporary)
         temporary.replace(target)
     except BaseException:
@@ -64,6 +67,31 @@ def write(path: Path, facts: Mapping[str, Any], state: Mapping[str, list[Any]]) 
             temporary.unlink()
         raise
     _sync(target.parent)
+
+
+def facts_of(optimizer: Owner) -> dict[str, Any]:
+    """What a checkpoint says beside the state dict: the class, its arguments and the parameters."""
+    hyper = {  # in the place of a schedule stands what it has come to
+        name: _apart_from_0(optimizer.groups[0][name]) if callable(value) else value
+        for name, value in optimizer._default_hyper.items()
+    }
+    initial = optimizer._store.initial
+    return {
+        "class": type(optimizer).__name__,
+        "module": type(optimizer).__module__,
+        "made_with": {
+            "form": optimizer.form,
+            "variant": optimizer.variant,
+            "initial": initial,
+            "hyper": hyper,
+        },
+        "params": [[param.array.dtype.name, list(param.array.shape)] for param in optimizer._params],
+    }
+
+
+def _apart_from_0(value: float) -> float:
+    """What a schedule came to as a constructor takes it: 0 if float32 does not tell it from 0."""
+    return value if value > 2.0**-150 else 0.0
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -89,7 +117,64 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
     return facts, arrays
 
 
-def restore(array: Array | None, like: Array) -> Array | None:
+def fill(optimizer: Owner, path: Path, facts: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
+    """Has a new optimizer take over what ``read`` found; on an error none of its files stay.
+
+    Raises:
+        ValueError, TypeError: the parameters or the state do not fit.
+    """
+    where = os.fspath(path)
+    state = {
+        name: [_with_dtype(tensors.get(f"{name}.{i}"), like) for i, like in enumerate(arrays)]
+        for name, arrays in optimizer.state.items()
+    }
+    try:
+        _check_params(where, optimizer._params, facts.get("params"))
+        optimizer.load_state_dict(
+            {**{key: facts.get(key) for key in optimizer.state_dict_keys}, "state": state}
+        )
+    except BaseException as error:
+        optimizer._store.remove_files()
+        if type(error) is ValueError and where not in str(error):
+            raise ValueError(f"{where}: {error}") from None
+        raise
+
+
+def _check_params(path: str, params: Sequence[Param], saved: list[list[Any]] | None) -> None:
+    """Raises unless dtypes and shapes are as in the checkpoint; None: it is an old one without them."""
+    if saved is None:
+        return
+    if len(saved) != len(params):
+        raise ValueError(f"params: got {len(params)} arrays, expected {len(saved)} as in {path}")
+    for param, (dtype, shape) in zip(params, saved, strict=True):
+        w = param.array
+        if (w.dtype.name, w.shape) != (dtype, tuple(shape)):
+            raise ValueError(
+                f"{param.name}: got {w.dtype} of shape {w.shape}, expected {dtype} of shape {tuple(shape)} "
+                f"as in {path}"
+            )
+
+
+def find_class(base: type[T], path: Path, facts: Mapping[str, Any]) -> type[T]:
+    """``base`` or the class derived from it that was saved; of several with its name, that of its module.
+
+    Old checkpoints do not say which module it is.
+    """
+    name = facts["class"]
+    kinds = [base]
+    for kind in kinds:  # it grows
+        kinds += (derived for derived in kind.__subclasses__() if derived not in kinds)
+    named = [kind for kind in kinds if kind.__name__ == name]
+    if not named:
+        raise ValueError(
+            f"{os.fspath(path)}: of {name}, expected {base.__name__} or a class derived from it; "
+            f"if {name} is one, define or import it before"
+        )
+    # Defined twice, as in a notebook, the last one counts.
+    return ([kind for kind in named if kind.__module__ == facts.get("module")] or named[:1])[-1]
+
+
+def _with_dtype(array: Array | None, like: Array) -> Array | None:
     """An array of the file with the dtype of ``like``: types that safetensors lacks are stored as bits."""
     if array is not None and array.dtype == np.uint16 and like.dtype.itemsize == 2:
         return array.view(like.dtype)
@@ -182,7 +267,7 @@ def _regular_file(target: pathlib.Path) -> os.stat_result | None:
     return found
 
 
-def _take_after(handle: int, replaced: os.stat_result) -> None:
+def _copy_permissions(handle: int, replaced: os.stat_result) -> None:
     """Gives a new file the group, permissions and owner of the one that it replaces, as far as it may."""
     mode = replaced.st_mode & 0o777
     try:

@@ -1,14 +1,14 @@
-"""Parameter groups: which parameters share hyper-parameters, and the structure in which gradients come."""
+"""Parameter groups: which parameters share hyper-parameters, and the values of these."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol
 
-from ..backends import arrays
-from ..backends.arrays import Array
+from .gradients import Structure
 from .hyper import Hyper
+from .param import Param
 
 
 class Owner(Protocol):
@@ -19,9 +19,7 @@ class Owner(Protocol):
 
     def _hyper_of(self, name: str) -> Hyper: ...
 
-    def _followed(self, values: Mapping[str, float | None], name: str) -> float: ...
-
-    def _put(self, checked: list[tuple[Group, str, tuple[float | None, Any]]]) -> None: ...
+    def _refresh_hyper(self) -> None: ...
 
 
 class Group(MutableMapping[str, float]):
@@ -43,19 +41,22 @@ class Group(MutableMapping[str, float]):
         (array([1., 1.]), array([0.5, 0.5]))
     """
 
-    def __init__(self, optimizer: Owner, params: GroupParams, hyper: Mapping[str, Any]) -> None:
+    def __init__(
+        self, optimizer: Owner, params: list[Param], structure: Structure, hyper: Mapping[str, Any]
+    ) -> None:
         self._optimizer = optimizer
         self._hyper: dict[str, float | None] = {}  # None: as the one that it follows
         self._schedules: dict[str, Any] = {}
         self.params = params
+        self.structure = structure
         # What is narrower than float32 is computed in it.
-        self._is_single = any(w.dtype.itemsize <= 4 for w in params.arrays)
+        self._is_single = any(param.array.dtype.itemsize <= 4 for param in params)
         for name, value in hyper.items():
             self._set(name, *self._checked(name, value))
 
     def __setattr__(self, name: str, value: Any) -> None:
         # An attribute would change nothing.
-        if not name.startswith("_") and (name != "params" or "params" in vars(self)):
+        if not name.startswith("_") and (name not in ("params", "structure") or name in vars(self)):
             raise AttributeError(
                 f"{name}: a group is a dict, whose values are set by their keys, {', '.join(self)}: "
                 "groups[0]['lr'] = 0.1"
@@ -90,15 +91,28 @@ class Group(MutableMapping[str, float]):
         else:
             self._schedules[name] = schedule
 
+    def values_with(self, changed: Mapping[str, float | None], names: Iterable[str]) -> list[float]:
+        """The values of these names, with the changed ones in the place of those that are set."""
+        values = {**self._hyper, **changed}
+        return [self._follow(values, name) for name in names]
+
+    def _follow(self, values: Mapping[str, float | None], name: str) -> float:
+        value = values[name]
+        if value is None:
+            followed = self._optimizer._hyper_of(name).follows
+            assert followed is not None
+            value = self._follow(values, followed)
+        return value
+
     def scheduled(self, t: int) -> dict[str, float | None]:
         """The values at step t of what follows a schedule; nothing is set."""
         return {name: self._value(name, schedule, t) for name, schedule in self._schedules.items()}
 
     def __getitem__(self, name: str) -> float:
-        return self._optimizer._followed(self._hyper, name)
+        return self._follow(self._hyper, name)
 
     def __setitem__(self, name: str, value: Any) -> None:
-        self._optimizer._put([(self, name, self.check(name, value))])
+        set_together([(self, name, self.check(name, value))], self._optimizer._refresh_hyper)
 
     def __delitem__(self, name: str) -> None:
         raise TypeError("a hyper-parameter cannot be deleted; set it instead")
@@ -125,90 +139,38 @@ class Group(MutableMapping[str, float]):
         return f"Group({dict(self)!r})"
 
 
-class GroupParams:
-    """An array, or nested lists, tuples and dicts of arrays, and how gradients for it are taken apart."""
-
-    def __init__(self, params: Any, name: str, grads_name: str) -> None:
-        self.arrays: list[Array]
-        self.arrays, self.names = arrays.flatten(params, name)
-        self._structure = _structure(params)
-        # A plain list or tuple, which most are: its gradients need no walk.
-        self._is_flat_list = self._structure == [None] * len(self.arrays)
-        self._grads_name = grads_name
-        self.grads_names = [grads_name + given.removeprefix(name) for given in self.names]
-        if not self.arrays:
-            raise ValueError(f"{name}: got none, expected at least one array")
-
-    def flatten(self, grads: Any) -> Any:
-        """The gradients as a sequence, one for each array, or an error that says what is wrong."""
-        if self._structure is None:
-            return (grads,)
-        if self._is_flat_list and isinstance(grads, (list, tuple)) and len(grads) == len(self.arrays):
-            return grads
-        return list(_walk(self._structure, grads, self._grads_name))
-
-    def unflatten(self, grads: list[Array]) -> Any:
-        """The gradients in the structure of the parameters."""
-        left = iter(grads)
-
-        def build(structure: Any) -> Any:
-            if structure is None:
-                return next(left)
-            if isinstance(structure, dict):
-                return {key: build(entry) for key, entry in structure.items()}
-            return [build(entry) for entry in structure]
-
-        return build(self._structure)
+def set_together(
+    checked: Iterable[tuple[Group, str, tuple[float | None, Any]]], refresh: Callable[[], None]
+) -> None:
+    """Sets what has been checked, and refreshes what is made of it, or where that fails sets nothing."""
+    checked = list(checked)
+    before = [(g, name, (g._hyper[name], g._schedules.get(name))) for g, name, _ in checked]
+    try:
+        for group, name, found in checked:
+            group._set(name, *found)
+        refresh()
+    except BaseException:
+        for group, name, found in before:
+            group._set(name, *found)
+        refresh()
+        raise
 
 
-def _structure(params: Any) -> Any:
-    """Dicts and lists as ``params`` nests them, with None in the place of each array."""
-    if isinstance(params, Mapping):
-        return {key: _structure(params[key]) for key in params}
-    if isinstance(params, (list, tuple)):
-        return [_structure(entry) for entry in params]
-    return None
+def scheduled_hyper(
+    groups: Sequence[Group], names: Sequence[str], t: int
+) -> tuple[list[dict[str, float | None]], list[float]]:
+    """Of each group what its schedules give for step t, and the values of all groups under these."""
+    scheduled = [group.scheduled(t) for group in groups]
+    pairs = zip(groups, scheduled, strict=True)
+    return scheduled, [value for group, given in pairs for value in group.values_with(given, names)]
 
 
-def _walk(structure: Any, grads: Any, name: str) -> Iterator[Any]:
-    """The gradients in the order of the parameters; None in the place of a branch skips all of it."""
-    if isinstance(structure, dict):
-        if not isinstance(grads, Mapping):
-            raise TypeError(f"{name}: got {type(grads).__name__}, expected a dict like params")
-        for key in () if grads.keys() == structure.keys() else (*grads, *structure):
-            if key not in grads or key not in structure:
-                where = "params" if key in grads else "grads"
-                raise ValueError(f"{name}: key {key!r} is not in {where}; expected params' own keys")
-        branches = list(structure.items())
-    else:
-        if not isinstance(grads, (list, tuple)):
-            raise TypeError(f"{name}: got {type(grads).__name__}, expected a list or tuple like params")
-        if len(grads) != len(structure):
-            raise ValueError(
-                f"{name}: got {len(grads)} gradients, expected {len(structure)}, one for each "
-                "parameter (None for those to skip)"
-            )
-        branches = list(enumerate(structure))
-    for key, branch in branches:
-        if branch is None:
-            yield grads[key]
-        elif grads[key] is None:
-            yield from [None] * _count(branch)
-        else:
-            yield from _walk(branch, grads[key], f"{name}[{key!r}]")
-
-
-def _count(structure: Any) -> int:
-    """How many arrays there are."""
-    if structure is None:
-        return 1
-    return sum(map(_count, structure.values() if isinstance(structure, dict) else structure))
-
-
-def is_grouped(params: Any) -> bool:
-    """Whether ``params`` is a list of groups: dicts with the key "params"."""
-    return (
-        isinstance(params, (list, tuple))
-        and bool(params)
-        and all(isinstance(entry, Mapping) and "params" in entry for entry in params)
-    )
+def flatten_gradients(groups: Sequence[Group], grads: Any) -> Any:
+    """The gradients of all groups as a sequence, one for each parameter; ``grads``: an entry a group."""
+    if not isinstance(grads, (list, tuple)) or len(grads) != len(groups):
+        got = len(grads) if isinstance(grads, (list, tuple)) else type(grads).__name__
+        raise ValueError(f"grads: got {got}, expected a list of {len(groups)}, one entry a group")
+    flat: list[Any] = []
+    for group, given in zip(groups, grads, strict=True):
+        flat += [None] * len(group.params) if given is None else group.structure.flatten(given)
+    return flat

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..arguments import number, switch
 from ..backends.arrays import Array
+from ..backends.options import OptionArguments
 from .hyper import Hyper, pair
 from .optimizer import Optimizer
-from .options import OptionArguments
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -201,9 +201,9 @@ class NAG(Optimizer):
         """
         iterates = super().iterate
         if self.form == "look_ahead":
-            for group, i in self._numbered():
-                x, v = iterates[i], self._state["v"][i]
-                x -= x.dtype.type(group["momentum_next"]) * v.astype(x.dtype)
+            params = [(group, param) for group in self.groups for param in group.params]
+            for x, (group, param) in zip(iterates, params, strict=True):
+                x -= x.dtype.type(group["momentum_next"]) * param.states["v"].astype(x.dtype)
         return iterates
 
 

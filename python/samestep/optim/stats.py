@@ -14,7 +14,7 @@ class StepStats(NamedTuple):
 
     Attributes:
         bytes: what it had to move at least: of each parameter that took part the gradient once, the
-            parameter and its states twice (read and written), and what options keep beside them.
+            parameter and its states twice (read and written), and what options keep with them.
         seconds: from the call of the kernels to their return, the check of the arrays included.
         steps: how many steps that were; more than one where a whole loop is compiled.
         copied: bytes of gradients that ``copy_grads`` copied into their parameters' layout before it.

@@ -46,7 +46,7 @@ Steps
     sam_step             along the gradient at the worst point near by
     polyak_step          the heavy ball without a velocity
     ema_step             momentum as a true average
-    terminal_step        what equal gradients come to
+    terminal_step        the heavy ball's step after many equal gradients
     nesterov_momenta     Nesterov's momenta for a convex loss
     run_until            the slides' algorithms 3.4 to 3.6, until a deadline: DeadlineRun
 
@@ -60,13 +60,14 @@ Modules
     flows                momentum methods as differential equations
     landscape            random Hessians, spin glasses, deep linear networks
 
-A method has several names, and each function takes all of them: "momentum" is "heavy_ball"; "nag",
+A method has several names, and each function accepts all of them: "momentum" is "heavy_ball"; "nag",
 "nesterov" and "look_ahead" are one. Where an argument is called problem_or_H, and where edges and tunings
-want curvatures, a problem that knows them will do. docs/theory.md has each formula with its test.
+want curvatures, a problem that knows them will do. docs/theory has a chapter about each subject.
 """
 
 from . import flows, landscape
 from .basins import DoubleWell, Well, batch_gradient_variance, double_well, stationary_variance
+from .bound_check import BoundCheck, RunCheck
 from .bounds import cauchy_step, max_step, step_bound
 from .curvature import beta, hessian_fd
 from .deadline import DeadlineRun, run_until
@@ -85,7 +86,7 @@ from .pl import (
     sgd_step_interpolation,
     tangent_kernel,
 )
-from .run_check import BoundCheck, RunCheck, check_run
+from .run_check import check_run
 from .sam import sam_step
 from .step_size import StepSizeCheck, check_step_size
 from .tuning import Tuning, tune_heavy_ball, tune_look_ahead, tune_nesterov, tune_sgd

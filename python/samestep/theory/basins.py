@@ -1,8 +1,8 @@
 """Which basin noise prefers: stochastic gradient descent between a sharp and a wide well.
 
 Small steps with noise of variance s^2/B follow dw = -V' dt + sqrt(lr/B) s dW, whose stationary density
-is exp(-V/T), T = lr s^2/(2B). Not the width of a minimum is lr/B, as the notes have it, but the
-temperature at which width is traded for depth.
+is exp(-V/T), T = lr s^2/(2B). The notes call lr/B the width of the minimum that is found; it is
+a temperature, at which width is traded for depth.
 """
 
 from __future__ import annotations
@@ -154,7 +154,10 @@ def double_well(
         particles: how many runs, side by side.
         time: lr times the number of steps.
         seed: of NumPy's RandomState, whose stream is frozen.
-        optimizer: makes the optimizer of the particles; None: SGD with lr.
+        optimizer: a function that returns the optimizer of the particles; None: SGD with lr.
+
+    Returns:
+        The share, a number in [0, 1].
 
     Raises:
         ValueError: lr, batch_size, particles or time not positive, noise negative, or one of them infinite.
@@ -191,7 +194,7 @@ def stationary_variance(
         noise_variance: s^2, of one example's gradient.
         momentum: a of the heavy ball; 0 for plain SGD.
 
-    Each a number or an array.
+    Each is a number or an array.
 
     Returns:
         The variance in the long run; infinity at and beyond the edge lr h = 2 (1 + a).

@@ -21,8 +21,8 @@ def step_bound(g: Floats, H: Floats) -> float:
         H: the Hessian, symmetric, shape (p, p).
 
     Returns:
-        The bound, formed in float64; infinity where g'Hg <= 0: there the model falls for ever. NaN
-        where g is 0, as there is no direction to step in, or not finite.
+        The bound, formed in float64; infinity where g'Hg <= 0, since the model has no minimum there.
+        NaN where g is 0, as there is no direction to step in, or not finite.
 
     Raises:
         ValueError: shapes that do not fit, an H that is not symmetric or not finite.
@@ -53,7 +53,8 @@ def cauchy_step(g: Floats, H: Floats) -> float:
     At worst, where g lies along the steepest direction, it is 1/lambda_max.
 
     Args:
-        g, H: as for step_bound.
+        g: the gradient, shape (p,).
+        H: the Hessian, symmetric, shape (p, p).
 
     Returns:
         The step size; infinity where g'Hg <= 0, NaN where g is 0 or not finite.
@@ -90,7 +91,8 @@ def max_step(problem_or_H: Any) -> float:
         ValueError: H is not square, not symmetric or not finite.
 
     Source:
-        The notes' bound from beta-smoothness, with its conclusion turned the right way round.
+        The notes' bound from beta-smoothness, whose conclusion is reversed there: lr < 2/beta is sufficient
+        at every point, and not implied by a step that descends at one.
 
     Example:
         >>> import numpy as np, samestep as ss

@@ -1,4 +1,4 @@
-"""What the formulas ask for, said in one way by all of them: numbers, curvatures, names of methods."""
+"""Checks of arguments, shared by the formulas: numbers, functions, problems, names of methods."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..problems.mse import claimed
 
 Method = Literal["sgd", "momentum", "heavy_ball", "nag", "nesterov", "look_ahead"]
 
-# Every spelling of every method, and the optimizer's family that it means.
+# The optimizer's family of every spelling of every method.
 FAMILIES: dict[str, str] = {
     "sgd": "sgd",
     "momentum": "momentum",
@@ -24,7 +24,7 @@ assert set(FAMILIES) == set(get_args(Method))
 
 
 def check_method(argument: str, name: Any, *families: str) -> str:
-    """The family that a method's name means, or a ValueError that lists the names."""
+    """The family of a method's name, or a ValueError that lists the names."""
     spellings = {s: family for s, family in FAMILIES.items() if not families or family in families}
     if not isinstance(name, str) or name not in spellings:
         expected = ", ".join(map(repr, spellings))
@@ -51,7 +51,7 @@ def check_momentum(momentum: Any, expected: str = "a number in [0, 1)") -> None:
 
 
 def _check_all(values: dict[str, Any], good: Callable[[Any], Any], expected: str) -> None:
-    """Of a number, or of each element of an array where a formula takes arrays."""
+    """Checks a number, or each element of an array where a formula takes arrays."""
     for name, value in values.items():
         check_number(name, value, expected)
         passed = good(np.asarray(value))
@@ -61,7 +61,7 @@ def _check_all(values: dict[str, Any], good: Callable[[Any], Any], expected: str
 
 
 def check_number(name: str, value: Any, expected: str = "a number") -> None:
-    """TypeError that names what is no real number, nor an array of them, and what to pass instead."""
+    """TypeError unless value is a real number or an array of them; it names what to pass instead."""
     if np.asarray(value).dtype.kind not in "iuf":
         last = name.rpartition(".")[2]
         owns = isinstance(getattr(value, last, None), (int, float))
@@ -70,19 +70,19 @@ def check_number(name: str, value: Any, expected: str = "a number") -> None:
 
 
 def as_number(value: Any) -> Any:
-    """A scalar as it is, so that a formula of Python's floats gives one; lists as an array."""
+    """A scalar unchanged, so that a formula of Python's floats returns one; a list as an array."""
     return value if np.ndim(value) == 0 else np.asarray(value, dtype=np.float64)
 
 
 def check_function(name: str, value: Any) -> None:
-    """TypeError that names what cannot be called, and the method to pass where it is a problem."""
+    """TypeError unless value can be called; of a problem it names the method to pass."""
     if not callable(value):
         fix = f"; pass its method, such as problem.{name}" if callable(getattr(value, name, None)) else ""
         raise TypeError(f"{name}: got {_kind(value)}, expected a function of w{fix}")
 
 
 def known(problem: Any, name: str, argument: str = "problem") -> float:
-    """The number that a problem knows, such as beta, or a TypeError that says how to hand it in."""
+    """A number of a problem, such as its beta, or a TypeError that says how to give it one."""
     value = claimed(problem, name)
     if value is None:
         raise TypeError(
@@ -96,7 +96,7 @@ def known(problem: Any, name: str, argument: str = "problem") -> float:
 
 
 def check_problem(problem: Any, *names: str) -> None:
-    """TypeError that names what a problem has to have and has not."""
+    """TypeError that names the first attribute that a problem lacks."""
     for name in names:
         if not hasattr(problem, name):
             raise TypeError(

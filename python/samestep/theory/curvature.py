@@ -33,8 +33,8 @@ def beta(problem_or_H: Any, method: Method = "exact", steps: int = 100) -> float
 
     Args:
         problem_or_H: a problem that knows its beta, or a symmetric Hessian, shape (p, p).
-        method: see the table; of other problems than problems.MSE the beta that they know, by "exact".
-        steps: how often "power" multiplies before its v'Hv.
+        method: one of the table; a problem other than problems.MSE has "exact" alone, the beta that it knows.
+        steps: the number of multiplications of "power" before its v'Hv.
 
     Returns:
         lambda_max in float64; below 0 for a concave function.

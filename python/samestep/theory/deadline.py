@@ -44,7 +44,7 @@ def run_until(
     seed: int = 0,
     clock: Callable[[], float] = time.monotonic,
 ) -> DeadlineRun:
-    """While the deadline is not reached: draw an example i, choose lr_k and a_k, make a step.
+    """Until the deadline: draw an example i, choose lr_k and a_k, step.
 
     ============  =========  ================================================================
     algorithm     on slides  step, g_i the gradient of example i alone
@@ -54,21 +54,25 @@ def run_until(
     ``nesterov``  3.6        v = a_k v - lr_k g_i(x + a_k v),    x = x + v
     ============  =========  ================================================================
 
-    The steps are those of SGD, Momentum and NAG. The deadline is tested before each step: with none left
-    to spend there is none. minimize() has the other sampling ways, batches and a record of the loss.
+    The steps are those of SGD, Momentum and NAG. The deadline is tested before each step, so a
+    deadline of 0 allows none. minimize() has batches, other sampling and a record of the loss.
 
     Args:
         problem: such as problems.MSE; with scale ``mean`` or ``half_mean`` the loss is the mean of its
             examples, as on the slides.
         x0: the start, shape (p,), the problem's dtype.
-        algorithm: see the table; "momentum" is "heavy_ball" too, "nesterov" "nag" or "look_ahead".
+        algorithm: one of the table; "heavy_ball" is another name of "momentum", "nag" and "look_ahead" are
+            other names of "nesterov".
         deadline: seconds.
-        lr: lr_k, a constant or a function of k = 0, 1, ... To come to rest in spite of the noise, the
-            sum of lr_k must be infinite and that of lr_k^2 finite.
+        lr: lr_k, a constant or a function of k = 0, 1, ... The run converges in spite of the noise if the
+            sum of lr_k is infinite and that of lr_k^2 finite.
         momentum: a_k likewise, for the two algorithms that have one.
         v0: the velocity at the start, shape (p,), for the same two; None: zeros.
         seed: of the draws, as in minimize().
-        clock: seconds as a function; its first call starts the time.
+        clock: a function that returns seconds; its first call is the start.
+
+    Returns:
+        DeadlineRun: x_k, v_k and k.
 
     Raises:
         TypeError, ValueError: arguments of another type or range, or that do not go together.

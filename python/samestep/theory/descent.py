@@ -1,4 +1,4 @@
-"""What one gradient step gains at least, and the step size that is sure to gain it."""
+"""The descent lemma: what one gradient step gains at least; and backtracking, which finds such a step."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ def descent_ok(before: float, after: float, g: Floats, lr: float, beta: float) -
     """Whether L(w - lr g) <= L(w) - lr (1 - lr beta/2) |g|^2, the descent lemma.
 
     It holds at every step of gradient descent on a loss whose gradient is Lipschitz with constant
-    beta, convex or not: beta was too small where it does not. The gain is largest, |g|^2/(2 beta), for
+    beta, convex or not; where it fails, beta is too small. The gain is largest, |g|^2/(2 beta), for
     lr = 1/beta, and is 0 only where g is: at a critical point, which need not be a minimum.
 
     Args:
         before: L(w).
         after: L(w - lr g).
-        g: the gradient at w.
+        g: the gradient at w, shape (p,).
         lr: the step size.
         beta: the Lipschitz constant of the gradient.
 
     Returns:
-        Whether it holds, give or take the rounding of the two losses (4 units in the last place).
+        Whether it holds, up to the rounding of the two losses (4 units in the last place).
         False where one of them is NaN.
 
     Raises:
@@ -65,10 +65,10 @@ def backtracking(
     Args:
         loss: L.
         w: where, shape (p,).
-        g: the gradient there.
+        g: the gradient there, shape (p,).
         lr: the first one tried, positive.
         shrink: the factor after a failure, between 0 and 1.
-        most: give up after so many: 40 halvings are twelve decades.
+        most: how many step sizes are tried; 40 halvings are twelve decades.
 
     Returns:
         A step size; lr where g is 0.

@@ -10,10 +10,13 @@ Number = Any  # a float, or an array of them, and then so is the result
 
 
 def sgd_edge(beta: Number) -> Number:
-    """2/beta for gradient descent: |1 - lr beta| = 1.
+    """2/beta: from this step size on gradient descent diverges on a quadratic, |1 - lr beta| >= 1.
 
     Args:
         beta: the largest curvature, positive; or a problem that knows it, or an array of curvatures.
+
+    Returns:
+        The step size; an array where an argument is one.
 
     Raises:
         TypeError: beta is neither a number nor a problem that knows one.
@@ -28,7 +31,7 @@ def sgd_edge(beta: Number) -> Number:
 
 
 def heavy_ball_edge(beta: Number, momentum: Number) -> Number:
-    """2 (1 + a)/beta for the heavy ball: up to twice as far as without momentum.
+    """2 (1 + a)/beta for the heavy ball: up to twice the edge of gradient descent.
 
     The roots of z^2 - (1 + a - s) z + a, s = lr beta, lie inside the unit circle iff 0 < s < 2 (1 + a)
     and a < 1 (Jury's test).
@@ -36,6 +39,9 @@ def heavy_ball_edge(beta: Number, momentum: Number) -> Number:
     Args:
         beta: as for sgd_edge.
         momentum: a, 0 <= a < 1, a number or an array; from 1 on no step size is stable.
+
+    Returns:
+        The step size; an array where an argument is one.
 
     Raises:
         TypeError: an argument is no number.
@@ -56,12 +62,15 @@ def heavy_ball_edge(beta: Number, momentum: Number) -> Number:
 def look_ahead_edge(beta: Number, momentum: Number, momentum_next: Number | None = None) -> Number:
     """(2 + 2a)/((1 + 2a) beta) for Nesterov's rule: below 2/beta, towards 4/(3 beta).
 
-    Where the root of z^2 - (1 + a)(1 - s) z + a (1 - s), s = lr beta, reaches -1. With another momentum
+    There a root of z^2 - (1 + a)(1 - s) z + a (1 - s), s = lr beta, reaches -1. With another momentum
     a' for the next step, kept so, it is (2 + 2a)/((1 + a + a') beta).
 
     Args:
         beta, momentum: as for heavy_ball_edge.
         momentum_next: a', 0 or more; None: a.
+
+    Returns:
+        The step size; an array where an argument is one.
 
     Raises:
         TypeError: an argument is no number.

@@ -1,13 +1,13 @@
-"""Momentum methods as time goes by: three differential equations that their steps follow.
+"""Momentum methods in continuous time: three differential equations that their steps follow.
 
-Both methods are u+ = u + a (u - u_prev) + h f(u + b (u - u_prev)) with f = -grad L, step size h and
-momentum a: the heavy ball with b = 0, Nesterov's with b = a. l = 1/(1 - a) is how much faster than
-gradient descent they go.
+Both methods are u+ = u + a (u - u_prev) + lr f(u + b (u - u_prev)) with f = -grad L, step size lr and
+momentum a: the heavy ball with b = 0, Nesterov's with b = a. l = 1/(1 - a) is their speed relative to
+gradient descent.
 
     steps            the methods' own steps: Steps
     rescaled         u' = -l grad L(u), of order 1
-    modified         h c u'' + u' = -l grad L(u), of order 2
-    manifold         u' = -l grad(L + (h/2) l c |grad L|^2), of order 2
+    modified         lr c u'' + u' = -l grad L(u), of order 2
+    manifold         u' = -l grad(L + (lr/2) l c |grad L|^2), of order 2
     manifold_move    the move on the invariant manifold, of order 3
 """
 
@@ -58,12 +58,12 @@ class Steps(NamedTuple):
 def steps(
     problem: TwiceSmooth, u0: Floats, lr: float, momentum: float, count: int, method: Method, v0: Floats
 ) -> Steps:
-    """So many steps of the package's own Momentum or NAG.
+    """``count`` steps of the package's own Momentum or NAG.
 
     Args:
         problem: whose gradient to follow.
         u0: the start, shape (p,), float64.
-        lr: h.
+        lr: the step size.
         momentum: a.
         count: how many steps.
         method: "heavy_ball" or "momentum"; "nesterov", "nag" or "look_ahead".
@@ -99,12 +99,12 @@ def steps(
 
 
 def rescaled(problem: TwiceSmooth, u0: Floats, times: Floats, momentum: float) -> Float64s:
-    """u' = -l grad L(u): the gradient flow, l = 1/(1 - momentum) times as fast. |u_n - u(nh)| = O(h).
+    """u' = -l grad L(u): the gradient flow, l = 1/(1 - momentum) times as fast: |u_n - u(n lr)| = O(lr).
 
     Args:
         problem: L, with its ``gradient``.
         u0: the start, shape (p,), float64.
-        times: where to look, increasing, from 0 on; t = n h after n steps.
+        times: increasing, from 0 on; t = n lr after n steps.
         momentum: a; with 0 the steps are Euler's method for the gradient flow, as those of a residual
             network are for its own.
 
@@ -135,14 +135,14 @@ def rescaled(problem: TwiceSmooth, u0: Floats, times: Floats, momentum: float) -
 def modified(
     problem: TwiceSmooth, u0: Floats, times: Floats, lr: float, momentum: float, method: Method
 ) -> Float64s:
-    """h c u'' + u' = -l grad L(u), c = (1 + a - 2b (1 - a))/(2 (1 - a)): O(h^2) for a consistent start.
+    """lr c u'' + u' = -l grad L(u), c = (1 + a - 2b (1 - a))/(2 (1 - a)): O(lr^2) if started consistently.
 
-    Consistent is u'(0) = -l grad L(u0) and a first move of h u'(0). After a start at rest, the O(h)
-    offset of the first steps remains.
+    A consistent start has u'(0) = -l grad L(u0) and a first move of lr u'(0). After a start at rest, the
+    O(lr) offset of the first steps remains.
 
     Args:
         problem, u0, times, momentum: as for ``rescaled``.
-        lr: h, positive and finite.
+        lr: the step size, positive and finite.
         method: as for ``steps``.
 
     Returns, raises:
@@ -175,9 +175,9 @@ def modified(
 def manifold(
     problem: TwiceSmooth, u0: Floats, times: Floats, lr: float, momentum: float, method: Method
 ) -> Float64s:
-    """u' = -l grad(L + (h/2) l c |grad L|^2), c = (1 + a) l/2 - b: the flow on the invariant manifold.
+    """u' = -l grad(L + (lr/2) l c |grad L|^2), c = (1 + a) l/2 - b: the flow on the invariant manifold.
 
-    As second-order as ``modified``, but of first order in time: gradient flow for a modified loss.
+    Of second order in lr as ``modified``, but of first order in time: gradient flow of a modified loss.
 
     Args, returns, raises, source:
         As ``modified``; the problem with its ``hessian(u)`` too.
@@ -185,7 +185,7 @@ def manifold(
     Example:
         >>> import numpy as np, samestep as ss
         >>> from samestep.theory import flows
-        >>> parabola = ss.problems.MSE(np.ones((1, 1)), np.zeros(1))  # u(t) = e^(-(1 + h/2) t)
+        >>> parabola = ss.problems.MSE(np.ones((1, 1)), np.zeros(1))  # u(t) = e^(-(1 + lr/2) t)
         >>> flows.manifold(parabola, np.ones(1), np.array([1.0]), 0.1, 0.0, "heavy_ball").round(6)
         array([[0.349938]])
     """
@@ -195,10 +195,10 @@ def manifold(
 
 
 def manifold_move(problem: TwiceSmooth, u: Floats, lr: float, momentum: float, method: Method) -> Floats:
-    """h G(u), the move u_{n+1} - u_n once n is large: the invariant manifold, up to O(h^3).
+    """lr G(u), the move u_{n+1} - u_n once n is large: the invariant manifold, up to O(lr^3).
 
-    G = -l grad(L + (h/2) l c |grad L|^2), c = a l - b. Steps that start elsewhere come nearer by a
-    factor of about a each. The coefficient differs from that of the flow by gradient descent's own l/2.
+    G = -l grad(L + (lr/2) l c |grad L|^2), c = a l - b. The distance of a run from it shrinks by a factor
+    of about a in each step. The coefficient differs from that of the flow by gradient descent's own l/2.
 
     Args, source: as ``modified``.
 
@@ -215,7 +215,7 @@ def manifold_move(problem: TwiceSmooth, u: Floats, lr: float, momentum: float, m
 def _modified_descent(
     problem: TwiceSmooth, u: Floats, lr: float, momentum: float, coefficient: float
 ) -> Floats:
-    """-l grad(L + (h/2) l c |grad L|^2); the gradient of |grad L|^2 is 2 H grad L."""
+    """-l grad(L + (lr/2) l c |grad L|^2); the gradient of |grad L|^2 is 2 H grad L."""
     check_problem(problem, "gradient")
     speed = _speed(momentum)
     g = problem.gradient(u)

@@ -30,7 +30,7 @@ class GapBounds(NamedTuple):
 def gap_bounds(t: Steps, beta: float, distance: float) -> GapBounds:
     """What L(w_t) - L* cannot exceed for gradient descent with lr = 1/beta on a convex L.
 
-    A step lr < 1/beta is the 1/beta of a larger beta, which the loss satisfies as well: hand in 1/lr.
+    A step lr < 1/beta is the 1/beta of a larger beta, which the loss satisfies as well: pass 1/lr as beta.
 
     The first two follow from 1/gap_{t+1} >= 1/gap_t + 1/(2 beta D^2) and gap_0 <= beta D^2/2. The third
     is attained, after any t, by a Huber loss with its kink at D/(2t + 1).
@@ -71,7 +71,7 @@ def iterations_bound(beta: float, gap: Bound, delta: Bound) -> Bound:
     Args:
         beta: the smoothness of L, positive.
         gap: L(w_0) - L*, or more; a number or an array.
-        delta: what |g|^2 is to come down to, positive; likewise.
+        delta: the value of |g|^2 to be reached, positive; likewise.
 
     Returns:
         The bound, not rounded to a whole number.
@@ -80,7 +80,7 @@ def iterations_bound(beta: float, gap: Bound, delta: Bound) -> Bound:
         ValueError: an argument out of range or not finite.
 
     Source:
-        The notes' t >= 2 beta L(w_0 - L(w*))/delta, with its bracket in the right place.
+        The notes' t >= 2 beta L(w_0 - L(w*))/delta, read as 2 beta (L(w_0) - L(w*))/delta.
 
     Example:
         >>> import samestep as ss
@@ -95,8 +95,8 @@ def iterations_bound(beta: float, gap: Bound, delta: Bound) -> Bound:
 def gradient_bound(t: Steps, beta: float, distance: float) -> Bound:
     """beta D/(t + 1), which |g_t| cannot exceed for lr = 1/beta on a convex L.
 
-    The notes' "gradient norm goes to 0 at a rate of 1/t" in the case in which it is true. A Huber loss
-    with its kink at D/(t + 1) attains it.
+    The notes' "gradient norm goes to 0 at a rate of 1/t", which needs convexity. A Huber loss with its kink
+    at D/(t + 1) attains the bound.
 
     Args:
         t, beta, distance: as for gap_bounds.

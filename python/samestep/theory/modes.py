@@ -1,4 +1,4 @@
-"""A quadratic, one eigenvalue of its Hessian at a time: what a step does to the error along each.
+"""A quadratic, one eigenvalue of its Hessian at a time: how a step changes the error along each.
 
 Along the eigenvector of a curvature lambda, with s = lr lambda and a the momentum, the error e = w - w*
 and the velocity v obey a linear recursion of their own:
@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 
 from ..problems import Float64s
+from ..problems.mse import claimed
 from .checks import Method, check_method, check_number, is_problem
 from .curvature import check_symmetric
 
 
 def mode_factors(problem_or_H: Any, lr: float) -> Float64s:
-    """1 - lr lambda_i: what a step of gradient descent multiplies the error by, mode by mode.
+    """1 - lr lambda_i: the factor of the error along each eigenvector in a step of gradient descent.
 
     A negative factor flips the sign at every step: that is the zigzag in steep directions. Beyond -1,
     that is for lr > 2/lambda_i, it grows.
@@ -63,7 +64,7 @@ def mode_matrices(
     momentum: float = 0.0,
     momentum_next: float | None = None,
 ) -> Float64s:
-    """What a step multiplies (e, v) by, for every curvature: the recursions of the module as matrices.
+    """The matrix by which a step multiplies (e, v), for every curvature: the module's recursions.
 
     Args:
         family: "sgd"; "momentum" or "heavy_ball"; "nag", "nesterov" or "look_ahead". The torch forms are
@@ -138,7 +139,7 @@ def spectral_radius(family: Method, curvatures: Any, lr: float, momentum: float 
 
 
 def _eigenvalues(problem: Any, argument: str) -> Float64s:
-    found = getattr(problem, "eigenvalues", None)
+    found = claimed(problem, "eigenvalues")
     if found is None:
         raise TypeError(
             f"{argument}: got {type(problem).__name__} without eigenvalues, expected problems.MSE, or the "

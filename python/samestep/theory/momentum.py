@@ -1,6 +1,6 @@
-"""Momentum written in the texts' other ways, what a run of equal gradients comes to, Nesterov's momenta.
+"""Other forms of momentum, the heavy ball's step after many equal gradients, and Nesterov's momenta.
 
-The kernels step the heavy ball, v = a v - lr g, w = w + v, and torch's form.
+The optimizers have the heavy ball, v = a v - lr g, w = w + v, and torch's form.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from .checks import check_momentum
 def polyak_step(w: Floats, previous: Floats, g: Floats, lr: float, momentum: float) -> Floats:
     """x+ = x - lr g + a (x - x_prev): the heavy ball without a velocity.
 
-    The same as the kernels' heavy ball, since v = x - x_prev, also where lr and a change from step to
-    step; torch's form differs then, as its buffer holds gradients that are scaled by the new lr.
+    The same as Momentum, since v = x - x_prev, also where lr and a change from step to step; torch's form
+    differs then, as its buffer holds gradients that are scaled by the new lr.
 
     Args:
         w, previous: x and the iterate before it, the same array at the start; shape (p,).
-        g: the gradient at w.
+        g: the gradient at w, shape (p,).
         lr, momentum: of this step.
 
     Returns:
@@ -49,9 +49,9 @@ def ema_step(w: Floats, v: Floats, g: Floats, alpha: float, decay: float) -> tup
 
     Args:
         w: the weights, shape (p,).
-        v: the average so far, zeros at the start.
-        g: the gradient at w.
-        alpha: the step size.
+        v: the average so far, zeros at the start; shape (p,).
+        g: the gradient at w, shape (p,).
+        alpha: the step size, lr/(1 - b) of the heavy ball.
         decay: b, in [0, 1).
 
     Returns:
@@ -71,15 +71,18 @@ def ema_step(w: Floats, v: Floats, g: Floats, alpha: float, decay: float) -> tup
 
 
 def terminal_step(lr: float, momentum: float, g: float, alternating: bool = False) -> float:
-    """The step that the heavy ball comes to: -lr g/(1 - a), or lr |g|/(1 + a) in size where g alternates.
+    """-lr g/(1 - a): the heavy ball's step after many equal gradients; of alternating ones -lr g/(1 + a).
 
-    The weights of the old gradients sum up to 1/(1 - a): the notes' "average" is a sum.
+    The weights of the old gradients sum to 1/(1 - a): the notes' "average" is a sum.
 
     Args:
         lr: the step size.
         momentum: a, in [0, 1).
         g: the gradient, the same at every step; if alternating, the last one.
         alternating: whether its sign changes at every step.
+
+    Returns:
+        The change of the weight in one step, with its sign.
 
     Raises:
         ValueError: the momentum is not in [0, 1).

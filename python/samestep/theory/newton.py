@@ -26,15 +26,15 @@ def newton_step(g: Floats, H: Floats, damping: float = 0.0, mode: Mode = "newton
     ===============  =========================  ================================================
 
     A singular H has no inverse: f is 0 where the denominator is 0 by the measure of rounding, which
-    makes H^-1 the pseudo-inverse and d the shortest step to a minimum of the model. Should g have a
-    share in such a direction, the model falls along it for ever, and d leaves that share alone.
+    makes H^-1 the pseudo-inverse and d the shortest step to a minimum of the model. Along such a
+    direction the model has no minimum if g has a component there, and d has none.
     Damping above -lambda_min makes H + damping I positive definite and d a descent direction.
 
     Args:
         g: the gradient, shape (p,).
         H: the Hessian, symmetric, shape (p, p).
         damping: alpha >= 0, added to every curvature.
-        mode: see the table.
+        mode: one of the table.
 
     Returns:
         A new float64 array, shape (p,): add it to w.

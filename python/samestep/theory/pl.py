@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..problems import Float64s, Floats
+from ..problems.mse import claimed
 from .checks import check_not_negative, check_number, check_positive, is_problem, known
 from .curvature import check_symmetric
 
@@ -42,7 +43,7 @@ def pl_constant(problem: Any) -> float:
 
     Raises:
         TypeError: no problem, or one that knows neither its eigenvalues nor a mu.
-        ValueError: its mu is 0, which says that it is convex and gives no constant.
+        ValueError: its mu is 0: the loss is known to be convex, and no constant is known.
 
     Source:
         Karimi, Nutini and Schmidt (2016) (recalled).
@@ -57,7 +58,7 @@ def pl_constant(problem: Any) -> float:
             f"problem: got {type(problem).__name__}, expected a problem such as problems.MSE; of a tangent "
             "kernel it is pl_star_constant"
         )
-    eigenvalues = getattr(problem, "eigenvalues", None)
+    eigenvalues = claimed(problem, "eigenvalues")
     if eigenvalues is None:
         mu = known(problem, "mu")
         if mu == 0.0:
@@ -67,7 +68,7 @@ def pl_constant(problem: Any) -> float:
 
 
 def tangent_kernel(J: Floats) -> Float64s:
-    """K = J J', how the outputs F(w) change with one another when w moves.
+    """K = J J', the tangent kernel: how the outputs F(w) change together when w does.
 
     Args:
         J: DF(w), one output a row: shape (N, p). For a linear model it is Phi.
@@ -108,7 +109,7 @@ def pl_star_constant(K: Floats, c: float = 1.0) -> float:
 
     Returns:
         mu; 0 where rounding cannot tell it from 0, as it must be for more outputs than weights: such a
-        loss need not come down to 0.
+        loss need not reach 0.
 
     Raises:
         ValueError: K is not square, not symmetric or not finite; c is not positive.
@@ -144,7 +145,7 @@ def pl_rate(beta: float, mu: float, lr: float | None = None) -> float:
         ValueError: an argument out of range: without mu > 0, or from lr = 2/beta on, nothing is proved.
 
     Source:
-        Polyak (1963); the descent lemma with PL put in.
+        Polyak (1963): PL inserted into the descent lemma.
 
     Example:
         >>> import samestep as ss
@@ -173,7 +174,7 @@ def pl_radius(loss: float, beta: float, mu: float, lr: float | None = None) -> f
         ValueError: an argument out of range.
 
     Source:
-        The notes' summary theorem, with its eta <= 2/beta made strict; Liu, Zhu and Belkin (2022).
+        The notes' summary theorem, with its step size <= 2/beta made strict; Liu, Zhu and Belkin (2022).
 
     Example:
         >>> import samestep as ss

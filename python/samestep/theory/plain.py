@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import inf
-
 from ..optim.optimizer import Optimizer
 
 
@@ -15,8 +13,8 @@ def plain_hyper(optimizer: Optimizer) -> dict[str, float]:
         "a schedule": optimizer._has_schedules,
         "weight_decay": group["weight_decay"] != 0.0,
         "maximize": options.maximize,
-        "clip_norm": options.clip_norm < inf,
-        "clip_value": options.clip_value < inf,
+        "clip_norm": options.clip_norm is not None,
+        "clip_value": options.clip_value is not None,
         f"{optimizer.variant}": optimizer.variant is not None,
     }
     found = [name for name, there in asked.items() if there]

@@ -20,12 +20,13 @@ def sam_step(optimizer: Optimizer, gradient: Callable[[Floats], Floats], rho: fl
     L + (rho^2/2) lambda_max(H) and more: the notes' penalty on the largest eigenvalue is this limit, with
     the weight rho^2/2. Away from minima it is L + rho |g| and more.
 
-    With a constant step SAM does not settle: on L = h w^2/2 it ends by jumping between w and -w,
+    With a constant step SAM does not converge: on L = h w^2/2 it ends by jumping between w and -w,
     |w| = lr h rho/(2 - lr h).
 
     Args:
-        optimizer: any, of one array: it makes the step.
-        gradient: called with the weights, twice; once with the optimizer's own array moved to w + e.
+        optimizer: any, of a single array; its rule steps along the gradient at w + e.
+        gradient: a function of the weights that returns an array of their shape. It is called twice, the
+            second time while the optimizer's own array holds w + e.
         rho: the distance, 0 or more; 0 is the optimizer's plain step. Where g is 0, e is.
 
     Raises:

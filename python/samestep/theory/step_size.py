@@ -27,7 +27,7 @@ class StepSizeCheck:
     Attributes:
         rule: the optimizer's rule, such as ``"nag_look_ahead"``.
         lr: its step size.
-        beta: the largest curvature of the loss, loss scale included, as the mean step sees it.
+        beta: the largest curvature of the loss, its scale included; of batches, that of the mean step.
         edge: from this step size on the method diverges on a quadratic, from all but special starts;
             None: there is no such number, or none is known.
         formula: of the edge, or of the sufficient step size of an adaptive rule.
@@ -38,8 +38,8 @@ class StepSizeCheck:
         quadratic: whether the loss is known to be one: problems.MSE. Of other losses the edge says nothing.
         batches: whether the steps go along batches.
         from_rest: up to this lr a run from rest never rises above its start, whatever the loss
-            (``Momentum``; ``NAG`` if the loss is known to be convex, give or take the look-ahead); None: no
-            such number is known.
+            (``Momentum``; ``NAG`` if the loss is known to be convex, up to the look-ahead); None: no such
+            number is known.
     """
 
     rule: str
@@ -70,7 +70,7 @@ class StepSizeCheck:
         """Whether the run converges: True or False of a quadratic, whose run the edge decides; else None.
 
         Of batches None on both sides of it: their spread decides, and a run may converge where the mean of
-        all runs diverges. An lr of 0 makes no step, and False.
+        all runs diverges. With an lr of 0 there is no step: False.
         """
         if not self.quadratic or self.edge is None:
             return None
@@ -154,11 +154,11 @@ def check_step_size(problem: Any, optimizer: Optimizer, batch_size: int | None =
     the descent lemma gradient descent lowers any smooth loss, convex or not, at every step for
     lr < 2/beta; the heavy ball never rises above its start for lr <= 2(1-a)/beta.
 
-    The torch forms make the steps of the others for a constant lr, and so have their edges. With a
+    With a constant lr the torch forms step like the others and have the same edges. With a
     ``momentum_next`` a' of its own NAG's is (2+2a)/((1+a+a')beta).
 
-    An adaptive rule divides by what it has seen: its step in weight i is lr D_i g_i, where D_i grows as
-    the gradients vanish, to at most 1/eps (outside) or 1/sqrt(eps) (inside). Below the edge of that
+    An adaptive rule divides by the size of its past gradients: its step in weight i is lr D_i g_i, where D_i
+    grows as the gradients vanish, to at most 1/eps (outside) or 1/sqrt(eps) (inside). Below the edge of that
     largest D every step of AdaGrad and RMSProp lowers the loss, from
     L(w+) <= L - g'D(1 - lr max(D) beta/2)g lr; a run far above it may do as well. What always holds is a
     cap on how far a step moves a weight:
@@ -192,8 +192,8 @@ def check_step_size(problem: Any, optimizer: Optimizer, batch_size: int | None =
             change its steps, such as weight decay.
 
     Source:
-        The notes' step bound; the edges and caps are derived in the docs of theory. For Adam's cap in
-        special cases see Kingma and Ba (2015), section 2.1.
+        The notes' step bound. docs/theory/momentum.md derives the edges, docs/theory/adaptive.md the caps;
+        for Adam's cap in special cases see Kingma and Ba (2015), section 2.1.
 
     Example:
         >>> import numpy as np, samestep as ss

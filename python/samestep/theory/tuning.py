@@ -26,12 +26,15 @@ class Tuning(NamedTuple):
 def tune_sgd(beta: Any, mu: float | None = None) -> Tuning:
     """lr = 2/(beta + mu); rate (kappa - 1)/(kappa + 1).
 
-    The step for which the steepest and the flattest direction shrink alike.
+    With this step the errors along the steepest and the flattest direction shrink alike.
 
     Args:
         beta: the largest curvature, positive; or a problem that knows both.
         mu: the smallest one, 0 < mu <= beta; None: the problem's, by pl_constant. Where the smallest is 0
             that is the smallest which is not: along the others nothing moves.
+
+    Returns:
+        Tuning: lr, momentum and rate.
 
     Raises:
         TypeError: beta or mu is no number, or the problem knows no beta or mu.
@@ -56,6 +59,9 @@ def tune_heavy_ball(beta: Any, mu: float | None = None) -> Tuning:
 
     Args:
         beta, mu: as for tune_sgd.
+
+    Returns:
+        Tuning: lr, momentum and rate.
 
     Raises:
         TypeError, ValueError: as tune_sgd.
@@ -82,6 +88,9 @@ def tune_nesterov(beta: Any, mu: float | None = None) -> Tuning:
     Args:
         beta, mu: as for tune_sgd.
 
+    Returns:
+        Tuning: lr, momentum and rate.
+
     Raises:
         TypeError, ValueError: as tune_sgd.
 
@@ -105,6 +114,9 @@ def tune_look_ahead(beta: Any, mu: float | None = None) -> Tuning:
 
     Args:
         beta, mu: as for tune_sgd.
+
+    Returns:
+        Tuning: lr, momentum and rate.
 
     Raises:
         TypeError, ValueError: as tune_sgd.

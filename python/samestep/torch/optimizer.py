@@ -243,7 +243,7 @@ class _Binding:
         self.kept_layouts = Layouts(self.kept_memory)
         self.gradient_layouts = Layouts([bound.work for bound in self.bound])
         self.plan = AddressedPlan(
-            rule, memory, steps, Options(decoupled=decoupled, maximize=maximize), strided
+            rule, memory, steps, Options(decoupled_weight_decay=decoupled, maximize=maximize), strided
         )
         if not self.plan.is_disjoint:
             raise RuntimeError(

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..arguments import whole_number
 from ..backends.arrays import check_writeable
+from ..optim import param
 from ..optim.optimizer import Optimizer
 from ..problems import MSE, Floats, Problem
 from ..problems.function import can_call_with
@@ -112,7 +113,7 @@ def check_optimizer(optimizer: Optimizer, w0: Floats) -> None:
             f"{w0.shape}, as w0"
         )
     check_writeable("optimizer.params[0]", params[0])
-    optimizer._check_arrays()  # dtype, shape or strides of a state may have been set since it was bound
+    param.check_writeable(optimizer._params)  # the layout of a state may have been set since
 
 
 def make_optimizer(make: Any, w0: Floats) -> Optimizer:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from ... import _core
 from ..arrays import Layout, extents, gradient_error, same_layout
-from ..face import STEPPED
-from ..options import Options, arguments_of
+from ..face import STEPPED, Tensor
+from ..options import Options
 from .arrays import gradient_view
 from .device import get_cupy
 from .kernels import ITEM, STEP, WORD, WORDS, launch_kernel, ready_kernel, run_kernel, struct_of
@@ -25,8 +25,8 @@ SUPPORTED = ("decoupled_weight_decay", "maximize", "clip_value", "flush_subnorma
 
 def check_options(options: Options, state_dir: str | None) -> None:
     """Raises ValueError, with its name, for an option that has no kernels here yet."""
-    asked = {**arguments_of(options), "state_dir": state_dir}
-    for name, absent in {**arguments_of(Options()), "state_dir": None}.items():
+    asked = {**options.arguments(), "state_dir": state_dir}
+    for name, absent in {**Options().arguments(), "state_dir": None}.items():
         if asked[name] != absent and name not in SUPPORTED:
             raise ValueError(
                 f"{name}: got {asked[name]!r}, which is not on the GPU yet; leave it out, or step copies in "
@@ -35,28 +35,29 @@ def check_options(options: Options, state_dir: str | None) -> None:
 
 
 class _Coefficients:
-    """What the kernels of one step take, by group of parameters."""
+    """The scalars that the kernels of one step take, for each group of parameters."""
 
     def __init__(
         self, options: Options, hyper: Sequence[float], weight_decay: list[float], scale: float
     ) -> None:
         self._options = options
+        self._clip_value = math.inf if options.clip_value is None else options.clip_value
         self._n_hyper = len(hyper) // len(weight_decay)
         self._hyper = hyper
         self._weight_decay = weight_decay
         self._scale = -scale if options.maximize else scale
 
-    def enter(self, argument: NDArray[Any], rule: str, dtype: np.dtype[Any], group: int, t: int) -> str:
-        """Fills them in for step t; returns which of the rule's kernels it takes."""
+    def fill(self, argument: NDArray[Any], rule: str, dtype: np.dtype[Any], group: int, t: int) -> str:
+        """Writes those of step t into a kernel's argument; returns which of the rule's kernels takes it."""
         options, decay = self._options, self._weight_decay[group]
         hyper = self._hyper[group * self._n_hyper : (group + 1) * self._n_hyper]
         argument["coefficients"] = np.void(_core.coefficients(rule, dtype, t, hyper, decay))
-        argument["scale"], argument["clip_value"] = self._scale, options.clip_value
-        argument["weight_decay"] = 0.0 if options.decoupled else decay
+        argument["scale"], argument["clip_value"] = self._scale, self._clip_value
+        argument["weight_decay"] = 0.0 if options.decoupled_weight_decay else decay
         argument["flush"] = options.flush_subnormals
-        if options.decoupled and decay != 0.0:
+        if options.decoupled_weight_decay and decay != 0.0:
             return "_decoupled"
-        asks = self._scale != 1.0 or options.clip_value < math.inf or decay != 0.0 or options.flush_subnormals
+        asks = self._scale != 1.0 or self._clip_value < math.inf or decay != 0.0 or options.flush_subnormals
         return "_options" if asks else ""
 
 
@@ -64,36 +65,38 @@ Launch = tuple[Any, int, NDArray[Any]]  # kernel, blocks of threads, argument
 
 
 class _Tensors:
-    """Those parameters of a plan that are of one type, and the tables that their kernel reads."""
+    """The tensors of a plan that are of one type, and the tables on the device that their kernel reads."""
 
     def __init__(
         self,
         rule: str,
         dtype: np.dtype[Any],
         numbers: list[int],
-        tensors: list[list[Any]],
-        groups: Sequence[int],
+        tensors: Sequence[Tensor],
     ) -> None:
         cupy = get_cupy()
         self._rule = rule
         self._dtype = dtype
         self._numbers = numbers
-        self._groups = groups
-        rows = [[w.data.ptr, w.size, *(s.data.ptr for s in states)] for w, *states in tensors]
-        items = [(i, begin) for i, (w, *_) in enumerate(tensors) for begin in range(0, w.size, ITEM)]
+        self._groups = {i: tensor.group for i, tensor in zip(numbers, tensors, strict=True)}
+        rows = [[t.w.data.ptr, t.w.size, *(s.data.ptr for s in t.states)] for t in tensors]
+        items = [(i, begin) for i, t in enumerate(tensors) for begin in range(0, t.w.size, ITEM)]
         self._items = len(items)
         # Waited for: a step may come on another stream.
         tables = [np.array(rows, np.int64), np.array(items, np.int64), np.zeros((len(tensors), 2), np.int64)]
         self._tables = [cupy.asarray(table, blocking=True) for table in tables]
-        # Address of the gradient, and launch: what the device's table holds, and what it is to hold.
-        self._given = tables[2]
-        self._wanted = np.zeros_like(self._given)
+        # Address of each gradient and number of its launch, as the device's table has them and as it shall.
+        self._on_device = tables[2]
+        self._wanted = np.zeros_like(self._on_device)
         names = dict(zip(("rows", "items", "given"), self._tables, strict=True))
         self._argument = struct_of(STEP, **names, per_item=ITEM)
         self._firsts: list[int] = []  # of each launch, the number of one parameter
 
-    def take(self, grads: Sequence[Any], steps: NDArray[np.int64]) -> None:
-        """Enters the gradients: parameters of one group that have made as many steps share a launch."""
+    def set_gradients(self, grads: Sequence[Any], steps: NDArray[np.int64]) -> None:
+        """Writes where the gradients lie into the device's table.
+
+        Parameters of one group that have made as many steps share a launch.
+        """
         launches: dict[tuple[int, int], int] = {}
         self._firsts = []
         for row, i in enumerate(self._numbers):
@@ -105,24 +108,24 @@ class _Tensors:
             if launch == len(self._firsts):
                 self._firsts.append(i)
             self._wanted[row] = g.data.ptr, launch
-        self._write_given()
+        self._update_table()
 
-    def launches(self, steps: NDArray[np.int64], coefficients: _Coefficients) -> list[Launch]:
-        """Those of a step of the gradients that were taken, all but launched."""
+    def prepare_launches(self, steps: NDArray[np.int64], coefficients: _Coefficients) -> list[Launch]:
+        """The launches of a step of the gradients that were set, with their arguments."""
         out = []
         for launch, first in enumerate(self._firsts):
             t, group = int(steps[first]) + 1, self._groups[first]
             argument = self._argument.copy()
-            way = coefficients.enter(argument, self._rule, self._dtype, group, t)
+            variant = coefficients.fill(argument, self._rule, self._dtype, group, t)
             argument["group"] = launch
-            kernels = f"{'OPTION' if way else 'STEP'}_KERNELS({self._rule})"
-            kernel = ready_kernel(kernels, f"step_{self._rule}{way}_{self._dtype}")
+            kernels = f"{'OPTION' if variant else 'STEP'}_KERNELS({self._rule})"
+            kernel = ready_kernel(kernels, f"step_{self._rule}{variant}_{self._dtype}")
             out.append((kernel, self._items, argument))
         return out
 
-    def _write_given(self) -> None:
-        """Brings the device's table up to date, where it is not: gradients tend to lie where they lay."""
-        changed = np.flatnonzero(self._wanted.ravel() != self._given.ravel())
+    def _update_table(self) -> None:
+        """Writes the rows of the device's table that have changed: gradients tend to lie where they lay."""
+        changed = np.flatnonzero(self._wanted.ravel() != self._on_device.ravel())
         if changed.size == 0:
             return
         words = self._wanted.ravel()
@@ -131,7 +134,7 @@ class _Tensors:
             argument = struct_of(WORD, to=self._tables[2].data.ptr + 8 * first, count=count)
             argument["words"][0, :count] = words[first : first + count]
             run_kernel("WORD_KERNELS()", "write_words", 1, argument)
-        self._given[...] = self._wanted
+        self._on_device[...] = self._wanted
 
 
 class _Place(NamedTuple):
@@ -147,7 +150,7 @@ class _Place(NamedTuple):
         return cls(a.data.ptr, a.dtype, a.shape, a.strides)
 
     def is_of(self, a: Any) -> bool:
-        """Whether ``a`` lies so still."""
+        """Whether ``a`` still lies there."""
         same = a.data.ptr == self.address and a.shape == self.shape and a.strides == self.strides
         return bool(same and a.dtype == self.dtype)
 
@@ -160,34 +163,31 @@ class Plan:
     def __init__(
         self,
         rule: str,
-        params: list[Any],
-        states: list[list[Any]],
+        tensors: Sequence[Tensor],
         steps: NDArray[np.int64],
         options: Options | None = None,
     ) -> None:
         self._options = Options() if options is None else options
         check_options(self._options, None)
-        groups = self._options.groups or (0,) * len(params)
-        self._weight_decay = [0.0] * (max(groups) + 1)
-        self._held = params, states  # the lists below know addresses only
-        self._bound = [Layout.of(w) for w in params]
-        for state in states:
-            for s, w in zip(state, params, strict=True):
+        self._weight_decay = [0.0] * (1 + max(tensor.group for tensor in tensors))
+        self._held = tensors  # the lists below know addresses only
+        self._bound = [Layout.of(tensor.w) for tensor in tensors]
+        for w, *states in (tensor.arrays() for tensor in tensors):
+            for s in states:
                 if s.dtype != w.dtype or s.device.id != w.device.id or not same_layout(s, w):
                     raise ValueError("states: expected arrays like the parameters")
         # While a step is launched the first count is below zero, so that every copy of the optimizer, and
         # what is saved of it, tells that the step was interrupted there.
         self._steps = steps
-        self._device = params[0].device
+        self._device = tensors[0].w.device
         self._kind = get_cupy().ndarray
-        tensors = [[w, *(s[i] for s in states)] for i, w in enumerate(params)]
         with self._device:
             self._lists = [
-                _Tensors(rule, dtype, numbers, [tensors[i] for i in numbers], groups)
-                for dtype in dict.fromkeys(w.dtype for w in params)
-                if (numbers := [i for i, w in enumerate(params) if w.dtype == dtype and w.size])
+                _Tensors(rule, dtype, numbers, [tensors[i] for i in numbers])
+                for dtype in dict.fromkeys(tensor.w.dtype for tensor in tensors)
+                if (numbers := [i for i, t in enumerate(tensors) if t.w.dtype == dtype and t.w.size])
             ]
-        self._written = extents(a for one in tensors for a in one)
+        self._written = extents(a for tensor in tensors for a in tensor.arrays())
         # Of the last step: weak references to the gradients and how they lay, None where there was none; what
         # it added to the counters, and what these were then.
         self._seen: list[tuple[weakref.ref[Any], _Place] | None] = []
@@ -226,13 +226,15 @@ class Plan:
                             return i
                     self._seen = []
                     for tensors in self._lists:
-                        tensors.take(grads, self._steps)
+                        tensors.set_gradients(grads, self._steps)
                     self._counts[:] = [*(g is not None for g in grads), True]
                     self._seen = [None if g is None else (weakref.ref(g), _Place.of(g)) for g in grads]
                 coefficients = _Coefficients(self._options, hyper, self._weight_decay, scale)
                 # All that may fail comes before the first launch.
                 launches = [
-                    one for tensors in self._lists for one in tensors.launches(self._steps, coefficients)
+                    one
+                    for tensors in self._lists
+                    for one in tensors.prepare_launches(self._steps, coefficients)
                 ]
                 after = self._steps + self._counts
                 self._steps[0] = ~self._steps[0]

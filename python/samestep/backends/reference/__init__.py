@@ -4,10 +4,21 @@ It uses only ``+ - * /``, ``sqrt``, comparisons, ``where`` and casts, whose bits
 It is also a backend: with ``backend="reference"`` a whole training runs in it.
 """
 
-from ..arrays import assign, contiguous, empty, empty_like, from_host, read_only_copy, to_host, zeros_like
+from ..arrays import (
+    assign,
+    contiguous,
+    empty,
+    empty_like,
+    from_host,
+    gradient_views,
+    read_only_copy,
+    to_host,
+    zeros_like,
+)
 from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference, update_running
 from .mse import Mse
-from .rules import Plan, power, rules
+from .plan import Plan
+from .rules import power, rules
 from .sums import canonical_sum, global_norm
 
 __all__ = [
@@ -23,6 +34,7 @@ __all__ = [
     "empty_like",
     "from_host",
     "global_norm",
+    "gradient_views",
     "power",
     "read_only_copy",
     "rules",

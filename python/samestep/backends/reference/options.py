@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..arrays import Array
+from ..options import Options
 
 LEAST_NORMAL = 2.0**-126  # of float32, for every type
 
@@ -27,11 +29,11 @@ class Decayed(NamedTuple):
 
 
 def prepare_gradient(
-    g: Array, w: Array, T: Any, scale: float, clip_value: float, weight_decay: float
+    g: Array, w: Array, T: Any, scale: float, weight_decay: float, options: Options
 ) -> Array:
     """The gradient that the rule sees; ``weight_decay`` is the coupled one."""
-    clip = T(clip_value)
-    g = T(scale) * g
+    clip = T(math.inf if options.clip_value is None else options.clip_value)
+    g = T(-scale if options.maximize else scale) * g
     g = np.where(g > clip, clip, g)
     g = np.where(g < -clip, -clip, g)
     if weight_decay != 0.0:

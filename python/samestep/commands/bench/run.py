@@ -10,6 +10,7 @@ import numpy as np
 
 from ...backends import cpu
 from ...backends.arrays import Array
+from ...backends.face import Tensor
 from .cases import LR, RULES, Shapes, elements
 from .peers import STATES, steps_of
 from .turns import take_turns
@@ -126,5 +127,6 @@ def _roof(rule: str, params: list[Array]) -> Callable[[], int]:
     written = [[w.copy() for w in params] for _ in range(1 + STATES[rule])]
     zeros = [np.zeros_like(w) for w in params]
     counts = np.zeros(len(params) + 1, np.int64)
-    plan = cpu.Plan(f"roof_{STATES[rule]}", written[0], written[1:], counts)
+    tensors = [Tensor(w, states) for w, *states in zip(*written, strict=True)]
+    plan = cpu.Plan(f"roof_{STATES[rule]}", tensors, counts)
     return lambda: plan.step(zeros, (LR,))

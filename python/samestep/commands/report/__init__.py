@@ -12,7 +12,7 @@ from typing import Any
 from ..table import Table
 
 # Four of them are imported for the items that they add to the list.
-from . import descent, items, landscapes, methods, networks, own, paths, rates, slides, surfaces  # noqa: F401
+from . import descent, items, kernel, landscapes, methods, networks, own, paths, rates, slides, surfaces  # noqa: F401
 from .items import Row, measured
 from .page import page
 from .pictures import Drawn, drawn
@@ -24,6 +24,7 @@ PICTURES = (
     paths.rosenbrock,
     rates.edge,
     rates.momentum_flows,
+    kernel.polyak_lojasiewicz,
     landscapes.basins,
     landscapes.sam,
     landscapes.semicircle,
@@ -43,13 +44,13 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True)
 class Report:
-    """What was drawn and measured.
+    """The pictures and items of a report.
 
     Attributes:
-        pictures: in the page's order.
+        pictures: in the order of the page.
         rows: in the order of the texts.
-        quick: whether less was run for it.
-        table: what it was measured on; None: the problems of the texts.
+        quick: whether ``--quick`` was given.
+        table: the user's table; None: the problems of the texts.
     """
 
     pictures: list[Drawn]
@@ -59,7 +60,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether every item is."""
+        """Whether every item passed."""
         return all(row.passed for row in self.rows)
 
     def as_dict(self) -> dict[str, Any]:
@@ -72,7 +73,7 @@ class Report:
         }
 
     def write(self, path: str | PathLike[str]) -> None:
-        """Writes the page, whole or not at all.
+        """Writes the page: all of it or nothing.
 
         Raises:
             OSError: the file cannot be written.
@@ -83,7 +84,7 @@ class Report:
 
 
 def check_out(path: str | PathLike[str]) -> None:
-    """Raises now what Report.write would raise after the work.
+    """Raises at once the error that Report.write would raise after the work.
 
     Raises:
         ReportError: the path is a folder or a device, or lies where nothing can be written.
@@ -109,8 +110,8 @@ def run_report(quick: bool = False, announce: Callable[[str], None] = lambda sta
     """Draws every picture and measures every item.
 
     Args:
-        quick: less of what takes long: under half a minute instead of under three.
-        announce: told the name of each of the STAGES before it starts.
+        quick: fewer particles, steps, draws and seeds: under half a minute instead of under three.
+        announce: called with the name of each of the STAGES before it starts.
 
     Raises:
         ImportError: scikit-learn, SciPy or matplotlib is not installed.
@@ -129,24 +130,24 @@ def run_report(quick: bool = False, announce: Callable[[str], None] = lambda sta
 def report_on(
     table: Table, quick: bool = False, announce: Callable[[str], None] = lambda stage: None
 ) -> Report:
-    """Draws and measures what holds for every least-squares problem, on a table of the user's own.
+    """Draws and measures on a user's table what holds for every least-squares problem.
 
     Args:
-        table: see table.py.
+        table: the rows, columns and target.
         quick: fewer step sizes and steps.
-        announce: told the name of each of the OWN_STAGES before it starts.
+        announce: called with the name of each of the OWN_STAGES before it starts.
 
     Raises:
         TableError: the table gives no problem that could be solved in float64.
         ImportError: matplotlib is not installed.
     """
     pictures, own_items = own.parts(table)
-    made = []
+    finished = []
     for picture in pictures:
         announce(picture.name)
-        made.append(drawn(picture, quick))
+        finished.append(drawn(picture, quick))
     rows = []
     for item in own_items:
         announce(item.key)
         rows.append(measured(item, quick))
-    return Report(made, rows, quick, table)
+    return Report(finished, rows, quick, table)

@@ -1,4 +1,4 @@
-"""The rows of the report's table: what a text says, what is measured for it, and whether that holds."""
+"""The report's items: what a text says, what is measured for it, and whether that holds."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Numbers = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Check:
-    """One measured number, or a few, beside what they ought to be.
+    """One measured number, or a few, with what theory expects.
 
     Attributes:
-        what: was measured.
+        what: the name of the quantity.
         measured: the numbers.
-        relation: "=" means as near as the tolerance, element by element.
-        expected: as many.
+        relation: "=" means within the tolerance, number by number.
+        expected: one for each measured number.
         tolerance: of "=", absolute, one for each; otherwise 0.
     """
 
@@ -63,7 +63,7 @@ def at_least(what: str, measured: Any, bound: float) -> Check:
 
 
 def never(what: str, violations: Any) -> Check:
-    """None of these comparisons came out true."""
+    """The number of true comparisons is 0."""
     return near(what, float(np.count_nonzero(violations)), 0.0)
 
 
@@ -77,14 +77,15 @@ Measure = Callable[[bool], Checks]
 
 @dataclass(frozen=True)
 class Item:
-    """A row of the table.
+    """A statement of the texts.
 
     Attributes:
-        key: where it stands in the texts: A the notes, B the slides.
+        key: its place in the texts: A the notes, B the slides.
         title: its subject.
-        formula: in the markup of page.py; "" where the text has none.
+        formula: in the markup of markup.py; "" where the text has none.
         remark: what the text says and what is right.
         measure: called with ``quick``; returns the checks.
+        quick: what ``--quick`` measures instead, in words; "" where it measures the same.
     """
 
     key: str
@@ -92,23 +93,24 @@ class Item:
     formula: str
     remark: str
     measure: Measure
+    quick: str = ""
 
     @property
     def place(self) -> tuple[str, int]:
-        """In the order of the texts."""
+        """What sorts items in the order of the texts."""
         return self.key[0], int(re.findall(r"\d+", self.key)[0])
 
 
 @dataclass(frozen=True)
 class Row:
-    """An item and what its measuring gave."""
+    """An item and its checks."""
 
     item: Item
     checks: tuple[Check, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether all its checks did."""
+        """Whether all its checks passed."""
         return all(check.passed for check in self.checks)
 
     def as_dict(self) -> dict[str, Any]:
@@ -125,16 +127,16 @@ class Row:
 ITEMS: list[Item] = []  # as the modules that measure are imported
 
 
-def item(key: str, title: str, formula: str = "") -> Callable[[Measure], Measure]:
-    """Adds a row: the decorated function measures, its docstring is the remark."""
+def item(key: str, title: str, formula: str = "", quick: str = "") -> Callable[[Measure], Measure]:
+    """Adds an item: the decorated function measures, its docstring is the remark."""
 
     def add(measure: Measure) -> Measure:
-        ITEMS.append(Item(key, title, formula, inspect.getdoc(measure) or "", measure))
+        ITEMS.append(Item(key, title, formula, inspect.getdoc(measure) or "", measure, quick))
         return measure
 
     return add
 
 
 def measured(item: Item, quick: bool) -> Row:
-    """The row of an item, measured now."""
+    """Measures an item."""
     return Row(item, tuple(item.measure(quick)))

@@ -1,4 +1,4 @@
-"""Pictures of basins and curvatures: where noise goes, what SAM flattens, what random Hessians look like."""
+"""Pictures of basins and curvatures: noise between two wells, SAM, random Hessians, a spin glass."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from ...theory.landscape import (
     semicircle_density,
 )
 from .pictures import picture
-from .svg import ACCENT, COLORS, FAINT, INK, decades, figure
+from .svg import ACCENT, COLORS, DASHED, INK, decades, figure
 
-# lr and B; at equal lr/B the share is to be equal.
+# lr and B; the texts say that the share depends on lr/B alone.
 BASINS = ((0.01, 8), (0.01, 1), (0.02, 2), (0.02, 1), (0.04, 2), (0.03, 1), (0.04, 1), (0.06, 1))
-NOISE = 4.0  # of one example's gradient, standard deviation
+NOISE = 4.0  # standard deviation of one example's gradient
 
 
 @cache
@@ -37,33 +37,37 @@ def shares(quick: bool) -> dict[tuple[float, int], float]:
 
 @picture(
     "basins",
-    "Which basin? Width against η/B",
-    "Left the potential with a sharp and a wide well, right the share of particles in the wide well "
-    "against eta over B",
+    "Which basin? Width against lr/B",
+    "First the potential with a sharp and a wide well, then the share of particles in the wide well "
+    "against lr over B",
+    full="2000 particles for each mark.",
+    quick="500 particles for each mark; the full report has 2000.",
 )
 def basins(quick: bool) -> Any:
-    """All particles start in the sharp well. At equal η/B they end up alike, the more of them in the
-    wide well the larger η/B is, as the Boltzmann share of the temperature 8η/B says (line); with little
-    noise they stay where they are."""
+    """All particles start in the sharp well. Marks of equal lr/B lie close together, and the share that ends
+    in the wide well grows with lr/B: from 0.02 on it is near the Boltzmann share at the temperature 8 lr/B.
+    With less noise few particles have crossed the barrier by the end of the run."""
     well = DoubleWell()
-    made, (valley, law) = figure(1, 2, height=3.0, width_ratios=[1, 1.3])
+    drawing, (valley, law) = figure(1, 2, height=3.4, width_ratios=[1, 1.3])
     w = np.linspace(-1.25, 2.6, 300)
     valley.plot(w, well.value(w), color=INK)
     valley.plot(well.barrier, well.value(well.barrier), "o", color=ACCENT, markersize=4)
-    valley.annotate("sharp:\nstart", (-0.5, -0.08), ha="center", va="top", fontsize=9)
-    valley.annotate("wide", (1.0, 0.07), ha="center", va="top", fontsize=9)
-    valley.set(xlabel="w", ylabel="V(w)", ylim=(-0.42, 1.6))
+    valley.annotate("barrier", (0.1, 0.76), color=ACCENT)
+    valley.annotate("sharp:\nstart", (-0.5, -0.06), ha="center", va="top")
+    valley.annotate("wide", (1.0, 0.09), ha="center", va="top")
+    valley.set(xlabel="w", ylabel="V(w)", ylim=(-0.5, 1.6), yticks=[0, 0.5, 1, 1.5])
     ratios = np.linspace(0.012, 0.065, 40)
-    law.plot(ratios, [well.boltzmann(NOISE**2 / 2 * r) for r in ratios], color=FAINT)
+    law.plot(ratios, [well.boltzmann(NOISE**2 / 2 * r) for r in ratios], color=INK, label="Boltzmann")
     for B, color, marker in ((1, "momentum", "o"), (2, "nag", "s"), (8, "rmsprop", "^")):
         points = [(lr / B, share) for (lr, size), share in shares(quick).items() if size == B]
         law.plot(
             *zip(*points, strict=True), marker, color=COLORS[color], label=f"B = {B}", fillstyle="none",
             markeredgewidth=1.6,
         )  # fmt: skip
-    law.set(xlabel="η/B", ylabel="share in the wide well", ylim=(-0.03, 0.8), xlim=(0, 0.066))
+    law.set(xlabel="lr/B", ylabel="share in the wide well", ylim=(-0.03, 0.85), xlim=(0, 0.066))
+    law.set_xticks([0, 0.02, 0.04, 0.06], ["0", "0.02", "0.04", "0.06"])
     law.legend(loc="lower right")
-    return made
+    return drawing
 
 
 @cache
@@ -87,26 +91,29 @@ def sharpness(steps: int) -> tuple[Float64s, Float64s]:
     "Sharpness of GD and SAM",
     "The curvature at the iterate against the steps: constant near 16 for gradient descent, falling to 2 "
     "for SAM",
+    full="20 000 steps.",
+    quick="4000 steps; the full report makes 20 000.",
 )
 def sam(quick: bool) -> Any:
-    """L = ½(w₁w₂ − 1)^2 has a whole curve of minima. GD stops at the nearest, of curvature 16; SAM
-    keeps sliding along the curve towards the flattest one, of curvature 2."""
+    """L = ½(w_1w_2 − 1)^2 has a whole curve of minima. GD stops at one near its start, of curvature 16; SAM,
+    ρ = 0.1, keeps sliding along the curve towards the flattest one, of curvature 2 (dashed)."""
     steps = 4000 if quick else 20_000
-    made, axes = figure()
+    drawing, axes = figure(height=3.3)
     gd, flattened = sharpness(steps)
-    for values, color, name, at in ((gd, "sgd", "GD", 16.6), (flattened, "adam", "SAM, ρ = 0.1", 8.2)):
+    for values, color, name, at in ((gd, "sgd", "GD", 16.7), (flattened, "adam", "SAM", 8.2)):
         seen = np.unique(np.geomspace(1, steps, 300).round().astype(int))
         axes.plot(seen, values[seen], color=COLORS[color])
         axes.annotate(f"{name}: {values[-1]:.2f} at the end", (1.3, at), color=COLORS[color])
-    axes.axhline(2, color=FAINT, linestyle=(0, (4, 2)), linewidth=1)
+    axes.axhline(2, color=INK, linestyle=DASHED, linewidth=1)
+    axes.annotate("the flattest minimum: 2", (1.3, 2.4))
     axes.set(xscale="log", xlim=(1, steps), ylim=(0, 18.5), xlabel="steps", ylabel="curvature |w|²")
     decades(axes.xaxis)
-    return made
+    return drawing
 
 
 @cache
 def spectrum() -> Float64s:
-    """Of one random symmetric matrix, 400 x 400."""
+    """The eigenvalues of one random symmetric matrix, 400 x 400."""
     return goe_eigenvalues(400, seed=2024)
 
 
@@ -116,14 +123,18 @@ def spectrum() -> Float64s:
     "A histogram of eigenvalues between minus 2 and 2 under a semicircle",
 )
 def semicircle(quick: bool) -> Any:
-    """The 400 eigenvalues of one random symmetric matrix fill Wigner's semicircle (line): they repel
-    each other, so that all of one sign, a minimum, is far rarer than 400 heads of 400 coins."""
-    made, axes = figure()
-    axes.hist(spectrum(), bins=32, range=(-2.1, 2.1), density=True, color=COLORS["momentum"], alpha=0.35)
+    """The 400 eigenvalues of one random symmetric matrix follow Wigner's semicircle. About half of them are
+    negative: a critical point with this Hessian is a saddle."""
+    drawing, axes = figure(height=3.3)
+    axes.hist(
+        spectrum(), bins=32, range=(-2.1, 2.1), density=True, color=COLORS["momentum"], alpha=0.35,
+        label="eigenvalues",
+    )  # fmt: skip
     x = np.linspace(-2.1, 2.1, 400)
-    axes.plot(x, semicircle_density(x), color=INK)
+    axes.plot(x, semicircle_density(x), color=INK, label="semicircle")
     axes.set(xlabel="eigenvalue", ylabel="density", xlim=(-2.3, 2.3))
-    return made
+    drawing.legend(loc="outside upper left", ncols=2)
+    return drawing
 
 
 @cache
@@ -136,27 +147,30 @@ def minima(quick: bool) -> dict[int, float]:
     "rare-minima",
     "How rare is a minimum?",
     "The probability that all curvatures are positive against the dimension, for coins and random matrices",
+    full="100 000 matrices of each dimension.",
+    quick="20 000 matrices of each dimension; the full report draws 100 000.",
 )
 def rare_minima(quick: bool) -> Any:
-    """If the signs of d curvatures were d coins, one critical point in 2^d would be a minimum (dashed). Of
-    random symmetric matrices (dots: counted, crosses: exact) ever fewer are."""
-    made, axes = figure()
+    """If the signs of d curvatures were d coins, one critical point in 2^d would be a minimum. Of random
+    symmetric matrices ever fewer are; up to d = 3 the exact share is known. Where none was
+    counted there is no dot."""
+    drawing, axes = figure(height=3.3)
     found = {d: share for d, share in minima(quick).items() if share > 0}
     d = np.arange(1, 6)
     coins = [coin_minimum_probability(int(n)) for n in d]
-    axes.plot(d, coins, color=FAINT, linestyle=(0, (4, 2)), marker="o", markersize=3)
-    axes.plot(list(found), list(found.values()), "o", color=COLORS["momentum"])
-    axes.plot(d[:3], [goe_minimum_probability(int(n)) for n in d[:3]], "+", color=ACCENT, markersize=13)
-    axes.annotate("coins", (4.1, coins[3]), xytext=(0, 6), textcoords="offset points")
-    axes.annotate("random matrices", (3.3, 3e-3), ha="right", color=COLORS["momentum"])
-    axes.set(yscale="log", xlabel="dimension d", ylabel="share of minima", ylim=(2e-5, 1.2), xticks=d)
+    exact = [goe_minimum_probability(int(n)) for n in d[:3]]
+    axes.plot(d, coins, color=INK, linestyle=DASHED, marker="s", markersize=3, label="coins")
+    axes.plot(list(found), list(found.values()), "o", color=COLORS["momentum"], label="matrices, counted")
+    axes.plot(d[:3], exact, "+", color=ACCENT, markersize=13, markeredgewidth=1.6, label="exact")
+    axes.set(yscale="log", xlabel="dimension d", ylabel="share of minima", ylim=(1e-5, 1.2), xticks=d)
+    axes.legend(loc="lower left")
     decades(axes.yaxis)
-    return made
+    return drawing
 
 
 @cache
 def critical_points(quick: bool) -> tuple[Float64s, Float64s, Float64s]:
-    """Energies and indices of what Newton finds on spheres of 12 spins, and energies where descent ends."""
+    """Energy and index of the critical points that Newton finds, and the energies at which descent ends."""
     seeds = range(1 if quick else 6)
     points = [pspin_critical_points(12, seed) for seed in seeds]
     ends = [pspin_descent(12, seed) for seed in seeds]
@@ -169,22 +183,26 @@ def critical_points(quick: bool) -> tuple[Float64s, Float64s, Float64s]:
 
 @picture(
     "spin-glass",
-    "3-spin glass: the index grows with the energy",
-    "Share of negative curvatures against energy for the critical points of random landscapes, beside the "
+    "3-spin glass: the higher, the more ways down",
+    "Share of negative curvatures against energy for the critical points of random landscapes, with the "
     "theory's curve",
+    full="Six random landscapes.",
+    quick="One random landscape; the full report has six.",
 )
 def spin_glass(quick: bool) -> Any:
-    """Every dot is a critical point that Newton's method found, nearly all of them saddles; the share
-    of downward directions follows the shifted semicircle (line). Gradient descent ends far below, in
-    minima (ticks)."""
+    """A model of a rough landscape: 12 spins, coupled at random in threes. Every dot is a critical point that
+    Newton's method found, none of them a minimum; its share of downward directions grows with its energy for
+    each spin, as the shifted semicircle says. Gradient descent ends far below, in minima."""
     energy, index, ends = critical_points(quick)
-    made, axes = figure()
-    axes.plot(energy, index, "o", color=COLORS["momentum"], markersize=3, alpha=0.35, markeredgewidth=0)
+    drawing, axes = figure(height=3.6)
+    axes.plot(
+        energy, index, "o", color=COLORS["momentum"], markersize=3, alpha=0.35, markeredgewidth=0,
+        label="critical points",
+    )  # fmt: skip
     e = np.linspace(-1.64, 1.64, 200)
-    axes.plot(e, [pspin_index(x) for x in e], color=INK)
-    axes.plot(ends, np.full(len(ends), -0.04), "|", color=COLORS["adam"], markersize=8)
-    axes.annotate("gradient descent\nends here", (-1.83, 0.42), color=COLORS["adam"])
-    axes.set(
-        xlabel="energy a spin", ylabel="share of downward directions", xlim=(-1.9, 1.9), ylim=(-0.08, 1.03)
-    )
-    return made
+    axes.plot(e, [pspin_index(x) for x in e], color=INK, label="theory")
+    axes.plot(ends, np.full(len(ends), -0.05), "|", color=COLORS["adam"], markersize=9, label="GD ends")
+    axes.set(xlabel="energy for each spin", ylabel="share of ways down", xlim=(-1.9, 1.9), ylim=(-0.1, 1.03))
+    legend = drawing.legend(loc="outside upper left", ncols=3, markerscale=1.5)
+    legend.legend_handles[0].set_alpha(1)
+    return drawing

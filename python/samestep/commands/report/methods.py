@@ -1,4 +1,4 @@
-"""Items on what is made of the gradient: momentum, NAG, AdaGrad, RMSProp, Adam."""
+"""Items on the rules that use earlier gradients: momentum, NAG, AdaGrad, RMSProp, Adam."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def _lessard(w: Any) -> Any:
     return np.where(w < 1, 25 * w, np.where(w < 2, w + 24, 25 * w - 24))
 
 
-@item("A15", "Momentum", "v ← av − ηg, w ← w + v; η < 2(1 + a)/β")
+@item("A15", "Momentum", "v ← av − lr g, w ← w + v; lr < 2(1 + a)/β")
 def momentum(quick: bool) -> Checks:
-    """A sum of gradients with weights 1, a, a^2, …, not an average. Tuned for quadratics it may cycle
+    """A sum of gradients with weights 1, `a`, `a^2`, …, not an average. Tuned for quadratics it may cycle
     elsewhere."""
     problem = patients()
     tuned = tune_heavy_ball(problem.beta, problem.mu)
@@ -68,30 +68,48 @@ def momentum(quick: bool) -> Checks:
     edges = heavy_ball_edge(1.0, 0.5) * np.array([0.999, 1.001])
     radii = [spectral_radius("momentum", np.array([1.0]), lr, 0.5) for lr in edges]
     return [
-        near("w_4, a = ½, η = ¼", path[4], [1.5390625, 2.54296875]),
+        near("three rows, a = ½, lr = ¼: w_4", path[4], [1.5390625, 2.54296875]),
         near(
-            "the step that g = 2 comes to, η = 0.01, a = 0.9",
+            "terminal step for g = 2, lr = 0.01, a = 0.9",
             terminal,
             terminal_step(0.01, 0.9, 2.0),
             rel=1e-9,
         ),
         near(
-            "spectral radius tuned",
+            "diabetes: spectral radius, tuned",
             spectral_radius("momentum", problem.eigenvalues, tuned.lr, tuned.momentum),
             tuned.rate,
             abs=1e-6,
         ),
-        near("steps to 10^{−6} of the distance: GD, tuned heavy ball", [plain, fast], [6371, 203], abs=1),
-        at_most("radius at 0.999 of the edge 3/β, a = ½", radii[0], 1),
-        at_least("at 1.001 of it", radii[1], 1),
-        near("Polyak's form beside the kernel, η varying", norms(x - twin) / norms(x), 0, abs=1e-13),
         near(
-            "Lessard's cycle, a = 4/9", sorted(seen[-3:]), [-2208 / 1225, 792 / 1225, 2592 / 1225], rel=1e-9
+            "diabetes: steps to 10^{−6} of |w_0 − w*|, GD and tuned heavy ball",
+            [plain, fast],
+            [6371, 203],
+            abs=1,
+        ),
+        at_most("spectral radius at 0.999 times the edge 3/β, a = ½", radii[0], 1),
+        at_least("spectral radius at 1.001 times the edge", radii[1], 1),
+        near(
+            "relative distance of Polyak's form from the kernel, lr varying",
+            norms(x - twin) / norms(x),
+            0,
+            abs=1e-13,
+        ),
+        near(
+            "the three points of Lessard's cycle, a = 4/9",
+            sorted(seen[-3:]),
+            [-2208 / 1225, 792 / 1225, 2592 / 1225],
+            rel=1e-9,
         ),
     ]
 
 
-@item("A16", "Nesterov", "v ← av − ηg(w + av), w ← w + v; η < (2 + 2a)/((1 + 2a)β)")
+@item(
+    "A16",
+    "Nesterov",
+    "v ← av − lr g(w + av), w ← w + v; lr < (2 + 2a)/((1 + 2a)β)",
+    quick="the last row is over 1000 steps instead of 3000",
+)
 def nesterov(quick: bool) -> Checks:
     """Right; the edge lies below 2/β. O(1/t^2) against O(1/t) for convex L, without noise."""
     problem, few = patients(), small()
@@ -107,13 +125,13 @@ def nesterov(quick: bool) -> Checks:
     share = gaps(problem, accelerated(problem, steps))[1:] / accelerated_gap_bound(t, problem.beta, D)
     scan = edge_scan(problem, "nag", np.array([0.999, 1.001]) * look_ahead_edge(1.0, 0.9), 0.9, 40_000)
     return [
-        near("x_4, a = ½, η = ¼", x[3], [1.40625, 2.30517578125]),
-        near("w_4, where the gradient is taken", w, [1.341796875, 2.313232421875]),
+        near("three rows, a = ½, lr = ¼: x_4", x[3], [1.40625, 2.30517578125]),
+        near("w_4, the point of the gradient", w, [1.341796875, 2.313232421875]),
         near("edge times β, a = 0.9", look_ahead_edge(1.0, 0.9), 1.357143, abs=1e-6),
-        at_most("gap at 0.999 of the edge, share of the first", scan[0], 1e-6),
-        at_least("at 1.001", scan[1], 1e3),
+        at_most("gap after 40 000 steps at 0.999 times the edge, share of the first", scan[0], 1e-6),
+        at_least("the same at 1.001 times the edge", scan[1], 1e3),
         near(
-            "rate tuned for quadratics",
+            "diabetes: spectral radius, tuned",
             spectral_radius("nag", problem.eigenvalues, tuned.lr, tuned.momentum),
             0.946760927554,
             abs=1e-6,
@@ -134,11 +152,11 @@ def scaling(quick: bool) -> Checks:
             a.step(problem.gradient(one))
             b.step(16 * problem.gradient(other))
         off.append(np.abs(one - other).max())
-    return [near("RMSProp, Adam: 100 steps with g and with 16g differ by", off, [0, 0])]
+    return [near("largest difference after 100 steps with g and with 16g: RMSProp, Adam", off, [0, 0])]
 
 
 def _steps_of(make: Make, gradients: Any) -> Any:
-    """How far one weight moves at each of these gradients."""
+    """The steps of one weight at each of these gradients."""
     w, at = np.zeros(1), [0.0]
     opt = make(w)
     for g in gradients:
@@ -147,9 +165,9 @@ def _steps_of(make: Make, gradients: Any) -> Any:
     return -np.diff(at)
 
 
-@item("A18", "RMSProp", "r ← ρr + (1 − ρ)g^2, w ← w − ηg/√(r + ε)")
+@item("A18", "RMSProp", "r ← ρr + (1 − ρ)g^2, w ← w − lr g/√(r + ε)")
 def rmsprop(quick: bool) -> Checks:
-    """The notes have no η and step along g^2, which is never negative: down even where g < 0."""
+    """The notes have no lr and step along g^2, which is never negative: down even where g < 0."""
     sizes = _steps_of(lambda w: RMSProp(w, lr=0.1, eps=0.0), [1.0] * 50) / 0.1
     path = walk(small(), lambda w: RMSProp(w, lr=0.1), 3)
     g = -2.0
@@ -157,14 +175,14 @@ def rmsprop(quick: bool) -> Checks:
     outside = _steps_of(lambda w: RMSProp(w, lr=0.1, eps=1e-3, eps_placement="outside"), [1.0])
     return [
         near(
-            "steps 1 and 50 under a constant g, over η",
+            "constant g: steps 1 and 50, over lr",
             sizes[[0, 49]],
             [10**0.5, 1 / np.sqrt(1 - 0.9**50)],
             rel=1e-12,
         ),
         near("w_3 of three rows", path[3], [0.6802002468115356, 0.6914048431206965], rel=1e-13),
-        near("ε outside the root, first step", outside[0], 0.1 / (0.1**0.5 + 1e-3), rel=1e-12),
-        at_most("the notes' rule for g = −2, which ought to go up, moves by", literal, -6.3),
+        near("the first step, ε outside the root", outside[0], 0.1 / (0.1**0.5 + 1e-3), rel=1e-12),
+        at_most("the notes' rule for g = −2: the move of w, which should be positive", literal, -6.3),
     ]
 
 
@@ -186,32 +204,37 @@ def _slide_adam(count: int) -> Any:
 @item(
     "A19, B21",
     "Adam",
-    "m ← β_1m + (1 − β_1)g, v ← β_2v + (1 − β_2)g^2, w ← w − η[m/(1 − β_1^t)]/(√[v/(1 − β_2^t)] + ε)",
+    "m ← β_1m + (1 − β_1)g, v ← β_2v + (1 − β_2)g^2, w ← w − lr [m/(1 − β_1^t)]/(√[v/(1 − β_2^t)] + ε)",
 )
 def adam(quick: bool) -> Checks:
-    """The notes decay v by the wrong constant; the slides put hats on what is to be updated."""
+    """The notes decay v by the wrong constant. The slides update the corrected values, never m and v."""
     constant = _steps_of(lambda w: Adam(w, lr=0.1, eps=0.0), [3.0] * 2000) / 0.1
     path = walk(small(), lambda w: Adam(w, lr=0.1), 3)
     tiny = [_steps_of(partial(Adam, lr=0.1, eps_placement=p), [1e-6])[0] / 0.1 for p in ("outside", "inside")]
     sparse = _steps_of(lambda w: Adam(w, lr=0.1), [0.0] * 5000 + [1.0])[-1] / 0.1
     return [
-        at_most("largest |step/η − 1| under a constant g", np.abs(constant - 1).max(), 1e-13),
+        at_most("constant g: largest |step/lr − 1|", np.abs(constant - 1).max(), 1e-13),
         near("w_3 of three rows", path[3], [0.2992135606616547, 0.29937664884832527], rel=1e-13),
-        near("|g| = 10^{−6}: step/η, ε outside, inside", tiny, [0.990, 0.0100], rel=2e-3),
-        at_most("the first g after 5000 zeros: step/η", sparse, 0.1 / 0.001**0.5),
+        near("|g| = 10^{−6}: step/lr, ε outside, inside", tiny, [0.990, 0.0100], rel=2e-3),
+        at_most("step/lr at the first g after 5000 zeros", sparse, 0.1 / 0.001**0.5),
         near(
-            "the notes' rule, steps 1, 10, 1000",
+            "the notes' rule, constant g: steps 1, 10 and 1000, over lr",
             np.array(_literal_adam(1000))[[0, 9, 999]],
             [1, 1.2363, 7.9518],
             abs=1e-4,
         ),
-        near("the slides' rule, steps 1 to 5", _slide_adam(5), [1, 0.744, 0.639, 0.581, 0.545], abs=1e-3),
+        near(
+            "the slides' rule, constant g: steps 1 to 5, over lr",
+            _slide_adam(5),
+            [1, 0.744, 0.639, 0.581, 0.545],
+            abs=1e-3,
+        ),
     ]
 
 
-@item("B20", "AdaGrad", "r ← r + g^2, w ← w − ηg/(√r + ε)")
+@item("B20", "AdaGrad", "r ← r + g^2, w ← w − lr g/(√r + ε)")
 def adagrad(quick: bool) -> Checks:
-    """Right, ε outside the root."""
+    """Right; ε stands outside the root."""
     path = walk(small(), lambda w: AdaGrad(w, lr=0.5), 3)
     w, at = np.zeros(1), [0.0]
     opt = AdaGrad(w, lr=0.1)

@@ -1,4 +1,4 @@
-"""What is drawn and measured on a table of one's own: what the texts say of every least-squares problem."""
+"""Pictures and items for a user's table: what the texts say of every least-squares problem."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ...problems import MSE
 from ...theory import RunCheck, check_run, tune_heavy_ball, tune_look_ahead
 from ...train import minimize
 from ..demo import affordable, check_solvable, steep_curvatures, try_edge
-from ..table import Table
+from ..table import Table, counted
 from . import rates
 from .items import Checks, Item, at_least, at_most, near, never
 from .pictures import Picture
 from .runs import norms
 
 STAGES = 2 + 4  # pictures and items of parts()
-SCAN_ELEMENTS = 2**33  # of Phi that all the runs of the picture of the edge may read, in some seconds
+SCAN_ELEMENTS = 2**33  # of Phi, read by all runs of the picture of the edge: some seconds
 
 
 def parts(table: Table) -> tuple[list[Picture], list[Item]]:
-    """The pictures and items of a table, to be drawn and measured.
+    """The pictures and items of a table.
 
     Raises:
         TableError: the table gives no problem that could be solved in float64.
@@ -45,13 +45,14 @@ def parts(table: Table) -> tuple[list[Picture], list[Item]]:
     edge = replace(
         rates.edge,
         title="Each method has its edge, on your table",
-        label="The gap after up to 300 steps against the step size times beta for three methods, each with a "
-        "cliff at its stability edge",
+        label=f"The gap after {scan_steps(False)} steps against the step size times beta for "
+        "three methods, each with a cliff at its stability edge",
         caption=(
-            "The gap after 300 steps, fewer on a large table, for every step size. The edge (vertical "
-            "line) lies at 2/β for GD, at 2(1+a)/β = 3/β for the heavy ball, at (2+2a)/((1+2a)β) = 1.5/β for "
-            "NAG, a = ½; from there on the gap grows."
+            "The gap for every step size lr. The edge (dashed) lies at 2/β for GD, at 2(1+a)/β = 3/β for the "
+            "heavy ball, at (2+2a)/((1+2a)β) = 1.5/β for NAG, a = ½; above it the gap grows without bound."
         ),
+        full=f"135 step sizes, {counted(scan_steps(False), 'step')} with each.",
+        quick=f"68 step sizes, {counted(scan_steps(True), 'step')} with each; the full report has 135.",
         drawing=lambda quick: rates.edge_of(problem, scan_steps(quick), quick),
     )
     return [bounds, edge], [
@@ -64,20 +65,20 @@ def parts(table: Table) -> tuple[list[Picture], list[Item]]:
                 "The loss is a quadratic: its differences, and those of its gradient, are exact.",
                 _formulas,
             ),
-            ("A9", "The edge 2/β", "η < 2/β", "It goes down below the edge, and up above it.", _edge),
+            ("A9", "The edge 2/β", "lr < 2/β", "The gap falls below the edge and grows above it.", _edge),
             (
                 "A24-A26",
                 "Optimality gap",
                 "L(w_t) − L* ≤ βD^2/(4t + 2)",
-                "D = |w_0 − w*|, η = 1/β; with it every other bound that is promised for such a run.",
+                "D = |w_0 − w*|, lr = 1/β. All other bounds that are promised for this run are checked, too.",
                 _gap,
             ),
             (
                 "A15-A16, B20",
                 "Momentum, NAG and the adaptive rules",
                 "G_t = ½ Σ λ_i e_{i,t}^2",
-                "With momentum every direction goes its own way, known beforehand; a step of limited length "
-                "climbs no faster than it is long.",
+                "With momentum the error in every direction has its own recursion. A step of limited length "
+                "cannot climb faster than its length allows.",
                 _rules,
             ),
         )
@@ -92,21 +93,23 @@ def _formulas(problem: MSE, quick: bool) -> Checks:
     w = problem.minimizer() / 2.0
     size = float(norms(w)) or 1.0
     g, H = problem.gradient(w), problem.hessian()
-    slopes, seen = [], range(min(problem.dimension, 10))
-    for j in seen:
+    slopes, directions = [], range(min(problem.dimension, 10))
+    for j in directions:
         e = np.zeros(problem.dimension)
         e[j] = size
         slopes.append((problem.loss(w + e) - problem.loss(w - e)) / (2 * size))
     u = np.full(problem.dimension, size / problem.dimension**0.5)
     change = problem.gradient(w + u) - g
-    # What rounding may come to: of the loss over the step, and of the gradient.
+    # The largest rounding error of a loss difference over the step.
     loss = problem.loss(np.zeros(problem.dimension))
     room = 1e-12 * (loss / size + problem.beta * size)
     start = float(norms(problem.gradient(np.zeros(problem.dimension))))
     return [
-        near("g, ten directions at the most, beside differences of L", slopes, g[: len(seen)], abs=room),
+        near(
+            "g in ten directions at most, expected: differences of L", slopes, g[: len(directions)], abs=room
+        ),
         at_most(
-            "|Hu − (g(w + u) − g(w))|",
+            "`|Hu − (g(w + u) − g(w))|`",
             norms(H @ u - change),
             1e-12 * (start + size * problem.beta),
         ),
@@ -120,18 +123,21 @@ def _edge(problem: MSE, quick: bool) -> Checks:
     below, above = (try_edge(problem, times) for times in (1.99, 2.01))
     return [
         at_most(f"gap after {below.steps} steps of 1.99/β, share of the first", below.gap, 1.0),
-        at_least("of 2.01/β", np.inf if np.isnan(above.gap) else above.gap, 1.0),
+        at_least(
+            f"gap after {above.steps} steps of 2.01/β, share of the first",
+            np.inf if np.isnan(above.gap) else above.gap,
+            1.0,
+        ),
     ]
 
 
 def _broken(problem: MSE, make: Callable[..., Optimizer], quick: bool) -> tuple[RunCheck, Checks]:
-    """The check of a run from 0, and its rows: the promised bounds that broke."""
+    """check_run of a run from 0, and the number of promised bounds that broke."""
     steps = affordable(problem, 300 if quick else 1000)
     run = minimize(problem, np.zeros(problem.dimension), make, steps=steps)
     check = check_run(problem, run)
     promised = [bound for bound in check.bounds if bound.promised]
-    names = ", ".join(bound.name for bound in promised)
-    what = f"{type(run.optimizer).__name__}, {steps} steps: promised bounds that broke ({names})"
+    what = f"{type(run.optimizer).__name__}, {steps} steps: broken bounds of the {len(promised)} promised"
     return check, [never(what, [not bound.holds for bound in promised])]
 
 

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
 from ...backends import cpu
 from ..table import Table, counted, left_out
-from .items import Check, Numbers, Row
+from .cells import cells
+from .items import Check, Row
+from .markup import formula, prose
 from .pictures import Drawn
 
 _HERE = Path(__file__).parent
-
-
 _LEAD = """<p>Every formula of the lecture notes (A) and of the slides (B) beside what samestep's own
-kernels do. Every picture and every figure in the table was measured when the page was made, with fixed
+kernels do. Every picture was drawn and every number measured when the page was made, with fixed
 seeds.</p>"""
 
 
 def page(pictures: list[Drawn], rows: list[Row], quick: bool, table: Table | None = None) -> str:
-    """The whole page, from pictures that are drawn and rows that are measured, on the table if given."""
+    """The whole page of drawn pictures and measured items, on the user's table if given."""
     checks = [check for row in rows for check in row.checks]
     failed, checked = sum(not row.passed for row in rows), sum(bool(row.checks) for row in rows)
     tally = f"{checked - failed} of {checked} items {_verdict(True)}"
@@ -30,7 +31,10 @@ def page(pictures: list[Drawn], rows: list[Row], quick: bool, table: Table | Non
     info = cpu.info()
     made = f"{len(checks)} checks by samestep {info['version']}, bit contract {info['contract']}."
     if quick:
-        made += " Made with --quick: fewer particles, steps and draws than the full report."
+        made += (
+            " Made with <code>--quick</code>: some pictures and items have fewer particles, steps, draws or "
+            "seeds than the full report; they say so."
+        )
     footer = "Made by <code>samestep report</code>. Sources stand with each function in its documentation."
     return Template((_HERE / "page.html").read_text(encoding="utf-8")).substitute(
         css=(_HERE / "page.css").read_text(encoding="utf-8"),
@@ -40,22 +44,23 @@ def page(pictures: list[Drawn], rows: list[Row], quick: bool, table: Table | Non
         tally=tally,
         made=made,
         pictures="\n".join(map(_figure, pictures)),
-        rows="\n".join(map(_row, rows)),
+        contents=_contents(rows),
+        rows="\n".join(_item(row, quick) for row in rows),
         footer=footer,
     )
 
 
 def _lead(table: Table) -> str:
     name, target = (html.escape(text, quote=False) for text in (table.name, table.target))
-    told = "".join(f"<br>{html.escape(line, quote=False)}." for line in left_out(table))
+    omitted = "".join(f"<br>{html.escape(line, quote=False)}." for line in left_out(table))
     return (
         f"<p><b>{name}</b>: {counted(len(table.y), 'row')}, {counted(len(table.columns), 'column')} to "
-        f"predict {target}; the columns centred and scaled to length 1, {target} centred.{told}</p>\n"
+        f"predict {target}; the columns centred and scaled to length 1, {target} centred.{omitted}</p>\n"
         "<p>Those formulas of the lecture notes (A) and of the slides (B) that hold for every least-squares "
-        "problem, beside what samestep's own kernels do with this table. Every picture and every figure was "
-        "measured on it when the page was made; the sliders below are about a problem of two weights. What "
-        "the texts say of other problems is on the page that <code>samestep report</code> makes without "
-        "<code>--csv</code>.</p>"
+        "problem, beside what samestep's own kernels do with this table. Every picture was drawn and every "
+        "number measured with it when the page was made; the sliders below are about a problem of two "
+        "weights. What the texts say of other problems is on the page that <code>samestep report</code> "
+        "makes without <code>--csv</code>.</p>"
     )
 
 
@@ -66,86 +71,67 @@ def _figure(drawn: Drawn) -> str:
     )
 
 
-def _row(row: Row) -> str:
-    item = row.item
-    remark = f'<p class="remark">{prose(item.remark)}</p>' if item.remark else ""
-    checks = "\n".join(map(_check, row.checks))
-    verdict = _verdict(row.passed) if row.checks else "–"
-    return (
-        f'<tr><td class="item"><span class="key">{item.key.replace("-", "–")}</span> '
-        f"<b>{prose(item.title)}</b>{remark}</td>\n"
-        f'<td class="formula">{formula(item.formula)}</td>\n'
-        f'<td><ul class="checks">\n{checks}\n</ul></td>\n<td>{verdict}</td></tr>'
+def _contents(rows: list[Row]) -> str:
+    """A link to every item, with its verdict."""
+    return "\n".join(
+        f'<li><a href="#{_name(row)}">{_key(row)} {prose(row.item.title)}</a> {_mark(row)}</li>'
+        for row in rows
     )
+
+
+def _item(row: Row, quick: bool) -> str:
+    item = row.item
+    verdict = _verdict(row.passed) if row.checks else ""
+    written = f'<p class="formula">{formula(item.formula)}</p>' if item.formula else ""
+    remark = f'<p class="remark">{prose(item.remark)}</p>' if item.remark else ""
+    if quick and item.quick:
+        remark += f'<p class="remark">Quick: {prose(item.quick)}.</p>'
+    return (
+        f'<article class="item" id="{_name(row)}">\n'
+        f"<header><h3>{_key(row)} {prose(item.title)} {verdict}</h3>{written}{remark}</header>\n"
+        f"{_checks(row.checks)}\n"
+        '<p class="up"><a href="#contents">↑ all items</a></p></article>'
+    )
+
+
+def _checks(checks: Sequence[Check]) -> str:
+    if not checks:
+        return '<p class="none">Nothing to measure.</p>'
+    heads = "".join(
+        f'<th scope="col">{head}</th>'
+        for head in ("quantity", "measured", "expected", "tolerance", "verdict")
+    )
+    rows = "\n".join(map(_check, checks))
+    return f'<table class="checks"><thead><tr>{heads}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>'
 
 
 def _check(check: Check) -> str:
-    one = len(set(check.expected)) == 1
-    expected = f"{check.relation} {_joined(check.expected[:1] if one else check.expected)}"
-    room = max(check.tolerance)
-    if room > 0:
-        expected += f" ± {_number(room, digits=1)}"
-    attribute = "" if check.passed else ' class="fail"'
+    numbers = "".join(f"<td>{cell}</td>" for cell in cells(check))
+    kind = "pass" if check.passed else "fail"
     return (
-        f"<li{attribute}>{prose(check.what)}: "
-        f'<span class="number">{_joined(check.measured)} {expected}</span></li>'
+        f'<tr class="{kind}"><th scope="row">{prose(check.what)}</th>{numbers}'
+        f'<td class="mark {kind}">{_WORDS[check.passed]}</td></tr>'
     )
 
 
-def _joined(numbers: Numbers) -> str:
-    return ", ".join(map(_number, numbers))
+def _name(row: Row) -> str:
+    return "item-" + re.sub(r"[^A-Za-z0-9]+", "-", row.item.key)
 
 
-def _number(x: float, digits: int = 7) -> str:
-    small = 0 < abs(x) < 1e-3
-    text = f"{x:.{min(digits, 4)}g}" if small or abs(x) >= 1e7 else f"{x:.{digits}g}"
-    if small and "e" not in text:
-        text = f"{x:.{min(digits, 4) - 1}e}"
-    mantissa, e, exponent = text.partition("e")
-    mantissa = mantissa.replace("-", "−").replace("inf", "∞")
-    if not e:
-        return mantissa
-    power = f"10<sup>{str(int(exponent)).replace('-', '−')}</sup>"
-    return power if mantissa == "1" else f"{mantissa}·{power}"
+def _key(row: Row) -> str:
+    return f'<span class="key">{row.item.key.replace("-", "–")}</span>'
+
+
+def _mark(row: Row) -> str:
+    if not row.checks:
+        return ""
+    return f'<span class="mark {"pass" if row.passed else "fail"}">{_WORDS[row.passed]}</span>'
+
+
+_WORDS = {True: "✓ pass", False: "✗ fail"}
 
 
 def _verdict(passed: bool) -> str:
-    return '<span class="verdict pass">PASS</span>' if passed else '<span class="verdict fail">FAIL</span>'
-
-
-def formula(text: str) -> str:
-    """``w_{t+1} = w_t^2`` as HTML: sub- and superscripts, letters slanted but for those of words.
-
-    Example:
-        >>> from samestep.commands.report.page import formula
-        >>> formula("g_{t+1} < 2/β")
-        '<i>g</i><sub><i>t</i>+1</sub> &lt; 2/β'
-    """
-    text = html.escape(text, quote=False)
-    text = re.sub(r"(?<![A-Za-z&])(?!tr\b)([A-Za-z]{1,2})(?![A-Za-z])", r"<i>\1</i>", text)
-    return _raised(text)
-
-
-def prose(text: str) -> str:
-    """The same within sentences, where a and I may be words; between backticks stands a formula.
-
-    Example:
-        >>> from samestep.commands.report.page import prose
-        >>> prose("a step of 1/L, with `a` = ½")
-        'a step of 1/<i>L</i>, with <i>a</i> = ½'
-    """
-    words, *rest = text.split("`", 2)
-    if len(rest) == 2:
-        return prose(words) + formula(rest[0]) + prose(rest[1])
-    text = html.escape(text, quote=False)
-    text = re.sub(r"(?<![A-Za-z&.'’-])([B-HJ-Zb-z])(?![A-Za-z'’-])", r"<i>\1</i>", text)
-    text = re.sub(r"\ba(?= = )|(?<=[+(])a\b|(?<=\d)a(?=\))", "<i>a</i>", text)
-    return _raised(text)
-
-
-def _raised(text: str) -> str:
-    for _ in range(2):  # one may stand in the other
-        for mark, tag in (("_", "sub"), (r"\^", "sup")):
-            text = re.sub(mark + r"\{([^{}]*)\}", rf"<{tag}>\1</{tag}>", text)
-            text = re.sub(mark + r"(<i>.</i>|[^\s{<])", rf"<{tag}>\1</{tag}>", text)
-    return text
+    return (
+        '<span class="verdict pass">✓ PASS</span>' if passed else '<span class="verdict fail">✗ FAIL</span>'
+    )

@@ -1,4 +1,4 @@
-"""What a picture of the report is. They are in rates.py, paths.py, landscapes.py and networks.py."""
+"""What a picture of the report is. Those that it has are listed in __init__.py."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ class Picture:
     Attributes:
         name: of the element.
         title: above it.
-        caption: a sentence below it: what to see.
+        caption: below it: what to see, in the full report and with ``--quick``.
         label: what it shows, for those who cannot see it.
         drawing: called with ``quick``; measures, and returns a figure.
+        full: the end of the caption in the full report.
+        quick: the end of the caption with ``--quick``.
     """
 
     name: str
@@ -27,11 +29,13 @@ class Picture:
     caption: str
     label: str
     drawing: Callable[[bool], Any]
+    full: str = ""
+    quick: str = ""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """One that is."""
+    """A picture that is drawn."""
 
     name: str
     title: str
@@ -39,16 +43,19 @@ class Drawn:
     svg: str
 
 
-def picture(name: str, title: str, label: str) -> Callable[[Callable[[bool], Any]], Picture]:
-    """Makes one of the decorated function, which measures and draws; its docstring is the caption."""
+def picture(
+    name: str, title: str, label: str, full: str = "", quick: str = ""
+) -> Callable[[Callable[[bool], Any]], Picture]:
+    """Makes a picture of the decorated function, which measures and draws; its docstring is the caption."""
 
     def of(drawing: Callable[[bool], Any]) -> Picture:
-        return Picture(name, title, inspect.getdoc(drawing) or "", label, drawing)
+        return Picture(name, title, inspect.getdoc(drawing) or "", label, drawing, full, quick)
 
     return of
 
 
 def drawn(picture: Picture, quick: bool) -> Drawn:
-    """The picture, measured and drawn now."""
+    """Measures and draws a picture."""
     element = svg.draw(picture.name, picture.label, lambda: picture.drawing(quick))
-    return Drawn(picture.name, picture.title, picture.caption, element)
+    caption = f"{picture.caption} {picture.quick if quick else picture.full}".strip()
+    return Drawn(picture.name, picture.title, caption, element)

@@ -1,4 +1,4 @@
-"""Pictures of how fast: gaps under their bounds, mode by mode, at the edges, and as time goes continuous."""
+"""Pictures of rates: gaps under their bounds, errors by mode, edges of lr, the limit of small lr."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ...train import minimize
 from ..demo import steep_curvatures
 from .pictures import picture
 from .runs import gaps, gradients, norms, patients, walk
-from .svg import ACCENT, COLORS, FAINT, INK, decades, figure
+from .svg import ACCENT, COLORS, DASHED, DOTTED, FAINT, INK, LETTERS, decades, figure, legend_above
 
 FIGURE_STEPS = 1500
 
@@ -83,7 +83,7 @@ def adagrad_bound(problem: MSE, path: Float64s, opt: Optimizer) -> Float64s:
 
 
 def capped_bound(problem: MSE, opt: Optimizer, first: float, t: Any) -> Float64s:
-    """(sqrt G_0 + sqrt(p beta/2) t cap lr)^2: as far up as steps of at most cap lr a weight can climb."""
+    """(sqrt G_0 + sqrt(p beta/2) t cap lr)^2, for steps of at most cap lr in each weight."""
     check = check_step_size(problem, opt)
     cap = np.inf if check.cap is None else check.cap
     climbed = np.sqrt(problem.dimension * problem.beta / 2) * t * cap * check.lr
@@ -95,10 +95,10 @@ class Curve(NamedTuple):
     """One optimizer's run on a problem.
 
     Attributes:
-        title: its name.
+        title: the optimizer and its lr.
         gap: L(w_t) - L*.
-        bounds: at each step.
-        bounded: what they bound: the gap, or the best one so far.
+        bounds: each at every step.
+        bounded: the bounded numbers: the gap, or the smallest gap so far.
     """
 
     title: str
@@ -109,7 +109,7 @@ class Curve(NamedTuple):
 
 @cache
 def curves(problem: MSE, steps: int = FIGURE_STEPS) -> dict[str, Curve]:
-    """Of the six optimizers, from w = 0."""
+    """The runs of the six optimizers from w = 0."""
     t = np.arange(steps + 1)
     beta, mu, w0 = problem.beta, pl_constant(problem), np.zeros(problem.dimension)
     D, first = float(norms(problem.minimizer())), float(gaps(problem, w0[None])[0])
@@ -134,9 +134,9 @@ def curves(problem: MSE, steps: int = FIGURE_STEPS) -> dict[str, Curve]:
     slowest = first * heavy_ball_bound(problem, ball.lr, ball.momentum, steps)
     regret = np.append(np.inf, adagrad_bound(problem, w_adagrad, adagrad(w0.copy())))
     return {
-        "sgd": of("SGD, η = 1/β", walk(problem, sgd, steps), sharp, linear),
+        "sgd": of("SGD, lr = 1/β", walk(problem, sgd, steps), sharp, linear),
         "momentum": of("Momentum, tuned", walk(problem, momentum, steps), slowest),
-        "nag": of("NAG, η = 1/β", accelerated(problem, steps), accelerated_gap_bound(t, beta, D)),
+        "nag": of("NAG, lr = 1/β", accelerated(problem, steps), accelerated_gap_bound(t, beta, D)),
         "adagrad": of("AdaGrad", w_adagrad, regret, bounded=best),
         "rmsprop": of(
             "RMSProp", walk(problem, rmsprop, steps), capped_bound(problem, rmsprop(w0.copy()), first, t)
@@ -148,24 +148,25 @@ def curves(problem: MSE, steps: int = FIGURE_STEPS) -> dict[str, Curve]:
 @picture(
     "bounds",
     "Loss against its bounds: the diabetes data, six optimizers",
-    "Six small charts of the gap against the steps on logarithmic axes, four of them with the bounds "
-    "above the curve",
+    "Six small charts of the gap against the steps on logarithmic axes, with the bounds of each method "
+    "above its curve",
 )
 def bounds(quick: bool) -> Any:
-    """Every gap stays under the bounds that are proved for its method (dashed): for GD βD^2/(4t+2) and
-    (1 − μ/β)^t, for the heavy ball the slowest mode, for NAG 2βD^2/(t+1)^2, for AdaGrad its regret, which
-    bounds the best gap so far. Of RMSProp and Adam only that steps of limited length cannot climb fast."""
+    """The bounds that are proved for each method lie above its gap: βD^2/(4t+2) for GD, and (1 − μ/β)^t
+    (dotted); the slowest mode for the heavy ball; 2βD^2/(t+1)^2 for NAG; for AdaGrad its regret, which bounds
+    the best gap so far. Of RMSProp and Adam only that steps of limited length cannot climb fast: this bound
+    soon leaves the picture. The curves begin after the first step, which may lead uphill."""
     return bounds_of(patients(), FIGURE_STEPS)
 
 
 def bounds_of(problem: MSE, steps: int) -> Any:
-    """That picture of any problem."""
-    made, grid = figure(3, 2, height=6.6, sharex=True, sharey=True)
+    """The same picture for any problem."""
+    drawing, grid = figure(3, 2, height=7.4, sharex=True, sharey=True)
     t = np.arange(1, steps + 1)
     for axes, (color, curve) in zip(grid.flat, curves(problem, steps).items(), strict=True):
         first = curve.gap[0]
-        for bound in curve.bounds:
-            axes.plot(t, bound[1:] / first, color=ACCENT, linewidth=1.2, linestyle=(0, (4, 2)))
+        for bound, style in zip(curve.bounds, (DASHED, DOTTED), strict=False):
+            axes.plot(t, bound[1:] / first, color=ACCENT, linewidth=1.4, linestyle=style)
         axes.plot(t, curve.gap[1:] / first, color=COLORS[color])
         axes.set_title(curve.title, color=COLORS[color])
         axes.set(xscale="log", yscale="log", xlim=(1, steps), ylim=(1e-9, 300))
@@ -173,8 +174,10 @@ def bounds_of(problem: MSE, steps: int) -> Any:
         decades(axes.yaxis, every=2)
     for axes in grid[-1]:
         axes.set_xlabel("steps")
-    made.supylabel("gap L(w) − L*, as a share of the first", fontsize=10, color=INK)
-    return made
+    drawing.supylabel("gap L(w) − L*, as a share of the first", fontsize=LETTERS, color=INK)
+    lines = {"gap": (INK, "-"), "bound": (ACCENT, DASHED), "GD: (1 − μ/β)ᵗ": (ACCENT, DOTTED)}
+    legend_above(drawing, lines)
+    return drawing
 
 
 @picture(
@@ -184,30 +187,32 @@ def bounds_of(problem: MSE, steps: int) -> Any:
     "the heavy ball",
 )
 def modes(quick: bool) -> Any:
-    """Along each eigenvector of H the error shrinks by a factor of its own, |1 − ηλ| for GD: steep
-    directions are done at once, the flattest takes thousands of steps; the tuned heavy ball makes all
-    ten equally fast."""
+    """Along each eigenvector uᵢ of H the error shrinks by a factor of its own, |1 − lr λ| for GD: after 400
+    steps the steep directions are done and the flattest has hardly begun. The tuned heavy ball makes all ten
+    about equally fast, though not at once: some errors grow first."""
     problem, steps = patients(), 400
     curvatures, directions = np.linalg.eigh(problem.hessian())
     ball = tune_heavy_ball(problem.beta, problem.mu)
     makers = {
-        "GD, η = 1/β": lambda w: SGD(w, lr=1 / problem.beta),
+        "GD, lr = 1/β": lambda w: SGD(w, lr=1 / problem.beta),
         "heavy ball, tuned": lambda w: Momentum(w, lr=ball.lr, momentum=ball.momentum),
     }
-    made, grid = figure(1, 2, height=3.0, sharey=True)
+    drawing, grid = figure(1, 2, height=3.5, sharey=True)
     for axes, (title, make) in zip(grid, makers.items(), strict=True):
         error = np.abs((walk(problem, make, steps) - problem.minimizer()) @ directions)
-        for i in range(len(curvatures)):
+        for i in reversed(range(len(curvatures))):
             color, alpha = (COLORS["momentum"], 0.3 + 0.07 * i) if i else (ACCENT, 1.0)
-            axes.plot(error[:, i] / error[0, i], color=color, alpha=alpha, linewidth=1.2)
+            axes.plot(error[:, i] / error[0, i], color=color, alpha=alpha, linewidth=1.2 if i else 2.0)
         axes.set(yscale="log", ylim=(1e-8, 30), xlim=(0, steps), xlabel="steps", title=title)
+        axes.set_xticks([0, 200, 400])
         decades(axes.yaxis, every=2)
-    grid[0].set_ylabel("error along uᵢ, as a share of the first")
-    grid[0].annotate(f"flattest, λ = {curvatures[0]:.4f}", (90, 2.2), color=ACCENT, fontsize=9)
-    grid[0].annotate(
-        f"steeper, up to λ = {curvatures[-1]:.2f}", (110, 3e-5), color=COLORS["momentum"], fontsize=9
-    )
-    return made
+    grid[0].set_ylabel("share of the first error")
+    lines = {
+        f"flattest, λ = {curvatures[0]:.4f}": (ACCENT, "-"),
+        f"others, λ up to {curvatures[-1]:.2f}": (COLORS["momentum"], "-"),
+    }
+    legend_above(drawing, lines)
+    return drawing
 
 
 def edge_scan(problem: MSE, family: str, times_beta: Float64s, momentum: float, steps: int) -> Float64s:
@@ -232,37 +237,42 @@ def edge_scan(problem: MSE, family: str, times_beta: Float64s, momentum: float, 
     "Each method has its edge",
     "The gap after 300 steps against the step size times beta for three methods, each with a cliff at its "
     "stability edge",
+    full="135 step sizes.",
+    quick="68 step sizes, half of the full report's.",
 )
 def edge(quick: bool) -> Any:
-    """Gap after 300 steps for every step size: it improves up to the edge and explodes behind it. The
-    edge (vertical line) lies at 2/β for GD, at 2(1+a)/β = 3/β for the heavy ball, at (2+2a)/((1+2a)β) =
-    1.5/β for NAG, a = ½."""
+    """The gap after 300 steps for every step size lr. Below its edge (dashed) a method ends lower than it
+    started, above it the gap grows without bound. The edge lies at 2/β for GD, at 2(1+a)/β = 3/β for the
+    heavy ball, at (2+2a)/((1+2a)β) = 1.5/β for NAG, a = ½."""
     return edge_of(patients(), 300, quick)
 
 
 def edge_of(problem: MSE, steps: int, quick: bool) -> Any:
-    """That picture of any problem."""
-    made, axes = figure()
+    """The same picture for any problem."""
+    drawing, axes = figure(height=3.3)
     times_beta = np.linspace(0.05, 3.4, 68 if quick else 135)
     edges = {
-        "nag": ("NAG", look_ahead_edge(1.0, 0.5)),
-        "sgd": ("GD", sgd_edge(1.0)),
-        "momentum": ("heavy ball", heavy_ball_edge(1.0, 0.5)),
+        "nag": ("NAG", look_ahead_edge(1.0, 0.5), "-", 2.0),
+        "sgd": ("GD", sgd_edge(1.0), "-", 2.0),
+        "momentum": ("heavy ball", heavy_ball_edge(1.0, 0.5), "-", 1.4),
     }
-    for color, (name, at) in edges.items():
+    for color, (name, at, style, width) in edges.items():
         with np.errstate(over="ignore"):
             gap = edge_scan(problem, color, times_beta, 0.5, steps)
-        axes.plot(times_beta, np.clip(gap, 1e-12, 1e12), color=COLORS[color])
-        axes.axvline(at, color=COLORS[color], linewidth=1, linestyle=(0, (4, 2)))
+        axes.plot(
+            times_beta, np.clip(gap, 1e-12, 1e12), color=COLORS[color], linestyle=style, linewidth=width
+        )
+        axes.axvline(at, color=COLORS[color], linewidth=1.2, linestyle=DASHED)
         axes.annotate(
             f"{name}\n{at:g}/β", (at, 2e6), xytext=(-4, 0), textcoords="offset points", ha="right",
             color=COLORS[color], va="top",
         )  # fmt: skip
     axes.axhline(1, color=FAINT, linewidth=0.8)
-    axes.set(yscale="log", ylim=(1e-9, 1e7), xlim=(0, 3.4), xlabel="step size times β")
+    axes.annotate("at the start", (0.05, 1), xytext=(0, 3), textcoords="offset points")
+    axes.set(yscale="log", ylim=(1e-9, 1e7), xlim=(0, 3.4), xlabel="lr times β")
     axes.set_ylabel("gap, as a share of the first")
     decades(axes.yaxis, every=2)
-    return made
+    return drawing
 
 
 START = np.array([1.0, -1.0])
@@ -272,7 +282,7 @@ METHODS: tuple[flows.Method, ...] = ("heavy_ball", "nesterov")
 
 @cache
 def flow_errors(quick: bool) -> tuple[Float64s, dict[str, dict[str, Float64s]]]:
-    """Step sizes h, and |u_n - u(1)| for each equation and method, n = 1/h."""
+    """Step sizes lr = h, and |u_n - u(1)| for each equation and method, n = 1/h."""
     counts = np.array([100, 200, 400] if quick else [100, 200, 400, 800, 1600])
     problem, one = Quartic(), np.array([1.0])
     found: dict[str, dict[str, Float64s]] = {}
@@ -299,34 +309,35 @@ def order(h: Float64s, errors: Float64s) -> float:
 
 @picture(
     "flows",
-    "Momentum as a differential equation: error against h",
+    "Momentum as a differential equation: error against lr",
     "Errors of three differential equations against the step size, for heavy ball and Nesterov, with "
     "slopes 1, 2 and 2",
+    full="Five step sizes.",
+    quick="Three step sizes; the full report has five.",
 )
 def momentum_flows(quick: bool) -> Any:
-    """Halving the step size h halves the distance of the steps from the rescaled gradient flow and
-    quarters that from the modified equation and from the flow on the invariant manifold: the numbers
-    are the measured orders."""
+    """Halving lr halves the distance of the steps from the rescaled gradient flow, and quarters that from the
+    modified equation and from the flow on the invariant manifold: the numbers are the measured orders."""
     h, found = flow_errors(quick)
     equations = {
         "rescaled": ("rescaled flow", "-"),
-        "manifold": ("invariant manifold", (0, (5, 2))),
-        "modified": ("modified equation", (0, (1, 1))),
+        "manifold": ("manifold", (0, (5, 2))),
+        "modified": ("modified", (0, (1, 1))),
     }
-    made, grid = figure(1, 2, height=3.3, sharey=True)
+    drawing, grid = figure(1, 2, height=3.6, sharey=True)
     titles = ("heavy ball", "Nesterov")
     for axes, method, title, color in zip(grid, METHODS, titles, ("momentum", "nag"), strict=True):
         for equation, (_, style) in equations.items():
             errors = found[method][equation]
             axes.plot(h, errors, color=COLORS[color], linestyle=style, marker="o", markersize=3.5)
-            told = f"order {order(h, errors):.2f}"
-            axes.annotate(told, (h[0], errors[0]), xytext=(6, 0), textcoords="offset points", va="center")
-        axes.set(xscale="log", yscale="log", xlabel="h", title=title, ylim=(2e-8, 0.1))
-        axes.set_xlim(h[-1] / 1.5, h[0] * (6 if quick else 14))
+            label = f"{order(h, errors):.2f}"
+            axes.annotate(label, (h[0], errors[0]), xytext=(6, 0), textcoords="offset points", va="center")
+        axes.set(xscale="log", yscale="log", xlabel="lr", title=title, ylim=(2e-8, 0.1))
+        axes.set_xlim(h[-1] / 1.5, h[0] * (4 if quick else 8))
         decades(axes.xaxis)
+        axes.set_xticks([h[-1], h[0]], [f"1/{1 / h[-1]:.0f}", f"1/{1 / h[0]:.0f}"], minor=False)
+        axes.set_xticks(h, minor=True)
         decades(axes.yaxis, every=2)
-    lines = [grid[0].plot([], [], color=INK, linestyle=style)[0] for _, style in equations.values()]
-    labels = [name for name, _ in equations.values()]
-    made.legend(lines, labels, loc="outside upper left", ncols=3, columnspacing=1.2, handlelength=2)
+    legend_above(drawing, {name: (INK, style) for name, style in equations.values()})
     grid[0].set_ylabel("error at time 1")
-    return made
+    return drawing

@@ -1,4 +1,4 @@
-"""Runs that pictures and rows share, each made once."""
+"""Problems and runs that pictures and items share."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import numpy as np
 
 from ...optim.optimizer import Optimizer
 from ...problems import MSE, Float64s
+from ...theory import pl_constant
 from ..table import diabetes
 
 Make = Callable[[Any], Optimizer]
 
-LARGEST = 2**24  # elements that an intermediate matrix may have; a table of one's own may be long
+LARGEST = 2**24  # elements that an intermediate matrix may have: a user's table may be long
 
 
 @cache
@@ -36,7 +37,7 @@ def wide() -> MSE:
 
 
 def walk(problem: Any, make: Make, steps: int, w0: Any = None) -> Float64s:
-    """w_0, w_1, ... of an optimizer, one a row; from 0 unless told."""
+    """The rows w_0, w_1, ... of a run, from w0 or else from 0."""
     w = np.zeros(problem.dimension) if w0 is None else np.array(w0, dtype=np.float64)
     opt = make(w)
     path = np.empty((steps + 1, len(w)))
@@ -48,7 +49,7 @@ def walk(problem: Any, make: Make, steps: int, w0: Any = None) -> Float64s:
 
 
 def gaps(problem: MSE, path: Any) -> Float64s:
-    """L(w_t) - L* along a path, without the cancellation of the difference."""
+    """L(w_t) - L* = c |Phi (w_t - w*)|^2/2 along a path: no difference of losses, so nothing cancels."""
     some = max(1, LARGEST // problem.size)
     found = []
     for first in range(0, len(path), some):
@@ -59,12 +60,12 @@ def gaps(problem: MSE, path: Any) -> Float64s:
 
 
 def norms(vectors: Any) -> Any:
-    """Of each row."""
+    """The length of each row."""
     return np.linalg.norm(vectors, axis=-1)
 
 
 def gradients(problem: Any, path: Float64s) -> Float64s:
-    """At every point of a path."""
+    """The gradient at every point of a path."""
     return np.array([problem.gradient(w) for w in path])
 
 
@@ -84,10 +85,20 @@ class Wells:
 
 
 class Bent:
-    """L = |F - y|^2/2, F = z + sin(z)/2, z = Phi w: over-parameterised and not convex."""
+    """L = |F - y|^2/2, F = z + sin(z)/2, z = Phi w: over-parameterised and not convex.
+
+    DF = diag(1 + cos(z)/2) Phi, so that 1/2 <= 1 + cos(z)/2 <= 3/2 bounds the curvature and K = DF DF'.
+
+    Attributes:
+        beta: (3/2)^2 b + sqrt(2 L_0) b/2, b = lambda_max(Phi'Phi), where L <= L_0 = L(0).
+        mu: lambda_min(Phi Phi')/4, below the smallest eigenvalue of K at every w.
+    """
 
     def __init__(self, linear: MSE) -> None:
         self.Phi, self.y, self.dimension = linear.Phi, linear.y, linear.dimension
+        first = self.loss(np.zeros(self.dimension))
+        self.beta = 1.5**2 * linear.beta + 0.5 * (2 * first) ** 0.5 * linear.beta
+        self.mu = 0.25 * pl_constant(linear)
 
     def residual(self, w: Any) -> Any:
         """F - y."""
@@ -98,6 +109,10 @@ class Bent:
         """L(w)."""
         r = self.residual(w)
         return 0.5 * float(r @ r)
+
+    def jacobian(self, w: Any) -> Any:
+        """DF."""
+        return (1 + 0.5 * np.cos(self.Phi @ w))[:, None] * self.Phi
 
     def gradient(self, w: Any) -> Any:
         """DF'r."""

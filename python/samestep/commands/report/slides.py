@@ -34,7 +34,7 @@ from .runs import norms, patients, small, walk
 
 @item("B1-B3", "Training and test risk", "ŵ = argmin (1/N) Σ l(G(x_i), g(x_i, w))")
 def risks(quick: bool) -> Checks:
-    """Right; the test risk is a goal, estimated on rows that training has not seen."""
+    """Right; the test risk is an aim, estimated on rows outside the training set."""
     whole = patients()
     order = np.random.RandomState(0).permutation(442)
     train, test = order[:300], order[300:]
@@ -42,7 +42,12 @@ def risks(quick: bool) -> Checks:
     w = problem.minimizer()
     return [
         near("diabetes, 300 rows: training MSE", empirical_risk(problem, w), 2906.0771084, rel=1e-8),
-        near("MSE on the other 142", test_risk(w, whole.Phi[test], whole.y[test]), 2873.3929527, rel=1e-8),
+        near(
+            "diabetes, the other 142 rows: MSE",
+            test_risk(w, whole.Phi[test], whole.y[test]),
+            2873.3929527,
+            rel=1e-8,
+        ),
     ]
 
 
@@ -69,7 +74,12 @@ def citation(quick: bool) -> Checks:
     return []
 
 
-@item("B6-B8, B10", "Random Hessians", "P(minimum) = 2^{−d} for coins; F(u) = ½ + (u√(1 − u^2) + asin u)/π")
+@item(
+    "B6-B8, B10",
+    "Random Hessians",
+    "P(minimum) = 2^{−d} for coins; F(u) = ½ + (u√(1 − u^2) + asin u)/π",
+    quick="20 000 matrices instead of 100 000, one spin glass instead of six; wider limits in the last row",
+)
 def random_hessians(quick: bool) -> Checks:
     """Eigenvalues repel: minima are far rarer than coins say, and the index grows with the loss."""
     count = 20_000 if quick else 100_000
@@ -87,16 +97,20 @@ def random_hessians(quick: bool) -> Checks:
             near(f"share of {d} × {d} matrices that are minima", s, p, abs=room)
             for d, s, p, room in zip((1, 2, 3), seen, exact, spread, strict=True)
         ),
-        at_most("d = 3: that over the coins' 2^{−3}", seen[2] / coin_minimum_probability(3), 0.25),
+        at_most("share of 3 × 3 minima over the coins' 2^{−3}", seen[2] / coin_minimum_probability(3), 0.25),
         near(
-            "400 × 400: second and fourth moments",
+            "400 × 400: second and fourth moments of the eigenvalues",
             [np.mean(eigenvalues**k) for k in (2, 4)],
             [1.00567, 2.03059],
             abs=1e-5,
         ),
-        at_most("shifted by −1.5 to 1.5: positive share beside F", np.abs(off), 0.01),
+        at_most(
+            "400 × 400, shifted by −1.5 to 1.5: distance of the positive share from F", np.abs(off), 0.01
+        ),
         at_least("3-spin glass: correlation of energy and index", np.corrcoef(energy, index)[0, 1], 0.9),
-        at_most("mean index in five bands of energy beside F(E/E_∞)", np.abs(law), 0.05 if quick else 0.03),
+        at_most(
+            "mean index in five bands of energy: distance from F(E/E_∞)", np.abs(law), 0.05 if quick else 0.03
+        ),
     ]
 
 
@@ -117,33 +131,43 @@ def linear_networks(quick: bool) -> Checks:
         errors.append(np.abs(learned[:, 0] - mode_strength(t, 3.0, 0.001)).max())
     return [
         near("L at the eight critical points", losses, [7, 2.5, 5, 6.5, 0.5, 2, 4.5, 0], abs=1e-12),
-        near("their negative curvatures", negative, [9, 4, 5, 6, 1, 2, 3, 0]),
+        near("number of negative curvatures there", negative, [9, 4, 5, 6, 1, 2, 3, 0]),
         at_most("GD from 50 starts: largest L at the end", network.loss(ends).max(), 1.5e-29),
-        near("signs of det W_1 among these minima", sorted(set(signs)), [-1, 1]),
-        near("the sigmoid: order of the error in η", np.log2(errors[0] / errors[1]), 1, abs=0.1),
+        near("signs of det W_1 at these ends", sorted(set(signs)), [-1, 1]),
+        near("the sigmoid: order of the error in lr", np.log2(errors[0] / errors[1]), 1, abs=0.1),
     ]
 
 
-@item("B11", "Newton and saddles", "H(w_c) indefinite: Newton stays")
+@item(
+    "B11",
+    "Newton and saddles",
+    "H(w_c) indefinite: Newton stays",
+    quick="one spin glass instead of six, with wider tolerances",
+)
 def newton_saddles(quick: bool) -> Checks:
     """Newton is drawn to saddles, gradient descent to low minima: on the same landscapes as above."""
     energy, index, ends = critical_points(quick)
     return [
         never("minima among Newton's critical points", index == 0),
-        near("their mean energy", energy.mean(), 0.02, abs=0.1 if quick else 0.01),
+        near("mean energy of Newton's critical points", energy.mean(), 0.02, abs=0.1 if quick else 0.01),
         at_most("highest energy at which gradient descent ends", ends.max(), -0.9),
-        near("mean energy there", ends.mean(), -1.417, abs=0.2 if quick else 0.005),
+        near("mean energy where gradient descent ends", ends.mean(), -1.417, abs=0.2 if quick else 0.005),
     ]
 
 
-@item("B12", "Higham and Higham's network", "Cost = (1/10) Σ ½|y_i − F(x_i)|^2")
+@item(
+    "B12",
+    "Higham and Higham's network",
+    "Cost = (1/10) Σ ½|y_i − F(x_i)|^2",
+    quick="10 000 steps; the full report makes a million",
+)
 def higham_network(quick: bool) -> Checks:
     """Right; the paper's listing monitors the sum of squares, 20 times this."""
     seen = higham(quick)
     checks = [
         near("cost at the start", seen[0][0], 0.258526716344, rel=1e-9),
         near(
-            "after 1000 and 10 000 steps",
+            "cost after 1000 and 10 000 steps",
             [seen[1000][0], seen[10_000][0]],
             [0.249622875585, 0.241057723267],
             rel=1e-9,
@@ -151,16 +175,16 @@ def higham_network(quick: bool) -> Checks:
     ]
     if not quick:
         checks += [
-            near("after 10^5", seen[100_000][0], 0.105304218255, rel=1e-9),
-            near("after 10^6", seen[1_000_000][0], 2.873837923e-5, rel=1e-9),
-            near("points told right after 10^5 and 10^6", [seen[100_000][1], seen[1_000_000][1]], [9, 10]),
+            near("cost after 10^5 steps", seen[100_000][0], 0.105304218255, rel=1e-9),
+            near("cost after 10^6 steps", seen[1_000_000][0], 2.873837923e-5, rel=1e-9),
+            near("correct points after 10^5 and 10^6 steps", [seen[100_000][1], seen[1_000_000][1]], [9, 10]),
         ]
     return checks
 
 
 @item("B13", "Two ways to draw", "E|g_m − g|^2 = tr S/m, without replacement times (N − m)/(N − 1)")
 def drawing(quick: bool) -> Checks:
-    """Right: 1 shuffles and goes through, 2 draws with replacement."""
+    """Right: the first shuffles the rows and runs through them, the second draws with replacement."""
     whole, w = patients(), np.linspace(-1, 1, 10)
     problem = MSE(whole.Phi[:6] * 10, whole.y[:6] / 100, "half_mean")
     full = problem.gradient(w)
@@ -174,9 +198,17 @@ def drawing(quick: bool) -> Checks:
     missed = [len(set(Sampler(seed).draws(442, 442).tolist())) / 442 for seed in range(200)]
     return [
         near(
-            "all batches of 1, 2, 3 with replacement", drawn, [1.06307086, 0.53153543, 0.35435695], rel=1e-7
+            "mean |g_m − g|^2 over all batches of 1, 2, 3, with replacement",
+            drawn,
+            [1.06307086, 0.53153543, 0.35435695],
+            rel=1e-7,
         ),
-        near("without", shuffled, [1.06307086, 0.42522834, 0.21261417], rel=1e-7),
+        near(
+            "mean |g_m − g|^2 over all batches of 1, 2, 3, without replacement",
+            shuffled,
+            [1.06307086, 0.42522834, 0.21261417],
+            rel=1e-7,
+        ),
         near("rows in a shuffled epoch of 442", len(set(order.tolist())), 442),
         near("rows seen in 442 draws, mean of 200", np.mean(missed), 0.632537, abs=0.005),
     ]
@@ -188,9 +220,9 @@ def _ticks() -> Callable[[], float]:
     return lambda: next(times)
 
 
-@item("B14-B16", "Algorithms 3.4 to 3.6", "v ← a_kv − λ_kg_i(w + a_kv), w ← w + v")
+@item("B14-B16", "Algorithms 3.4 to 3.6", "v ← a_kv − lr_k g_i(w + a_kv), w ← w + v")
 def deadlines(quick: bool) -> Checks:
-    """3.6 lacks the index of v_k. The deadline is tested before each step, so there may be none."""
+    """Algorithm 3.6 lacks the index of v_k. The deadline is tested before each step: a run may have none."""
     problem, x0 = patients(), np.zeros(10)
     steps = [
         run_until(problem, x0, "momentum", deadline=d, lr=0.1, momentum=0.9, clock=_ticks()).steps
@@ -207,12 +239,17 @@ def deadlines(quick: bool) -> Checks:
         seed=8,
     )
     return [
-        near("a clock of 0, 1, 2, …: steps until 5 and until 0", steps, [4, 0]),
-        near("100 such steps beside minimize(): distance", norms(timed.x - counted.w), 0),
+        near("clock of 0, 1, 2, …: steps before the deadlines 5 and 0", steps, [4, 0]),
+        near("distance of w after 100 such steps from that of ``minimize()``", norms(timed.x - counted.w), 0),
     ]
 
 
-@item("B17", "Backtracking, step schedules", "L(w − γg) ≤ L(w) − (γ/2)|g|^2; η_t = η_0/(1 + dt)")
+@item(
+    "B17",
+    "Backtracking, step schedules",
+    "L(w − lr g) ≤ L(w) − (lr/2)|g|^2; lr_t = lr_0/(1 + dt)",
+    quick="4000 steps instead of 20 000",
+)
 def schedules(quick: bool) -> Checks:
     """A constant step ends in a neighbourhood of w*, one that shrinks like 1/t arrives."""
     problem = MSE(patients().Phi, patients().y, "half_mean")
@@ -230,15 +267,15 @@ def schedules(quick: bool) -> Checks:
         ends.append(float(np.mean(squares)))
     lr = backtracking(problem.loss, np.zeros(10), problem.gradient(np.zeros(10)), 64 / problem.beta)
     return [
-        at_least("gap in the second half, constant step over 1/t", ends[0] / ends[1], 4),
-        at_least("backtracking from 64/β: found, times β", lr * problem.beta, 0.5),
+        at_least("mean gap in the second half: that of a constant lr over that of 1/t", ends[0] / ends[1], 4),
+        at_least("backtracking from 64/β: lr found, times β", lr * problem.beta, 0.5),
     ]
 
 
 @item("B18", "“Do first”: compare optimizers", "f = (1 − w_1)^2 + 100(w_2 − w_1^2)^2")
 def comparison(quick: bool) -> Checks:
-    """The notebook is not to be found; these are the figures of its authors' scripts, and of the
-    simplest problem."""
+    """The notebook could not be found; the expected numbers come from its authors' scripts and from a
+    straight line."""
     start = np.array([0.4, -0.2])
     ends = [
         walk(Rosenbrock(), partial(Momentum, lr=1e-3, momentum=a), 1000, start)[-1] for a in (0.9, 0.5, 0)
@@ -255,11 +292,16 @@ def comparison(quick: bool) -> Checks:
             opt.step(line.gradient(w, rows))
         away.append(norms(w - line.minimizer()))
     return [
-        near("Rosenbrock from (0.4, −0.2), 1000 steps, a = 0.9", ends[0], [0.99513803, 0.99028019], abs=1e-8),
-        near("a = 0.5", ends[1], [0.83385528, 0.69458124], abs=1e-8),
-        near("a = 0", ends[2], [0.7044089, 0.49479485], abs=1e-8),
         near(
-            "a line through 200 points: distance after 5000 steps, online, online with 1/t, batches of 16",
+            "Rosenbrock from (0.4, −0.2): w after 1000 steps, a = 0.9",
+            ends[0],
+            [0.99513803, 0.99028019],
+            abs=1e-8,
+        ),
+        near("the same, a = 0.5", ends[1], [0.83385528, 0.69458124], abs=1e-8),
+        near("the same, a = 0", ends[2], [0.7044089, 0.49479485], abs=1e-8),
+        near(
+            "a line through 200 points: |w − w*| after 5000 steps, online, online with 1/t, batches of 16",
             away,
             [0.0292, 0.01146, 0.00125],
             abs=6e-5,
@@ -267,14 +309,19 @@ def comparison(quick: bool) -> Checks:
     ]
 
 
-@item("B19", "Momentum as a flow", "u′ = −∇L/(1 − a) + O(h)")
+@item(
+    "B19",
+    "Momentum as a flow",
+    "u′ = −∇L/(1 − a) + O(lr)",
+    quick="the orders from three step sizes instead of five",
+)
 def momentum_flows(quick: bool) -> Checks:
     """Kovachki and Stuart's three results; the constants derived by Taylor expansion."""
     h, found = flow_errors(quick)
     checks = []
     for method, name in zip(METHODS, ("heavy ball", "Nesterov"), strict=True):
         orders = [order(h, found[method][equation]) for equation in ("rescaled", "modified", "manifold")]
-        checks.append(near(f"{name}: orders in h of the three errors", orders, [1, 2, 2], abs=0.1))
+        checks.append(near(f"{name}: orders in lr of the three errors", orders, [1, 2, 2], abs=0.1))
         residuals, sizes = [], np.array([0.005, 0.0025])
         for lr in sizes:
             first = -lr / (1 - FLOW_MOMENTUM) * Quartic().gradient(START)
@@ -282,7 +329,12 @@ def momentum_flows(quick: bool) -> Checks:
             move = flows.manifold_move(Quartic(), run.u[-2], lr, FLOW_MOMENTUM, method)
             residuals.append(np.linalg.norm(run.v[-1] - move))
         checks.append(
-            near(f"{name}: of the invariant manifold", order(sizes, np.array(residuals)), 3, abs=0.1)
+            near(
+                f"{name}: order in lr of the distance from the invariant manifold",
+                order(sizes, np.array(residuals)),
+                3,
+                abs=0.1,
+            )
         )
     return checks
 
@@ -302,17 +354,17 @@ def batch_norm(quick: bool) -> Checks:
     scaled, *_ = batchnorm_forward(7 * Z, gamma, beta, eps=0.0)
     plain, *_ = batchnorm_forward(Z, gamma, beta, eps=0.0)
     return [
-        near("mean", mean, [4, 5]),
+        near("mean of the batch", mean, [4, 5]),
         near("second column of h", y[:, 1], [1.841639444861, 0.052786851713, 0.947213148287, 0], abs=1e-11),
-        near("dγ, dβ", [*dgamma, *dbeta], [0.670819722431, 0.223606574144, 0.5, 2.5], abs=1e-11),
+        near("dγ and dβ", [*dgamma, *dbeta], [0.670819722431, 0.223606574144, 0.5, 2.5], abs=1e-11),
         near("first row of dz", dZ[0], [0.089442227166, 0.693180446927], abs=1e-11),
-        at_most("|sum of dz| over the rows", np.abs(dZ.sum(axis=0)), 1e-14),
+        at_most("|sum of dz over the rows|", np.abs(dZ.sum(axis=0)), 1e-14),
         near(
             "running mean and variance after three batches",
             [*layer.running_mean, layer.running_var[0]],
             [1.084, 1.355, 2.535666666667],
             rel=1e-11,
         ),
-        at_most("change of h when a constant is added", np.abs(moved - y).max(), 1e-14),
-        at_most("when z is scaled by 7, ε = 0", np.abs(scaled - plain).max(), 1e-14),
+        at_most("largest change of h when a constant is added to z", np.abs(moved - y).max(), 1e-14),
+        at_most("largest change of h when z is scaled by 7, ε = 0", np.abs(scaled - plain).max(), 1e-14),
     ]

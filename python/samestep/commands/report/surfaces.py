@@ -26,9 +26,15 @@ from .landscapes import shares, sharpness
 from .runs import Bent, gaps, gradients, norms, patients, walk, wide
 
 
-@item("A12", "Basin width", "density e^{−V/T}, T = ησ^2/(2B); var = ησ^2/(Bh(2 − ηh))")
+@item(
+    "A12",
+    "Basin width",
+    "density e^{−V/T}, T = lr σ^2/(2B); var = lr σ^2/(Bh(2 − lr h))",
+    quick="500 particles instead of 2000 in the wells; 2000 particles and 400 steps instead of 4000 and 1000 "
+    "on the parabola",
+)
 def width(quick: bool) -> Checks:
-    """η/B is not the width but the temperature that trades width for depth."""
+    """lr/B is not the width but the temperature that trades width for depth."""
     found = shares(quick)
     ratios = sorted({lr / B: share for (lr, B), share in found.items() if lr < 0.07}.items())
     particles, steps = (4000, 1000) if not quick else (2000, 400)
@@ -53,25 +59,32 @@ def width(quick: bool) -> Checks:
     law = [abs(found[lr, 1] - DoubleWell().boltzmann(8 * lr)) for lr in (0.02, 0.03, 0.04, 0.06)]
     return [
         at_least(
-            "smallest rise of the share from one η/B to the next",
+            "smallest rise of the share from one lr/B to the next",
             np.diff([s for _, s in ratios]).min(),
             -0.02,
         ),
-        at_most("difference at equal η/B", np.abs(equal), 0.05 if not quick else 0.1),
-        at_most("distance from Boltzmann's shares, η/B = 0.02 to 0.06", law, 0.05 if not quick else 0.1),
+        at_most("difference at equal lr/B", np.abs(equal), 0.05 if not quick else 0.1),
+        at_most("distance from Boltzmann's shares, lr/B = 0.02 to 0.06", law, 0.05 if not quick else 0.1),
         near(
-            "equally deep wells: share at T = 0.05 and 0.2",
+            "wells of equal depth: Boltzmann's share at T = 0.05 and 0.2",
             [even.boltzmann(T) for T in (0.05, 0.2)],
             [0.7388] * 2,
             abs=5e-4,
         ),
         near("variance on a parabola", np.mean(squares), stationary_variance(0.05, 1, 2.0, 2.0), rel=0.02),
-        at_most("without noise, η = 0.124 < 2/h = 0.125: farthest from the sharp minimum", away[0], 0.002),
-        at_least("η = 0.126", away[1], 0.1),
+        at_most(
+            "no noise, lr = 0.124 < 2/h = 0.125: largest distance from the sharp minimum", away[0], 0.002
+        ),
+        at_least("no noise, lr = 0.126 > 2/h: largest distance from the sharp minimum", away[1], 0.1),
     ]
 
 
-@item("A13", "Sharpness, SAM", "max_{|e|≤ρ} L(w + e) = L + ½ρ^2λ_{max} + …")
+@item(
+    "A13",
+    "Sharpness, SAM",
+    "max_{|e|≤ρ} L(w + e) = L + ½ρ^2λ_{max} + …",
+    quick="GD and SAM make 4000 steps instead of 20 000",
+)
 def sam(quick: bool) -> Checks:
     """The penalty on λ_{max} is the limit at a minimum; away from one it is ρ|g|."""
     problem = Hyperbola()
@@ -86,16 +99,21 @@ def sam(quick: bool) -> Checks:
     worst = ((around[0] * around[1] - 1) ** 2 / 2).max()
     plain, flat = sharpness(4000 if quick else 20_000)
     return [
-        near("one step from (2, 1)", w, [1.88374305, 0.77495102], abs=1e-8),
-        near("h = 3: it ends by jumping, |w|", abs(cycle[0]), 0.2 * 3 * 0.1 / (2 - 0.2 * 3), rel=1e-9),
+        near("w after one step from (2, 1)", w, [1.88374305, 0.77495102], abs=1e-8),
         near(
-            "worst L near a minimum over ½ρ^2λ_{max}, ρ = 0.01",
+            "a parabola, h = 3: |w| of the cycle in which SAM ends",
+            abs(cycle[0]),
+            0.2 * 3 * 0.1 / (2 - 0.2 * 3),
+            rel=1e-9,
+        ),
+        near(
+            "largest L within ρ = 0.01 of a minimum, over ½ρ^2λ_{max}",
             worst / (0.5e-4 * problem.sharpness(np.array([2.0, 0.5]))),
             1.0023,
             abs=1e-4,
         ),
         near("curvature where GD ends", plain[-1], 16.03357, abs=1e-4),
-        near("SAM after 2000 steps", flat[2000], 2.21932, abs=1e-4),
+        near("curvature after 2000 steps of SAM", flat[2000], 2.21932, abs=1e-4),
     ]
 
 
@@ -110,12 +128,17 @@ def hyperbola(quick: bool) -> Checks:
         for w in points
     ]
     return [
-        near("smallest eigenvalue at p = 1.1, 1.01, 1.001", lowest, [-0.1, -0.01, -0.001], rel=1e-9),
+        near("smallest eigenvalue of H at p = 1.1, 1.01, 1.001", lowest, [-0.1, -0.01, -0.001], rel=1e-9),
         near("least and largest |g|^2/(2|w|^2L) at 1000 points", [min(ratio), max(ratio)], [1, 1], rel=1e-9),
     ]
 
 
-@item("A28-A30", "PL, PL*, tangent kernel", "½|g|^2 ≥ μ(L − L*), μ = λ_{min}(K), K = DF DF′")
+@item(
+    "A28-A30",
+    "PL, PL*, tangent kernel",
+    "½|g|^2 ≥ μ(L − L*), μ = λ_{min}(K), K = DF DF′",
+    quick="2000 random points instead of 20 000",
+)
 def polyak_lojasiewicz(quick: bool) -> Checks:
     """With the ½ that the notes leave out, μ is λ_{min}(K) exactly."""
     problem = wide()
@@ -143,9 +166,14 @@ def polyak_lojasiewicz(quick: bool) -> Checks:
     ]
 
 
-@item("A31", "The summary theorem", "R = 2√(2βL_0)/μ; L_t ≤ (1 − μ/β)^tL_0")
+@item(
+    "A31",
+    "The summary theorem",
+    "R = 2√(2βL_0)/μ; L_t ≤ (1 − μ/β)^tL_0",
+    quick="1000 steps instead of 3000 with z + ½ sin z",
+)
 def theorem(quick: bool) -> Checks:
-    """η = 2/β does not converge, the rate is linear, not O(β/t), and SGD needs a smaller step."""
+    """lr = 2/β does not converge, the rate is linear, not O(β/t), and SGD needs a smaller step."""
     problem = wide()
     top, mu, first = problem.beta, pl_constant(problem), problem.loss(np.zeros(5))
     found = {}
@@ -157,10 +185,10 @@ def theorem(quick: bool) -> Checks:
     bound = first * pl_rate(top, mu) ** np.arange(60)
 
     bent = Bent(problem)
-    bent_top = 1.5**2 * top + 0.5 * (2 * bent.loss(np.zeros(5))) ** 0.5 * top
-    bent_path = walk(bent, lambda w: SGD(w, lr=1 / bent_top), 1000 if quick else 3000)
+    bent_path = walk(bent, lambda w: SGD(w, lr=1 / bent.beta), 1000 if quick else 3000)
     bent_losses = np.array([bent.loss(w) for w in bent_path])
-    bent_bound = first * (1 - 0.25 * mu / bent_top) ** np.arange(len(bent_losses))
+    bent_bound = first * pl_rate(bent.beta, bent.mu) ** np.arange(len(bent_losses))
+    kernels = [pl_star_constant(tangent_kernel(bent.jacobian(w))) for w in bent_path[::10]]
 
     mean = MSE(problem.Phi, problem.y, "half_mean")
     largest = float(np.max(np.sum(problem.Phi**2, axis=1)))
@@ -181,21 +209,23 @@ def theorem(quick: bool) -> Checks:
     return [
         near("R", pl_radius(first, top, mu), 6.965349, abs=1e-6),
         near(
-            "length of the path, η = 1/β and 1.9/β",
+            "length of the path, lr = 1/β and 1.9/β",
             [found[1.0][0], found[1.9][0]],
             [2.21429, 17.908],
             rel=1e-4,
         ),
-        at_most("L_{400}, η = 1/β", found[1.0][1], 1e-28),
-        at_least("η = 2/β", found[2.0][1], 1),
-        never("steps above (1 − μ/β)^tL_0", losses > bound * (1 + 1e-12)),
+        at_most("lr = 1/β: L_{400}", found[1.0][1], 1e-28),
+        at_least("lr = 2/β: L_{400}", found[2.0][1], 1),
+        never("lr = 1/β: steps above (1 − μ/β)^tL_0", losses > bound * (1 + 1e-12)),
         never(
-            "z + ½ sin z, not convex: steps above its rate", bent_losses > bent_bound * (1 + 1e-12) + 1e-28
+            "model z + ½ sin z, not convex: steps above (1 − μ/β)^tL_0",
+            bent_losses > bent_bound * (1 + 1e-12) + 1e-28,
         ),
+        at_least("the same model: smallest λ_{min}(K) of the run over μ", min(kernels) / bent.mu, 1),
         at_most(
-            "online SGD at its own step size, mean of 50 runs, over its bound",
+            "online SGD at its own lr: mean L_{300} of 50 runs over its bound",
             np.mean([online(lr, seed) for seed in range(50)]) / (rate**300 * mean.loss(np.zeros(5))),
             1,
         ),
-        at_least("online SGD with 1.9/β: L_{300}", online(1.9 / mean.beta, 0), 1e6),
+        at_least("online SGD, lr = 1.9/β: L_{300}", online(1.9 / mean.beta, 0), 1e6),
     ]

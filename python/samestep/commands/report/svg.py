@@ -1,11 +1,11 @@
-"""Figures as SVG inside a page: the page's colours and letters, and ids that no other figure has."""
+"""Figures as SVG inside a page: in the page's colours and letters, with ids that no other figure has."""
 
 from __future__ import annotations
 
 import html
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...optional import require
@@ -25,14 +25,16 @@ COLORS = {
     "bad": "#00000b",
 }
 INK, FAINT, ACCENT = (COLORS[name] for name in ("ink", "faint", "accent"))
-WIDTH = 4.9  # inches of 72 units: on a phone a unit is then about a pixel
+WIDTH = 4.9  # inches of 72 units: on a phone of 390 pixels a unit is a pixel
+LETTERS = 12  # units: the least that is read with ease there
+DASHED, DOTTED = (0, (4, 2)), (0, (1, 1.3))
 
 _STYLE = {
     "svg.fonttype": "none",  # letters stay letters
-    "font.size": 10,
-    "axes.titlesize": 10,
+    "font.size": LETTERS,
+    "axes.titlesize": LETTERS,
     "axes.titlelocation": "left",
-    "axes.labelsize": 10,
+    "axes.labelsize": LETTERS,
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
@@ -46,7 +48,7 @@ _STYLE = {
     "grid.alpha": 0.35,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
-    "legend.fontsize": 9,
+    "legend.fontsize": LETTERS,
     "legend.handlelength": 1.6,
     "lines.linewidth": 1.6,
     "text.color": INK,
@@ -54,36 +56,46 @@ _STYLE = {
     "ytick.color": FAINT,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
-    "xtick.labelsize": 9.5,
-    "ytick.labelsize": 9.5,
+    "xtick.labelsize": LETTERS,
+    "ytick.labelsize": LETTERS,
 }
 
 
-def draw(name: str, label: str, drawing: Callable[[], Any]) -> str:
-    """An ``<svg>`` element of a matplotlib figure.
+def draw(name: str, label: str, drawing: Callable[[], Any], style: Mapping[str, Any] | None = None) -> str:
+    """Draws a matplotlib figure as an ``<svg>`` element.
 
     Args:
         name: begins its ids.
         label: what it shows, for those who cannot see it.
-        drawing: makes the figure, in the house's style.
+        drawing: makes the figure, under the settings of _STYLE.
+        style: matplotlib settings that replace those of _STYLE.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
     matplotlib = require("matplotlib", "the report")
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+    with matplotlib.rc_context({**_STYLE, **(style or {}), "svg.hashsalt": name}):
         return inline(drawing(), name, label)
 
 
 def figure(rows: int = 1, columns: int = 1, height: float = 3.1, **options: Any) -> tuple[Any, Any]:
     """A figure of the page's width and its axes, as matplotlib's ``subplots`` returns them."""
     # Not pyplot: it would look for a window system and keep the figure alive.
-    made = require("matplotlib.figure", "the report").Figure(figsize=(WIDTH, height), layout="constrained")
-    return made, made.subplots(rows, columns, **options)
+    drawing = require("matplotlib.figure", "the report").Figure(figsize=(WIDTH, height), layout="constrained")
+    return drawing, drawing.subplots(rows, columns, **options)
+
+
+def legend_above(figure: Any, lines: dict[str, tuple[str, Any]]) -> None:
+    """A legend above all axes, of lines by their text: colour and line style."""
+    line = require("matplotlib.lines", "the report").Line2D
+    handles = [line([], [], color=color, linestyle=style) for color, style in lines.values()]
+    figure.legend(
+        handles, list(lines), loc="outside upper left", ncols=len(lines), columnspacing=1.2, handletextpad=0.5
+    )
 
 
 def inline(figure: Any, name: str, label: str) -> str:
-    """The figure as an element: no file header, no sizes but the view box, colours by name."""
+    """The figure as an SVG element: no file header, no size but the view box, colours by name."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()
@@ -104,7 +116,7 @@ def inline(figure: Any, name: str, label: str) -> str:
 
 
 def _rounded(tag: str) -> str:
-    """Coordinates to hundredths of a unit, which nobody sees."""
+    """Coordinates rounded to hundredths of a unit, less than a screen resolves."""
     return re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", tag)
 
 

@@ -2,7 +2,7 @@
 
 Random Hessians
     coin_minimum_probability   2^-d: a coin for each eigenvalue
-    goe_minimum_probability    that all eigenvalues of a GOE matrix are positive, for d = 1, 2, 3
+    goe_minimum_probability    of a GOE matrix without negative eigenvalues, for d = 1, 2, 3
     goe_minimum_frequency      the same by counting
     goe_eigenvalues            of one such matrix
     semicircle_density         their law
@@ -11,11 +11,11 @@ Random Hessians
 Spin glasses
     SpinGlass                  one landscape of n spins, p of which interact
     pspin_index                the law of the index at an energy
-    pspin_critical_points      what Newton's method finds: CriticalPoints
-    pspin_descent              what gradient descent finds
+    pspin_critical_points      those that Newton's method finds: CriticalPoints
+    pspin_descent              the energies at which gradient descent ends
 
 Deep linear networks
-    DeepLinear                 two layers, square or not, that are to make a target
+    DeepLinear                 two linear layers, square or not, fitted to a target matrix
     deep_linear                gradient descent on them
     mode_strength              how a mode is learned in time
 """

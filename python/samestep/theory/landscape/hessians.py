@@ -18,7 +18,7 @@ from ..checks import check_number, check_positive
 
 
 def coin_minimum_probability(d: Any) -> Any:
-    """2^-d: that d fair coins all show heads.
+    """2^-d: the probability that d fair coins all show heads.
 
     Args:
         d: 1 or more, a whole number or an array of them.
@@ -39,7 +39,7 @@ def coin_minimum_probability(d: Any) -> Any:
 
 
 def goe_minimum_probability(d: Any) -> Any:
-    """That all d eigenvalues of a GOE matrix are positive: exact for d = 1, 2, 3.
+    """The probability that all d eigenvalues of a GOE matrix are positive: exact for d = 1, 2, 3.
 
     1/2, (2 - sqrt 2)/4, (pi - 2 sqrt 2)/(4 pi). For large d about exp(-(ln 3)/4 d^2).
 
@@ -47,7 +47,7 @@ def goe_minimum_probability(d: Any) -> Any:
         d: 1, 2 or 3, or an array of these.
 
     Raises:
-        ValueError: another d; see goe_minimum_frequency.
+        ValueError: another d; goe_minimum_frequency counts instead.
 
     Source:
         Dean and Majumdar, Large deviations of extreme eigenvalues of random matrices (2006), for the law

@@ -19,7 +19,7 @@ from ..checks import as_number
 
 
 class DeepLinear:
-    """L over the pairs W = (W1, W2) of layers that are to make the target T, W2 W1 = T.
+    """L = |W2 W1 - T|^2 / 2 over pairs of layers W = (W1, W2), fitted to the target T.
 
     Args:
         strengths: the diagonal of a square T, positive and finite, each once; or T itself, a matrix of
@@ -34,7 +34,7 @@ class DeepLinear:
 
     ``W`` holds networks side by side along its leading axes. Where inputs, hidden and outputs are all n, it
     has shape (..., 2, n, n); else (..., hidden (inputs + outputs)), W1 and then W2, row by row: ``join``
-    makes it of two matrices and ``layers`` takes it apart.
+    packs two matrices into it and ``layers`` returns them.
 
     Raises:
         TypeError, ValueError: other strengths or hidden; of the methods: W of another shape.
@@ -192,7 +192,7 @@ def deep_linear(
         W: the start, as DeepLinear describes it, float64.
         lr: step size.
         steps: how many.
-        optimizer: makes the optimizer of the copy of W; None: SGD with lr.
+        optimizer: a function that returns the optimizer of the copy of W; None: SGD with lr.
 
     Raises:
         ValueError: W of another shape.

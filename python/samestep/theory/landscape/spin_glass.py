@@ -159,7 +159,7 @@ def pspin_index(energy: Any, p: int = 3) -> Any:
 def pspin_critical_points(
     n: int = 12, seed: int = 0, starts: int = 300, steps: int = 60, p: int = 3
 ) -> CriticalPoints:
-    """What Newton's method finds from random points: critical points of every index, mostly saddles.
+    """The critical points that Newton's method finds from random starts: of every index, mostly saddles.
 
     Newton on (x, m) for grad H(x) = m x, |x|^2 = N; a step is cut to 0.7 sqrt N.
 
@@ -213,14 +213,14 @@ def pspin_descent(
     optimizer: Callable[[Float64s], Optimizer] | None = None,
     p: int = 3,
 ) -> Float64s:
-    """The energies that gradient descent on the sphere ends at: low ones, all minima.
+    """The energies at which gradient descent on the sphere ends: low ones, all minima.
 
     Args:
         n, seed: of the SpinGlass.
         starts: how many random points, side by side.
         lr: step size.
-        steps: how many; after each, x is put back on the sphere.
-        optimizer: makes the optimizer of the points, shape (starts, n); None: SGD with lr.
+        steps: how many; after each, x is scaled back to the sphere.
+        optimizer: a function that returns the optimizer of the points, shape (starts, n); None: SGD with lr.
         p: of the SpinGlass.
 
     Example:

@@ -1,0 +1,154 @@
+// Takes a run of elements through the options and the 16-bit forms, in chunks that stay in the nearest cache. No
+// arithmetic: that is in options.h, storage.h and rules.h.
+#include "run/pass.h"
+
+#include <algorithm>
+
+#include "contract/fetch.h"
+#include "contract/options.h"
+#include "contract/sampling.h"
+#include "isa/dispatch.h"
+
+namespace samestep {
+namespace {
+
+// Elements that go through all options while they lie in the nearest cache.
+constexpr Index kChunk = 1024;
+
+// 16 random bits for each of elements begin..begin+n-1, whoever computes them: counter-based, sixteen to a block.
+// Returns the first one; room: for n + 32.
+const std::uint16_t* random_bits(std::uint64_t seed, Index step, Index tensor, Index begin, Index n,
+                                 std::uint16_t* room) {
+  const Index first = begin / 16;
+  for (Index block = first; block * 16 < begin + n; ++block) {
+    std::uint64_t words[4];
+    philox({std::uint64_t(block) + 1, std::uint64_t(tensor), std::uint64_t(step), 0}, seed, words);
+    for (Index i = 0; i < 16; ++i) room[(block - first) * 16 + i] = std::uint16_t(words[i / 4] >> (i % 4 * 16));
+  }
+  return room + (begin - first * 16);
+}
+
+}  // namespace
+
+Pass::Pass(const std::vector<Tensor>& tensors, const Index* steps) : steps_(steps) {
+  for (const Tensor& t : tensors) stores_ = stores_ || t.storage != as_is || t.copy != nullptr;
+}
+
+void Pass::start_step(const Isa& isa, int rule, double scale) {
+  isa_ = &isa;
+  rule_ = &isa.rules[rule];
+  scale_ = scale;
+  prepares_ = scale != 1.0 || options.maximize || options.clip_value < kNoLimit;
+  has_options_ = stores_ || prepares_ || options.zero_grads || options.flush_subnormals || options.ema != 0.0;
+  for (double decay : options.weight_decay) has_options_ = has_options_ || decay != 0.0;
+}
+
+bool Pass::all_finite(const Tensor& t, Index begin, Index end) const {
+  const Isa& isa = active_isa();
+  if (t.storage == as_is) {
+    return isa.options[t.type].all_finite(at(t.g, bytes_of(t.type), begin), end - begin);
+  }
+  bool passed = true;
+  float widened[kChunk];
+  for (; passed && begin < end; begin += kChunk) {
+    const Index n = std::min(kChunk, end - begin);
+    isa.storage[t.storage].widen(at(t.g, 2, begin), n, widened);
+    passed = isa.options[t.type].all_finite(widened, n);
+  }
+  return passed;
+}
+
+Preparation Pass::preparation_of(const Tensor& t) const {
+  const double coupled = decays_apart(t) ? 0.0 : options.decay_of(t.group);
+  return {options.maximize ? -scale_ : scale_, options.clip_value, coupled};
+}
+
+void Pass::apply_decayed(const Apply& apply, const Tensor& t, const Coefficients& coefficients, Index begin,
+                         Index end) const {
+  apply.decayed(coefficients, preparation_of(t), t.w, t.g, t.states, begin, end);
+}
+
+// Asks memory for the elements begin..end-1 of what a step visits.
+void Pass::fetch(const Tensor& t, Index begin, Index end) const {
+  const auto ask = [&](const void* array, Index size_of) {
+    if (array != nullptr) samestep::fetch(at(array, size_of, begin), (end - begin) * size_of);
+  };
+  const Index stored = stored_bytes(t), worked = bytes_of(t.type);
+  ask(t.g, stored);
+  ask(t.w, stored);
+  ask(t.low, stored);
+  ask(t.master, worked);
+  for (int s = 0; s < rule_->n_states; ++s) ask(t.states[s], t.stores_states ? stored : worked);
+  ask(t.ema, worked);
+}
+
+void Pass::run_with_options(const Tensor& tensor, Index i, const Coefficients& coefficients, Index first,
+                            Index last) const {
+  const Type type = tensor.type;
+  const Index stored = stored_bytes(tensor), worked = bytes_of(tensor.type), n_states = rule_->n_states;
+  const OptionKernels& kernels = isa_->options[type];
+  const StorageKernels& storage = isa_->storage[tensor.storage];
+  const Apply& apply = rule_->update[type].apply;
+  const Preparation preparation = preparation_of(tensor);
+  const bool decays = decays_apart(tensor), is_coupled = preparation.weight_decay != 0.0;
+  alignas(64) double prepared[kChunk];
+  alignas(64) float wide_w[kChunk], wide_g[kChunk], wide_states[kMaxStates][kChunk];
+  for (Index begin = first; begin < last; begin += kChunk) {
+    const Index n = std::min(kChunk, last - begin);
+    if (last - first >= kFar) fetch(tensor, begin + n, std::min(begin + n + kChunk, last));
+    void *w = at(tensor.w, stored, begin), *states[kMaxStates];
+    const void* g = at(tensor.g, stored, begin);
+    for (Index s = 0; s < n_states; ++s) {
+      states[s] = at(tensor.states[s], tensor.stores_states ? stored : worked, begin);
+      if (!tensor.stores_states) continue;
+      storage.widen(states[s], n, wide_states[s]);
+      states[s] = wide_states[s];
+    }
+    if (tensor.storage != as_is) {
+      storage.widen(g, n, wide_g);
+      g = wide_g;
+      if (tensor.master != nullptr) {
+        w = at(tensor.master, worked, begin);
+      } else if (tensor.low != nullptr) {
+        isa_->join(w, at(tensor.low, 2, begin), n, wide_w);
+        w = wide_w;
+      } else {
+        storage.widen(w, n, wide_w);
+        w = wide_w;
+      }
+    }
+    if (decays) {
+      apply.decayed(coefficients, preparation, w, g, states, 0, n);
+    } else {
+      if (is_coupled || prepares_) {
+        (is_coupled ? kernels.prepare_decayed : kernels.prepare)(preparation, w, g, n, prepared);
+        g = prepared;
+      }
+      apply.plain(coefficients, w, g, states, 0, n);
+    }
+    for (Index s = 0; s < n_states; ++s) {
+      if (options.flush_subnormals) kernels.flush_subnormals(n, states[s]);
+      if (tensor.stores_states) storage.narrow(wide_states[s], n, at(tensor.states[s], stored, begin));
+    }
+    if (tensor.ema != nullptr) kernels.average(options.ema, w, n, at(tensor.ema, worked, begin));
+    if (stores_) store_parameter(tensor, i, begin, n, static_cast<const float*>(w));
+    if (options.zero_grads) zero(tensor, begin, begin + n);
+  }
+}
+
+// Puts the updated parameter, in float32, where it is kept in another form as well.
+void Pass::store_parameter(const Tensor& tensor, Index i, Index begin, Index n, const float* w) const {
+  if (tensor.copy != nullptr) isa_->storage[tensor.copy_storage].narrow(w, n, at(tensor.copy, 2, begin));
+  if (tensor.storage == as_is) return;
+  void* to = at(tensor.w, 2, begin);
+  if (tensor.low != nullptr) {
+    isa_->split(w, n, to, at(tensor.low, 2, begin));
+  } else if (options.stochastic_rounding && tensor.storage == bfloat16 && tensor.master == nullptr) {
+    std::uint16_t room[kChunk + 32];
+    isa_->narrow_at_random(w, random_bits(*options.stochastic_rounding, steps_[i] + 1, i, begin, n, room), n, to);
+  } else {
+    isa_->storage[tensor.storage].narrow(w, n, to);
+  }
+}
+
+}  // namespace samestep

@@ -1,0 +1,138 @@
+// The pass of a step over a run of elements: the rule, the options around it, and the 16-bit forms of what is stored.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <vector>
+
+#include "isa/kernels.h"
+
+namespace samestep {
+
+// A parameter and all that a step writes with it.
+struct Tensor {
+  Type type;
+  Index size;
+  void* w;
+  void* states[kMaxStates];
+  const void* g;                     // set before each step; nullptr: this tensor sits the step out, its counter too
+  int group = 0;                     // whose hyper-parameters
+  void* ema = nullptr;               // the parameter's running average
+  const void* g_in_order = nullptr;  // g in C order, for its norm; set where that differs
+
+  // Where type is float32, w and g may be kept in 16 bits, and then the states as well.
+  Storage storage = as_is;
+  bool stores_states = false;
+  void* master = nullptr;  // the parameter in float32, of which w is the rounded one
+  void* low = nullptr;     // or the lower halves of float32 parameters, w being the upper ones
+  void* copy = nullptr;    // takes the updated parameter in 16 bits
+  Storage copy_storage = as_is;
+};
+
+// What happens where a gradient is infinite or NaN.
+enum class Nonfinite { propagate, refuse };
+
+constexpr double kNoLimit = std::numeric_limits<double>::infinity();
+
+// What a step does beside the rule: type, name of the keyword argument in Python, and the value that asks for nothing.
+#define FOR_EACH_OPTION(ROW)                                                          \
+  ROW(bool, decoupled_weight_decay, false)                                            \
+  ROW(bool, maximize, false)                                                          \
+  ROW(bool, zero_grads, false)                                                        \
+  ROW(bool, flush_subnormals, false)                                                  \
+  ROW(Nonfinite, nonfinite, Nonfinite::propagate)                                     \
+  ROW(double, clip_norm, kNoLimit)                                                    \
+  ROW(double, clip_value, kNoLimit)                                                   \
+  ROW(double, ema, 0.0) /* decay of the running average, for tensors that have one */ \
+  ROW(std::optional<std::uint64_t>, stochastic_rounding, std::nullopt) /* of parameters kept in bfloat16 */
+
+struct Options {
+#define OPTION_FIELD(type, name, absent) type name = absent;
+  FOR_EACH_OPTION(OPTION_FIELD)
+#undef OPTION_FIELD
+
+  std::vector<double> weight_decay;  // of each group; empty: none
+  double decay_of(int group) const { return weight_decay.empty() ? 0.0 : weight_decay[group]; }
+};
+
+inline char* at(void* array, Index size_of, Index i) { return static_cast<char*>(array) + i * size_of; }
+inline const char* at(const void* array, Index size_of, Index i) {
+  return static_cast<const char*>(array) + i * size_of;
+}
+
+// Bytes of an element of a parameter or gradient; of its arithmetic, bytes_of(type).
+inline Index stored_bytes(const Tensor& t) { return t.storage == as_is ? bytes_of(t.type) : 2; }
+
+// What a step does to every run of elements, by whichever thread.
+class Pass {
+ public:
+  // steps: of the plan.
+  Pass(const std::vector<Tensor>& tensors, const Index* steps);
+
+  Options options;
+
+  // Before the first element of a step, which takes its gradients `scale` times.
+  void start_step(const Isa& isa, int rule, double scale);
+
+  // Whether no element of the gradient is infinite or NaN, before a step is started.
+  bool all_finite(const Tensor& tensor, Index begin, Index end) const;
+
+  // Steps elements begin..end-1 of the tensor, which is number i of the list.
+  void step_elements(const Tensor& tensor, Index i, const Coefficients& coefficients, Index begin, Index end) const {
+    if (needs_rule_only(tensor)) {
+      run_rule(tensor, coefficients, begin, end);
+    } else {
+      run_with_options(tensor, i, coefficients, begin, end);
+    }
+  }
+
+ private:
+  // Whether the rule's own loop does it all: on values as they are, or in bfloat16, widened and narrowed as it goes.
+  bool needs_rule_only(const Tensor& t) const {
+    if (!has_options_) return true;
+    const bool is_whole = t.master == nullptr && t.low == nullptr && t.copy == nullptr && t.ema == nullptr;
+    const bool is_kept = t.storage == as_is || (t.storage == bfloat16 && !options.stochastic_rounding);
+    const bool is_prepared = decays_apart(t) || (options.decay_of(t.group) == 0.0 && !prepares_);
+    return is_whole && is_kept && is_prepared && !options.flush_subnormals;
+  }
+
+  bool decays_apart(const Tensor& t) const {
+    return options.decay_of(t.group) != 0.0 && options.decoupled_weight_decay;
+  }
+
+  void run_rule(const Tensor& t, const Coefficients& coefficients, Index begin, Index end) const {
+    const Update& update = rule_->update[t.type];
+    const Apply& apply = t.storage == bfloat16 ? update.apply_bfloat16[t.stores_states] : update.apply;
+    if (decays_apart(t)) {
+      apply_decayed(apply, t, coefficients, begin, end);
+    } else {
+      apply.plain(coefficients, t.w, t.g, t.states, begin, end);
+    }
+    if (options.zero_grads) zero(t, begin, end);
+  }
+
+  static void zero(const Tensor& t, Index begin, Index end) {
+    std::memset(const_cast<char*>(at(t.g, stored_bytes(t), begin)), 0, (end - begin) * stored_bytes(t));
+  }
+
+  Preparation preparation_of(const Tensor& tensor) const;
+  void apply_decayed(const Apply& apply, const Tensor& t, const Coefficients& coefficients, Index begin,
+                     Index end) const;
+  void fetch(const Tensor& tensor, Index begin, Index end) const;
+  void run_with_options(const Tensor& tensor, Index i, const Coefficients& coefficients, Index begin, Index end) const;
+  void store_parameter(const Tensor& tensor, Index i, Index begin, Index n, const float* w) const;
+
+  const Index* steps_;
+  bool stores_ = false;  // anything in another form than it is computed in
+
+  // Of the step that was started.
+  const Isa* isa_ = nullptr;
+  const Rule* rule_ = nullptr;
+  double scale_ = 1.0;        // of the gradients
+  bool has_options_ = false;  // any that concern what is written
+  bool prepares_ = false;     // gradients, apart from weight decay
+};
+
+}  // namespace samestep

@@ -1,0 +1,70 @@
+"""The plan of an optimizer's step: what the backend has bound to its arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ..backends import arrays, cpu
+from ..backends.face import MOVED, NONFINITE, STEPPED
+from .gradients import check_gradients
+from .owner import Owner
+from .param import check_writeable, written
+from .stats import RecordingPlan
+
+
+class UnboundPlan:
+    """The plan of arrays that cannot be stepped where they lie: what was read from a file may be read-only.
+    A step finds the reason.
+    """
+
+    norm = math.nan
+
+    def set_weight_decay(self, weight_decay: list[float]) -> None:
+        pass
+
+    def step(self, grads: Any, hyper: list[float], scale: float = 1.0) -> int:
+        return MOVED
+
+    def train(self, trainer: Any, hyper: list[float], steps: int) -> int:
+        return MOVED
+
+
+def bind_plan(optimizer: Owner) -> Any:
+    """The plan of a step of all groups. A backend trusts what it binds: the layouts have been checked."""
+    params = optimizer._params
+    if not all(arrays.is_in_place(a) for _, a, _ in written(params)):
+        return UnboundPlan()
+    tensors = [
+        param.tensor(optimizer._state_names, i)
+        for i, group in enumerate(optimizer.groups)
+        for param in group.params
+    ]
+    plan = optimizer._module.Plan(optimizer.rule, tensors, optimizer._steps, optimizer.options)
+    if not optimizer._times_steps:
+        return plan
+    return RecordingPlan(plan, [param.moved_bytes(optimizer.options) for param in params])
+
+
+def step_with_care(optimizer: Owner, grads: Sequence[Any], hyper: list[float], scale: float) -> int:
+    """After a refusal: says what is wrong, or binds what has moved and sees subclasses as arrays."""
+    params = optimizer._params
+    check_writeable(params)
+    plain = check_gradients(grads, params, optimizer.backend, optimizer.options.zero_grads)
+    status: int = optimizer._plan.step(plain, hyper, scale)
+    if status not in (STEPPED, NONFINITE):  # what was bound has moved
+        optimizer._bind()
+        status = optimizer._plan.step(plain, hyper, scale)
+    if status not in (STEPPED, NONFINITE):
+        raise RuntimeError("params, grads: changed by another thread during the step")
+    return status
+
+
+def train(optimizer: Owner, trainer: cpu.Trainer, steps: int) -> None:
+    """So many steps along the gradient of the trainer's problem, in one native call."""
+    if optimizer._plan.train(trainer, optimizer._hyper_values, steps) != STEPPED:
+        check_writeable(optimizer._params)
+        optimizer._bind()
+        if optimizer._plan.train(trainer, optimizer._hyper_values, steps) != STEPPED:
+            raise RuntimeError("params: moved by another thread during the steps")
