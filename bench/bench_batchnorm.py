@@ -1,4 +1,4 @@
-"""Batch norm beside PyTorch, in one run on one machine: ratios, and copies of x as the roof.
+"""Times batch norm and PyTorch's in one run: their ratio, and the share of the roof, which is copies of x.
 
     python bench/bench_batchnorm.py [--threads 2] [--seconds 4] [--json] [--case NHWC]
 

@@ -72,15 +72,11 @@ class Layout(NamedTuple):
 
 
 def flatten(params: Any, name: str = "params") -> tuple[list[Any], list[str]]:
-    """The arrays in nested lists, tuples and dicts, and the path of each, such as ``params['W'][0]``.
-
-    Raises:
-        ValueError: a list or dict contains itself.
-    """
+    """The arrays in nested lists, tuples and dicts, and the path of each, such as ``params['W'][0]``."""
     found: list[Any] = []
     names: list[str] = []
 
-    def walk(branch: Any, path: str, enclosing: dict[int, str]) -> None:
+    def collect(branch: Any, path: str, enclosing: dict[int, str]) -> None:
         if isinstance(branch, Mapping):
             entries = [(branch[key], f"{path}[{key!r}]") for key in branch]
         elif isinstance(branch, (list, tuple)):
@@ -95,9 +91,9 @@ def flatten(params: Any, name: str = "params") -> tuple[list[Any], list[str]]:
                 "tuples and dicts of them that do not contain themselves"
             )
         for entry, entry_path in entries:
-            walk(entry, entry_path, {**enclosing, id(branch): path})
+            collect(entry, entry_path, {**enclosing, id(branch): path})
 
-    walk(params, name, {})
+    collect(params, name, {})
     return found, names
 
 
@@ -113,11 +109,11 @@ def is_dense(a: Array) -> bool:
 
 
 def same_layout(a: Array | Layout, b: Array | Layout) -> bool:
-    """Whether one flat walk over memory visits the same indices in ``a`` and ``b``."""
+    """Whether the elements of ``a`` and ``b`` have the same order in memory."""
     if a.shape != b.shape:
         return False
-    walks = zip(a.strides, b.strides, a.shape, strict=True)
-    return 0 in a.shape or all(sa == sb or length <= 1 for sa, sb, length in walks)
+    axes = zip(a.strides, b.strides, a.shape, strict=True)
+    return 0 in a.shape or all(sa == sb or length <= 1 for sa, sb, length in axes)
 
 
 def is_half(a: Array) -> bool:
@@ -306,7 +302,7 @@ def _half_bytes(a: Array) -> bytes:
 
 
 def digest(arrays: Any) -> str:
-    """sha256 over the values of one array, or of nested lists, tuples and dicts of them.
+    """sha256, in 64 hexadecimal digits, of the values of one array, or of nested lists, tuples and dicts.
 
     The hashed bytes are the little-endian elements in C order, array after array, dicts in their own
     order. Every NaN is hashed as the quiet NaN ``0x7fc00000`` (float32), ``0x7ff8000000000000`` (float64),
@@ -316,9 +312,6 @@ def digest(arrays: Any) -> str:
     Args:
         arrays: float32, float64, float16 or bfloat16 arrays of any shape, layout and byte order, NumPy's
             or CuPy's.
-
-    Returns:
-        64 hexadecimal digits.
 
     Raises:
         TypeError: an array of another dtype, or no array.

@@ -199,7 +199,7 @@ def _hyper_numbers(optimizer: Optimizer) -> Any:
 
 
 def open_progress_bar(total: int | None) -> Any:
-    """A bar on stderr; None to whoever enters it if that is no terminal."""
+    """A progress bar on stderr; a context of None if that is no terminal."""
     if not sys.stderr.isatty():
         return contextlib.nullcontext()
     tqdm = require("tqdm", "progress=True").tqdm
