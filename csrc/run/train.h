@@ -9,7 +9,7 @@
 
 namespace samestep {
 
-// Its bits are those of the loop in train.py, one step after the other: rows, gradient, rule.
+// Its bits are those of the loop in train/loop.py, one step after the other: rows, gradient, rule.
 class Trainer {
  public:
   Trainer(MseProblem problem, Batches batches);
