@@ -1,12 +1,12 @@
-"""Batch norm beside PyTorch, in one run on one machine: ratios, and copies of x as the roof.
+"""Times batch norm and PyTorch's in one run: their ratio, and the share of the roof, which is copies of x.
 
     python bench/bench_batchnorm.py [--threads 2] [--seconds 4] [--json] [--case NHWC]
 
-The calls of a case take turns, so that whatever else the machine does meets them alike; the minimum
-of each counts. Both sides allocate their results, but for rows with "out=", which write into arrays
-that are there (torch's functions have no such form: the ratio is to the same time as above). "copy of
-x" is np.copyto on all threads into an array that is there, and "roof" what a pass must at least take at
-that speed: x read and y written is one copy; x and dy read and dx written is one and a half.
+The calls of a case take turns, so that a slow phase of the machine slows all of them; the minimum of each
+counts. Both sides allocate their results, except in rows with "out=", which write into existing arrays.
+torch's functions have no such form; the ratio of these rows is to torch's time with allocation. "copy of x"
+is np.copyto on all threads into an existing array. "roof" is the least that a pass must take at that speed: x
+read and y written is one copy; x and dy read and dx written is one and a half.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CASES: dict[str, tuple[tuple[int, ...], int]] = {
     "NxC 65536x256": ((65536, 256), 1),
     "NCHW 32x256x14x14": ((32, 256, 14, 14), 1),
 }
-# What must be reached: torch's time over ours.
+# The goals: torch's time over ours.
 TARGETS = {
     ("NCHW 32x64x56x56", "forward"): 3.5,
     ("NCHW 32x64x56x56", "backward"): 3.0,
@@ -77,12 +77,12 @@ def torchs(x: Any, dy: Any, axis: int, threads: int) -> dict[str, Callable[[], A
     torch.set_num_threads(threads)
     functional = torch.nn.functional
     tx, tdy = torch.from_numpy(x), torch.from_numpy(dy)
-    if axis == -1 and tx.dim() == 4:  # seen as (N, C, H, W) in channels_last memory
+    if axis == -1 and tx.dim() == 4:  # the view (N, C, H, W), in channels_last memory
         tx, tdy = tx.permute(0, 3, 1, 2), tdy.permute(0, 3, 1, 2)
     channels = x.shape[axis]
     gamma = torch.linspace(0.5, 1.5, channels, requires_grad=True)
     beta = torch.linspace(-1, 1, channels, requires_grad=True)
-    # The passes as autograd calls them, without autograd's own cost.
+    # The functions that autograd calls, without the cost of autograd itself.
     plain = (gamma.detach(), beta.detach())
     _, mean, inv = torch.native_batch_norm(tx, *plain, None, None, True, 0.1, 1e-5)
     needs = tx.detach().clone(memory_format=torch.preserve_format).requires_grad_()
@@ -102,7 +102,7 @@ def torchs(x: Any, dy: Any, axis: int, threads: int) -> dict[str, Callable[[], A
 
 
 def roofs(x: Any, threads: int) -> dict[str, Callable[[], Any]]:
-    """Reads and copies of x on all threads: what the memory gives."""
+    """A copy of x on all threads: the speed of the memory."""
     from concurrent.futures import ThreadPoolExecutor
 
     pool = ThreadPoolExecutor(threads)

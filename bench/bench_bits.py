@@ -1,5 +1,5 @@
-"""How many distinct results one training has over instruction sets, thread counts and groupings: ours,
-and torch's in the same run. Each configuration is a process of its own.
+"""Counts the distinct results of one training over instruction sets, numbers of threads and groupings of the
+parameters, for samestep and for torch. Each configuration runs in a process of its own.
 
     python bench/bench_bits.py [--json]
 """
@@ -73,7 +73,7 @@ def train_torch(rule: str, kind: str, cuts: tuple[int, ...], threads: int) -> np
 
 
 def digests(peer: str, kind: str, threads: int) -> dict[str, str]:
-    """Run in a child: rule and cut to digest."""
+    """The digest of each rule and grouping; it runs in a child process."""
     train = train_ours if peer == "samestep" else train_torch
     found = {}
     for rule in OURS:
@@ -86,7 +86,7 @@ def digests(peer: str, kind: str, threads: int) -> dict[str, str]:
 
 
 def count(peer: str, kind: str) -> dict[str, tuple[int, int]]:
-    """Rule to (distinct results, configurations)."""
+    """For each rule the number of distinct results and the number of configurations."""
     found: dict[str, list[str]] = {rule: [] for rule in OURS}
     for isa in ISAS[peer]:
         if peer == "samestep" and isa not in ss.info()["isas"]:

@@ -1,8 +1,8 @@
-"""The table of goals: each case measured, its figure beside what must be reached.
+"""Measures each case that has a goal, and prints the result beside the goal.
 
     python bench/bench_goals.py [--seconds S] [--without "GPT-2 small"] [--json] [--quick]
 
-Ratios are ours over torch 2.13 on two threads in one run; what is measured is what `samestep bench` measures.
+Ratios are torch 2.13's time over ours, on two threads in one run, measured as `samestep bench` does.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Goal(NamedTuple):
     rule: str
     case: str
     shapes: Shapes
-    torch: float  # times as fast
+    torch: float  # the goal for torch's time over ours
     against: str  # which of torch's implementations
-    roof: float | None = None  # share of it
+    roof: float | None = None  # the goal for the share of the roof
 
 
 def goals(large: int) -> list[Goal]:
@@ -61,7 +61,7 @@ def measure(goal: Goal, seconds: float, threads: int) -> dict[str, Any]:
 
 
 def scaling(large: int, seconds: float) -> dict[str, Any]:
-    """Two threads beside one, and the roof's own scaling; each number of threads in a turn of its own."""
+    """The time of one thread over that of two, measured one after the other, and the same for the roof."""
     rows = {
         n: run.measure("Adam", f"{large:,}", [(large,)], threads=n, peers=(), seconds=seconds) for n in (1, 2)
     }
@@ -71,7 +71,7 @@ def scaling(large: int, seconds: float) -> dict[str, Any]:
 
 
 def import_time(rounds: int) -> dict[str, Any]:
-    """Milliseconds that ``import samestep`` takes where NumPy is imported, the least of several."""
+    """Milliseconds of ``import samestep`` after that of NumPy, the minimum of several processes."""
     code = "import numpy, time; t = time.perf_counter(); import samestep; print(time.perf_counter() - t)"
     command = [sys.executable, "-c", code]
     runs = [subprocess.run(command, capture_output=True, encoding="utf-8", check=True) for _ in range(rounds)]

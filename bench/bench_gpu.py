@@ -1,8 +1,9 @@
-"""On a GPU: every rule beside torch's optimizers and CuPy's own arithmetic, batch norm beside torch's and
-cuDNN's, and the rate of a plain copy, all in one process and taking turns.
+"""Times the GPU's kernels: every rule beside torch's optimizers and Adam in CuPy's arithmetic, batch norm
+beside torch's and cuDNN's, and the rate of a plain copy. All take turns in one process.
 
-Times are CUDA events' around a row of calls, so that a call's own overhead counts where it is longer than its
-kernel. Rates count each byte that must move once; "of copy" is the share of the copy's rate.
+Times are those between CUDA events before and after a row of calls, so that the overhead of a call counts if
+it is longer than its kernel. Rates count each byte that must move once; "of copy" is the share of the copy's
+rate.
 
     python bench/bench_gpu.py [--quick] [--json FILE]
 """
@@ -26,7 +27,7 @@ Call = Callable[[], Any]
 
 
 def milliseconds(call: Call) -> float:
-    """Of one call, the mean of a row."""
+    """The time of one call, as the mean of CALLS in a row."""
     start, end = cupy.cuda.Event(), cupy.cuda.Event()
     start.record()
     for _ in range(CALLS):
@@ -37,7 +38,7 @@ def milliseconds(call: Call) -> float:
 
 
 def measure(contenders: dict[str, Call], rounds: int) -> dict[str, float]:
-    """Milliseconds of each: the minimum over rounds in which all take turns."""
+    """Milliseconds of each contender: the minimum over rounds in which all take turns."""
     best = dict.fromkeys(contenders, float("inf"))
     for call in contenders.values():
         call()
@@ -73,7 +74,7 @@ def torch_steps(torch: Any, name: str, options: dict[str, Any], shapes: list[int
         try:
             made = getattr(torch.optim, name)(parameters, lr=LR, **options, **{kind: True})
             made.step()
-        except (TypeError, RuntimeError):  # there is no such one
+        except (TypeError, RuntimeError):  # torch does not have this implementation
             continue
         steps[f"torch {kind}"] = made.step
     return steps

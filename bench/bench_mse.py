@@ -1,8 +1,7 @@
-"""The mean squared error's gradient beside NumPy's, and online descent beside scikit-learn's.
+"""Times the gradient of the mean squared error beside NumPy, and online descent beside scikit-learn.
 
-All contenders take turns in one process; the figure is the minimum. The roof of a
-gradient is the time that its features take to be read once, measured in the same turns: NumPy's
-maximum over as many runs of rows as there are threads, each in a thread of its own.
+All contenders take turns in one process; the figure is the minimum. The roof of a gradient is the time of
+reading its features once, measured in the same turns: np.max of one part of the rows on each thread.
 
     python bench/bench_mse.py [--threads N] [--seconds S] [--scale X] [--json]
 """
@@ -67,7 +66,7 @@ def descent(rows: int, columns: int, seconds: float) -> dict[str, Any]:
 
     def samestep(problem: Any = None) -> Any:
         return ss.minimize(
-            problem or ss.problems.MSE(Phi, y),  # which copies the arrays, and is timed with the rest
+            problem or ss.problems.MSE(Phi, y),  # copies the arrays, and is timed with the steps
             w0,
             lambda w: ss.SGD(w, LR),
             epochs=EPOCHS,

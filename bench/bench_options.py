@@ -1,7 +1,7 @@
-"""Options in the pass of the step, beside torch's separate passes and beside the plain step.
+"""Times options, which run in the pass of the step, beside torch's separate passes and the plain step.
 
-All contenders of a row take turns in one process; the figure is the minimum of batches. "target" is what
-the first must be, as a factor of the other's time; no time is asserted. bfloat16 needs ml_dtypes.
+All contenders of a row take turns in one process; the figure is the minimum of batches. "target" is the goal
+for the first contender's time, as a share of the other's; nothing is asserted. bfloat16 needs ml_dtypes.
 
     python bench/bench_options.py [--size N] [--threads N] [--seconds S] [--json]
 """
@@ -21,7 +21,7 @@ from samestep.commands.bench.turns import take_turns
 
 Steps = dict[str, Callable[[], Any]]
 
-# row: (contender, the one it is held against, at most this share of its time)
+# For each row: a contender, the other that it is compared with, the goal for the share of the other's time.
 TARGETS = {
     "AdamW, clip_norm": [("samestep", "torch", 1 / 1.3), ("samestep", "samestep, plain", 1.25)],
     "AdamW, all bfloat16": [("samestep", "torch", 1 / 2)],

@@ -1,9 +1,9 @@
-"""How the cost of a step grows: with parameters, from a thousand to a billion, and with threads.
+"""Times a step of a thousand to a billion parameters, on each number of threads.
 
-The cost of one parameter must not grow with their number once the fixed cost of a call is spread over
-them and the caches are left. Where memory does not hold a billion float32 parameters and their state,
-the arrays are many windows onto one block of memory ("aliased"): what is read and written is that of a
-billion parameters, what it amounts to is not.
+Beyond the caches, where the fixed cost of a call no longer counts, the cost of one parameter must not grow
+with their number. If memory does not hold a billion float32 parameters and their state, the arrays are many
+windows onto one block of memory ("aliased"). Then as many bytes are read and written as for a billion
+parameters, but the results mean nothing.
 
     python bench/bench_scaling.py [--rule Adam] [--threads 1 2] [--seconds S] [--json] [--plot FILE] [--quick]
 """
@@ -41,7 +41,7 @@ def whole(rule: str, size: int) -> Any:
 
 
 def aliased(rule: str, size: int, file: int) -> Any:
-    """As many windows onto one block as there would be blocks, each a tensor of one plan."""
+    """Windows onto one block of memory, as many as the parameters would fill, stepped by one plan."""
     kinds = 2 + STATES[rule]
     os.ftruncate(file, kinds * BLOCK * 4)
     blocks = [min(BLOCK, size - i) for i in range(0, size, BLOCK)]

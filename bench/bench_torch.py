@@ -1,7 +1,7 @@
-"""samestep.torch's Adam beside torch's loop, foreach and fused, on the parameters of known networks.
+"""Times samestep.torch's Adam beside torch's loop, foreach and fused, on the parameters of known networks.
 
-All contenders take turns in one process; the figure is the minimum of batches. "must reach" is the target, as
-times faster than torch fused; no time is asserted.
+All contenders take turns in one process; the figure is the minimum of batches. "must reach" is the goal
+for torch fused's time over samestep.torch's; nothing is asserted.
 
     python bench/bench_torch.py [--case NAME] [--threads N] [--seconds S] [--json]
 """

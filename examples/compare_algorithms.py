@@ -14,14 +14,14 @@ import samestep as ss
 
 
 def rosenbrock(momentum: float, steps: int = 1000) -> np.ndarray:
-    """Where the heavy ball stands after so many steps of 0.001 from (0.4, -0.2); 0 is gradient descent."""
+    """The heavy ball's weights after steps with lr 0.001 from (0.4, -0.2); momentum 0 is gradient descent."""
     problem = ss.problems.Rosenbrock()
     start = np.array([0.4, -0.2])
     return ss.minimize(problem, start, lambda w: ss.Momentum(w, lr=1e-3, momentum=momentum), steps=steps).w
 
 
 def decaying(lr: float, steps: int = 4000) -> np.ndarray:
-    """The same valley from (0.2, -0.2) with steps lr 0.99^k: their sum is finite, and so it stalls."""
+    """Gradient descent from (0.2, -0.2) with step sizes lr 0.99^k. Their sum is finite, so that it stalls."""
     problem = ss.problems.Rosenbrock()
     w = np.array([0.2, -0.2])
     optimizer = ss.SGD(w, lr=lr)
@@ -40,7 +40,7 @@ def line() -> ss.problems.MSE:
 
 
 def stochastic(batch_size: int, lr: Callable[[int], float], steps: int = 5000) -> np.ndarray:
-    """The weights after so many steps, each along the mean gradient of points drawn at random."""
+    """The weights after steps along the mean gradients of points that are drawn at random."""
     problem = line()
     draws = np.random.RandomState(7).randint(0, problem.size, (steps, batch_size))
     w = np.zeros(2)

@@ -2,7 +2,8 @@
 
 python examples/digits.py [--epochs N] [--seed N]
 
-The network is samestep.commands.digits: gradients by NumPy, batch norm, ReLU and Adam by samestep.
+The network is that of samestep.commands.digits: NumPy computes the matrix products and the softmax, samestep
+batch norm, ReLU and Adam.
 """
 
 import argparse

@@ -2,7 +2,8 @@
 
 python examples/torch_digits.py [--optim torch|samestep] [--epochs N] [--load FILE] [--save FILE]
 
-The one line that samestep asks for is the import; checkpoints of either go on with the other.
+Only the import and the two names differ from a script without samestep. A checkpoint of one optimizer can be
+loaded by the other.
 """
 
 import argparse

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import samestep as ss
-from samestep import _core, train
+from samestep import _core
 from samestep.backends.reference.sampling import Sampler
 from samestep.optim.optimizers import OPTIMIZERS
 from samestep.problems import MSE
+from samestep.train import loop, steppers
 
 ISAS = ss.info()["isas"]
 DTYPES = (np.float32, np.float64)
@@ -58,7 +59,7 @@ def both(problem, make, monkeypatch, w0=None, **how):
     w0 = np.zeros(problem.dimension, problem.dtype) if w0 is None else w0
     compiled = ss.minimize(problem, w0, make, **how)
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_compiled_can", lambda problem, optimizer: False)
+        patch.setattr(loop, "can_run_compiled", lambda problem, optimizer: False)
         patch.setattr(_core.Plan, "train", None)
         python = ss.minimize(problem, w0, make, **how)
     return compiled, python
@@ -138,7 +139,7 @@ def test_a_call_of_any_length(monkeypatch, counted):
     how = {"steps": 100, "record_every": 1000, "sampling": "shuffle", "batch_size": 3}
     expected = ss.minimize(problem, np.zeros(4), lambda w: ss.Adam(w, 0.1), **how)
     assert counted == [100]
-    monkeypatch.setattr(train, "CALL", 7 * train._step_cost(3, 4))
+    monkeypatch.setattr(steppers, "CALL_NANOSECONDS", 7 * steppers.step_nanoseconds(3, 4))
     assert everything(ss.minimize(problem, np.zeros(4), lambda w: ss.Adam(w, 0.1), **how)) == everything(
         expected
     )
@@ -182,7 +183,7 @@ def test_a_step_that_takes_longer_than_a_call_is_made(monkeypatch, counted):
     problem = problem_of(20, 4, np.float64)
     make = lambda w: ss.Adam(w, 0.1)  # noqa: E731
     expected = ss.minimize(problem, np.zeros(4), make, steps=5)
-    monkeypatch.setattr(train, "CALL", train._step_cost(20, 4) - 1)
+    monkeypatch.setattr(steppers, "CALL_NANOSECONDS", steppers.step_nanoseconds(20, 4) - 1)
     counted.clear()
     assert everything(ss.minimize(problem, np.zeros(4), make, steps=5)) == everything(expected)
     assert counted == [1] * 5
@@ -200,7 +201,7 @@ def test_the_bar_moves_after_every_call(monkeypatch, asked):
         def __exit__(self, *error):
             pass
 
-    monkeypatch.setattr(train, "_bar", lambda total: Bar())
+    monkeypatch.setattr(loop, "open_progress_bar", lambda total: Bar())
     how = {"steps": 2**28, "sampling": "shuffle", "batch_size": 1, "record_every": 2**28, "progress": True}
     ss.minimize(problem_of(20, 1, np.float64), np.zeros(1), lambda w: ss.SGD(w, 0.1), **how)
     assert moves == asked
@@ -286,7 +287,7 @@ def test_a_callback_may_change_the_step_size(monkeypatch):
         optimizer = ss.Momentum(np.zeros(4), 0.1)
         with monkeypatch.context() as patch:
             if not can:
-                patch.setattr(train, "_compiled_can", lambda problem, optimizer: False)
+                patch.setattr(loop, "can_run_compiled", lambda problem, optimizer: False)
 
             def callback(step, w, loss, optimizer=optimizer):
                 optimizer.lr = 0.1 / (1 + step)

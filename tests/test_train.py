@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 import samestep as ss
-from samestep import train
 from samestep.backends.reference.sampling import Sampler
 from samestep.problems import MSE
-from samestep.train import Result, minimize
+from samestep.train import Result, minimize, steppers
 from text_problems import fixed
 
 
@@ -372,7 +371,7 @@ def test_a_given_optimizers_weights_are_written_last(monkeypatch):
         raise MemoryError
 
     opt = sgd(np.full(2, 7.0))
-    monkeypatch.setattr(train.cpu, "Trainer", fail)
+    monkeypatch.setattr(steppers.cpu, "Trainer", fail)
     with pytest.raises(MemoryError):
         minimize(fixed(), np.zeros(2), opt, steps=1)
     assert opt.params[0].tolist() == [7, 7]

@@ -9,7 +9,7 @@
 
 namespace samestep {
 
-// The bits are those of the loop in Python: for each step the rows, their gradient, the rule.
+// The bits are those of the loop in train/loop.py: for each step the rows, their gradient, the rule.
 class Trainer {
  public:
   Trainer(MseProblem problem, Batches batches);

@@ -7,7 +7,7 @@ Optimizers, which update NumPy arrays in place:
     AdaGrad, RMSProp, Adam        steps divided by a root of squared gradients
     AdamW                         Adam with decoupled weight decay
     Optimizer                     what they share: step, groups, state_dict, save, load
-    optimizers, options           the modules of these; what a step does besides
+    optimizers, options           the module of the optimizers; what a step can do besides its rule
     schedules                     lr as a function of the step
 
 Batch norm, with ReLU on request:
@@ -25,10 +25,10 @@ Problems and their theory:
     theory                        step sizes, rates and bounds; checks before and after a run
 
 How it runs:
-    info                          versions, instruction sets, threads
+    info                          versions, instruction sets, threads of this machine
     set_isa, set_num_threads, get_num_threads
 
-Beside them, imported on their own: samestep.torch, the drop-ins for PyTorch. The command is samestep.
+samestep.torch, the drop-ins for PyTorch, must be imported by its name. The command is also called samestep.
 """
 
 import sys
@@ -52,7 +52,7 @@ from .result import Result
 from .sums import canonical_sum, global_norm
 from .train import minimize
 
-# Public under these names, wherever they lie: `import samestep.options` finds them here.
+# These modules of samestep.optim are public under shorter names: `import samestep.options` works.
 for _module in (optimizers, options, schedules):
     sys.modules[f"{__name__}.{_module.__name__.rpartition('.')[2]}"] = _module
 del _module
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 
     __version__: str
 else:
-    # Half of what the import of all would take, so they wait until somebody asks for them.
+    # The theory and the look for the version would double the time of the import; the first use loads them.
     def __getattr__(name: str) -> Any:
         if name == "__version__":
             return info()["version"]

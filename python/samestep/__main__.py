@@ -1,4 +1,4 @@
-"""``python -m samestep``: the same as the console script."""
+"""``python -m samestep`` runs the console script ``samestep``."""
 
 import sys
 

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def number(name: str, value: Any) -> float:
-    """``value`` as a float; text and arrays of several elements are a TypeError."""
+    """``value`` as a float. Text and arrays of several elements are refused."""
     try:
         if isinstance(value, (str, bytes)):
             raise TypeError
@@ -20,15 +20,25 @@ def number(name: str, value: Any) -> float:
         raise ValueError(f"{name}: got a number beyond those of float64, expected a smaller one") from None
 
 
+def whole_number(name: str, value: Any, *, at_least: int) -> int:
+    """``value`` as Python's int, which never overflows. Bools and floats are refused."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}: got {value!r}, expected a whole number")
+    if value < at_least:
+        raise ValueError(f"{name}: got {value}, expected {at_least} or more")
+    return int(value)
+
+
 def switch(name: str, value: Any) -> bool:
-    """``value`` as a bool; only True, False, 1 and 0 are one."""
+    """``value`` as a bool; only True, False, 1 and 0 are accepted."""
     if not isinstance(value, (bool, int, np.bool_, np.integer)) or value not in (True, False):
         raise TypeError(f"{name}: got {value!r}, expected True or False")
     return bool(value)
 
 
 def check_choice(name: str, value: Any, expected: tuple[str | None, ...]) -> None:
-    """Raises ValueError unless ``value`` is one of these; of arrays ``in`` would ask each element."""
+    """Raises ValueError unless ``value`` is one of the expected names."""
+    # An array is refused by its type: `in` would compare each of its elements.
     if not (value is None or isinstance(value, str)) or value not in expected:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(str, expected))}")
 
@@ -36,7 +46,11 @@ def check_choice(name: str, value: Any, expected: tuple[str | None, ...]) -> Non
 def check_rounded(
     name: str, value: float, dtype: Any, *, below: float = math.inf, may_vanish: bool = False
 ) -> None:
-    """Raises if ``value``, rounded to the type in which it is used, becomes 0, infinite or ``below``."""
+    """Raises if rounding to ``dtype``, in which ``value`` is used, changes what it means.
+
+    That is so if it becomes 0 (unless it ``may_vanish``), or if ``below``, such as 1 for a momentum or
+    infinity, no longer lies above it.
+    """
     with np.errstate(over="ignore"):
         rounded = float(np.dtype(dtype).type(value))
     if abs(rounded) >= below > abs(value) or (rounded == 0.0 and value != 0.0 and not may_vanish):

@@ -1,4 +1,4 @@
-"""Packages that samestep can do without: fetched where they are used, missed with the fix at hand."""
+"""Packages that samestep does not depend on: imported where they are used, or an error that names the fix."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from typing import Any
 
 
 def require(module: str, purpose: str, *extras: str) -> Any:
-    """The module of that name, imported now.
+    """Imports an optional module.
 
     Args:
         module: its import name, e.g. ``"sklearn.datasets"``.
-        purpose: what it is needed for; the error message says it.
-        extras: those of samestep that install it, one or the other; likewise. "demo" if none is named.
+        purpose: what it is needed for, for the error message.
+        extras: the extras of samestep that install it, of which one is enough, for the error message;
+            "demo" if none is named.
+
+    Returns:
+        The module.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: it cannot be imported. The message names the purpose and the command that installs it.
 
     Example:
         >>> from samestep.optional import require

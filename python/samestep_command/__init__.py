@@ -1,7 +1,7 @@
 """The console script ``samestep``: imports samestep and hands over to samestep.commands.cli.
 
-Outside of the package, so that it runs before the package does: a setting in the environment that
-``import samestep`` refuses with a ValueError is to a user of the command bad input, one line and exit code 2.
+It is no part of the package, since it must run before the package does. ``import samestep`` raises ValueError
+for a bad setting in the environment; the command reports that as bad input, in one line and with exit code 2.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The front door: every array is checked here, once, before the first byte is written.
 
-Arrays that are updated in place are never copied or cast: what cannot be walked in place is an
-error that names the argument, what came, what was expected and the fix.
+An array that is to be updated in place is never copied or cast. If kernels cannot update it where it is,
+an error names the argument, what came, what was expected and the fix.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
-HALVES = ("float16", "bfloat16")  # by name: NumPy has no bfloat16 of its own
+HALVES = ("float16", "bfloat16")  # names: NumPy has no bfloat16 of its own, ml_dtypes brings it
 
-CUDA_DEVICES = (2, 13)  # DLPack's numbers for memory on a GPU, and managed memory
+CUDA_DEVICES = (2, 13)  # DLPack's kDLCUDA and kDLCUDAManaged
 
 
 def lives_on_gpu(a: Any) -> bool:
@@ -30,7 +30,7 @@ def lives_on_gpu(a: Any) -> bool:
     if hasattr(kind, "__dlpack_device__"):
         try:
             return bool(a.__dlpack_device__()[0] in CUDA_DEVICES)
-        except Exception:  # it is no one array, such as one of JAX in several pieces
+        except Exception:  # not one array, such as JAX's arrays that are spread over several devices
             return False
     return hasattr(kind, "__cuda_array_interface__")
 
@@ -40,27 +40,27 @@ def is_array(a: Any) -> bool:
     return isinstance(a, np.ndarray) or lives_on_gpu(a)
 
 
-def plain(a: Any) -> Any:
-    """A NumPy array of any class as one of NumPy's own, where it lies, unless masked; all else as it is."""
+def as_plain(a: Any) -> Any:
+    """An array of a subclass of np.ndarray as a plain view; masked arrays and all else as they are."""
     if type(a) is np.ndarray or not isinstance(a, np.ndarray) or isinstance(a, np.ma.MaskedArray):
         return a
     return np.asarray(a)
 
 
 def address(a: Any) -> int:
-    """Where the first element lies."""
+    """The address of the first element."""
     return int(a.__array_interface__["data"][0] if isinstance(a, np.ndarray) else a.data.ptr)
 
 
 def may_overlap(a: Any, b: Any) -> bool:
-    """Whether two arrays could share memory: their extents meet."""
+    """Whether the address ranges of two arrays meet."""
     if isinstance(a, np.ndarray):
         return np.may_share_memory(a, b)
     return bool(address(a) < address(b) + b.nbytes and address(b) < address(a) + a.nbytes)
 
 
 class Layout(NamedTuple):
-    """How an array lay in memory when it was bound: its own dtype, shape and strides can be set later."""
+    """An array's dtype, shape and strides when it was bound. NumPy lets all three be set later."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -72,18 +72,29 @@ class Layout(NamedTuple):
 
 
 def flatten(params: Any, name: str = "params") -> tuple[list[Any], list[str]]:
-    """The arrays in nested lists, tuples and dicts, and a name for each: its path, as Python writes it."""
-    if isinstance(params, Mapping):
-        entries = [(params[key], f"{name}[{key!r}]") for key in params]
-    elif isinstance(params, (list, tuple)):
-        entries = [(entry, f"{name}[{i}]") for i, entry in enumerate(params)]
-    else:
-        return [params], [name]
-    found: tuple[list[Any], list[str]] = [], []
-    for entry, path in entries:
-        for all_of_them, of_entry in zip(found, flatten(entry, path), strict=True):
-            all_of_them += of_entry
-    return found
+    """The arrays in nested lists, tuples and dicts, and the path of each, such as ``params['W'][0]``."""
+    found: list[Any] = []
+    names: list[str] = []
+
+    def collect(branch: Any, path: str, enclosing: dict[int, str]) -> None:
+        if isinstance(branch, Mapping):
+            entries = [(branch[key], f"{path}[{key!r}]") for key in branch]
+        elif isinstance(branch, (list, tuple)):
+            entries = [(entry, f"{path}[{i}]") for i, entry in enumerate(branch)]
+        else:
+            found.append(branch)
+            names.append(path)
+            return
+        if id(branch) in enclosing:
+            raise ValueError(
+                f"{path}: is {enclosing[id(branch)]} itself, in which it lies; expected arrays, or lists, "
+                "tuples and dicts of them that do not contain themselves"
+            )
+        for entry, entry_path in entries:
+            collect(entry, entry_path, {**enclosing, id(branch): path})
+
+    collect(params, name, {})
+    return found, names
 
 
 def is_dense(a: Array) -> bool:
@@ -98,22 +109,23 @@ def is_dense(a: Array) -> bool:
 
 
 def same_layout(a: Array | Layout, b: Array | Layout) -> bool:
-    """Whether one flat walk over memory visits the same indices in ``a`` and ``b``."""
+    """Whether the elements of ``a`` and ``b`` have the same order in memory."""
     if a.shape != b.shape:
         return False
-    walks = zip(a.strides, b.strides, a.shape, strict=True)
-    return 0 in a.shape or all(sa == sb or length <= 1 for sa, sb, length in walks)
+    axes = zip(a.strides, b.strides, a.shape, strict=True)
+    return 0 in a.shape or all(sa == sb or length <= 1 for sa, sb, length in axes)
 
 
 def is_half(a: Array) -> bool:
-    """Whether ``a`` keeps its values in 16 bits, in the machine's byte order."""
+    """Whether ``a`` is float16 or bfloat16 in the machine's byte order."""
     return a.dtype.name in HALVES and a.dtype.isnative
 
 
 def _check_array(name: str, a: Any, purpose: str, halves: bool = False) -> None:
-    """Raises unless ``a`` is an array of a working type, or of 16 bits where ``halves`` are taken."""
+    """Raises unless ``a`` is an array of float32 or float64, or with ``halves`` of 16 bits."""
     if not is_array(a) or isinstance(a, np.ma.MaskedArray):
-        raise TypeError(f"{name}: got {type(a).__name__}, expected a NumPy array{purpose}{_made(name, a)}")
+        fix = _conversion_hint(name, a)
+        raise TypeError(f"{name}: got {type(a).__name__}, expected a NumPy array{purpose}{fix}")
     if a.dtype not in DTYPES and not (halves and is_half(a)):
         expected = "float32, float64, float16 or bfloat16" if halves else "float32 or float64"
         dtype = a.dtype if a.dtype.isnative else a.dtype.str
@@ -126,8 +138,8 @@ def _check_array(name: str, a: Any, purpose: str, halves: bool = False) -> None:
         raise TypeError(f"{got}; convert it once with {name}.astype(np.{nearest}) and use that array")
 
 
-def _made(name: str, a: Any) -> str:
-    """How to make an array of what is none, if that can be."""
+def _conversion_hint(name: str, a: Any) -> str:
+    """How to make an array of a value that is none, or "" if the fix is not known."""
     if isinstance(a, np.ma.MaskedArray):
         return f"; pass {name}.filled(value), with a value for what is masked"
     if isinstance(a, np.generic):
@@ -142,16 +154,16 @@ def _is_aligned(a: Array) -> bool:
 
 
 def _is_writeable(a: Array) -> bool:
-    return getattr(a.flags, "writeable", True)  # gpu/arrays.py has looked at those on a GPU
+    return getattr(a.flags, "writeable", True)  # CuPy's flags have no such entry: gpu/arrays.py checks there
 
 
 def is_in_place(a: Array) -> bool:
-    """Whether a step may write where ``a`` lies."""
+    """Whether kernels can write to the memory of ``a``: it is writeable and aligned."""
     return _is_writeable(a) and _is_aligned(a)
 
 
 def check_aligned(name: str, a: Array) -> None:
-    """Raises if ``a`` does not lie on an address of its type."""
+    """Raises unless the address of ``a`` is a multiple of its item size."""
     if not _is_aligned(a):
         raise ValueError(
             f"{name}: its data do not lie on a multiple of {a.itemsize} bytes; pass {name}.copy()"
@@ -159,20 +171,20 @@ def check_aligned(name: str, a: Array) -> None:
 
 
 def check_aligned_array(name: str, a: Any) -> None:
-    """Raises unless ``a`` is a NumPy array of a working type on an address of its type."""
+    """Raises unless ``a`` is an aligned array of float32 or float64."""
     _check_array(name, a, "")
     check_aligned(name, a)
 
 
 def check_writeable(name: str, a: Array, fix: str = "") -> None:
-    """Raises if ``a`` is read-only; ``fix`` says what to do about it."""
+    """Raises if ``a`` is read-only; ``fix`` tells the user what to do."""
     if not _is_writeable(a):
         fix = fix or f"pass a writeable one, such as {name}.copy()"
         raise ValueError(f"{name}: the array is read-only; {fix}")
 
 
 def check_inplace(name: str, a: Any, halves: bool = False) -> Array:
-    """Returns ``a`` if kernels can update it where it lies; else raises. ``halves``: 16 bits will do."""
+    """Returns ``a`` if kernels can update it in place, else raises; ``halves`` allows 16-bit types."""
     _check_array(name, a, " that can be updated in place", halves)
     check_writeable(name, a)
     check_aligned(name, a)
@@ -198,7 +210,7 @@ def check_bound(name: str, a: Array, bound: Layout) -> None:
 
 
 def check_readable(name: str, a: Any) -> Array:
-    """Returns ``a`` if kernels can read it in C order where it lies; else raises."""
+    """Returns ``a`` if it is aligned and in C order, as kernels read it; else raises."""
     check_aligned_array(name, a)
     if not a.flags.c_contiguous:
         raise ValueError(
@@ -210,7 +222,7 @@ def check_readable(name: str, a: Any) -> Array:
 
 
 def check_disjoint(named: Iterable[tuple[str, Array]]) -> None:
-    """Raises if two of the (dense) arrays share memory: a step would update it twice."""
+    """Raises if two of the arrays, all of them dense, share memory."""
     ranges = sorted((*_extent(a), name) for name, a in named if a.size)
     for (_, end, first), (begin, _, second) in pairwise(ranges):
         if begin < end:
@@ -226,7 +238,7 @@ def _extent(a: Array) -> tuple[int, int]:
 
 
 def extents(written: Iterable[Array]) -> list[tuple[int, int]]:
-    """Where disjoint arrays lie, in order: what :func:`gradient_error` looks a gradient up in."""
+    """The address ranges of disjoint arrays, sorted; :func:`gradient_error` searches them."""
     return sorted(_extent(a) for a in written if a.size)
 
 
@@ -282,6 +294,7 @@ def _kind_error(name: str, g: Any, w: Layout) -> Exception | None:
 
 
 def _half_bytes(a: Array) -> bytes:
+    """The little-endian bytes of float16 or bfloat16 values, every NaN as the one quiet NaN."""
     native = np.array(a, dtype=a.dtype.newbyteorder("="), order="C")
     bits = native.view(np.uint16)
     infinity, quiet = (0x7C00, 0x7E00) if native.dtype == np.float16 else (0x7F80, 0x7FC0)
@@ -289,19 +302,23 @@ def _half_bytes(a: Array) -> bytes:
 
 
 def digest(arrays: Any) -> str:
-    """sha256 over the values of one array, or of nested lists, tuples and dicts of them, as 64 hex digits.
+    """sha256, in 64 hexadecimal digits, of the values of one array, or of nested lists, tuples and dicts.
 
-    The bytes hashed are the little-endian elements in C order, array after array (a dict in its
-    own order); every NaN counts as the one quiet NaN ``0x7fc00000`` or ``0x7ff8000000000000``, since
-    a NaN's payload differs between processors. Shapes and dtypes are not hashed. Equal digests
-    mean equal bits, -0 and subnormals included.
+    The hashed bytes are the little-endian elements in C order, array after array, dicts in their own
+    order. Every NaN is hashed as the quiet NaN ``0x7fc00000`` (float32), ``0x7ff8000000000000`` (float64),
+    ``0x7e00`` (float16) or ``0x7fc0`` (bfloat16), since a NaN's payload differs between processors. Shapes
+    and dtypes are not hashed. Equal digests mean equal bits, -0 and subnormals included.
 
     Args:
         arrays: float32, float64, float16 or bfloat16 arrays of any shape, layout and byte order, NumPy's
             or CuPy's.
 
     Raises:
-        TypeError: something else is among them.
+        TypeError: an array of another dtype, or no array.
+        ValueError: a list or dict contains itself.
+
+    Source:
+        FIPS 180-4 for sha256; the bytes are those of docs/numerics.md.
 
     Example:
         >>> import numpy as np, samestep as ss
@@ -331,7 +348,7 @@ def digest(arrays: Any) -> str:
     return sha.hexdigest()
 
 
-# What a backend offers beside kernels, for arrays in main memory; gpu/arrays.py has its own.
+# What a backend offers besides kernels, for arrays in main memory. gpu/arrays.py has the GPU's.
 
 
 def zeros_like(a: Array, dtype: Any = None) -> Array:
@@ -346,12 +363,12 @@ def empty_like(a: Array) -> Array:
 
 
 def gradient_views(grads: Sequence[Any], w: Array) -> list[Any]:
-    """Gradients as arrays of the backend's kind, where they can be; None stays None."""
+    """Gradients of ``w`` as arrays of the backend's kind, if possible; None stays None."""
     return list(grads)
 
 
-def empty(n: int, dtype: Any, beside: Array) -> Array:
-    """Memory for n values, where ``beside`` is."""
+def empty(n: int, dtype: Any, like: Array) -> Array:
+    """Memory for n values, on the device of ``like``."""
     return np.empty(n, dtype)
 
 
@@ -360,15 +377,15 @@ def contiguous(a: Array) -> Array:
     return np.ascontiguousarray(a)
 
 
-def frozen(a: NDArray[Any]) -> NDArray[Any]:
-    """A copy in C order that nobody can write to."""
+def read_only_copy(a: NDArray[Any]) -> NDArray[Any]:
+    """A read-only copy in C order."""
     copy = np.array(a, order="C")
     copy.flags.writeable = False
     return copy
 
 
-def place(a: Array) -> Array:
-    """A NumPy array where the backend's arrays live."""
+def from_host(a: Array) -> Array:
+    """A NumPy array in the backend's memory: here itself."""
     return a
 
 
@@ -378,5 +395,5 @@ def to_host(a: Array) -> Array:
 
 
 def assign(to: Array, values: Any) -> None:
-    """Overwrites an array with a NumPy array's values, or with one number."""
+    """Overwrites an array with the values of a NumPy array, or with one number."""
     to[...] = values

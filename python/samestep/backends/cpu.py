@@ -1,4 +1,4 @@
-"""The CPU backend: the compiled kernels and the settings of how they run."""
+"""The CPU backend: compiled kernels, their instruction set and threads, and the check at import."""
 
 from __future__ import annotations
 
@@ -18,7 +18,17 @@ from .._core import (
     global_norm,
     update_running,
 )
-from .arrays import assign, contiguous, empty, empty_like, frozen, gradient_views, place, to_host, zeros_like
+from .arrays import (
+    assign,
+    contiguous,
+    empty,
+    empty_like,
+    from_host,
+    gradient_views,
+    read_only_copy,
+    to_host,
+    zeros_like,
+)
 from .face import RuleRow
 
 __all__ = [
@@ -33,12 +43,12 @@ __all__ = [
     "contiguous",
     "empty",
     "empty_like",
-    "frozen",
+    "from_host",
     "get_num_threads",
     "global_norm",
     "gradient_views",
     "info",
-    "place",
+    "read_only_copy",
     "rule",
     "rules",
     "set_isa",
@@ -67,15 +77,16 @@ def rule(family: str, form: str | None = None, variant: str | None = None) -> Ru
 
 
 def set_isa(name: str) -> None:
-    """Chooses the instruction set that kernels run on, from now on and for every thread.
+    """Chooses the instruction set of all kernels, for every thread of the process.
 
-    It changes speed, never bits. The environment variable ``SAMESTEP_ISA`` does the same at import.
+    It changes speed, never bits. The environment variable ``SAMESTEP_ISA`` sets it at import.
 
     Args:
         name: one of ``info()["isas"]``.
 
     Raises:
-        TypeError, ValueError: no text, unknown, or not supported by this machine.
+        TypeError: the name is no text.
+        ValueError: the name is unknown, or the machine does not have the instruction set.
 
     Example:
         >>> import samestep as ss
@@ -96,14 +107,15 @@ def set_isa(name: str) -> None:
 def set_num_threads(n: int) -> None:
     """Sets how many threads a step may use, the caller among them.
 
-    It changes speed, never bits. The default is what the affinity mask and the cgroup quota grant;
-    the environment variable ``SAMESTEP_THREADS`` sets it at import.
+    It changes speed, never bits. The default is the number of processors that the affinity mask and the
+    cgroup quota grant. The environment variable ``SAMESTEP_THREADS`` sets it at import.
 
     Args:
-        n: at least 1.
+        n: 1 to 1024.
 
     Raises:
-        TypeError, ValueError: not a whole number, or below 1.
+        TypeError: n is no whole number.
+        ValueError: n is below 1 or above 1024.
 
     Example:
         >>> import samestep as ss
@@ -122,7 +134,7 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """How many threads a step may use.
+    """The number of threads that a step may use.
 
     Example:
         >>> import samestep as ss
@@ -133,7 +145,13 @@ def get_num_threads() -> int:
 
 
 def info() -> dict[str, Any]:
-    """What runs here: versions, instruction sets (best first), threads, compile flags, packages.
+    """What runs on this machine, and what a bug report needs.
+
+    Returns:
+        A dict: ``version`` of samestep; ``contract``, the version of the bit contract; ``isa``, the
+        instruction set in use; ``isas``, all that the machine has, the best first; ``withdrawn``, those
+        that failed the check at import; ``threads``; ``compile_flags``; ``optional``, the versions of
+        optional packages, None for those that are not installed.
 
     Example:
         >>> import samestep as ss
@@ -153,7 +171,7 @@ def info() -> dict[str, Any]:
 
 
 def _version_of(module: str) -> str | None:
-    from importlib import metadata, util  # here: they double what it takes to import samestep
+    from importlib import metadata, util  # here: they would double the time of `import samestep`
 
     if util.find_spec(module) is None:
         return None
@@ -164,7 +182,8 @@ def _version_of(module: str) -> str | None:
         return "unknown"
 
 
-# What _core.self_check finds where the contract is kept. A kernel that is not here is not checked at import.
+# The hashes that _core.self_check() returns if the kernels keep the contract. A kernel without an entry here
+# is not checked at import.
 SELF_CHECK = {
     rule("sgd").name: 0x8FA9E04DFE25B233,
     rule("momentum", "heavy_ball").name: 0xB377F34CE2761BF5,
@@ -193,12 +212,12 @@ SELF_CHECK = {
 }
 
 
-withdrawn: list[str] = []  # tables that failed the check at import
+withdrawn: list[str] = []  # the instruction sets that failed the check at import
 
 
 def _self_check() -> None:
-    """Tries every table of kernels on a few numbers, in less than a millisecond, and withdraws those that
-    do not keep the contract: a miscompiled build or a broken machine.
+    """Runs the kernels of every instruction set on a few numbers, in less than a millisecond. Those of a
+    miscompiled build or a broken machine, whose bits are not those of the contract, are withdrawn.
     """
     for isa in _core.isas():
         _core.set_isa(isa)
@@ -217,6 +236,7 @@ def _self_check() -> None:
 
 
 def _apply_environment() -> None:
+    """Reads SAMESTEP_ISA and SAMESTEP_THREADS."""
     isa = os.environ.get("SAMESTEP_ISA")
     if isa:
         try:

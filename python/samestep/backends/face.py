@@ -1,6 +1,7 @@
-"""What a backend offers, once. Each backend is a module with these functions and classes.
+"""What a backend offers: each backend is a module with the functions and classes of ``Backend``.
 
-They check nothing but gradients: arrays come checked from whoever is called by the user.
+A backend checks gradients and nothing else. All other arrays were checked by the caller, with
+backends/arrays.py. The formulas are those of backends/reference/.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 from .arrays import Array
 from .options import Options
 
-# What Plan.step returns, else the number of the first gradient that does not fit. But for STEPPED nothing
-# has been written.
+# What Plan.step returns where it is not the index of the first gradient that does not fit: all was stepped; a
+# parameter or state has moved since it was bound; a gradient is infinite or NaN and such a step is to be
+# skipped or refused. Unless it returns STEPPED, it has written nothing.
 STEPPED, MOVED, NONFINITE = -1, -2, -3
 
-Sizes = tuple[int, int, int]  # samples, channels, positions
+Sizes = tuple[int, int, int]  # N samples, C channels, S positions
 
 
 class Tensor(NamedTuple):
@@ -58,9 +60,15 @@ class Plan(Protocol):
         steps: NDArray[np.int64],
         options: Options | None = None,
     ) -> None:
-        """``steps``: those that each tensor has made, then those of the plan; counted on in place.
+        """Binds the arrays, which must stay where they are.
 
-        ``options``: None asks for nothing.
+        Args:
+            rule: a name from ``rules()``.
+            tensors: P tensors. Parameters have any shape, float32 or float64; on the CPU also float16 or
+                bfloat16. What a step writes with a parameter is like it in shape and layout.
+            steps: shape (P + 1,): the steps that each tensor has made, then those of the plan. A step
+                increments them in place.
+            options: what a step does besides the rule; None: nothing.
         """
 
     @property
@@ -68,19 +76,39 @@ class Plan(Protocol):
         """The norm of all gradients of the last step; NaN without ``clip_norm``."""
 
     def set_weight_decay(self, weight_decay: list[float]) -> None:
-        """One for each group."""
+        """Sets the weight decay of each group."""
 
     def step(self, grads: Sequence[Any], hyper: Sequence[float], scale: float = 1.0) -> int:
-        """STEPPED, MOVED, NONFINITE or a gradient's number. ``hyper``: the rule's, group by group."""
+        """Makes one step of all parameters, in place.
+
+        Args:
+            grads: P gradients, each like its parameter in dtype, shape and layout; None skips that parameter.
+            hyper: the rule's hyper-parameters, group after group.
+            scale: what every gradient is multiplied by first.
+
+        Returns:
+            STEPPED, MOVED, NONFINITE, or the index of the first gradient that does not fit.
+        """
 
 
 class Mse(Protocol):
-    """A mean squared error bound to its rows."""
+    """L(w) = (c/2) |Phi w - y|^2, bound to Phi, shape (N, p), and y, shape (N,)."""
 
-    def __init__(self, Phi: Any, y: Any, factor: float, per_row: bool) -> None: ...
+    def __init__(self, Phi: Any, y: Any, factor: float, per_row: bool) -> None:
+        """c is ``factor``, or with ``per_row`` that divided by the number of rows in use."""
 
     def evaluate(self, w: Any, rows: NDArray[np.int64] | None, r: Any | None, g: Any | None) -> float:
-        """Writes residuals to r and the gradient to g, each unless None; returns the loss if both are."""
+        """Writes the residuals to r and the gradient to g, each unless it is None.
+
+        Args:
+            w: the weights, shape (p,).
+            rows: indices of the m rows in use; None: all N.
+            r: shape (m,), or None.
+            g: shape (p,), or None.
+
+        Returns:
+            The loss if r and g are None, else any number.
+        """
 
 
 class RuleRow(NamedTuple):
@@ -95,7 +123,7 @@ class RuleRow(NamedTuple):
 
 
 class Backend(Protocol):
-    """The module itself."""
+    """The module of a backend."""
 
     Plan: type[Plan]
     Mse: type[Mse]
@@ -106,12 +134,16 @@ class Backend(Protocol):
     # ---- sums ----
 
     def canonical_sum(self, x: Any, outer: int, n: int, inner: int) -> Any:
-        """x as (outer, n, inner): the sums over n, in float64."""
+        """The sums over n of x seen as (outer, n, inner): outer*inner numbers, float64."""
 
     def global_norm(self, arrays: Sequence[Any]) -> float:
-        """The root of the sum of all squares."""
+        """The root of the sum of all squares; an empty list has the norm 0."""
 
     # ---- batch norm ----
+    #
+    # x, dy and out are (N, S, C) with channels_last, else (N, C, S), in C order, where sizes = (N, C, S). All
+    # other arrays are (C,): mean64 and var64 float64, the others of the dtype of x. Results are written to
+    # out, mean, inv, mean64, var64, dgamma and dbeta.
 
     def batchnorm_forward(
         self,
@@ -127,7 +159,8 @@ class Backend(Protocol):
         channels_last: bool,
         relu: bool,
         eps: float,
-    ) -> None: ...
+    ) -> None:
+        """y = gamma*((x - mean)*inv) + beta, to ``out``; mean64 and var64 are of the batch, unrounded."""
 
     def batchnorm_backward(
         self,
@@ -143,7 +176,8 @@ class Backend(Protocol):
         sizes: Sizes,
         channels_last: bool,
         relu: bool,
-    ) -> None: ...
+    ) -> None:
+        """dx = gamma*inv*((dy - dbeta/M) - (x - mean)*inv*dgamma/M), to ``out``, with M = N*S."""
 
     def batchnorm_inference(
         self,
@@ -157,7 +191,8 @@ class Backend(Protocol):
         channels_last: bool,
         relu: bool,
         eps: float,
-    ) -> None: ...
+    ) -> None:
+        """y = (x - running_mean)*s + beta with s = gamma/sqrt(running_var + eps), to ``out``."""
 
     def update_running(
         self,
@@ -168,7 +203,11 @@ class Backend(Protocol):
         values: int,
         momentum: float,
         batches: int,
-    ) -> None: ...
+    ) -> None:
+        """running = (1 - p)*running + p*new, where new is mean64, and var64*M/(M - 1) with M = ``values``.
+
+        p is 1/``batches`` where that is above 0, else ``momentum``.
+        """
 
     # ---- memory where the backend's arrays live ----
 
@@ -179,22 +218,22 @@ class Backend(Protocol):
         """Memory with the layout of ``a``."""
 
     def gradient_views(self, grads: Sequence[Any], w: Any) -> list[Any]:
-        """Gradients of ``w`` as arrays of the backend's kind, where they can be; None stays None."""
+        """Gradients of ``w`` as arrays of the backend's kind, if possible; None stays None."""
 
-    def empty(self, n: int, dtype: Any, beside: Any) -> Any:
-        """Memory for n values, where ``beside`` is."""
+    def empty(self, n: int, dtype: Any, like: Any) -> Any:
+        """Memory for n values, on the device of ``like``."""
 
     def contiguous(self, a: Any) -> Any:
         """``a`` itself, or a copy in C order."""
 
-    def frozen(self, a: Any) -> Any:
-        """A copy in C order, read-only where memory can be."""
+    def read_only_copy(self, a: Any) -> Any:
+        """A copy in C order, read-only in main memory; a GPU has no read-only memory."""
 
-    def place(self, a: Array) -> Any:
-        """A NumPy array where the backend's arrays live."""
+    def from_host(self, a: Array) -> Any:
+        """A NumPy array in the backend's memory: itself, or a copy on the current GPU."""
 
     def to_host(self, a: Any) -> Array:
-        """A copy as a NumPy array."""
+        """A copy as a NumPy array, once all kernels before have run."""
 
     def assign(self, to: Any, values: Any) -> None:
-        """Overwrites an array with a NumPy array's values, or with one number."""
+        """Overwrites an array with the values of a NumPy array, or with one number."""

@@ -1,1 +1,1 @@
-"""The command ``samestep``. The library imports nothing from here."""
+"""The console script ``samestep``. The library imports nothing from this folder."""

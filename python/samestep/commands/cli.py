@@ -1,6 +1,6 @@
-"""The command line: arguments in, text or JSON out, an exit code. No arithmetic, no measuring.
+"""The command line: parses arguments, runs a command, prints text or JSON. No arithmetic, no measuring.
 
-Exit codes: 0 all is well, 1 a check failed, 2 bad input.
+Exit codes: 0 success, 1 a check failed, 2 bad input, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -40,14 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; None: those of the process.
 
     Returns:
-        The exit code. argparse itself exits with 2 where it cannot make sense of the arguments.
+        The exit code. If the arguments cannot be parsed, argparse exits the process with 2.
     """
     arguments = _parser().parse_args(argv)
     try:
         code: int = arguments.command(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader, such as head, has seen enough. Python would complain again at exit.
+        # The reader, such as head, closed the pipe. Without /dev/null Python would report it once more at
+        # exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except (TableError, FigureError, ReportError, ImportError, OSError) as error:
@@ -113,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_table(command: argparse.ArgumentParser) -> None:
+    """Adds the options that name a table of the user's own."""
     command.add_argument(
         "--csv",
         metavar="FILE",
@@ -174,11 +176,11 @@ def _info(arguments: argparse.Namespace) -> int:
         return OK
     width = max(map(len, info))
     for name, value in info.items():
-        print(f"{name.replace('_', ' '):{width}}  {_plain(value)}")
+        print(f"{name.replace('_', ' '):{width}}  {_as_text(value)}")
     return OK
 
 
-def _plain(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {item or 'not installed'}" for name, item in value.items())
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
@@ -282,7 +284,7 @@ def _print_json(value: dict[str, Any]) -> None:
 
 
 def _jsonable(value: Any) -> Any:
-    """The value with null for the numbers that JSON has no word for: infinity and NaN."""
+    """The value with None, JSON's null, for infinity and NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {str(name): _jsonable(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -302,7 +304,7 @@ def _style(stream: TextIO) -> Style:
 
 @contextlib.contextmanager
 def _progress(stages: int) -> Iterator[Callable[[str], None]]:
-    """A bar on stderr, if that is a terminal; what it gives is to be called with the name of each stage."""
+    """A progress bar on stderr, if that is a terminal; yields a function to call with each stage's name."""
     if not sys.stderr.isatty():
         yield lambda stage: None
         return

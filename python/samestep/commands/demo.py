@@ -1,8 +1,8 @@
-"""What a demo run measures: six optimizers on one problem, and the edge of the step size.
+"""The measurements of ``samestep demo``: six optimizers on one problem, and the largest stable step size.
 
-The final weights of a run have the same bits on every machine. Table, gradients and steps are in the bit
-contract; curvatures and w* come from NumPy's LAPACK, whose last bits vary, and so nothing that is made of
-them goes into a step before it is rounded to SIGNIFICANT digits. No clock ends a run.
+The final weights of a run have the same bits on every machine. The table, the gradients and the steps are in
+the bit contract. Curvatures and w* come from LAPACK, whose last bits vary, so step sizes that depend on them
+are rounded to SIGNIFICANT digits. No clock ends a run.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ from ..theory import max_step, tune_heavy_ball, tune_look_ahead, tune_sgd
 from ..train import minimize
 from .table import Table, TableError
 
-GOAL = 1e-6  # of the first gap
+GOAL = 1e-6  # the gap at which a run ends, as a share of the first gap
 LIMIT_STEPS = 20_000
-LIMIT_ELEMENTS = 2**30  # of Phi that a run may read for its gradients, in some seconds
+LIMIT_ELEMENTS = 2**30  # elements of Phi that the gradients of a run may read: some seconds
 EDGE_STEPS = 2_000
-FEWEST_STEPS = 50  # that the limits leave
-SIGNIFICANT = 6  # digits: far from the last bits, and near enough to 2/(beta + mu) for kappa up to 1e5
-STAGES = 8  # that run_demo announces
-FLAT = 1e-6  # of beta: a curvature that step sizes are not chosen for
+FEWEST_STEPS = 50  # that a run may always make
+SIGNIFICANT = 6  # digits: few enough to hide LAPACK's last bits, enough for 2/(beta + mu) up to kappa 1e5
+STAGES = 8  # the number of stages that run_demo announces
+FLAT = 1e-6  # step sizes are not chosen for curvatures below FLAT beta
 
 Gap = Callable[[Floats], float]
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One optimizer's way down.
+    """One optimizer's run.
 
     Attributes:
         optimizer: the class's name.
         form: the form or the eps placement; None for a rule that has one form.
         hyper: its hyper-parameters by name; ``lr`` is the step size.
         lr_source: where the step size comes from.
-        reached: whether the gap came down to GOAL.
-        gaps: the gap after 0, 1, 2, ... steps, as a share of the first one.
-        microseconds: a step of the optimizer alone, without the gradient: the median over the run.
-        differs_at: the first step after which a bit of the weights or of the state was not the
-            reference's; None: every bit of every step was.
-        digest: of the final weights, the same on every machine.
+        reached: whether the gap fell to GOAL.
+        gaps: the gap L(w) - L* after 0, 1, 2, ... steps, as a share of the first one.
+        microseconds: the time of a step without its gradient: the median over the run.
+        differs_at: the first step after which the weights or the state differed from the reference's in a
+            bit; None: they never did.
+        digest: the digest of the final weights, the same on every machine.
     """
 
     optimizer: str
@@ -67,7 +67,7 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """How many steps were made."""
+        """The number of steps."""
         return len(self.gaps) - 1
 
 
@@ -78,8 +78,8 @@ class Edge:
     Attributes:
         times_beta: the step size times beta: 1.99 or 2.01.
         lr: the step size.
-        steps: how many were made.
-        gap: at the end, as a share of the first one.
+        steps: the number of steps.
+        gap: the final gap, as a share of the first one.
     """
 
     times_beta: float
@@ -89,7 +89,7 @@ class Edge:
 
     @property
     def passed(self) -> bool:
-        """Whether it went as 2/beta foretells: down below it, up above."""
+        """Whether the gap fell below 2/beta, or rose above it."""
         return self.gap < 1.0 if self.times_beta < 2.0 else not self.gap <= 1.0
 
 
@@ -104,12 +104,12 @@ class Demo:
 
     @property
     def limit(self) -> int:
-        """How many steps a run may have."""
+        """The most steps that a run may make."""
         return affordable(self.problem, LIMIT_STEPS)
 
     @property
     def passed(self) -> bool:
-        """Whether both sides of the edge and all bits are as promised."""
+        """Whether both sides of the edge are as predicted, and all bits equal to the reference's."""
         return all(edge.passed for edge in self.edges) and all(run.differs_at is None for run in self.runs)
 
     def as_dict(self) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def run_demo(table: Table, announce: Callable[[str], None] = lambda stage: None)
 
     Args:
         table: see table.py.
-        announce: told the name of each of the STAGES before it starts.
+        announce: called with the name of each of the STAGES before it starts.
 
     Raises:
         TableError: the table gives no problem that could be solved in float64.
@@ -165,7 +165,7 @@ def run_demo(table: Table, announce: Callable[[str], None] = lambda stage: None)
     runs = []
     for name, lr_source, make in _contestants(problem):
         announce(name)
-        runs.append(_race(problem, gap, name, lr_source, make))
+        runs.append(_run_beside_reference(problem, gap, name, lr_source, make))
     edges = []
     for times_beta in (1.99, 2.01):
         announce(f"{times_beta}/beta")
@@ -190,8 +190,9 @@ def check_solvable(table: Table, problem: MSE) -> None:
 def gap_to(problem: MSE) -> Gap:
     """L(w) - L* = (c/2) |Phi (w - w*)|^2 as a function of w, without the cancellation of the difference.
 
-    That is the loss for the target 0, taken at w - w*. Between machines the gap differs by what w* does,
-    at GOAL by some 1e-11 of itself: enough for another last step only if a gap lies that near to GOAL.
+    It is the loss for the target 0 at w - w*. Since w* differs between machines in its last bits, the gap
+    does so, too, near GOAL by some 1e-11 of itself. The number of steps differs only if a gap lies so near to
+    GOAL.
     """
     w_star = problem.minimizer()
     distance = MSE(problem.Phi, np.zeros(problem.size, problem.dtype), problem.scale)
@@ -203,28 +204,29 @@ def _significant(x: float) -> float:
 
 
 def _significant_below_1(x: float) -> float:
-    """x with SIGNIFICANT digits of 1 - x: a momentum of 0.99... acts by its distance from 1."""
+    """x with 1 - x rounded to SIGNIFICANT digits: the effect of a momentum depends on 1/(1 - x)."""
     return float(1 - Context(prec=SIGNIFICANT).create_decimal_from_float(1.0 - x))
 
 
 def affordable(problem: MSE, steps: int) -> int:
-    """Steps that do not take long, by the size of the table: a clock would tell each machine another."""
+    """The most steps, by the size of the table. A limit in seconds would differ between machines."""
     return max(FEWEST_STEPS, min(steps, LIMIT_ELEMENTS // problem.Phi.size))
 
 
 def steep_curvatures(problem: MSE) -> Float64s:
-    """The curvatures that step sizes are chosen for, increasing: those above FLAT beta."""
+    """The curvatures above FLAT beta, increasing: those for which step sizes are chosen."""
     return problem.eigenvalues[problem.eigenvalues > FLAT * problem.beta]
 
 
 def _contestants(problem: MSE) -> list[tuple[str, str, Callable[..., Optimizer]]]:
     """Name, source of the step size, and maker of every optimizer.
 
-    The first three have a best setting on a quadratic; it is that for the curvatures from beta down to
-    FLAT beta, as no gradient method would get far along the flatter ones within the limit. The other
-    three move each weight by about lr a step, whatever the gradient's size, so theirs is a share of
-    s = |w*|/sqrt(p), the size of a weight of w*, again without the flatter directions. RMSProp's is small
-    because it never stops moving: it comes as near to w* as its steps are short.
+    The first three have a best setting on a quadratic. It is that for the curvatures from beta down to FLAT
+    beta: along flatter directions no gradient method moves far within the limit. The other three move each
+        weight
+    by about lr a step, whatever the size of the gradient. So their lr is a share of s = |w*|/sqrt(p), the
+    root mean square of the weights of w*, also without the flatter directions. RMSProp needs a small share:
+    its steps do not shrink, and it stays about one step away from w*.
     """
     beta, mu = problem.beta, float(steep_curvatures(problem)[0])
     plain, ball, ahead = (tune(beta, mu) for tune in (tune_sgd, tune_heavy_ball, tune_look_ahead))
@@ -232,7 +234,7 @@ def _contestants(problem: MSE) -> list[tuple[str, str, Callable[..., Optimizer]]
     # rcond is that of singular values, the roots of the curvatures.
     w_star = np.linalg.lstsq(problem.Phi, problem.y, rcond=FLAT**0.5)[0]
     s = float(np.linalg.norm(w_star)) / problem.dimension**0.5
-    # eps is to be small beside the gradient, whatever the unit of y.
+    # eps must be small compared to the gradient, whatever the unit of y.
     unit = min(1.0, float(np.abs(problem.gradient(np.zeros(problem.dimension))).max()))
     lr, a, eps = _significant, _significant_below_1, _significant
     return [
@@ -245,7 +247,9 @@ def _contestants(problem: MSE) -> list[tuple[str, str, Callable[..., Optimizer]]
     ]
 
 
-def _race(problem: MSE, gap: Gap, name: str, lr_source: str, make: Callable[..., Optimizer]) -> Run:
+def _run_beside_reference(
+    problem: MSE, gap: Gap, name: str, lr_source: str, make: Callable[..., Optimizer]
+) -> Run:
     """Steps an optimizer and its reference twin on the same gradients, and compares every bit."""
     w, twin_w = np.zeros(problem.dimension), np.zeros(problem.dimension)
     opt, twin = make(w), make(twin_w, backend="reference")
@@ -277,7 +281,7 @@ def _race(problem: MSE, gap: Gap, name: str, lr_source: str, make: Callable[...,
 
 
 def _same_bits(a: Optimizer, b: Optimizer) -> bool:
-    # The bytes first: equal they are nearly always, and found so in a tenth of the time.
+    # The bytes come first: nearly always they are equal, and comparing them takes a tenth of the time.
     return all(
         x.tobytes() == y.tobytes() or difference(x, y) is None
         for x, y in zip(
@@ -291,9 +295,9 @@ def _same_bits(a: Optimizer, b: Optimizer) -> bool:
 def try_edge(problem: MSE, times_beta: float) -> Edge:
     """Gradient descent with lr = times_beta/beta.
 
-    Only the steepest direction tells the two sides apart: there a step multiplies the distance from
-    w* by 1 - lr beta, -0.99 or -1.01. The start lies |w*| up that direction, away from w*, so that
-    its part of the gap is at least half and 35 steps show the growth, whatever the table.
+    The two sides differ only along the steepest direction: there a step multiplies the distance from w* by
+    1 - lr beta, which is -0.99 or -1.01. The start is |w*| along that direction, on the side away from w*. So
+    at least half of the gap is along it, and 35 steps show the growth for every table.
     """
     w_star, gap = problem.minimizer(), gap_to(problem)
     steepest = np.linalg.eigh(problem.hessian())[1][:, -1]

@@ -1,8 +1,8 @@
 """A small network on scikit-learn's handwritten digits: batch norm, ReLU and updates by samestep.
 
 64 pixels - 64 hidden units with batch norm and ReLU - 10 classes, softmax cross-entropy. The two matrix
-products and the softmax are NumPy's, so the bits of the whole are those of this machine's BLAS; the
-rest is in the contract: neither SAMESTEP_ISA nor SAMESTEP_THREADS changes the digest.
+products and the softmax are NumPy's, and so the bits of the whole depend on this machine's BLAS. The rest is
+in the bit contract: neither SAMESTEP_ISA nor SAMESTEP_THREADS changes the digest.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TEST = 360  # of the 1797 images, a fifth
 BATCH = 64
 EPOCHS = 30
 LR = 3e-3
-REQUIRED = 0.97  # of the test images
+REQUIRED = 0.97  # the share of test images that must be classified right
 DIGEST_NOTE = (
     "The digest is the same on every instruction set and number of threads of samestep, but not on every "
     "machine: matrix products and softmax are NumPy's, whose last bits depend on its BLAS and processor."
@@ -37,17 +37,17 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class DigitsResult:
-    """What a training run has come to.
+    """The result of a training run.
 
     Attributes:
-        train_accuracy: share of the training images that are told right.
-        test_accuracy: share of the images that training has not seen.
-        losses: mean cross-entropy of each epoch's batches, as they were met.
-        seconds: of the training alone.
-        steps: how many updates were made.
-        images: how many were trained on.
-        test_images: how many were not.
-        digest: of the final parameters; see DIGEST_NOTE.
+        train_accuracy: the share of training images that are classified right.
+        test_accuracy: the share of test images, which were not trained on.
+        losses: for each epoch the mean cross-entropy of its batches, each before its step.
+        seconds: the time of the training alone.
+        steps: the number of updates.
+        images: the number of training images.
+        test_images: the number of test images.
+        digest: the digest of the final parameters; see DIGEST_NOTE.
     """
 
     train_accuracy: float
@@ -61,7 +61,7 @@ class DigitsResult:
 
     @property
     def passed(self) -> bool:
-        """Whether the network tells enough of the test images right."""
+        """Whether enough of the test images are classified right."""
         return self.test_accuracy >= REQUIRED
 
     def as_dict(self) -> dict[str, Any]:
@@ -78,16 +78,19 @@ class DigitsResult:
 class Network:
     """``logits = relu(batchnorm(x W1)) W2 + b2``.
 
-    The layer before a batch norm has no bias: subtracting the mean would take it out again.
+    The layer before a batch norm has no bias, since subtracting the mean would remove it.
 
     Args:
-        pixels: values of an image.
-        seed: of the start, He's normal distribution (2015).
+        pixels: the number of values of an image.
+        seed: of the initial weights, which have He's normal distribution.
         dtype: float32 or float64.
 
     Attributes:
         params: the arrays to optimize, by name.
         norm: the batch norm between the layers.
+
+    Source:
+        He et al., Delving deep into rectifiers (2015), for the initial weights.
     """
 
     def __init__(self, pixels: int, seed: int = 0, dtype: type[np.floating[Any]] = np.float32) -> None:
@@ -112,10 +115,10 @@ class Network:
         return scores
 
     def loss_and_gradients(self, x: Array, labels: Labels) -> tuple[float, dict[str, Array]]:
-        """Mean cross-entropy and its gradient by every parameter.
+        """The mean cross-entropy, and its gradient by every parameter.
 
-        With p the softmax of the logits and 1 the true class's indicator, d loss/d logits is
-        (p - 1)/n; from there back through the layers by the chain rule.
+        d loss/d logits = (p - e)/n, where p is the softmax of the logits, and e is 1 for the true class and
+        else 0; the chain rule gives the rest. x has shape (n, pixels), labels (n,).
         """
         logits = self.logits(x)
         n = np.arange(len(x))
@@ -137,7 +140,7 @@ class Network:
         }
 
     def accuracy(self, x: Array, labels: Labels) -> float:
-        """Share of the images that are told right, with the running statistics."""
+        """The share of images that are classified right, with the running statistics."""
         self.norm.eval()
         right = self.logits(x).argmax(axis=1) == labels
         self.norm.train()
@@ -161,8 +164,8 @@ def train_digits(epochs: int = EPOCHS, seed: int = 0) -> DigitsResult:
     """Trains the network by Adam on shuffled mini-batches and tests it.
 
     Args:
-        epochs: rounds over the 1437 training images, 1 or more.
-        seed: of the start and of the batches.
+        epochs: passes over the 1437 training images, 1 or more.
+        seed: of the initial weights and of the batches.
 
     Raises:
         ImportError: without scikit-learn.
@@ -176,13 +179,13 @@ def train_digits(epochs: int = EPOCHS, seed: int = 0) -> DigitsResult:
     for epoch in range(epochs):
         optimizer.lr = LR * (1 - epoch / epochs)
         order = sampler.shuffle(len(x))
-        met = []
+        batch_losses = []
         for first in range(0, len(x) - BATCH + 1, BATCH):  # a last, short batch would have poor statistics
             rows = order[first : first + BATCH]
             loss, gradients = network.loss_and_gradients(x[rows], labels[rows])
             optimizer.step(gradients)
-            met.append(loss)
-        losses.append(float(np.mean(met)))
+            batch_losses.append(loss)
+        losses.append(float(np.mean(batch_losses)))
     seconds = time.perf_counter() - start
     return DigitsResult(
         network.accuracy(x, labels),

@@ -1,4 +1,4 @@
-"""A demo run as text for a terminal, and as a figure. Measures nothing."""
+"""Shows a demo run as text for a terminal or as a figure. It measures nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Style:
     unicode: bool = True
 
     def letters(self, text: str) -> str:
-        """The text in characters that the terminal has."""
+        """The text in characters that the terminal can show."""
         if self.unicode:
             return text
         text = "".join(_IN_ASCII.get(letter, letter) for letter in text)
@@ -201,7 +201,7 @@ def _notes(demo: Demo) -> list[str]:
 
 
 def _left_out(demo: Demo) -> str:
-    """Which curvatures no step size is chosen for, and what stands for μ then."""
+    """A note on the curvatures for which no step size is chosen, and on the μ that is used instead."""
     steep, directions = steep_curvatures(demo.problem), demo.problem.dimension
     if len(steep) == directions:
         return ""
@@ -254,7 +254,7 @@ def _bits(demo: Demo, style: Style) -> list[str]:
 
 
 def _grid(rows: list[list[str]], align: str, style: Style, gap: int = 3) -> list[str]:
-    """The rows as lines with their columns below each other, each to its side: < or >."""
+    """The rows as lines of aligned columns. ``align`` has a < (left) or > (right) for each column."""
     rows = [[style.letters(cell) for cell in row] for row in rows]
     widths = [max(len(row[j]) if j < len(row) else 0 for row in rows) for j in range(len(align))]
     between = " " * gap
@@ -265,15 +265,15 @@ def _grid(rows: list[list[str]], align: str, style: Style, gap: int = 3) -> list
 
 
 class FigureError(ValueError):
-    """A file that no figure can be written to; the message says why."""
+    """A figure cannot be written to this file; the message says why."""
 
 
 def check_figure(path: str | PathLike[str]) -> None:
-    """Raises now what save_figure would raise after the work.
+    """Raises before the work what save_figure would raise after it.
 
     Raises:
         ImportError: matplotlib is not installed.
-        FigureError: an ending that stands for no kind of figure, or a folder that cannot be written to.
+        FigureError: the ending of the name is that of no format, or the folder cannot be written to.
     """
     path = Path(path)
     canvas = require("matplotlib.backend_bases", "a figure").FigureCanvasBase
@@ -285,14 +285,14 @@ def check_figure(path: str | PathLike[str]) -> None:
 
 
 def save_figure(demo: Demo, path: str | PathLike[str]) -> None:
-    """Draws the gap of every run against its steps, into a file of the kind that its ending names.
+    """Draws the gap of every run over its steps. The ending of the file's name chooses the format.
 
     Raises:
         ImportError: matplotlib is not installed.
         OSError: the file cannot be written.
-        ValueError: an ending that stands for no kind of figure.
+        ValueError: the ending is that of no format.
     """
-    # Not pyplot: it would look for a window system and keep the figure alive.
+    # Not pyplot, which would look for a window system and keep a reference to the figure.
     figure = require("matplotlib.figure", "a figure").Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.subplots()
     labels = []
@@ -305,7 +305,7 @@ def save_figure(demo: Demo, path: str | PathLike[str]) -> None:
     axes.axhline(GOAL, color="#adb5bd", linewidth=1, linestyle=":")
     axes.set(xscale="log", yscale="log", xlabel="steps")
     axes.set_ylabel("gap L(w) - L*, as a share of the first one")
-    name = demo.table.name.replace("$", r"\$")  # to matplotlib, what stands between two is a formula
+    name = demo.table.name.replace("$", r"\$")  # matplotlib reads the text between two as a formula
     title = f"{name}: six optimizers from w = 0, κ = {demo.problem.kappa:.4g}"
     axes.set_title(title, loc="left")
     axes.spines[["top", "right"]].set_visible(False)

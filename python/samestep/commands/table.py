@@ -1,6 +1,6 @@
-"""Tables to learn from: features and a target, checked and scaled. No optimisation here.
+"""Tables of features and a target, checked and scaled for the demo and the report. No optimisation here.
 
-Sums are canonical, so that a table has the same bits on every machine.
+All sums are canonical, so that a table has the same bits on every machine.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Table:
     """The features and the target of a linear model without a constant term.
 
     Attributes:
-        name: what to call it.
-        columns: the names of the features, p of them.
+        name: the name to show.
+        columns: the p names of the features.
         target: the name of the target.
         Phi: shape (N, p), float64: every column with mean 0 and Euclidean norm 1.
         y: shape (N,), float64, mean 0.
-        left_out: columns of the file that are constant, and so carry nothing.
-        text: columns of the file that hold no number in any row, each with its first cell that holds
-            something.
+        left_out: the columns of the file that are constant, and so have no information.
+        text: the columns of the file that have no number in any row, each with its first cell that is not
+            empty.
     """
 
     name: str
@@ -79,7 +79,7 @@ def diabetes() -> Table:
         >>> table.Phi.shape, table.columns[:3]
         ((442, 10), ('age', 'sex', 'bmi'))
     """
-    # Scaled here: the sums of scikit-learn's own scaling are NumPy's, whose last bits vary.
+    # Scaled here: scikit-learn's scaling uses NumPy's sums, whose last bits vary between machines.
     data = require("sklearn.datasets", "the diabetes data").load_diabetes(scaled=False)
     Phi = np.stack([_unit(column) for column in data.data.T], axis=1)
     y = data.target - _mean(data.target)
@@ -89,19 +89,19 @@ def diabetes() -> Table:
 def read_csv(path: str | PathLike[str], target: str, drop: Sequence[str] = ()) -> Table:
     """A table from a file of comma-separated numbers, whose first line names the columns.
 
-    Empty lines and lines of spaces count for nothing. A column without a number in any row is text, and
-    left out.
+    Empty lines and lines of spaces are skipped. A column without a number in any row is text, and left out.
 
     Args:
         path: the file, UTF-8.
-        target: the column to predict; all others are features. They are centred and scaled as Table
-            says, the target is centred.
-        drop: columns that are to be left out, whatever they hold.
+        target: the column to predict; it is centred. All others are features; they are centred and scaled,
+            see Table.
+        drop: the columns to leave out, whatever is in them.
 
     Raises:
-        TableError: the file cannot be read, its first line holds numbers, a cell beside numbers holds no
-            finite one, a row is shorter or longer than the header, the target or a column to drop is not
-            there, the target is constant or dropped, no feature varies, or there are fewer than two rows.
+        TableError: the file cannot be read; its first line has only numbers; a column with numbers has a cell
+            without a finite one; a row is shorter or longer than the header; the target or a column to drop
+            does not exist; the target is constant or dropped; no feature varies; there are fewer than two
+            rows.
 
     Example:
         >>> import pathlib, tempfile
@@ -148,7 +148,7 @@ def read_csv(path: str | PathLike[str], target: str, drop: Sequence[str] = ()) -
 
 
 def counted(n: int, thing: str) -> str:
-    """So many of them in words.
+    """A number of things in words.
 
     Example:
         >>> from samestep.commands.table import counted
@@ -159,7 +159,7 @@ def counted(n: int, thing: str) -> str:
 
 
 def left_out(table: Table) -> list[str]:
-    """What a reader is told of the columns that are not used, a sentence for each kind."""
+    """A note for each kind of columns that are not used."""
     told = []
     if table.left_out:
         told.append(f"left out, being constant: {', '.join(table.left_out)}")
@@ -171,7 +171,7 @@ def left_out(table: Table) -> list[str]:
 
 @dataclass(frozen=True)
 class _Row:
-    """One of the file: where it stands, and its cells as they are written."""
+    """A row of the file: its place, such as "row 3 (line 4)", and the text of its cells."""
 
     place: str
     cells: list[str]
@@ -181,7 +181,7 @@ def _read(path: Path) -> tuple[list[str], list[_Row]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = csv.reader(file, strict=True)
-            # The csv module reads an empty line as no cells, and one of spaces as one.
+            # The csv module reads an empty line as no cells, and a line of spaces as one cell.
             filled = (cells for cells in lines if len(cells) > 1 or "".join(cells).strip())
             header = [name.strip() for name in next(filled, [])]
             _check_header(path, header)
@@ -235,7 +235,7 @@ def _check_header(path: Path, header: list[str]) -> None:
 
 
 def _parsed(cell: str) -> float:
-    if "_" in cell:  # 1_000 is a number to Python, and a slip of the pen in a table
+    if "_" in cell:  # Python reads 1_000 as a number; in a table it is a typing error
         raise ValueError
     return float(cell)
 
@@ -245,7 +245,7 @@ def _is_missing(cell: str) -> bool:
 
 
 def _is_number(cell: str) -> bool:
-    """Whether it holds one, be it infinite."""
+    """Whether the cell has a number, finite or not."""
     try:
         _parsed(cell)
     except ValueError:
@@ -256,7 +256,7 @@ def _is_number(cell: str) -> bool:
 def _number(path: Path, row: _Row, name: str, j: int, needed: bool) -> float:
     cell = row.cells[j]
     place = f"{path}: {row.place}, column {name!r}"
-    # An argument that begins with a dash is an option, unless it is tied to its own.
+    # A name that begins with a dash must be joined to --drop by "=", or argparse reads it as an option.
     option = f"--drop{'=' if name.startswith('-') else ' '}{shlex.quote(name)}"
     drop = "" if needed else f", or leave the column out: {option}"
     if _is_missing(cell):
@@ -271,7 +271,7 @@ def _number(path: Path, row: _Row, name: str, j: int, needed: bool) -> float:
 
 
 def _mean(x: Float64s) -> float:
-    # Of numbers near the largest there are, the sum would overflow.
+    # Divided by the largest: the sum of numbers near the largest of float64 would overflow.
     largest = float(np.abs(x).max())
     return float(canonical_sum(x / largest)) / len(x) * largest if largest > 0 else 0.0
 

@@ -1,1 +1,1 @@
-"""Functions and layers of networks."""
+"""Layers of networks, and the functions on arrays that they consist of: batch norm."""

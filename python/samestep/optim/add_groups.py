@@ -85,7 +85,7 @@ def _make_params(
     if not found:
         raise ValueError(f"{names[0]}: got none, expected at least one array")
     bound = {param.name: param.array for param in first}
-    backend, seen = backends.enter(backend, bound, dict(zip(paths, found, strict=True)))
+    backend, seen = backends.choose_backend(backend, bound, dict(zip(paths, found, strict=True)))
     if backend == "cuda":
         backends.module(backend).check_options(options, folder)
     params = []

@@ -117,7 +117,7 @@ def check_gradients(
     """The gradients as plain arrays, or an error that says why a plan refuses one of them."""
     names = [param.grad_name for param in params]
     given = dict(zip(names, grads, strict=True))
-    _, (_, *grads) = backends.enter(backend, {params[0].name: params[0].array, **given})
+    _, (_, *grads) = backends.choose_backend(backend, {params[0].name: params[0].array, **given})
     extents = arrays.extents(a for _, a, _ in written(params))
     for g, param in zip(grads, params, strict=True):
         error = g is not None and arrays.gradient_error(param.grad_name, g, param.layout, extents)

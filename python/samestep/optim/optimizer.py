@@ -58,7 +58,7 @@ class Optimizer:
         **options: Any,
     ) -> None:
         check_names(type(self), options)
-        backends.check(backend)
+        backends.check_name(backend)
         check_choice(self.form_argument, form, self.forms or (None,))
         self.form = form
         self.variant = variant or None

@@ -1,23 +1,23 @@
-"""Problems to minimise: a loss, its gradient, and what is known about both. No optimizers here.
+"""Problems to minimise: a loss, its gradient, and what is known about them. No optimizers here.
 
 Least squares
-    MSE               L(w) = (c/2) |Phi w - y|^2, by the kernels; all its curvatures are known
+    MSE               L(w) = (c/2) |Phi w - y|^2, computed by the kernels; all its curvatures are known
 
-Of one's own
+Your own loss
     Function          a loss and its gradient as functions, with beta, mu, optimum, minimizer
 
 Formulas
     Rosenbrock        the valley (1 - w1)^2 + 100 (w2 - w1^2)^2
     Hyperbola         (w1 w2 - target)^2/2: two linear layers of one weight, a curve of minima
-    Quartic           convex and no quadratic
-    Higham            a small network of sigmoids on ten points of the plane, or on yours
+    Quartic           convex, but no quadratic
+    Higham            a small network of sigmoids on ten points of the plane, or on your points
 
 Risks
     empirical_risk    the mean squared error over the examples that w is fitted to
     test_risk         the same over held-out examples
 
-What minimize() asks of a problem is in ``Problem``: ``size``, ``dimension``, ``dtype``,
-``loss(w)`` and ``gradient(w, rows=None)``; ``Function`` makes one of two functions.
+minimize() accepts any object with the attributes of ``Problem``: ``size``, ``dimension``, ``dtype``,
+``loss(w)`` and ``gradient(w, rows=None)``.
 """
 
 from .function import Function
@@ -47,5 +47,5 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """Without the modules that the problems are in."""
+    """The public names, without the modules in which the problems are defined."""
     return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

@@ -1,4 +1,4 @@
-"""A loss of one's own: two functions, and as much as is known about them."""
+"""A loss of the user's own: two functions, and what the user knows about them."""
 
 from __future__ import annotations
 
@@ -10,40 +10,47 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..backends.arrays import frozen
-from .mse import Float64s, Floats, Integers, own_rows
+from ..arguments import whole_number
+from ..backends.arrays import read_only_copy
+from .mse import Float64s, Floats, Integers, check_rows
 
 
 class Function:
     """A loss and its gradient as functions of w, for minimize() and for the theory.
 
-    What is handed in beside them is believed, and is what the bounds are formed of: without ``beta`` there
-    are none, without ``optimum`` and ``minimizer`` none of the gap, without ``mu`` none of its rate.
+    The theory's bounds are formed of ``beta``, ``mu``, ``optimum`` and ``minimizer``, which are not checked.
+    Without ``beta`` there are no bounds, without ``optimum`` and ``minimizer`` none of the gap L(w) - L*,
+    without ``mu`` none of its rate.
 
     Args:
         loss: L, called as ``loss(w)`` with an array of shape (dimension,); returns a real number.
         gradient: called as ``gradient(w)`` or, if size is above 1, as ``gradient(w, rows)``, where rows are
-            the indices of a batch (int64, shape (m,), from 0 to size - 1) or None for all of them. Returns
-            an array of w's shape and dtype; the gradient of a batch is the mean over its rows.
+            the indices of a batch (int64, shape (m,), from 0 to size - 1) or None for all. Returns an array
+            of w's shape and dtype; the gradient of a batch is the mean over its rows.
         dimension: p, the number of weights.
-        beta: the smoothness, |g(u) - g(w)| <= beta |u - w| for all u and w: of a loss that is twice
-            differentiable the largest absolute eigenvalue of the Hessian anywhere, not at one w alone.
-        mu: the smallest curvature of a convex loss, 0 where it is convex and no more is known; with
-            ``convex=False`` the constant of Polyak and Lojasiewicz, |g|^2/2 >= mu (L - L*) everywhere.
+        beta: the smoothness, |g(u) - g(w)| <= beta |u - w| for all u and w. For a loss that is twice
+            differentiable it is the largest absolute eigenvalue of the Hessian at any w.
+        mu: the smallest curvature of a convex loss, or 0 if only convexity is known. With ``convex=False``
+            the constant of Polyak and Lojasiewicz, |g|^2/2 >= mu (L - L*) everywhere.
         optimum: L*, the least value of L.
-        minimizer: w*, where L takes it; of several any one. Shape (dimension,).
-        size: N, how many examples the loss is made of; 1: no batches.
-        convex: whether L is convex; None: it is if mu is given, else nothing is known.
+        minimizer: a w* with L(w*) = L*; shape (dimension,).
+        size: N, the number of examples in the loss; 1: there are no batches.
+        convex: whether L is convex. None means True if mu is given, and else that nothing is known.
         dtype: of the weights and the gradient, float64 or float32.
 
     Attributes:
-        size, dimension, dtype, beta, mu, optimum, convex: as given; None: not known.
+        size, dimension, dtype, beta, mu, optimum, convex: the arguments; None: not known.
 
-    Neither function may write into w. Their errors and warnings pass through.
+    Neither function may write into w. Their errors and warnings are passed on.
 
     Raises:
-        TypeError, ValueError: an argument of another type, shape or range; of the methods: what they were
-            given or what the two functions returned.
+        TypeError: an argument has another type; of the methods: an argument of theirs, or a result of the two
+            functions.
+        ValueError: likewise, for another shape or range.
+
+    Source:
+        Nesterov, Introductory lectures on convex optimization (2004), section 1.2.2 for beta and 2.1.3 for
+        mu; Karimi, Nutini and Schmidt (2016) for the inequality of Polyak and Lojasiewicz.
 
     Example:
         >>> import numpy as np, samestep as ss
@@ -75,16 +82,16 @@ class Function:
             if not callable(function):
                 raise TypeError(f"{name}: got {type(function).__name__}, expected a function of w")
         self._loss, self._gradient = loss, gradient
-        self.dimension = _whole("dimension", dimension)
-        self.size = _whole("size", size)
-        if not takes(loss, 1):
-            raise TypeError("loss: cannot be called as loss(w)")
-        if self.size > 1 and not takes(gradient, 2):
+        self.dimension = whole_number("dimension", dimension, at_least=1)
+        self.size = whole_number("size", size, at_least=1)
+        if not can_call_with(loss, 1):
+            raise TypeError("loss: cannot be called as loss(w), expected a function of the weights alone")
+        if self.size > 1 and not can_call_with(gradient, 2):
             raise TypeError(
                 f"gradient: cannot be called as gradient(w, rows), as size={self.size} does; let it take the "
                 "rows of a batch, None for all, or leave size out"
             )
-        if self.size == 1 and not takes(gradient, 1):
+        if self.size == 1 and not can_call_with(gradient, 1):
             raise TypeError(
                 "gradient: cannot be called as gradient(w), as size=1 does; if it takes rows, pass size=..."
             )
@@ -109,15 +116,15 @@ class Function:
                 raise ValueError(f"minimizer: got shape {least.shape}, expected {(self.dimension,)}, as w")
             if not np.isfinite(least).all():
                 raise ValueError("minimizer: got NaN or infinity, expected finite numbers")
-            self._minimizer = frozen(least)
+            self._minimizer = read_only_copy(least)
 
     def __repr__(self) -> str:
-        numbers = {"N": self.size, "beta": self.beta, "mu": self.mu, "optimum": self.optimum}
-        shown = "".join(f", {name}={value:g}" for name, value in numbers.items() if value is not None)
+        known = {"N": self.size, "beta": self.beta, "mu": self.mu, "optimum": self.optimum}
+        shown = "".join(f", {name}={value:g}" for name, value in known.items() if value is not None)
         return f"Function(p={self.dimension}, {self.dtype}{shown})"
 
     def minimizer(self) -> Floats | None:
-        """w*, a new array in the problem's dtype; None: not known."""
+        """w*, a new array of shape (dimension,) in the problem's dtype; None: not known."""
         return None if self._minimizer is None else self._minimizer.astype(self.dtype)
 
     def loss(self, w: Floats) -> float:
@@ -127,12 +134,13 @@ class Function:
             w: the weights, shape (dimension,), the problem's dtype.
 
         Raises:
-            TypeError, ValueError: another dtype or shape; or what was returned is no real number.
+            TypeError: w has another dtype, or the function returned no real number.
+            ValueError: w has another shape.
         """
         self._check_weights(w)
-        return self._value(w)
+        return self._evaluate(w)
 
-    def _value(self, w: Floats) -> float:
+    def _evaluate(self, w: Floats) -> float:
         value = self._loss(w)
         if isinstance(value, np.ndarray) and value.ndim == 0:
             value = value[()]
@@ -149,16 +157,17 @@ class Function:
 
         Args:
             w: the weights, shape (dimension,), the problem's dtype.
-            rows: indices of a batch, from 0 to size - 1; None: all. Of a single example every batch is the
-                whole, and the function is not told of it.
+            rows: indices of a batch, shape (m,), from 0 to size - 1; None: all. With size 1 every batch is
+                the whole, and the function gets w alone.
 
         Raises:
-            TypeError, ValueError: another dtype or shape, of an argument or of what was returned.
-            IndexError: a row that the problem does not have.
+            TypeError: an argument or the function's result has another dtype.
+            ValueError: an argument or the function's result has another shape.
+            IndexError: an index is out of range.
         """
         self._check_weights(w)
         if rows is not None:
-            rows = own_rows(rows, self.size)
+            rows = check_rows(rows, self.size)
         g = self._gradient(w) if self.size == 1 else self._gradient(w, rows)
         if not isinstance(g, np.ndarray):
             raise TypeError(
@@ -175,26 +184,31 @@ class Function:
                 f"gradient: returned {g.dtype}, expected {self.dtype} as w; "
                 f"convert it with .astype(numpy.{self.dtype}){other}"
             )
-        # A copy: it may be w itself, or a buffer that the next call overwrites.
+        # A copy: the function may return w itself, or a buffer that its next call overwrites.
         return np.array(g, order="C", subok=False)
 
     def check_gradient(self, w: Floats, tolerance: float = 1e-5) -> float:
-        """Holds the gradient at w against central differences of the loss, component by component.
+        """Compares the gradient at w with central differences of the loss, component by component.
 
-        (L(w + h e_j) - L(w - h e_j))/(2h) with h = eps^(1/3) max(1, |w_j|), and once more with 2h: how much
-        the two differ, and the rounding of L, is what the differences do not know.
+        d_j(h) = (L(w + h e_j) - L(w - h e_j))/(2h) with h = eps^(1/3) max(1, |w_j|). The error of d_j(h) is
+        estimated by |d_j(2h) - d_j(h)| and the rounding of L; a component may deviate by that error and the
+        tolerance.
 
         Args:
-            w: where; any w at which the loss is smooth. One that is not special, such as 0, tells most.
-            tolerance: what is allowed beside that, as a share of the largest component.
+            w: a point at which the loss is smooth, shape (dimension,). At a special point, such as 0, a wrong
+                gradient may be right by chance.
+            tolerance: the deviation that is allowed, as a share of the largest component.
 
         Returns:
             The largest deviation, as a share of the largest component.
 
         Raises:
-            ValueError: a component deviates by more; the worst one is named. Or the gradient or a loss near
-                w is not finite.
+            ValueError: a component deviates by more; the error names the worst one. Or the gradient or a loss
+                near w is not finite.
             TypeError, ValueError: as ``loss`` and ``gradient``.
+
+        Source:
+            Press et al., Numerical Recipes, section 5.7, for h.
 
         Example:
             >>> import numpy as np, samestep as ss
@@ -215,7 +229,7 @@ class Function:
         for name, seen in (("gradient", g), ("loss near w", slope)):
             if not np.isfinite(seen).all():
                 at = int(np.argmin(np.isfinite(seen)))
-                raise ValueError(f"{name}: not finite in component {at}; check at a w where it is")
+                raise ValueError(f"{name}: not finite in component {at}; choose a w where it is finite")
         largest = float(max(np.abs(g).max(), np.abs(slope).max())) or 1.0
         beyond = np.abs(g - slope) - unsure
         worst = int(np.argmax(beyond))
@@ -228,11 +242,11 @@ class Function:
         return float(np.abs(g - slope).max()) / largest
 
     def _slope(self, w: Floats, j: int, h: float) -> tuple[float, float]:
-        """The central difference along weight j, and the size of the losses over 2h."""
+        """The central difference along weight j, and max |L|/(2h), by which its rounding error scales."""
         ahead, behind = w.copy(), w.copy()
         ahead[j] += self.dtype.type(h)
         behind[j] -= self.dtype.type(h)
-        up, down = self._value(ahead), self._value(behind)
+        up, down = self._evaluate(ahead), self._evaluate(behind)
         between = float(ahead[j]) - float(behind[j])
         return (up - down) / between, max(abs(up), abs(down)) / between
 
@@ -247,8 +261,8 @@ class Function:
             raise ValueError(f"w: got shape {w.shape}, expected {(self.dimension,)}")
 
 
-def takes(function: Callable[..., object], arguments: int) -> bool:
-    """Whether it can be called with so many; of a compiled one that may not be known."""
+def can_call_with(function: Callable[..., object], arguments: int) -> bool:
+    """Whether the function accepts so many arguments; True for a compiled one that does not tell."""
     try:
         inspect.signature(function).bind(*[None] * arguments)
     except TypeError:
@@ -256,14 +270,6 @@ def takes(function: Callable[..., object], arguments: int) -> bool:
     except ValueError:
         return True
     return True
-
-
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name}: got {value!r}, expected a whole number")
-    if value < 1:
-        raise ValueError(f"{name}: got {value}, expected 1 or more")
-    return int(value)
 
 
 def _number(name: str, value: Any, at_least: float) -> float | None:
@@ -278,8 +284,8 @@ def _number(name: str, value: Any, at_least: float) -> float | None:
     return found
 
 
-def own_gradient(g: Any, w: Floats) -> Floats:
-    """A gradient that a problem returned as a step takes it: an array of its own that lies like w."""
+def check_returned_gradient(g: Any, w: Floats) -> Floats:
+    """The gradient that a problem returned, checked, in C order and in memory that is not w's."""
     expected = f"expected a numpy array of {w.dtype}, shape {w.shape}, as w"
     if not isinstance(g, np.ndarray) or isinstance(g, np.ma.MaskedArray):
         raise TypeError(f"problem.gradient: returned {type(g).__name__}, {expected}")
@@ -290,5 +296,5 @@ def own_gradient(g: Any, w: Floats) -> Floats:
     if g.shape != w.shape:
         flat = "; flatten it with .ravel()" if g.size == w.size else ""
         raise ValueError(f"problem.gradient: returned shape {g.shape}, {expected}{flat}")
-    # That of |w|^2/2 may be w itself, which the step is to write.
+    # The gradient of |w|^2/2 may be w itself, which the step writes.
     return g.copy() if np.may_share_memory(g, w) else np.ascontiguousarray(g)

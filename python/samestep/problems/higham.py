@@ -1,6 +1,6 @@
 """The network of Higham and Higham's introduction: ten points in the plane, two classes, 23 weights.
 
-Or as many as one likes: points, classes and the widths between are arguments.
+Points, classes and the widths of the layers between are arguments.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from operator import mul
 import numpy as np
 import numpy.typing as npt
 
-from .mse import Float64s, Floats, Integers, own_rows
+from .mse import Float64s, Floats, Integers, check_rows
 from .smooth import Smooth
 
 X = [
@@ -33,24 +33,25 @@ class Higham(Smooth):
 
     a2 = s(W2 x + b2), a3 = s(W3 a2 + b3), F = a4 = s(W4 a3 + b4), s(z) = 1/(1 + e^-z). The weights lie
     in w as W2, W3, W4, b2, b3, b4, matrices row by row. ``gradient`` is the mean over its rows, so that
-    a step with one row at random and lr 0.05 is the paper's. The listing in the paper sums |y - F|^2
-    where the paper's formula has a mean of halves: figures taken from it are 20 times as large.
+    a step with one row at random and lr 0.05 is the paper's. The paper's listing computes the sum of |y -
+    F|^2, 20 times the Cost of the paper's formula.
 
-    In Python's own floats: for 23 of them NumPy's arrays cost more than they save.
+    It computes in Python's floats: for 23 weights NumPy's arrays cost more than they save.
 
     Args:
         points: x_i, one a row, shape (N, inputs); None: the paper's ten.
         targets: y_i, one a row, shape (N, outputs), at least two of them, one for each class; None: the
             paper's, (1, 0) for its first five points and (0, 1) for the others.
-        hidden: the widths of the layers between, as many as there are to be.
+        hidden: the widths of the hidden layers.
 
     Attributes:
         size: N.
-        dimension: how many weights there are, 23 by default.
-        widths: of all layers, (2, 2, 3, 2) by default.
+        dimension: the number of weights, 23 by default.
+        widths: the widths of all layers, (2, 2, 3, 2) by default.
 
     Raises:
-        ValueError: points or targets of another shape, not as many or not finite; a width below 1.
+        ValueError: points or targets have another shape, differ in number or are not finite; a width is no
+            whole number or below 1.
 
     Source:
         Higham and Higham, Deep learning: an introduction for applied mathematicians (2018).
@@ -77,8 +78,8 @@ class Higham(Smooth):
         targets: npt.ArrayLike | None = None,
         hidden: Sequence[int] = (2, 3),
     ) -> None:
-        self._points = _rows("points", X if points is None else points, 1)
-        self._targets = _rows("targets", Y if targets is None else targets, 2)
+        self._points = _check_matrix("points", X if points is None else points, 1)
+        self._targets = _check_matrix("targets", Y if targets is None else targets, 2)
         self.size = len(self._points)
         if len(self._targets) != self.size:
             raise ValueError(
@@ -96,7 +97,7 @@ class Higham(Smooth):
         return sum((a - t) ** 2 for a, t in misses) / (2 * self.size)
 
     def correct(self, w: Floats) -> int:
-        """How many of the points lie on the right side: the largest output is that of their class."""
+        """The number of points that are classified right: their largest output is that of their class."""
         return sum(_class(F) == _class(y) for F, y in zip(self._outputs(w), self._targets, strict=True))
 
     def gradient(self, w: Floats, rows: Integers | None = None) -> Float64s:
@@ -107,11 +108,12 @@ class Higham(Smooth):
             rows: indices of points, shape (m,), m >= 1; None: all.
 
         Raises:
-            TypeError, ValueError: another dtype or shape, or no rows.
-            IndexError: a point that there is not.
+            TypeError: w or rows have another dtype.
+            ValueError: w or rows have another shape, or there are no rows.
+            IndexError: an index is out of range.
         """
         self._check_weights(w)
-        points = range(self.size) if rows is None else own_rows(rows, self.size).tolist()
+        points = range(self.size) if rows is None else check_rows(rows, self.size).tolist()
         layers = self._unpack(w)
         gradients = [_backpropagate(layers, self._points[i], self._targets[i]) for i in points]
         return np.array(gradients[0]) if len(gradients) == 1 else np.mean(gradients, axis=0)
@@ -135,7 +137,7 @@ class Higham(Smooth):
         return layers
 
 
-def _rows(name: str, values: npt.ArrayLike, least: int) -> list[list[float]]:
+def _check_matrix(name: str, values: npt.ArrayLike, least: int) -> list[list[float]]:
     rows = np.asarray(values, dtype=np.float64)
     if rows.ndim != 2 or len(rows) == 0 or rows.shape[1] < least:
         raise ValueError(f"{name}: got shape {rows.shape}, expected (N, n) with N >= 1, n >= {least}")
@@ -146,17 +148,17 @@ def _rows(name: str, values: npt.ArrayLike, least: int) -> list[list[float]]:
 
 
 def _class(outputs: Sequence[float]) -> int:
-    """Which is the largest; of equal ones the last."""
+    """The index of the largest output; the last one of equal outputs."""
     return max(range(len(outputs)), key=lambda i: (outputs[i], i))
 
 
 def _layer(W: Matrix, b: Sequence[float], a: Sequence[float]) -> list[float]:
-    """s(W a + b), by s(z) = (1 + tanh(z/2))/2, which no z overflows."""
+    """s(W a + b) with s(z) = (1 + tanh(z/2))/2, which overflows for no z."""
     return [0.5 * (1.0 + tanh(0.5 * (sum(map(mul, row, a)) + c))) for row, c in zip(W, b, strict=True)]
 
 
 def _activations(layers: list[Layer], x: Sequence[float]) -> list[Sequence[float]]:
-    """x and what each layer makes of it: a1, a2, a3, ..."""
+    """a1 = x, and the outputs of the layers: a2, a3, ..."""
     a: list[Sequence[float]] = [x]
     for W, b in layers:
         a.append(_layer(W, b, a[-1]))

@@ -12,15 +12,16 @@ class Hyperbola(Smooth):
     """L(w) = (w1 w2 - T)^2 / 2: two linear layers of one weight each, fitted to the target T, 1 by default.
 
     The minima are the hyperbola w1 w2 = T. Just outside it, det H = (T - p)(3p - T) with p = w1 w2 is
-    negative: L is convex in no neighbourhood of a minimum. It satisfies the Polyak-Lojasiewicz
-    inequality there all the same: |g|^2 = 2 K(w) L with the tangent kernel K(w) = w1^2 + w2^2, which
-    is at least 2|p|. For T = 0 the minima are the two axes, and at their crossing there is no such constant.
+    negative: L is convex in no neighbourhood of a minimum. It still satisfies the Polyak-Lojasiewicz
+    inequality there: |g|^2 = 2 K(w) L with the tangent kernel K(w) = w1^2 + w2^2, which is at least 2|p|. For
+    T = 0 the minima are the two axes, and near their crossing the inequality holds with no constant.
 
     Args:
         target: T, finite.
 
     Raises:
-        TypeError, ValueError: a target that is no finite number.
+        TypeError: the target is no number.
+        ValueError: the target is infinite or NaN.
 
     Source:
         The slides' over-parameterised landscape; Liu, Zhu and Belkin, Loss landscapes and optimization

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ Integers = npt.NDArray[np.integer[Any]]
 Scale = Literal["half_sum", "half_mean", "mean", "sum"]
 
 
-# c of L = (c/2) |Phi w - y|^2: a factor, and whether it is divided by the number of rows.
+# c of L = (c/2) |Phi w - y|^2 as a factor, and whether that is divided by the number of rows.
 _SCALES = {
     "half_sum": (1.0, False),
     "half_mean": (1.0, True),
@@ -44,17 +44,20 @@ class MSE:
     Args:
         Phi: the features, one example a row: shape (N, p), float32 or float64, finite.
         y: the targets: shape (N,), the dtype of Phi, finite.
-        scale: which c.
-        backend: what computes the loss and its gradient: "auto" (by where the arrays live), "cpu",
-            "reference" or "cuda". They return the same bits.
+        scale: the name of c, see the table.
+        backend: what computes the loss and its gradient: "auto" (by the memory in which the arrays live),
+            "cpu", "reference" or "cuda". All give the same bits.
 
-    Both arrays are copied, so that what is known about the problem stays true. Where they are on a GPU,
-    weights must be and results are, too; what the theory says is worked out in main memory.
+    A class derived from this one that overrides ``loss`` or ``gradient`` has another loss: to the theory it
+    is no quadratic, and has a ``beta``, ``mu``, ``optimum`` or ``minimizer`` if it overrides that, too.
+
+    Both arrays are copied, so that beta, mu and the optimum stay true. If they are on a GPU, so must be the
+    weights, and so are the results; beta, mu and the optimum are computed in main memory.
 
     Attributes:
         Phi: the features, read-only, C order.
         y: the targets, read-only.
-        scale: as given.
+        scale: the name of c.
         backend: "cpu", "reference" or "cuda".
 
     Raises:
@@ -63,8 +66,7 @@ class MSE:
             backend.
 
     Source:
-        The notes' loss, with its prediction read as Phi w: the printed Phi'w does not fit the printed
-        gradient.
+        The notes' loss, with the prediction Phi w. The notes print Phi'w, which contradicts their gradient.
 
     Example:
         >>> import numpy as np, samestep as ss
@@ -84,7 +86,7 @@ class MSE:
         if scale not in get_args(Scale):
             expected = ", ".join(repr(name) for name in get_args(Scale))
             raise ValueError(f"scale: got {scale!r}, expected one of {expected}")
-        self.backend, (Phi, y) = backends.enter(backend, {"Phi": Phi, "y": y})
+        self.backend, (Phi, y) = backends.choose_backend(backend, {"Phi": Phi, "y": y})
         _check_floats("Phi", Phi, 2)
         _check_floats("y", y, 1)
         if y.dtype != Phi.dtype:
@@ -98,15 +100,15 @@ class MSE:
             raise ValueError(
                 f"y: got {len(y)} targets for the {len(Phi)} rows of Phi, expected one for each row" + turned
             )
-        _check_finite("Phi", self._run.to_host(Phi))
-        _check_finite("y", self._run.to_host(y))
-        self.Phi: Floats = self._run.frozen(Phi)
-        self.y: Floats = self._run.frozen(y)
+        _check_finite("Phi", self._module.to_host(Phi))
+        _check_finite("y", self._module.to_host(y))
+        self.Phi: Floats = self._module.read_only_copy(Phi)
+        self.y: Floats = self._module.read_only_copy(y)
         self.scale: Scale = scale
         self._bind()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # What is known about the problem would not be true any more, or the name is misspelt.
+        # After a change beta, mu and the optimum would be wrong. Any other public name is misspelt.
         if name in ("Phi", "y", "scale", "backend"):
             is_refused = name in vars(self)
         else:
@@ -118,11 +120,11 @@ class MSE:
         super().__setattr__(name, value)
 
     @property
-    def _run(self) -> Any:
+    def _module(self) -> Any:
         return backends.module(self.backend)
 
     def _bind(self) -> None:
-        self._kernels = self._run.Mse(self.Phi, self.y, *_SCALES[self.scale])
+        self._kernels = self._module.Mse(self.Phi, self.y, *_SCALES[self.scale])
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_kernels"}
@@ -151,7 +153,7 @@ class MSE:
 
     @property
     def c(self) -> float:
-        """The factor of the scale, for all N rows."""
+        """The factor c of the scale, for all N rows."""
         factor, per_row = _SCALES[self.scale]
         return factor / self.size if per_row else factor
 
@@ -170,7 +172,7 @@ class MSE:
             >>> problem.loss(np.array([2.0]))
             1.0
         """
-        return float(self._kernels.evaluate(self._own_weights(w), None, None, None))
+        return float(self._kernels.evaluate(self._check_weights(w), None, None, None))
 
     def residual(self, w: Floats) -> Floats:
         """r = Phi w - y, a new array: shape (N,), the problem's dtype.
@@ -186,26 +188,25 @@ class MSE:
             >>> ss.problems.MSE(np.array([[1.0], [1.0]]), np.array([1.0, 3.0])).residual(np.array([2.0]))
             array([ 1., -1.])
         """
-        w = self._own_weights(w)
-        r: Floats = self._run.empty(self.size, self.dtype, self.y)
+        w = self._check_weights(w)
+        r: Floats = self._module.empty(self.size, self.dtype, self.y)
         self._kernels.evaluate(w, None, r, None)
         return r
 
     def gradient(self, w: Floats, rows: Integers | None = None) -> Floats:
         """g = c Phi'(Phi w - y), over all rows or over a batch of them, in one pass over Phi.
 
-        H w - Phi'y would need only one small product a step once H is there, but it subtracts two
-        numbers that grow equal: in float32, at the minimum of the diabetes problem, it leaves |g|
+        c (H w - Phi'y) with H = Phi'Phi would need only one small product a step. But near the minimum it
+        subtracts two nearly equal numbers: in float32, at the minimum of the diabetes problem, it leaves |g|
         twenty times as large.
 
-        A batch is a small problem of its own: with m rows, ``half_mean`` and ``mean`` divide by m, so
-        that the mean of g over all batches is the full gradient; with ``half_sum`` and ``sum`` it is
-        the m/N-th part of it.
+        The gradient of a batch of m rows is that of a problem with these rows alone. With ``half_mean`` and
+        ``mean`` its mean over all batches is the full gradient, with ``half_sum`` and ``sum`` m/N of that.
 
         Args:
             w: the weights, shape (p,), the problem's dtype.
-            rows: indices 0..N-1 of the batch, shape (m,), in the order in which the batch is to be
-                read; repeated ones count as often as they stand there. None: all rows.
+            rows: indices of the batch, shape (m,), from 0 to N - 1. Rows are added in this order, and a
+                repeated row counts each time. None: all rows.
 
         Returns:
             A new array, shape (p,), the problem's dtype.
@@ -213,7 +214,7 @@ class MSE:
         Raises:
             TypeError: another dtype.
             ValueError: another shape, an empty batch.
-            IndexError: a row that the problem does not have.
+            IndexError: an index is out of range.
 
         Example:
             >>> import numpy as np, samestep as ss
@@ -221,15 +222,15 @@ class MSE:
             >>> problem.gradient(np.zeros(1)), problem.gradient(np.zeros(1), rows=np.array([1]))
             (array([-3.5]), array([-6.]))
         """
-        w = self._own_weights(w)
+        w = self._check_weights(w)
         if rows is not None:
-            rows = own_rows(rows, self.size)
-        g: Floats = self._run.empty(self.dimension, self.dtype, self.y)
+            rows = check_rows(rows, self.size)
+        g: Floats = self._module.empty(self.dimension, self.dtype, self.y)
         self._kernels.evaluate(w, rows, None, g)
         return g
 
     def hessian(self, w: Floats | None = None) -> Floats:
-        """H = c Phi'Phi, the same at every w, which need not be given: shape (p, p), the problem's dtype.
+        """H = c Phi'Phi, shape (p, p), the problem's dtype. It is the same at every w, which may be left out.
 
         Example:
             >>> import numpy as np, samestep as ss
@@ -237,22 +238,23 @@ class MSE:
             array([[5.]])
         """
         Phi = self._in_memory(self.Phi)
-        hessian: Floats = self._run.place(self.c * (Phi.T @ Phi))
+        hessian: Floats = self._module.from_host(self.c * (Phi.T @ Phi))
         return hessian
 
     @cached_property
     def eigenvalues(self) -> Float64s:
-        """The p eigenvalues of H, increasing, as float64.
+        """The p eigenvalues of H, increasing, float64.
 
-        c sigma^2 over the singular values sigma of Phi: the small ones keep the digits that H itself,
-        with its squared condition, has lost. Those that rounding cannot tell from 0 are 0.
+        They are c sigma^2 for the singular values sigma of Phi. That keeps digits of the small ones which are
+        lost in H, whose condition number is the square of Phi's. Those that rounding cannot tell from 0 are
+        0.
         """
         sigma = np.zeros(self.dimension)
         found = np.linalg.svd(self._in_memory(self.Phi).astype(np.float64), compute_uv=False)
-        # The threshold of numpy.linalg.lstsq, so that mu > 0 exactly where the minimiser is unique.
+        # The threshold is that of numpy.linalg.lstsq, so that mu > 0 exactly if the minimiser is unique.
         found[found <= np.finfo(np.float64).eps * max(self.Phi.shape) * found[0]] = 0.0
         sigma[: len(found)] = found
-        return arrays.frozen(np.sort(self.c * sigma * sigma))
+        return arrays.read_only_copy(np.sort(self.c * sigma * sigma))
 
     @property
     def beta(self) -> float:
@@ -270,7 +272,7 @@ class MSE:
         return self.beta / self.mu if self.mu > 0 else float("inf")
 
     def minimizer(self) -> Floats:
-        """w*, the least-squares solution; of several the shortest. Solved in float64.
+        """w*, the least-squares solution, and the shortest of several. Solved in float64.
 
         Returns:
             A new array, shape (p,), rounded to the problem's dtype.
@@ -280,12 +282,12 @@ class MSE:
             >>> ss.problems.MSE(np.array([[1.0, 1.0]]), np.array([3.0])).minimizer()
             array([1.5, 1.5])
         """
-        minimizer: Floats = self._run.place(self._minimizer.astype(self.dtype))
+        minimizer: Floats = self._module.from_host(self._minimizer.astype(self.dtype))
         return minimizer
 
     @cached_property
     def optimum(self) -> float:
-        """L*, the least value that L takes. In float64 whatever the dtype, at w* before rounding."""
+        """L*, the least value of L, in float64 for every dtype: L(w*) with w* before it is rounded."""
         Phi, y = self._in_memory(self.Phi), self._in_memory(self.y)
         r = Phi.astype(np.float64) @ self._minimizer - y.astype(np.float64)
         return 0.5 * self.c * float(r @ r)
@@ -298,15 +300,15 @@ class MSE:
         return solution
 
     def _in_memory(self, a: Floats) -> Floats:
-        """A NumPy array of the same values, for the theory."""
-        host: Floats = a if isinstance(a, np.ndarray) else self._run.to_host(a)
+        """The array as a NumPy array, for what the theory computes in main memory."""
+        host: Floats = a if isinstance(a, np.ndarray) else self._module.to_host(a)
         return host
 
-    def _own_weights(self, w: Floats) -> Floats:
-        """The weights as kernels read them, checked."""
+    def _check_weights(self, w: Floats) -> Floats:
+        """The weights, checked and in C order, in the memory of Phi."""
         if not arrays.is_array(w):
             raise TypeError(f"w: got {type(w).__name__}, expected a numpy array of {self.dtype}")
-        _, (_, w) = backends.enter(self.backend, {"Phi": self.Phi, "w": w})
+        _, (_, w) = backends.choose_backend(self.backend, {"Phi": self.Phi, "w": w})
         if w.dtype != self.dtype:
             raise TypeError(
                 f"w: got {w.dtype}, expected {self.dtype} as Phi; "
@@ -316,12 +318,32 @@ class MSE:
             raise ValueError(
                 f"w: got shape {w.shape}, expected {(self.dimension,)}, one weight for each column of Phi"
             )
-        contiguous: Floats = self._run.contiguous(w)
+        contiguous: Floats = self._module.contiguous(w)
         return contiguous
 
 
-def own_rows(rows: Integers, size: int) -> Integers:
-    """A copy as int64, checked: another thread may change the caller's while the kernels read."""
+def is_least_squares(problem: Any) -> TypeGuard[MSE]:
+    """Whether loss and gradient are those of MSE; a class derived from it may override them."""
+    return isinstance(problem, MSE) and all(
+        getattr(type(problem), name) is getattr(MSE, name) and name not in vars(problem)
+        for name in ("loss", "gradient")
+    )
+
+
+def claimed(problem: Any, name: str) -> Any:
+    """What a problem says of its loss by the attribute ``name``, such as beta; None: nothing.
+
+    A class that overrides the loss or the gradient of MSE has another loss. MSE's numbers, which it
+    inherits, say nothing of that one; those that it overrides do.
+    """
+    value = getattr(type(problem), name, None)
+    if isinstance(problem, MSE) and not is_least_squares(problem) and value is getattr(MSE, name, None):
+        return None
+    return getattr(problem, name, None)
+
+
+def check_rows(rows: Integers, size: int) -> Integers:
+    """The indices, checked, as an int64 copy: another thread may change the caller's during the kernels."""
     if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "iu":
         got = rows.dtype if isinstance(rows, np.ndarray) else type(rows).__name__
         raise TypeError(f"rows: got {got}, expected a numpy array of integers")

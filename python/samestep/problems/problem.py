@@ -1,4 +1,4 @@
-"""What a problem is to those that minimize it."""
+"""The attributes that minimize() and the theory read of every problem."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .mse import Floats, Integers
 
 
 class Problem(Protocol):
-    """What minimize() asks of a problem; problems.MSE is one."""
+    """A loss L(w) of p weights, the mean or sum of N examples; problems.MSE is one."""
 
     @property
     def size(self) -> int:
@@ -22,10 +22,10 @@ class Problem(Protocol):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """float32 or float64."""
+        """Of the weights and the gradient: float32 or float64."""
 
     def loss(self, w: Floats) -> float:
-        """L(w), over all examples."""
+        """L(w) over all examples; w has shape (p,)."""
 
     def gradient(self, w: Floats, rows: Integers | None = None) -> Floats:
-        """The gradient of L at w, over a batch of examples or over all."""
+        """The gradient at w, shape (p,), over the examples ``rows``, int64 of shape (m,), or over all."""

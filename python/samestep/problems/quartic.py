@@ -1,4 +1,4 @@
-"""A convex function that is no quadratic: its curvature changes along the way, as a flow must follow."""
+"""A convex function that is no quadratic: its curvature changes along a path, which a flow must follow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .smooth import Smooth
 
 
 class Quartic(Smooth):
-    """L(w) = w1^4/4 + w1^2/2 + w2^2 + w1 w2/2, least at 0.
+    """L(w) = w1^4/4 + w1^2/2 + w2^2 + w1 w2/2, with its minimum 0 at w = 0.
 
     Example:
         >>> import numpy as np, samestep as ss

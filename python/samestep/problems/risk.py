@@ -1,4 +1,4 @@
-"""What training lowers and what it is meant to lower: the mean loss over seen and over unseen examples."""
+"""The mean loss over the examples of training, and over held-out examples."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from .mse import MSE, Floats
 
 
 def empirical_risk(problem: MSE, w: Floats) -> float:
-    """(1/N) sum_i (y_i - Phi_i w)^2 over the examples that w is fitted to, whatever the problem's scale.
+    """(1/N) sum_i (y_i - Phi_i w)^2 over the problem's examples, to which w is fitted, for every scale.
 
     Args:
         problem: the examples.
         w: the weights, shape (p,), the problem's dtype.
 
     Raises:
-        TypeError: another kind of problem.
+        TypeError: the problem is no problems.MSE, or w has another dtype.
+        ValueError: w has another shape.
 
     Source:
         The slides' supervised learning: w^ = argmin (1/N) sum_i l(G(x_i), g(x_i, w)).
@@ -28,19 +29,19 @@ def empirical_risk(problem: MSE, w: Floats) -> float:
         raise TypeError(
             f"problem: got {type(problem).__name__}, expected problems.MSE; another's risk is its loss(w)"
         )
-    return 2.0 * problem.loss(w) / (problem.c * problem.size)
+    return 2.0 * MSE.loss(problem, w) / (problem.c * problem.size)
 
 
 def test_risk(w: Floats, Phi: Floats, y: Floats) -> float:
-    """(1/N) sum_i (y_i - Phi_i w)^2 over held-out examples: an estimate of E l, the goal of training.
+    """(1/N) sum_i (y_i - Phi_i w)^2 over held-out examples: an estimate of the expected loss E l.
 
     Args:
         w: the weights, shape (p,).
-        Phi: the features of examples that w was not fitted to, shape (N, p), the dtype of w.
-        y: their targets, shape (N,).
+        Phi: the features of examples to which w was not fitted, shape (N, p), the dtype of w.
+        y: their targets, shape (N,), the dtype of w.
 
     Raises:
-        TypeError, ValueError: arrays that are no problem; see MSE.
+        TypeError, ValueError: as problems.MSE.
 
     Source:
         The slides' testing: argmin E l(G(x), g(x, w)).

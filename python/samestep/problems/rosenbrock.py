@@ -9,7 +9,7 @@ from .smooth import Smooth
 
 
 class Rosenbrock(Smooth):
-    """L(w) = (1 - w1)^2 + 100 (w2 - w1^2)^2, least at (1, 1), where it is 0.
+    """L(w) = (1 - w1)^2 + 100 (w2 - w1^2)^2, with its minimum 0 at w = (1, 1).
 
     Source:
         Rosenbrock (1960); Liquet, Moka and Nazarathy, Mathematical Engineering of Deep Learning.
@@ -30,7 +30,7 @@ class Rosenbrock(Smooth):
         """L(w); w has shape (2,), float64."""
         self._check_weights(w)
         x, y = w.tolist()
-        # Products, here and in the other formulas: where ** raises OverflowError, they are infinite.
+        # Products, here and in the other formulas: on overflow ** raises, and they are infinite.
         a, b = 1 - x, y - x * x
         return float(a * a + 100 * (b * b))
 

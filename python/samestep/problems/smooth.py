@@ -1,4 +1,4 @@
-"""What problems that are a formula share: a few weights, one type. The formulas have files of their own."""
+"""The base class of problems that are a formula in a few weights. Each formula has a file of its own."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .mse import Float64s, Floats, Integers
 
 
 class Smooth:
-    """A loss in so many weights, float64, with no data behind it: one example, which every batch is.
+    """A loss in ``dimension`` weights, float64, without data: N = 1, and every batch is the whole.
 
-    A subclass sets ``dimension`` and defines ``loss``, ``gradient`` and, where known, ``hessian``.
+    A subclass sets ``dimension`` and defines ``loss``, ``gradient`` and, if known, ``hessian``.
     """
 
     dimension: int
@@ -25,7 +25,7 @@ class Smooth:
         raise NotImplementedError
 
     def gradient(self, w: Floats, rows: Integers | None = None) -> Float64s:
-        """The gradient of L at w, a new array; ``rows`` are left out of account."""
+        """The gradient of L at w, a new array of shape (dimension,); ``rows`` has no effect."""
         raise NotImplementedError
 
     def _check_weights(self, w: Floats) -> None:
@@ -40,7 +40,7 @@ class Smooth:
 
 
 def finite(name: str, value: Any) -> float:
-    """The value as a float, or an error that names it."""
+    """``value`` as a float, if it is a finite number."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: got {type(value).__name__}, expected a number")
     if not np.isfinite(float(value)):

@@ -61,8 +61,8 @@ class Case(NamedTuple):
     def run(self, w: Array, grads: list[Array], hyper: str = "default", **options: Any) -> list[Array]:
         """The parameter and the states after a step with each gradient, from copies."""
         backend = _backend(options)
-        w = backend.place(w.copy())
-        placed = {id(g): backend.place(g) for g in grads}
+        w = backend.from_host(w.copy())
+        placed = {id(g): backend.from_host(g) for g in grads}
         optimizer = self.make(w, hyper, **options)
         for g in grads:
             optimizer.step(placed[id(g)])
@@ -116,12 +116,12 @@ class OptionProgram(NamedTuple):
         given, grads = inputs_of(self.inputs, self.size, 3, self.case.dtype)
         own_options, scale = OPTIONS[self.options]
         backend = _backend(options)
-        w = backend.place(given.copy())
+        w = backend.from_host(given.copy())
         optimizer = self.case.make(w, **own_options, **options)
         if "lr_decay" in optimizer.groups[0] and self.options == "all":
             optimizer.groups[0]["lr_decay"] = 0.5
         for g in grads:
-            optimizer.step(backend.place(g.copy()), scale=scale)
+            optimizer.step(backend.from_host(g.copy()), scale=scale)
         return [backend.to_host(a) for a in (w, *(states[0] for states in optimizer.state.values()))]
 
 
@@ -160,7 +160,7 @@ class SumProgram(NamedTuple):
         return f"sum {self.dtype} {self.size}"
 
     def run(self, **options: Any) -> list[Array]:
-        x = _backend(options).place(finite_values(self.size, self.dtype, 1))
+        x = _backend(options).from_host(finite_values(self.size, self.dtype, 1))
         pieces = [x[: self.size // 3], x[self.size // 3 :]]
         return [np.array([float(canonical_sum(x, **options)), global_norm(pieces, **options)])]
 
@@ -179,7 +179,7 @@ class BatchNormProgram(NamedTuple):
 
     def run(self, **options: Any) -> list[Array]:
         backend = _backend(options)
-        return [backend.to_host(a) for a in self._results(backend.place, options)]
+        return [backend.to_host(a) for a in self._results(backend.from_host, options)]
 
     def _results(self, place: Callable[[Array], Array], options: dict[str, Any]) -> list[Array]:
         channels = self.shape[0]
@@ -216,8 +216,8 @@ class MseProgram(NamedTuple):
         y = integer_values((rows,), 31, 3, 401, 200, 77.7, self.dtype)
         w = integer_values((columns,), 7, 1, 19, 9, 6.3, self.dtype)
         backend = _backend(options)
-        w = backend.place(w)
-        problem = MSE(backend.place(Phi), backend.place(y), **options)
+        w = backend.from_host(w)
+        problem = MSE(backend.from_host(Phi), backend.from_host(y), **options)
         if self.what == "residual":
             return [backend.to_host(problem.residual(w))]
         if self.what == "gradient":

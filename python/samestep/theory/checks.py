@@ -7,6 +7,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from ..problems.mse import claimed
+
 Method = Literal["sgd", "momentum", "heavy_ball", "nag", "nesterov", "look_ahead"]
 
 # The optimizer's family of every spelling of every method.
@@ -81,11 +83,11 @@ def check_function(name: str, value: Any) -> None:
 
 def known(problem: Any, name: str, argument: str = "problem") -> float:
     """A number of a problem, such as its beta, or a TypeError that says how to give it one."""
-    value = getattr(problem, name, None)
+    value = claimed(problem, name)
     if value is None:
         raise TypeError(
-            f"{argument}: got {_kind(problem)} without a {name}, expected a problem that knows its {name}, "
-            f"such as problems.MSE; pass problems.Function(..., {name}=...)"
+            f"{argument}: got {_kind(problem)} without a {name} of its own, expected a problem that knows "
+            f"its {name}, such as problems.MSE; pass problems.Function(..., {name}=...)"
         )
     check_number(f"{argument}.{name}", value)
     number = float(value)

@@ -8,7 +8,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ..optional import require
-from ..problems import MSE, Float64s, Floats
+from ..problems import Float64s, Floats
+from ..problems.mse import is_least_squares
 from .checks import check_function, check_positive, is_problem, known
 
 Method = Literal["exact", "power", "lanczos"]
@@ -56,7 +57,7 @@ def beta(problem_or_H: Any, method: Method = "exact", steps: int = 100) -> float
         raise ValueError(f"method: got {method!r}, expected one of {', '.join(map(repr, get_args(Method)))}")
     if steps < 1:
         raise ValueError(f"steps: got {steps}, expected 1 or more")
-    if isinstance(problem_or_H, MSE):
+    if is_least_squares(problem_or_H):
         if method == "exact":
             return problem_or_H.beta
         c, Phi = problem_or_H.c, problem_or_H.Phi.astype(np.float64)

@@ -12,7 +12,7 @@ from ..backends.reference.sampling import Sampler
 from ..optim.optimizer import Optimizer
 from ..optim.optimizers import NAG, SGD, Momentum
 from ..problems import Floats, Problem
-from ..problems.function import own_gradient
+from ..problems.function import check_returned_gradient
 from .checks import Method, check_method, check_problem
 
 PerStep = float | Callable[[int], float]
@@ -123,7 +123,7 @@ def run_until(
         i = sampler.draws(1, problem.size)
         values = {"lr": lr_of(k), "momentum": a_of(k), "momentum_next": a_of(k + 1)}
         group.update((name, value) for name, value in values.items() if name in group)
-        opt.step(own_gradient(problem.gradient(w, i), w))
+        opt.step(check_returned_gradient(problem.gradient(w, i), w))
         k += 1
     # NAG's w is the look-ahead point x + a_k v.
     return DeadlineRun(w - a_of(k) * v if ahead else w, v, k)

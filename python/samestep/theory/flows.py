@@ -21,8 +21,9 @@ import numpy as np
 from ..optim.optimizer import Optimizer
 from ..optim.optimizers import NAG, Momentum
 from ..optional import require
-from ..problems import MSE, Float64s, Floats
-from ..problems.function import own_gradient
+from ..problems import Float64s, Floats
+from ..problems.function import check_returned_gradient
+from ..problems.mse import is_least_squares
 from . import checks
 from .checks import check_method, check_momentum, check_positive, check_problem
 
@@ -91,7 +92,7 @@ def steps(
     v[...] = v0
     u, moves = [w - b * v], [v.copy()]
     for _ in range(count):
-        opt.step(own_gradient(problem.gradient(w), w))
+        opt.step(check_returned_gradient(problem.gradient(w), w))
         u.append(w - b * v)  # NAG holds the look-ahead point
         moves.append(v.copy())
     return Steps(np.array(u), np.array(moves))
@@ -223,7 +224,7 @@ def _modified_descent(
 
 
 def _hessian(problem: TwiceSmooth, u: Floats) -> Floats:
-    if isinstance(problem, MSE):
+    if is_least_squares(problem):
         return problem.hessian()  # the same everywhere
     if not callable(getattr(problem, "hessian", None)):
         raise TypeError(

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..problems import Float64s
+from ..problems.mse import claimed
 from .checks import Method, check_method, check_number, is_problem
 from .curvature import check_symmetric
 
@@ -138,7 +139,7 @@ def spectral_radius(family: Method, curvatures: Any, lr: float, momentum: float 
 
 
 def _eigenvalues(problem: Any, argument: str) -> Float64s:
-    found = getattr(problem, "eigenvalues", None)
+    found = claimed(problem, "eigenvalues")
     if found is None:
         raise TypeError(
             f"{argument}: got {type(problem).__name__} without eigenvalues, expected problems.MSE, or the "

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..problems import Float64s, Floats
+from ..problems.mse import claimed
 from .checks import check_not_negative, check_number, check_positive, is_problem, known
 from .curvature import check_symmetric
 
@@ -57,7 +58,7 @@ def pl_constant(problem: Any) -> float:
             f"problem: got {type(problem).__name__}, expected a problem such as problems.MSE; of a tangent "
             "kernel it is pl_star_constant"
         )
-    eigenvalues = getattr(problem, "eigenvalues", None)
+    eigenvalues = claimed(problem, "eigenvalues")
     if eigenvalues is None:
         mu = known(problem, "mu")
         if mu == 0.0:

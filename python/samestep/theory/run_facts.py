@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..problems import MSE, Float64s
+from ..problems.mse import claimed, is_least_squares
 from ..result import Result
 from .bound_check import Condition
 from .checks import known
@@ -46,9 +47,9 @@ class RunFacts:
         self.beta = known(problem, "beta")
         self.t = result.recorded
         self.unknown: dict[str, None] = {}  # a set that keeps the order in which bounds missed the numbers
-        self.quadratic = isinstance(problem, MSE)
+        self.quadratic = is_least_squares(problem)
         self.velocity = self._start_velocity()
-        if isinstance(problem, MSE):
+        if is_least_squares(problem):
             self._read_least_squares(problem)
         else:
             self._read_other_problem(problem)
@@ -82,12 +83,12 @@ class RunFacts:
         self.distance: float | None = _length(self.error[self.curvatures > 0.0])
 
     def _read_other_problem(self, problem: Any) -> None:
-        self.optimum = None if getattr(problem, "optimum", None) is None else float(problem.optimum)
-        self.mu = known(problem, "mu") if getattr(problem, "mu", None) is not None else None
+        self.optimum = None if claimed(problem, "optimum") is None else float(problem.optimum)
+        self.mu = None if claimed(problem, "mu") is None else known(problem, "mu")
         self._read_losses(0.0 if self.optimum is None else abs(self.optimum), abs(self.result.losses[0]))
         # The loss may be the mean of `size` halves, whose sum overflows 2 size times earlier.
         self.largest = float(np.finfo(problem.dtype).max) / (2.0 * problem.size)
-        minimizer = getattr(problem, "minimizer", None)
+        minimizer = claimed(problem, "minimizer")
         w_star = minimizer() if callable(minimizer) else minimizer
         self.distance = None
         if w_star is not None:

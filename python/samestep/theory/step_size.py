@@ -8,7 +8,7 @@ from math import inf, sqrt
 from typing import Any
 
 from ..optim.optimizer import Optimizer
-from ..problems import MSE
+from ..problems.mse import is_least_squares
 from .checks import known
 from .edges import heavy_ball_edge, look_ahead_edge, sgd_edge
 from .plain import plain_hyper
@@ -211,7 +211,7 @@ def check_step_size(problem: Any, optimizer: Optimizer, batch_size: int | None =
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"optimizer: got {type(optimizer).__name__}, expected an optimizer such as ss.SGD")
     beta = known(problem, "beta")
-    quadratic, batches = isinstance(problem, MSE), batch_size is not None
+    quadratic, batches = is_least_squares(problem), batch_size is not None
     if batch_size is not None:
         if batch_size < 1:
             raise ValueError(f"batch_size: got {batch_size}, expected 1 or more, or None")

@@ -14,8 +14,8 @@ from ..backends import cpu
 from ..layers import batchnorm as kernels
 from .tensors import as_array
 
-STORED = (torch.float16, torch.bfloat16)  # read and written in 16 bits, computed in float32
-TYPES = (torch.float32, torch.float64, *STORED)
+HALVES = (torch.float16, torch.bfloat16)  # read and written in 16 bits, computed in float32
+TYPES = (torch.float32, torch.float64, *HALVES)
 
 
 def batch_norm(
@@ -30,24 +30,29 @@ def batch_norm(
     *,
     relu: bool = False,
 ) -> Tensor:
-    """``torch.nn.functional.batch_norm``, then a ReLU if asked for.
+    """``torch.nn.functional.batch_norm``, with an optional ReLU in the same pass.
 
-    The formulas are those of ``samestep.batchnorm_forward`` and ``samestep.batchnorm_inference``. The
-    result has the layout of ``input`` where its channels come first or last, else it is contiguous. 16-bit
-    inputs are computed in float32 and rounded once, to nearest even.
+    The formulas are those of ``samestep.batchnorm_forward`` (training) and ``samestep.batchnorm_inference``.
+    The result has the layout of ``input`` if that is contiguous or channels_last; else it is contiguous.
+    16-bit inputs are computed in float32 and rounded once, to nearest even.
 
     Args:
         input: (N, C) or (N, C, ...), a CPU tensor; float32, float64, float16 or bfloat16.
-        running_mean, running_var: (C,); updated in place in training unless None, used otherwise.
-        weight, bias: (C,); None: ones and zeros. Of the type of ``input``; float32 is also taken for 16 bits.
-        training: whether to normalise by the batch.
-        momentum: share of the new batch in the running statistics.
+        running_mean, running_var: (C,). In training they are updated in place, unless None; else they are the
+            statistics to normalise by.
+        weight, bias: (C,), the dtype of ``input``, or float32 for a 16-bit input; None: ones and zeros.
+        training: whether to normalise by the statistics of the batch.
+        momentum: the share of the new batch in the running statistics.
         eps: added to the variance.
         relu: whether a ReLU follows: ``y <= 0`` becomes +0, NaN passes.
 
+    Returns:
+        A tensor with the shape and dtype of ``input``, for autograd.
+
     Raises:
-        TypeError, ValueError: an argument does not fit; nothing has been written.
-        NotImplementedError: the tensors are not on the CPU.
+        TypeError: an argument has another type or dtype.
+        ValueError: an argument has another shape or range. In both cases nothing has been written.
+        NotImplementedError: a tensor is not on the CPU.
 
     Source:
         Ioffe & Szegedy (2015), alg. 1 and 2; the arguments are PyTorch's.
@@ -87,7 +92,7 @@ def batch_norm(
 
 
 def _check(input: Tensor, per_channel: dict[str, Tensor | None]) -> None:
-    """Raises under torch's names where the kernels would under their own."""
+    """Raises with torch's names of the arguments; those of ``samestep.batchnorm_forward`` differ."""
     if input.dtype not in TYPES:
         raise TypeError(f"input: got {input.dtype}, expected one of {', '.join(map(str, TYPES))}")
     if input.dim() < 2:
@@ -104,17 +109,17 @@ def _check(input: Tensor, per_channel: dict[str, Tensor | None]) -> None:
 
 
 def _compute_type(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype in STORED else dtype
+    return torch.float32 if dtype in HALVES else dtype
 
 
-def _walkable(x: Tensor) -> Tensor:
-    """``x`` in its compute type, laid out as kernels walk it: channels first or last, no gaps."""
+def _in_kernel_layout(x: Tensor) -> Tensor:
+    """``x`` in its compute type and in a layout of the kernels: contiguous or channels_last."""
     x = x.detach().resolve_neg().to(_compute_type(x.dtype))
     return x if x.is_contiguous() or x.movedim(1, -1).is_contiguous() else x.contiguous()
 
 
 def _like(grad: Tensor, x: Tensor) -> Tensor:
-    """The gradient in the type and layout of ``x``."""
+    """The gradient in the dtype and layout of ``x``."""
     grad = grad.detach().resolve_neg()
     if grad.dtype == x.dtype and grad.stride() == x.stride():
         return grad
@@ -122,10 +127,11 @@ def _like(grad: Tensor, x: Tensor) -> Tensor:
 
 
 def _per_channel(values: Tensor | None, x: Tensor, default: float) -> Tensor:
+    """The (C,) tensor in its compute type, contiguous; for None one that is filled with the default."""
     if values is None:
         return x.new_full((x.shape[1],), default)
     values = values.detach().resolve_neg()
-    return (values.to(_compute_type(values.dtype)) if values.dtype in STORED else values).contiguous()
+    return (values.to(_compute_type(values.dtype)) if values.dtype in HALVES else values).contiguous()
 
 
 class _Training(torch.autograd.Function):
@@ -141,7 +147,7 @@ class _Training(torch.autograd.Function):
         eps: float,
         relu: bool,
     ) -> Tensor:
-        x = _walkable(input)
+        x = _in_kernel_layout(input)
         gamma, beta = _per_channel(weight, x, 1.0), _per_channel(bias, x, 0.0)
         y = torch.empty_like(x)
         stored = [] if running_mean is None or running_var is None else [running_mean, running_var]
@@ -168,7 +174,7 @@ class _Training(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, weight, bias, mean, inv = ctx.saved_tensors
-        x = _walkable(input)
+        x = _in_kernel_layout(input)
         gamma, beta = _per_channel(weight, x, 1.0), _per_channel(bias, x, 0.0)
         dx = torch.empty_like(x)
         arrays = (as_array(t) for t in (_like(grad, x), x, gamma, beta, mean, inv))
@@ -188,7 +194,7 @@ class _Inference(torch.autograd.Function):
         eps: float,
         relu: bool,
     ) -> Tensor:
-        x = _walkable(input)
+        x = _in_kernel_layout(input)
         channels = _channels_of_inference(x, weight, bias, running_mean, running_var)
         y = torch.empty_like(x)
         kernels.batchnorm_inference(as_array(x), *channels, eps=eps, relu=relu, out=as_array(y))
@@ -200,7 +206,7 @@ class _Inference(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, weight, bias, running_mean, running_var = ctx.saved_tensors
-        x = _walkable(input)
+        x = _in_kernel_layout(input)
         channels = _channels_of_inference(x, weight, bias, running_mean, running_var)
         dx = torch.empty_like(x)
         _, dgamma, dbeta = kernels.batchnorm_inference_backward(
@@ -227,9 +233,9 @@ def _gradients(
 
 
 class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
-    """What the three share: ``relu`` beside torch's arguments, and the forward pass."""
+    """The base of the three layers: torch's, with the argument ``relu`` and the kernels' forward pass."""
 
-    relu = False  # of a layer whose class was set, or that was pickled before it had one
+    relu = False  # for torch's layers whose __class__ was set, and for pickles without the attribute
 
     def __init__(self, *args: Any, relu: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -242,7 +248,7 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         momentum = 0.0 if self.momentum is None else self.momentum
         batches = self.num_batches_tracked if tracking else None
         if batches is not None and self.momentum is None:
-            momentum = 1.0 / (int(batches) + 1)  # the plain average of all batches so far
+            momentum = 1.0 / (int(batches) + 1)  # makes the plain average of all batches so far
         use_running = tracking or not self.training
         y = batch_norm(
             input,
@@ -268,9 +274,10 @@ class BatchNorm1d(_BatchNorm, torch.nn.BatchNorm1d):
     """``torch.nn.BatchNorm1d`` on the package's kernels: (N, C) or (N, C, L).
 
     Args:
-        relu: whether a ReLU follows, fused into both passes. All others are torch's, in its order.
+        relu: whether a ReLU follows, in the same pass. The other arguments are torch's, in its order.
 
-    State dicts load from and into torch's layer. See ``batch_norm`` for formulas, types and errors.
+    State dicts of this layer and of torch's can be exchanged. See ``batch_norm`` for formulas, dtypes and
+    errors.
 
     Example:
         >>> import torch, samestep.torch

@@ -1,22 +1,23 @@
-"""The GPU backend: csrc/gpu/kernels.cu, compiled for the GPU at hand and launched through CuPy.
+"""The GPU backend: csrc/gpu/kernels.cu, compiled for the current GPU and launched through CuPy.
 
-Nothing here imports CuPy before an array on a GPU, or ``backend="cuda"``, asks for it. Kernels run on
-CuPy's current stream and nothing waits for them; what returns a Python float does wait. Arrays of other
-libraries come by DLPack, which makes that stream wait for theirs. What their library does with them next
-it must order itself: on CUDA's default stream, where both work unless told otherwise, it is in order.
+CuPy is imported when the first array on a GPU, or ``backend="cuda"``, needs it. Kernels run on CuPy's current
+stream. Functions return before their kernels have run, but for those that return a Python float. Arrays of
+other libraries come by DLPack, which makes CuPy's stream wait for the library's. The other way round nothing
+waits: the library's later work on these arrays is ordered after the kernels only if both use the same stream,
+as they do by default.
 """
 
 from ..cpu import rules
 from .arrays import (
     assign,
     contiguous,
+    cupy_views,
     empty,
     empty_like,
-    frozen,
+    from_host,
     gradient_views,
-    place,
+    read_only_copy,
     to_host,
-    views,
     zeros_like,
 )
 from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference, update_running
@@ -36,17 +37,17 @@ __all__ = [
     "canonical_sum",
     "check_options",
     "contiguous",
+    "cupy_views",
     "device_name",
     "empty",
     "empty_like",
-    "frozen",
+    "from_host",
     "global_norm",
     "gradient_views",
-    "place",
+    "read_only_copy",
     "rules",
     "to_host",
     "update_running",
-    "views",
     "why_not",
     "zeros_like",
 ]

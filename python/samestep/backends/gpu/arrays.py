@@ -1,4 +1,4 @@
-"""Arrays on a GPU: CuPy's views of those of other libraries, and memory of its own."""
+"""Arrays on a GPU: CuPy's views of other libraries' arrays, and new memory."""
 
 from __future__ import annotations
 
@@ -10,21 +10,30 @@ from ..arrays import Array, lives_on_gpu
 from .device import get_cupy
 
 
-def views(named: Mapping[str, Any], written: frozenset[str]) -> list[Any]:
-    """CuPy's views of arrays that are on one GPU, whatever library they come from; None stays None."""
-    out = [None if a is None else _view(name, a, name in written) for name, a in named.items()]
-    first, where = "", None
-    for name, a in zip(named, out, strict=True):
+def cupy_views(named: Mapping[str, Any], written: frozenset[str]) -> list[Any]:
+    """CuPy's views of arrays of any library, which must all be on one GPU; None stays None.
+
+    Args:
+        named: the arrays by name.
+        written: the names of those that are to be written.
+
+    Raises:
+        ValueError: arrays on different GPUs, or a read-only array that is to be written.
+        TypeError: an array that is not on a GPU, or whose library does not share the memory.
+    """
+    found = [None if a is None else _view(name, a, name in written) for name, a in named.items()]
+    first, device = "", None
+    for name, a in zip(named, found, strict=True):
         if a is None:
             continue
-        if where is None:
-            first, where = name, a.device.id
-        elif a.device.id != where:
+        if device is None:
+            first, device = name, a.device.id
+        elif a.device.id != device:
             raise ValueError(
-                f"{name}: lives on GPU {a.device.id}, expected GPU {where} as {first}; move it there with "
-                f"cupy.asarray under `with cupy.cuda.Device({where}):`"
+                f"{name}: lives on GPU {a.device.id}, expected GPU {device} as {first}; move it there with "
+                f"cupy.asarray under `with cupy.cuda.Device({device}):`"
             )
-    return out
+    return found
 
 
 def _view(name: str, a: Any, written: bool) -> Any:
@@ -38,18 +47,18 @@ def _view(name: str, a: Any, written: bool) -> Any:
             f"for example with cupy.asarray({name})"
         )
     try:
-        view, may_write = _shared(a, written)
-    except _CANNOT_SHARE as error:
+        view, is_allowed = _share(a, written)
+    except _SHARING_ERRORS as error:
         raise TypeError(
             f"{name}: got {kind}, whose memory cannot be shared ({error}); pass a float32 or float64 array "
             f"that takes no part in automatic differentiation, for torch {name}.detach()"
         ) from error
-    if not may_write:
+    if not is_allowed:
         raise ValueError(f"{name}: the array is read-only; pass a writeable one, such as cupy.array({name})")
     return view
 
 
-_CANNOT_SHARE = (AttributeError, BufferError, RuntimeError, TypeError, ValueError)
+_SHARING_ERRORS = (AttributeError, BufferError, RuntimeError, TypeError, ValueError)
 _READ_ONLY, _IS_COPIED = 1, 2  # flags of DLPack
 _is_capsule = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(
     ("PyCapsule_IsValid", ctypes.pythonapi)
@@ -60,11 +69,13 @@ _pointer_in = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char
 
 
 class _Export:
-    """Another library's array on its way through cupy.from_dlpack, which does not look at the flags."""
+    """Hands another library's array to cupy.from_dlpack, and keeps DLPack's flags, which that ignores."""
 
     def __init__(self, a: Any) -> None:
         self._a = a
-        self.flags = 0  # versions of DLPack before 1 have none: they refuse what is read-only
+        self.flags = (
+            0  # before version 1 DLPack has no flags, and libraries refuse to export read-only arrays
+        )
 
     def __dlpack_device__(self) -> tuple[int, int]:
         device: tuple[int, int] = self._a.__dlpack_device__()
@@ -72,23 +83,25 @@ class _Export:
 
     def __dlpack__(self, **how: Any) -> Any:
         capsule, name = self._a.__dlpack__(**how), b"dltensor_versioned"
-        if _is_capsule(capsule, name):  # two numbers of the version, two pointers, the flags
+        if _is_capsule(
+            capsule, name
+        ):  # DLManagedTensorVersioned: a version of 8 bytes, 2 pointers, the flags
             self.flags = ctypes.c_uint64.from_address(_pointer_in(capsule, name) + 24).value
         return capsule
 
 
-def _shared(a: Any, written: bool) -> tuple[Any, bool]:
-    """CuPy's view of another library's array, and whether it may be used so.
+def _share(a: Any, written: bool) -> tuple[Any, bool]:
+    """CuPy's view of another library's array, and whether it may be used: read-only memory is not written.
 
-    By DLPack, which has CuPy's current stream wait for the library's, or by the CUDA array interface. An
-    array whose library names no stream there has its GPU waited for.
+    DLPack comes first: it makes CuPy's current stream wait for the library's. Else the CUDA array interface
+    is used; before its version 3 it names no stream to wait for, and so the whole GPU is waited for.
     """
     cupy, error = get_cupy(), None
     if hasattr(type(a), "__dlpack__"):
         export = _Export(a)
         try:
             view = cupy.from_dlpack(export)
-        except _CANNOT_SHARE as raised:  # it may be read-only, or on a stream that it cannot name
+        except _SHARING_ERRORS as raised:  # the array is read-only, or the library cannot name its stream
             error = raised
         else:
             if not written:
@@ -99,7 +112,7 @@ def _shared(a: Any, written: bool) -> tuple[Any, bool]:
     try:
         interface = a.__cuda_array_interface__
         view = cupy.asarray(a)
-    except _CANNOT_SHARE as raised:
+    except _SHARING_ERRORS as raised:
         raise (error or raised) from None
     if interface.get("version", 0) < 3:
         view.device.synchronize()
@@ -107,22 +120,22 @@ def _shared(a: Any, written: bool) -> tuple[Any, bool]:
 
 
 def _is_read_only(a: Any) -> bool:
-    """Whether the CUDA array interface says so: libraries with a DLPack before 1 may leave it at that."""
+    """Whether the CUDA array interface calls it read-only, which DLPack before version 1 cannot say."""
     try:
         return bool(a.__cuda_array_interface__["data"][1])
-    except _CANNOT_SHARE:
+    except _SHARING_ERRORS:
         return False
 
 
 def gradient_views(grads: Sequence[Any], w: Any) -> list[Any]:
-    """CuPy's views of gradients of whatever library, as seen from where ``w`` is; None stays None."""
+    """CuPy's views of gradients of any library, on the device of ``w``; None stays None."""
     kind = get_cupy().ndarray
     with w.device:
         return [g if g is None or isinstance(g, kind) else gradient_view(g) for g in grads]
 
 
 def gradient_view(g: Any) -> Any:
-    """CuPy's view of another library's gradient; what has none is left to whoever says what is wrong."""
+    """CuPy's view of another library's gradient; without one ``g``, which the check of gradients refuses."""
     try:
         return _view("grads", g, False)
     except TypeError:
@@ -130,20 +143,20 @@ def gradient_view(g: Any) -> Any:
 
 
 def zeros_like(a: Any, dtype: Any = None) -> Any:
-    """Zeros with the layout of ``a``, where it is, and with its dtype if none is given."""
+    """Zeros with the layout of ``a``, on its device, and with its dtype if none is given."""
     with a.device:
         return get_cupy().zeros_like(a, dtype)
 
 
 def empty_like(a: Any) -> Any:
-    """Memory with the layout of ``a``, where it is."""
+    """Memory with the layout of ``a``, on its device."""
     with a.device:
         return get_cupy().empty_like(a)
 
 
-def empty(n: int, dtype: Any, beside: Any) -> Any:
-    """Memory for n values, where ``beside`` is."""
-    with beside.device:
+def empty(n: int, dtype: Any, like: Any) -> Any:
+    """Memory for n values, on the device of ``like``."""
+    with like.device:
         return get_cupy().empty(n, dtype)
 
 
@@ -153,24 +166,24 @@ def contiguous(a: Any) -> Any:
         return a if a.flags.c_contiguous else a.copy()
 
 
-def frozen(a: Any) -> Any:
-    """A copy in C order; a GPU knows no read-only memory."""
+def read_only_copy(a: Any) -> Any:
+    """A copy in C order; a GPU has no read-only memory."""
     with a.device:
         return a.copy()
 
 
-def place(a: Array) -> Any:
+def from_host(a: Array) -> Any:
     """A copy of a NumPy array on the current GPU."""
     return get_cupy().asarray(a)
 
 
 def to_host(a: Any) -> Array:
-    """A copy in main memory; waits for what is under way."""
+    """A copy in main memory, made when all kernels before it have run."""
     host: Array = a.get()
     return host
 
 
 def assign(to: Any, values: Any) -> None:
-    """Overwrites an array with values in main memory, or with one number."""
+    """Overwrites an array with the values of a NumPy array, or with one number."""
     with to.device:
         to[...] = get_cupy().asarray(values)

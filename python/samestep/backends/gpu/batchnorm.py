@@ -1,4 +1,9 @@
-"""Batch norm on a GPU: sums by blocks, what they give for each channel, and that applied to every value."""
+"""Batch norm on a GPU: launches the kernels of csrc/gpu/. The formulas are in reference/batchnorm.py.
+
+A pass in training takes three kernels: ``add_blocks`` sums the values of blocks, ``finish`` forms each
+    channel's
+coefficients from these sums, and ``apply`` computes every value of the result.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +31,8 @@ from .kernels import (
 from .sums import pair
 
 
-def _norm(x: Any, sizes: Sizes, channels_last: bool, **values: Any) -> NDArray[Any]:
+def _kernel_argument(x: Any, sizes: Sizes, channels_last: bool, **values: Any) -> NDArray[Any]:
+    """The struct that all kernels of a pass read."""
     N, C, S = sizes
     return struct_of(
         BATCHNORM,
@@ -40,17 +46,17 @@ def _norm(x: Any, sizes: Sizes, channels_last: bool, **values: Any) -> NDArray[A
     )
 
 
-def _apply(direction: str, x: Any, argument: NDArray[Any]) -> None:
+def _launch_apply(direction: str, x: Any, argument: NDArray[Any]) -> None:
     run_kernel("BATCHNORM_KERNELS()", f"apply_{direction}_{x.dtype}", ceil_div(x.size, ITEM), argument)
 
 
-def _statistics_then_apply(direction: str, x: Any, sizes: Sizes, channels_last: bool, **values: Any) -> None:
+def _launch_training_pass(direction: str, x: Any, sizes: Sizes, channels_last: bool, **values: Any) -> None:
     cupy = get_cupy()
     N, C, S = sizes
     blocks = ceil_div(N * S, SUM_BLOCK)
     coefficients = cupy.empty(BATCHNORM_COEFFICIENTS * C, x.dtype)
     sums = cupy.empty(2 * blocks * C, np.float64)
-    argument = _norm(x, sizes, channels_last, coefficients=coefficients, sums=sums, **values)
+    argument = _kernel_argument(x, sizes, channels_last, coefficients=coefficients, sums=sums, **values)
     tiles = ceil_div(C, TILE)
     grid = tiles * blocks if channels_last else warps(C * blocks)
     run_kernel("BATCHNORM_KERNELS()", f"add_blocks_{direction}_{x.dtype}", grid, argument)
@@ -59,7 +65,7 @@ def _statistics_then_apply(direction: str, x: Any, sizes: Sizes, channels_last: 
     run_kernel(
         "BATCHNORM_KERNELS()", f"finish_{direction}_{x.dtype}", tiles if channels_last else C, argument
     )
-    _apply(direction, x, argument)
+    _launch_apply(direction, x, argument)
 
 
 def batchnorm_forward(
@@ -79,7 +85,7 @@ def batchnorm_forward(
     values = {"gamma": gamma, "beta": beta, "out": out, "mean": mean, "inv": inv, "mean64": mean64}
     with x.device:
         direction = "forward_relu" if relu else "forward"
-        _statistics_then_apply(direction, x, sizes, channels_last, **values, var64=var64, eps=eps)
+        _launch_training_pass(direction, x, sizes, channels_last, **values, var64=var64, eps=eps)
 
 
 def batchnorm_backward(
@@ -99,7 +105,7 @@ def batchnorm_backward(
     values = {"dy": dy, "gamma": gamma, "beta": beta, "mean": mean, "inv": inv, "out": out}
     with x.device:
         direction = "backward_relu" if relu else "backward"
-        _statistics_then_apply(direction, x, sizes, channels_last, **values, dgamma=dgamma, dbeta=dbeta)
+        _launch_training_pass(direction, x, sizes, channels_last, **values, dgamma=dgamma, dbeta=dbeta)
 
 
 def batchnorm_inference(
@@ -118,10 +124,10 @@ def batchnorm_inference(
     direction = "inference_relu" if relu else "inference"
     with x.device:
         coefficients = get_cupy().empty(BATCHNORM_COEFFICIENTS * sizes[1], x.dtype)
-        argument = _norm(x, sizes, channels_last, coefficients=coefficients, **values, eps=eps)
+        argument = _kernel_argument(x, sizes, channels_last, coefficients=coefficients, **values, eps=eps)
         grid = threads(sizes[1])
         run_kernel("BATCHNORM_KERNELS()", f"prepare_{direction}_{x.dtype}", grid, argument)
-        _apply(direction, x, argument)
+        _launch_apply(direction, x, argument)
 
 
 def update_running(

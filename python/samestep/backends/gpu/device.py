@@ -1,4 +1,4 @@
-"""CuPy and the GPU at hand, looked for when they are first asked for."""
+"""CuPy and the current GPU, looked for at the first use."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ _is_forked = False
 
 @functools.cache
 def get_cupy() -> Any:
+    """The module cupy, once it has found a GPU.
+
+    Raises:
+        ImportError: CuPy is not installed.
+        RuntimeError: there is no GPU, or the process was forked from one that had used it.
+    """
     if _is_forked:
         raise RuntimeError(
             "backend='cuda': this process was forked from one that had used the GPU, and CUDA does not work "
@@ -39,7 +45,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def why_not() -> str | None:
-    """Why there is no GPU to run on; None if there is one."""
+    """Why no GPU can be used, in words for the user; None if one can."""
     try:
         get_cupy()
     except (ImportError, RuntimeError) as error:
@@ -48,7 +54,7 @@ def why_not() -> str | None:
 
 
 def device_name() -> str:
-    """Of the current GPU, such as "NVIDIA H200"."""
+    """The name of the current GPU, such as "NVIDIA H200"."""
     cupy = get_cupy()
     name: bytes = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"]
     return name.decode()

@@ -1,4 +1,4 @@
-"""Mean squared error on a GPU: residuals, gradient and loss."""
+"""The mean squared error on a GPU. The formulas are in reference/mse.py."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .sums import pair, sum_terms
 
 
 class Mse:
-    """The same face as ``_core.Mse``."""
+    """As ``face.Mse``."""
 
     def __init__(self, Phi: Any, y: Any, factor: float, per_row: bool) -> None:
         self._Phi = Phi
-        self._rows, self._columns = Phi.shape  # it can be set later
+        self._rows, self._columns = Phi.shape  # as bound: the array's own shape can be set later
         self._y = y
         self._factor = factor
         self._per_row = per_row
 
     def evaluate(self, w: Any, rows: NDArray[np.int64] | None, r: Any | None, g: Any | None) -> Any:
-        """Writes residuals and gradient where they are wanted; where neither is, returns the loss."""
+        """Writes residuals to r and the gradient to g, each unless None; returns the loss if both are."""
         cupy = get_cupy()
         Phi = self._Phi
         with Phi.device:

@@ -1,4 +1,4 @@
-"""Sums in the canonical order, on a GPU."""
+"""Sums in the canonical order on a GPU. The order is that of reference/sums.py."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ from .kernels import (
 
 
 def pair(sums: Any, sets: int, n: int, width: int, at_most: int = 1) -> tuple[int, int]:
-    """Pairs n rows of sums in each set until `at_most` are left; returns how many, how many rows apart."""
+    """Adds n rows of ``width`` sums in each set in pairs, level by level, until ``at_most`` rows are left.
+
+    Returns:
+        The number of rows that are left, and how many rows lie from one of them to the next.
+    """
     apart, set_stride = 1, n * width
     while n > at_most:
         runs = ceil_div(n, PAIRED_ROWS)
@@ -36,6 +40,7 @@ def pair(sums: Any, sets: int, n: int, width: int, at_most: int = 1) -> tuple[in
 
 
 def sum_terms(terms: str, x: Any, outer: int, n: int, inner: int) -> Any:
+    """The sums over n of the "values" or "squares" of x seen as (outer, n, inner): shape (outer*inner,)."""
     cupy = get_cupy()
     blocks = ceil_div(n, SUM_BLOCK)
     if outer * blocks * inner == 0:
@@ -52,13 +57,13 @@ def sum_terms(terms: str, x: Any, outer: int, n: int, inner: int) -> Any:
 
 
 def canonical_sum(x: Any, outer: int, n: int, inner: int) -> Any:
-    """x as (outer, n, inner): the sums over n, on the GPU."""
+    """The sums over n of x seen as (outer, n, inner), on its GPU."""
     with x.device:
         return sum_terms("values", x, outer, n, inner)
 
 
 def global_norm(arrays: Sequence[Any]) -> float:
-    """The root of the sum of all squares; waits for it."""
+    """The root of the sum of all squares; returns when it is known."""
     if not arrays:
         return 0.0
     with arrays[0].device:

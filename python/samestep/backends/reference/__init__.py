@@ -1,10 +1,20 @@
 """The NumPy twin of the C++ core, file by file: the specification that the kernels equal bit for bit.
 
-It uses ``+ - * /``, ``sqrt``, ``where`` and casts, nothing whose bits NumPy may change. It is also
-a backend: ``backend="reference"`` runs a whole training in it.
+It uses only ``+ - * /``, ``sqrt``, comparisons, ``where`` and casts, whose bits no version of NumPy changes.
+It is also a backend: with ``backend="reference"`` a whole training runs in it.
 """
 
-from ..arrays import assign, contiguous, empty, empty_like, frozen, gradient_views, place, to_host, zeros_like
+from ..arrays import (
+    assign,
+    contiguous,
+    empty,
+    empty_like,
+    from_host,
+    gradient_views,
+    read_only_copy,
+    to_host,
+    zeros_like,
+)
 from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference, update_running
 from .mse import Mse
 from .plan import Plan
@@ -22,11 +32,11 @@ __all__ = [
     "contiguous",
     "empty",
     "empty_like",
-    "frozen",
+    "from_host",
     "global_norm",
     "gradient_views",
-    "place",
     "power",
+    "read_only_copy",
     "rules",
     "to_host",
     "update_running",

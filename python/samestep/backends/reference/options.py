@@ -31,7 +31,7 @@ def prepare_gradient(
     g: Array, w: Array, T: Any, scale: float, weight_decay: float, options: Options
 ) -> Array:
     """The gradient that the rule sees; ``weight_decay`` is the coupled one."""
-    clip = T(np.inf if options.clip_value is None else options.clip_value)
+    clip = T(float("inf") if options.clip_value is None else options.clip_value)
     g = T(-scale if options.maximize else scale) * g
     g = np.where(g > clip, clip, g)
     g = np.where(g < -clip, -clip, g)

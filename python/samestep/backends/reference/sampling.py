@@ -1,4 +1,4 @@
-"""Which examples a step sees: the same draws from the same seed, on every machine and for ever."""
+"""The rows of a batch: the same draws from the same seed, on every machine and for ever."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy.typing as npt
 _LARGEST = np.uint64(2**64 - 1)
 
 
-def _whole(name: str, value: int) -> int:
+def _check_integer(name: str, value: int) -> int:
     """The value as Python's int, which never overflows."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name}: got {type(value).__name__}, expected an integer")
@@ -18,20 +18,21 @@ def _whole(name: str, value: int) -> int:
 class Sampler:
     """Uniform integers from a counter-based generator.
 
-    NumPy promises the raw words of its Philox, but not what its Generator makes of them; so the way
-    from word to draw is fixed here, simply enough to be repeated in any language:
+    NumPy promises the raw words of its Philox, but not the draws that its Generator makes of them. So the
+    step from words to draws is fixed here, and is simple enough for any language:
 
     * Word i = 0, 1, ... is element i mod 4 of Philox4x64-10 at counter (i div 4 + 1, 0, 0, 0) with
       key (seed, 0).
-    * A draw from {0..n-1} takes words until one is below 2^64 - (2^64 mod n), and is that word mod n.
-      The words above would favour the small numbers and are thrown away.
-    * Every draw goes on where the last one stopped; n = 1 uses up a word like any other n.
+    * A draw from {0..n-1} reads words until one is below 2^64 - (2^64 mod n). The draw is that word mod n.
+      The words above are skipped, since they would make small numbers more likely.
+    * Every draw continues after the last word of the draw before; n = 1 uses up a word like any other n.
 
     Args:
         seed: 0 to 2^64 - 1.
 
     Raises:
-        TypeError, ValueError: another seed.
+        TypeError: the seed is no integer.
+        ValueError: the seed is out of range.
 
     Source:
         Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (2011), for Philox.
@@ -46,31 +47,35 @@ class Sampler:
     """
 
     def __init__(self, seed: int) -> None:
-        seed = _whole("seed", seed)
+        seed = _check_integer("seed", seed)
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed: got {seed}, expected 0 to 2^64 - 1")
         self._philox = np.random.Philox(key=seed)
 
     def shuffle(self, n: int) -> npt.NDArray[np.int64]:
-        """A permutation of 0..n-1, each equally likely.
+        """A permutation of 0..n-1; all permutations are equally likely.
 
-        Fisher and Yates: for i = n-1 down to 1, swap elements i and j, j drawn from {0..i}.
+        For i = n-1 down to 1, elements i and j are swapped, with j drawn from {0..i}.
 
         Args:
-            n: how many, 0 or more.
+            n: the length, 0 or more.
 
         Returns:
             shape (n,), int64.
 
         Raises:
-            TypeError, ValueError: another n.
+            TypeError: n is no integer.
+            ValueError: n is negative.
+
+        Source:
+            Durstenfeld, Algorithm 235 (1964): the shuffle of Fisher and Yates.
 
         Example:
             >>> from samestep.backends.reference.sampling import Sampler
             >>> sorted(Sampler(seed=7).shuffle(4).tolist())
             [0, 1, 2, 3]
         """
-        n = _whole("n", n)
+        n = _check_integer("n", n)
         if n < 0:
             raise ValueError(f"n: got {n}, expected 0 or more")
         order = list(range(n))
@@ -80,24 +85,25 @@ class Sampler:
         return np.array(order, dtype=np.int64)
 
     def draws(self, m: int, n: int) -> npt.NDArray[np.int64]:
-        """m independent draws from {0..n-1}, each value equally likely each time.
+        """m independent draws from {0..n-1}; all values are equally likely.
 
         Args:
-            m: how many, 0 or more.
-            n: from how many, 1 to 2^63 - 1.
+            m: the number of draws, 0 or more.
+            n: the number of values, 1 to 2^63 - 1.
 
         Returns:
             shape (m,), int64.
 
         Raises:
-            TypeError, ValueError: other numbers.
+            TypeError: m or n is no integer.
+            ValueError: m or n is out of range.
 
         Example:
             >>> from samestep.backends.reference.sampling import Sampler
             >>> Sampler(seed=7).draws(3, 1)
             array([0, 0, 0])
         """
-        m, n = _whole("m", m), _whole("n", n)
+        m, n = _check_integer("m", m), _check_integer("n", n)
         if m < 0:
             raise ValueError(f"m: got {m}, expected 0 or more")
         if not 1 <= n < 2**63:
@@ -105,8 +111,8 @@ class Sampler:
         return self._draw(np.full(m, n, dtype=np.uint64))
 
     def _draw(self, n: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-        """Draw k from {0..n[k]-1}, for k = 0, 1, ... in turn."""
-        # 2^64 mod n, without the 2^64 that 64 bits cannot hold.
+        """For k = 0, 1, ... in this order a draw from {0..n[k]-1}."""
+        # excess = 2^64 mod n; 64 bits cannot hold 2^64 itself.
         excess = (_LARGEST % n + np.uint64(1)) % n
         largest_accepted = _LARGEST - excess
         words = self._words(len(n))

@@ -13,12 +13,12 @@ Halves = NDArray[np.uint16]
 
 
 def is_bfloat16(a: Array) -> bool:
-    """bfloat16 is known by its name, which takes NumPy a while to form: it has no such type of its own."""
+    """Whether the dtype is called bfloat16. NumPy, which has no such type, takes long to form the name."""
     return a.itemsize == 2 and a.dtype.name == "bfloat16"
 
 
 def widen(a: Array) -> Array:
-    """16-bit values in float32, exactly; others as they are."""
+    """16-bit values in float32, which holds them exactly; other arrays as they are."""
     if is_bfloat16(a):
         wide: Floats = (a.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
         return wide
@@ -34,12 +34,16 @@ def narrow(x: Array, like: Array) -> Array:
 
 
 def narrow_at_random(x: Floats, like: Array, seed: int, step: int, tensor: int) -> Array:
-    """Away from zero with the probability of what is cut off."""
+    """``x`` in bfloat16, rounded away from zero with the probability d/u and else towards it.
+
+    d is the part of ``x`` below the last digit of bfloat16, u the unit of that digit.
+    """
     random = random_bits(seed, step, tensor, x.size).reshape(x.shape).astype(np.uint32)
     return _rounded(x.view(np.uint32), random).view(like.dtype)
 
 
 def _rounded(bits: Words, bias: Words) -> Halves:
+    """The upper halves of bits + bias; every NaN becomes the quiet one."""
     is_nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
     rounded = (bits + bias) >> np.uint32(16)
     halves: Halves = np.where(is_nan, np.uint32(0x7FC0), rounded).astype(np.uint16)
@@ -47,19 +51,23 @@ def _rounded(bits: Words, bias: Words) -> Halves:
 
 
 def random_bits(seed: int, step: int, tensor: int, size: int) -> Halves:
-    """16 bits for each element: word i of Philox4x64-10 at (i div 4 + 1, tensor, step, 0), four to a word."""
+    """16 random bits for each element.
+
+    Element k has the 16 bits from bit 16 (k mod 4) of word k div 4. Word i is element i mod 4 of
+    Philox4x64-10 at counter (i div 4 + 1, tensor, step, 0) with key (seed, 0).
+    """
     generator = np.random.Philox(counter=[0, tensor, step, 0], key=np.array([seed, 0], np.uint64))
     words = generator.random_raw(-(-size // 16) * 4).astype("<u8")
     return words.view("<u2")[:size].astype(np.uint16)
 
 
 def join(upper: Array, lower: Array) -> Floats:
-    """float32 of its two halves."""
+    """float32 values of their upper halves, bfloat16, and their lower ones, uint16."""
     bits = (upper.view(np.uint16).astype(np.uint32) << np.uint32(16)) | lower.astype(np.uint32)
     return bits.view(np.float32)
 
 
 def split(x: Floats, like: Array) -> tuple[Array, Halves]:
-    """The upper half in the dtype of ``like``, and the lower one."""
+    """The upper half of each float32, in the dtype of ``like``, and the lower one, uint16."""
     bits = np.where(np.isnan(x), np.uint32(0x7FC00000), x.view(np.uint32))
     return (bits >> np.uint32(16)).astype(np.uint16).view(like.dtype), bits.astype(np.uint16)

@@ -1,8 +1,8 @@
 """The canonical sum in NumPy; twin of csrc/contract/sums.h. The order of additions fixes the bits.
 
-Blocks of 1024 terms; in a block 32 lanes that start at +0.0 and take their terms in increasing
-order; lanes are halved; block sums are paired. ``np.sum`` has another order, which differs between
-memory layouts and NumPy versions.
+The terms are cut into blocks of 1024. Term i of a block is added to lane i mod 32, in increasing order;
+lanes start at +0.0. The 32 lanes are added half to half, and the sums of the blocks in pairs. The order of
+``np.sum`` differs between memory layouts and NumPy versions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Doubles = NDArray[np.float64]
 
 
 def pair(sums: Doubles) -> Doubles:
-    """The total over the first axis: 2i with 2i+1, an odd last one carried up, until one is left."""
+    """The total over the first axis, by levels: row 2i + row 2i+1; an odd last row goes up as it is."""
     while len(sums) > 1:
         even, odd = sums[0::2], sums[1::2]
         sums = np.concatenate([even[: len(odd)] + odd, even[len(odd) :]])
@@ -46,14 +46,14 @@ def csum(terms: Doubles) -> Doubles:
 
 
 def canonical_sum(x: Array, outer: int, n: int, inner: int) -> Doubles:
-    """The sums over n of x as (outer, n, inner), in the order of memory, flat."""
+    """The sums over n of x seen as (outer, n, inner): shape (outer*inner,)."""
     with np.errstate(all="ignore"):
         terms = np.moveaxis(x.reshape(outer, n, inner).astype(np.float64), 1, 0)
         return csum(terms).reshape(-1)
 
 
 def global_norm(arrays: Sequence[Array]) -> float:
-    """The root of the sum of all squares: each array's sum, paired in the order of the list."""
+    """The root of the sum of all squares: a canonical sum for each array, then these sums in pairs."""
     with np.errstate(all="ignore"):
         sums = [csum(x * x) for x in (a.reshape(-1).astype(np.float64) for a in arrays)]
         return float(np.sqrt(pair(np.array(sums, np.float64).reshape(len(sums)))))

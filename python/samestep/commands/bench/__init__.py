@@ -1,5 +1,5 @@
-"""Time of a step beside the peers that are installed and beside the roof; the command `samestep bench`.
+"""The command `samestep bench`: times a step, the same step of installed peers, and the roof.
 
-``cases`` says what is measured, ``peers`` how others do it, ``turns`` keeps time, ``run`` makes the
-rows, ``show`` prints and draws them. Peers are imported when a measurement asks for them.
+``cases`` lists what is measured, ``peers`` has the same step by other packages, ``turns`` measures time,
+``run`` makes the rows, ``show`` prints and draws them. A peer is imported when it is measured.
 """

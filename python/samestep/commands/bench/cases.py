@@ -1,4 +1,4 @@
-"""What is measured: rules in the dialect that all peers have, and lists of shapes."""
+"""What is measured: rules in the form that most peers have, and lists of shapes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ LISTS: dict[str, Shapes] = {
 
 
 def elements(shapes: Shapes) -> int:
-    """How many parameters the shapes hold.
+    """The number of parameters of these shapes.
 
     Example:
         >>> from samestep.commands.bench.cases import LISTS, elements

@@ -1,6 +1,6 @@
-"""The same step by others: each a function from a rule, parameters and gradients to calls by name.
+"""The same step by other packages: for each a function that returns its calls by name.
 
-A peer works on copies of the parameters. One that is not installed, or that has no such rule, is left out.
+A peer works on copies of the parameters. A peer that is not installed or does not have the rule is left out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TORCH: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def torch_steps(rule: str, params: list[Array], grads: list[Array], threads: int) -> Calls:
-    """torch.optim in its three implementations; the loop over tensors is the default on a CPU."""
+    """torch.optim's three implementations; the loop over tensors is the default on a CPU."""
     torch = importlib.import_module("torch")
     torch.set_num_threads(threads)
     name, options = TORCH[rule]
@@ -52,23 +52,23 @@ def torch_steps(rule: str, params: list[Array], grads: list[Array], threads: int
 
 
 def numpy_steps(rule: str, params: list[Array], grads: list[Array], threads: int) -> Calls:
-    """The formulas as one writes them in NumPy, on one thread."""
-    return {"numpy": _every_tensor(_NUMPY[rule], rule, params, grads)}
+    """The formulas as they are usually written in NumPy, on one thread."""
+    return {"numpy": _step_each_tensor(_NUMPY[rule], rule, params, grads)}
 
 
 def numba_steps(rule: str, params: list[Array], grads: list[Array], threads: int) -> Calls:
-    """NumPy's functions compiled: fused, on threads, contraction and reordering allowed."""
+    """The functions of numpy_steps compiled by Numba: fused, on threads, with contraction and reordering."""
     numba = importlib.import_module("numba")
     numba.set_num_threads(threads)
     compiled = numba.njit(fastmath=True, parallel=True)(_NUMPY[rule])
-    return {"numba": _every_tensor(compiled, rule, params, grads)}
+    return {"numba": _step_each_tensor(compiled, rule, params, grads)}
 
 
 def optax_steps(rule: str, params: list[Array], grads: list[Array], threads: int) -> Calls:
-    """Optax under one jax.jit that may reuse its inputs' memory; XLA takes all processors there are."""
+    """Optax in one jax.jit that may reuse its inputs' memory; XLA uses all processors."""
     jax = importlib.import_module("jax")
     optax = importlib.import_module("optax")
-    made = {
+    optimizer = {
         "SGD": lambda: optax.sgd(LR),
         "Momentum": lambda: optax.sgd(LR, momentum=MOMENTUM),
         "NAG": lambda: optax.sgd(LR, momentum=MOMENTUM, nesterov=True),
@@ -77,17 +77,17 @@ def optax_steps(rule: str, params: list[Array], grads: list[Array], threads: int
         "Adam": lambda: optax.adam(LR, BETA1, BETA2, EPS["Adam"]),
     }[rule]()
     weights = [jax.numpy.asarray(w.copy()) for w in params]
-    given = [jax.numpy.asarray(g) for g in grads]
-    kept = [weights, made.init(weights)]
+    gradients = [jax.numpy.asarray(g) for g in grads]
+    kept = [weights, optimizer.init(weights)]
 
-    def update(weights: Any, state: Any, given: Any) -> Any:
-        updates, state = made.update(given, state, weights)
+    def update(weights: Any, state: Any, gradients: Any) -> Any:
+        updates, state = optimizer.update(gradients, state, weights)
         return optax.apply_updates(weights, updates), state
 
     compiled = jax.jit(update, donate_argnums=(0, 1))
 
     def step() -> None:
-        kept[:] = jax.block_until_ready(compiled(*kept, given))
+        kept[:] = jax.block_until_ready(compiled(*kept, gradients))
 
     return {"jax + optax": step}
 
@@ -127,7 +127,7 @@ def steps_of(
     return calls
 
 
-def _every_tensor(
+def _step_each_tensor(
     update: Callable[..., None], rule: str, params: list[Array], grads: list[Array]
 ) -> Callable[[], None]:
     weights = [w.copy() for w in params]
@@ -144,7 +144,7 @@ def _every_tensor(
     return step
 
 
-# NumPy, tensor by tensor. Factors are float32 scalars, so nothing is widened.
+# For one tensor in NumPy. Factors are float32 scalars, so that NumPy does not widen to float64.
 _A, _R, _1R, _B1, _1B1, _B2, _1B2 = map(
     np.float32, (MOMENTUM, RHO, 1 - RHO, BETA1, 1 - BETA1, BETA2, 1 - BETA2)
 )

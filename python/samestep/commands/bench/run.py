@@ -1,4 +1,4 @@
-"""Measures the cases and makes a row of each: times, the best peer, GB/s, the share of the roof."""
+"""Measures each case and makes a row of it: times, the best peer, GB/s, the share of the roof."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Row:
     tensors: int
     elements: int
     threads: int
-    us: dict[str, float]  # minimum by contender; the roof moves the same streams with one addition each
+    us: dict[str, float]  # minimum by contender; the roof moves the same arrays and only adds
     median_us: dict[str, float]
     nbytes: int = field(repr=False)
 
@@ -64,11 +64,11 @@ def measure(
 
     Args:
         rule: a name from ``cases.RULES``.
-        case: what to call the list of shapes.
-        shapes: of the parameters.
-        threads: how many each contender may use.
+        case: the name of the list of shapes.
+        shapes: the shapes of the parameters.
+        threads: the number of threads of each contender.
         peers: names from ``peers.PEERS``.
-        seconds: for all contenders together.
+        seconds: the time for all contenders together.
 
     Example:
         >>> from samestep.commands.bench.run import measure
@@ -107,7 +107,7 @@ def measure_all(
     seconds: float,
     announce: Callable[[Row], None],
 ) -> list[Row]:
-    """Every rule on every case with every number of threads; ``announce`` gets each row as it is made."""
+    """Every rule on every case with every number of threads; ``announce`` is called with each new row."""
     rows = []
     for n in threads:
         for case, shapes in cases.items():
@@ -123,7 +123,7 @@ def _step(rule: str, params: list[Array], grads: list[Array]) -> Callable[[], fl
 
 
 def _roof(rule: str, params: list[Array]) -> Callable[[], int]:
-    """The kernel that only adds, through the same plan: what the streams cost whatever the rule."""
+    """A plan whose kernel reads and writes as many arrays, but only adds: the cost of the memory alone."""
     written = [[w.copy() for w in params] for _ in range(1 + STATES[rule])]
     zeros = [np.zeros_like(w) for w in params]
     counts = np.zeros(len(params) + 1, np.int64)

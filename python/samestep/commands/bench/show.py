@@ -1,4 +1,4 @@
-"""Rows as text and as a figure. No measuring."""
+"""Shows rows as text and as a figure. It measures nothing."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def line(row: Row) -> str:
 
 
 def save_figure(rows: Sequence[Row], path: str | PathLike[str]) -> None:
-    """Draws time against size, a panel a rule and a line a contender, the roof dashed.
+    """Draws time over size: a panel for each rule, a line for each contender, a dashed one for the roof.
 
-    Only rows of one array are drawn, and of these those with the most threads.
+    Only rows of one array with the largest number of threads are drawn.
 
     Raises:
         ImportError: matplotlib is not installed.
         OSError: the file cannot be written.
-        ValueError: no row of one array, or an ending that stands for no kind of figure.
+        ValueError: there is no row of one array, or the ending of the name is that of no format.
     """
     threads = max((row.threads for row in rows), default=0)
     drawn = [row for row in rows if row.tensors == 1 and row.threads == threads]
@@ -61,7 +61,7 @@ def save_figure(rows: Sequence[Row], path: str | PathLike[str]) -> None:
 
 
 def _labels(figure: object) -> tuple[list[object], list[str]]:
-    """Each contender once, whatever panels it is in."""
+    """Handle and label of each contender, once, from all panels."""
     found: dict[str, object] = {}
     for panel in figure.axes:  # type: ignore[attr-defined]
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):

@@ -1,4 +1,4 @@
-"""Contenders that take turns in one process, so that a slow spell of the machine meets them all."""
+"""Times contenders in turns in one process, so that a slow phase of the machine slows all of them."""
 
 from __future__ import annotations
 
@@ -7,26 +7,29 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-BATCH_SECONDS = 2e-4  # of calls that are timed together: thousands of times what reading the clock takes
-ROUNDS = 3  # at least
+BATCH_SECONDS = 2e-4  # length of a batch of calls: thousands of times what reading the clock takes
+ROUNDS = 3  # the fewest
 
 
 class Timing(NamedTuple):
-    """Seconds of one call: the least and the middle of the batches."""
+    """Seconds of one call: minimum and median over the batches."""
 
     minimum: float
     median: float
 
 
 def take_turns(contenders: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, Timing]:
-    """Times each contender in rounds, for about so many seconds altogether and for three rounds at least.
+    """Times each contender in rounds.
 
-    A turn is a call that is not timed and two batches that are: as in a training, the last to touch
-    the caches is then the contender itself and not the one before it.
+    A turn is one call that is not timed, and two batches that are. The first call replaces the data of the
+    contender before in the caches: in a training, too, the caches have the data of the step before.
 
     Args:
-        contenders: calls by name.
-        seconds: for all of them together.
+        contenders: functions without arguments, by name.
+        seconds: about how long all of it takes; at least three rounds are made.
+
+    Returns:
+        The times by name.
 
     Example:
         >>> from samestep.commands.bench.turns import take_turns

@@ -1,4 +1,4 @@
-"""What the functions and the layer ask of their arguments, and how kernels walk an array that fits."""
+"""Checks of the arguments of batch norm, and where an array that passes has its channels."""
 
 from __future__ import annotations
 
@@ -11,54 +11,63 @@ import numpy as np
 from ...arguments import number
 from ...backends import arrays
 from ...backends.arrays import Array
+from ...backends.face import Sizes
 
 
-class Walk(NamedTuple):
-    """How kernels go over an array: ``arrange`` gives the view of it in C order."""
+class ChannelLayout(NamedTuple):
+    """Where an array has its channels.
 
-    arrange: Callable[[Array], Array]
-    sizes: tuple[int, int, int]
+    Attributes:
+        to_c_order: a function that returns the view in C order, of this array and of others like it.
+        sizes: (N, C, S), samples, channels and positions of that view.
+        channels_last: whether that view is (N, S, C), not (N, C, S).
+    """
+
+    to_c_order: Callable[[Array], Array]
+    sizes: Sizes
     channels_last: bool
 
     @property
     def channels(self) -> int:
         return self.sizes[1]
 
-    @property
-    def values(self) -> int:
-        return self.sizes[0] * self.sizes[2]
-
 
 def check_eps(eps: Any) -> float:
-    found = number("eps", eps)
-    if not 0.0 <= found < math.inf:  # NaN fails as well
-        raise ValueError(f"eps: got {found}, expected a finite number, 0 or more")
-    return found
+    value = number("eps", eps)
+    if not 0.0 <= value < math.inf:  # NaN fails as well
+        raise ValueError(f"eps: got {value}, expected a finite number, 0 or more")
+    return value
 
 
 def check_momentum(momentum: Any) -> float:
-    found = number("momentum", momentum)
-    if not 0.0 <= found <= 1.0:
-        raise ValueError(f"momentum: got {found}, expected a number from 0 to 1")
-    return found
+    value = number("momentum", momentum)
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"momentum: got {value}, expected a number from 0 to 1")
+    return value
 
 
 def check_axis(axis: Any) -> int:
     if not isinstance(axis, (int, np.integer)) or isinstance(axis, bool) or axis not in (1, -1):
-        raise ValueError(f"axis: got {axis!r}, expected 1 or -1, where the channels are")
+        raise ValueError(f"axis: got {axis!r}, expected 1 or -1, the axis of the channels")
     return int(axis)
 
 
-def reshaped(name: str, a: Array, shape: tuple[int, ...] | None = None) -> str:
-    """What to do with an array of another shape, if it has the right elements."""
+def reshape_hint(name: str, a: Array, shape: tuple[int, ...] | None = None) -> str:
+    """The call that gives an array the right shape, or "" if it has another number of elements."""
     if shape is not None and a.size != math.prod(shape):
         return ""
     to = a.size if shape is None else shape[0] if len(shape) == 1 else shape
     return f"; pass {f'np.asarray({name})' if isinstance(a, np.ndarray) else name}.reshape({to})"
 
 
-def check_values(x: Any, axis: int, at_least: int) -> Walk:
-    """How to walk ``x``, or an error that says why it cannot be walked."""
+def check_input(x: Any, axis: int, min_values: int) -> ChannelLayout:
+    """The layout of ``x``, or an error that says why kernels cannot read it.
+
+    Args:
+        x: (N, C), (N, C, ...) or, for axis -1, (N, ..., C).
+        axis: 1 or -1.
+        min_values: how many values each channel must have.
+    """
     axis = check_axis(axis)
     arrays.check_aligned_array("x", x)
     if x.ndim < 2:
@@ -69,10 +78,10 @@ def check_values(x: Any, axis: int, at_least: int) -> Walk:
     values = (
         math.prod(x.shape) // C if C else math.prod(n for i, n in enumerate(x.shape) if i != axis % x.ndim)
     )
-    if values < at_least:
+    if values < min_values:
         raise ValueError(
             f"x: shape {x.shape} has {values} values a channel, expected at least 2 in training: "
-            "the variance of one value says nothing"
+            "one value has no variance; use eval() or batchnorm_inference for a single sample"
         )
     if C == 0:
         raise ValueError(f"x: shape {x.shape} has no channels, expected at least one")
@@ -87,14 +96,14 @@ def check_values(x: Any, axis: int, at_least: int) -> Walk:
         return _move_axis(a, axis, a.ndim - 1)
 
     if C == 1 and x.flags.c_contiguous:
-        return Walk(as_is, (1, 1, values), False)
-    # One position a channel: both walks are the same, and whole rows are the faster.
+        return ChannelLayout(as_is, (1, 1, values), False)
+    # With S = 1 both layouts are the same. Rows of channels are the faster one.
     if channels_last(x).flags.c_contiguous:
-        return Walk(channels_last, (values, C, 1), True)
+        return ChannelLayout(channels_last, (values, C, 1), True)
     if channels_first(x).flags.c_contiguous:
-        return Walk(channels_first, (N, C, values // N), False)
+        return ChannelLayout(channels_first, (N, C, values // N), False)
     raise ValueError(
-        f"x: strides {x.strides} for shape {x.shape} have gaps, or the channels neither first nor last; "
+        f"x: strides {x.strides} for shape {x.shape} leave gaps or have the channels neither first nor last; "
         "pass np.ascontiguousarray(x)"
     )
 
@@ -105,54 +114,64 @@ def _move_axis(a: Array, axis: int, to: int) -> Array:
     return a.transpose(axes)
 
 
-def check_like(name: str, a: Any, x: Array) -> None:
+def check_same_layout(name: str, a: Any, x: Array) -> None:
+    """Raises unless ``a`` has the dtype, shape and layout of ``x``."""
     arrays.check_aligned_array(name, a)
     if a.dtype != x.dtype:
         raise TypeError(
             f"{name}: got dtype {a.dtype}, expected x's {x.dtype}; use {name}.astype(np.{x.dtype})"
         )
     if a.shape != x.shape:
-        fix = reshaped(name, a, x.shape)
+        fix = reshape_hint(name, a, x.shape)
         raise ValueError(f"{name}: got shape {a.shape}, expected x's {x.shape}{fix}")
     if a.size and not arrays.same_layout(a, x):
         raise ValueError(
-            f"{name}: strides {a.strides} differ from x's {x.strides}, so the two cannot be walked "
-            f"together; lay it out like x: a = np.empty_like(x); a[...] = {name}"
+            f"{name}: strides {a.strides} differ from x's {x.strides}, expected the layout of x; "
+            f"copy it into that: a = np.empty_like(x); a[...] = {name}"
         )
 
 
-def check_channels(name: str, a: Any, walk: Walk, x: Array) -> None:
+def check_per_channel(name: str, a: Any, layout: ChannelLayout, x: Array) -> None:
+    """Raises unless ``a`` has shape (C,), the dtype of ``x`` and no gaps."""
     arrays.check_aligned_array(name, a)
     if a.dtype != x.dtype:
         raise TypeError(
             f"{name}: got dtype {a.dtype}, expected x's {x.dtype}; use {name}.astype(np.{x.dtype})"
         )
-    if a.shape != (walk.channels,):
-        fix = reshaped(name, a, (walk.channels,))
+    if a.shape != (layout.channels,):
+        fix = reshape_hint(name, a, (layout.channels,))
         raise ValueError(
-            f"{name}: got shape {a.shape}, expected ({walk.channels},), one for each channel{fix}"
+            f"{name}: got shape {a.shape}, expected ({layout.channels},), one for each channel{fix}"
         )
     if not a.flags.c_contiguous:
         raise ValueError(f"{name}: strides {a.strides} leave gaps; pass np.ascontiguousarray({name})")
 
 
-def result_for(
+def check_out(
     run: Any, out: Any, x: Array, read: Mapping[str, Array], may_be: tuple[str, Array] | None = None
 ) -> Array:
-    """``out`` if the result can be written to it while ``read`` is read, or a new array."""
+    """The array for the result: ``out``, checked, or a new one if that is None.
+
+    Args:
+        module: the backend.
+        out: the caller's array, or None.
+        x: the array whose dtype, shape and layout the result has.
+        read: arrays that must not overlap ``out``, by name.
+        may_be: name and array of the one that ``out`` may be; it may not overlap a part of it.
+    """
     if out is None:
         new: Array = run.empty_like(x)
         return new
     arrays.check_inplace("out", out)
-    check_like("out", out, x)
+    check_same_layout("out", out, x)
     if may_be is not None:
         name, a = may_be
         if arrays.address(out) != arrays.address(a) and arrays.may_overlap(out, a):
-            raise ValueError(f"out: overlaps a part of {name}; pass {name} itself, or an array of its own")
+            raise ValueError(f"out: overlaps a part of {name}; pass {name} itself, or a separate array")
     for name, a in read.items():
         if arrays.may_overlap(out, a):
             raise ValueError(
-                f"out: overlaps {name} in memory, which is still needed; pass an array of its own"
+                f"out: overlaps {name} in memory, which is read after out is written; pass a separate array"
             )
     result: Array = np.asarray(out) if isinstance(out, np.ndarray) else out
     return result

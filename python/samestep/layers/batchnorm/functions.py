@@ -1,4 +1,4 @@
-"""Batch norm as functions on arrays; the package says which shapes and backends."""
+"""Batch norm as functions on arrays; the docstring of the package tells the shapes and backends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ... import backends
 from ...arguments import switch
 from ...backends import arrays
 from ...backends.arrays import Array
-from .checks import check_channels, check_eps, check_like, check_values, result_for
+from .checks import check_eps, check_input, check_out, check_per_channel, check_same_layout
 
 
 def batchnorm_forward(
@@ -28,24 +28,26 @@ def batchnorm_forward(
     """Normalises every channel by the mean and variance of this batch: the forward pass of training.
 
     ``mean = sum(x)/M``, ``var = sum((x - mean)^2)/M``, ``inv = 1/sqrt(var + eps)``,
-    ``y = gamma*((x - mean)*inv) + beta``; with ``relu``, ``y <= 0`` becomes +0 (NaN passes).
-    The sums are taken in float64, of values shifted by the channel's first: no cancellation.
+    ``y = gamma*((x - mean)*inv) + beta``; with ``relu``, ``y <= 0`` becomes +0 (NaN passes). M is the number
+    of values a channel. The sums are in float64; the first value of the channel is subtracted from all values
+    first, so that no digits cancel.
 
     Args:
-        x: see the package; at least 2 values a channel.
-        gamma, beta: (C,), of the dtype of ``x``.
+        x: (N, C), (N, C, ...) or, with ``axis=-1``, (N, ..., C), float32 or float64; M >= 2.
+        gamma, beta: (C,), the dtype of ``x``.
         eps: added to the variance, >= 0.
         relu: whether a ReLU follows.
-        axis: where the channels are: 1 or -1.
-        out: array for the result, like ``x`` in shape, dtype and layout; it may not overlap ``x``,
-            which the backward pass needs.
-        backend: see the package.
+        axis: the axis of the channels, 1 or -1.
+        out: the array for y, with the shape, dtype and layout of ``x``. It may not overlap ``x``, which the
+            backward pass reads.
+        backend: "auto", "cpu", "reference" or "cuda".
 
     Returns:
-        y, like ``x``; mean and inv, (C,): what the backward pass needs beside ``x``.
+        y, like ``x``; mean and inv, (C,), which the backward pass reads as well.
 
     Raises:
-        TypeError, ValueError: an argument does not fit; nothing has been written.
+        TypeError: an argument has another type or dtype.
+        ValueError: an argument has another shape, layout or range. In both cases nothing has been written.
 
     Source:
         Ioffe & Szegedy (2015), alg. 1; Goodfellow, Bengio & Courville, Deep Learning (2016),
@@ -80,27 +82,28 @@ def batchnorm_backward(
     out: Array | None = None,
     backend: str = "auto",
 ) -> tuple[Array, Array, Array]:
-    """The gradients of a loss with respect to what ``batchnorm_forward`` was given.
+    """The gradients of a loss by the arguments x, gamma and beta of ``batchnorm_forward``.
 
-    With ``relu``, ``dy`` first becomes +0 where y was +0 for it (y is recomputed, nothing is saved).
     ``dbeta = sum(dy)``, ``dgamma = sum(dy*(x - mean))*inv``,
-    ``dx = gamma*inv*(dy - dbeta/M - (x - mean)*inv*dgamma/M)``.
+    ``dx = gamma*inv*(dy - dbeta/M - (x - mean)*inv*dgamma/M)``. With ``relu``, ``dy`` is +0 in these formulas
+    wherever the ReLU made y +0; y is recomputed for that, not stored.
 
     Args:
-        dy: the loss's gradient with respect to y; like ``x`` in shape, dtype and layout.
-        x, gamma, beta, relu, axis: as in the forward pass.
-        mean, inv: as it returned them.
-        out: array for dx, like ``x``; may be ``dy`` itself, may not overlap otherwise.
-        backend: see the package.
+        dy: the loss's gradient by y, with the shape, dtype and layout of ``x``.
+        x, gamma, beta, relu, axis: those of the forward pass.
+        mean, inv: (C,), the results of the forward pass.
+        out: the array for dx, like ``x``. It may be ``dy`` itself, and may overlap no other argument.
+        backend: "auto", "cpu", "reference" or "cuda".
 
     Returns:
         dx, like ``x``; dgamma and dbeta, (C,).
 
     Raises:
-        TypeError, ValueError: an argument does not fit; nothing has been written.
+        TypeError: an argument has another type or dtype.
+        ValueError: an argument has another shape, layout or range. In both cases nothing has been written.
 
     Source:
-        Ioffe & Szegedy (2015), section 3, with the sums taken once.
+        Ioffe & Szegedy (2015), section 3, with its sums brought together into two.
 
     Example:
         >>> import numpy as np, samestep as ss
@@ -113,28 +116,29 @@ def batchnorm_backward(
         (array([-2.012459]), array([2.5]))
     """
     read = {"dy": dy, "x": x, "gamma": gamma, "beta": beta, "mean": mean, "inv": inv}
-    backend, (dy, x, gamma, beta, mean, inv, out) = _enter(backend, read, {"out": out})
-    run = backends.module(backend)
+    backend, (dy, x, gamma, beta, mean, inv, out) = _choose_backend(backend, read, {"out": out})
+    module = backends.module(backend)
     relu = switch("relu", relu)
-    walk = check_values(x, axis, at_least=2)
-    check_like("dy", dy, x)
+    layout = check_input(x, axis, min_values=2)
+    check_same_layout("dy", dy, x)
     for name, a in (("gamma", gamma), ("beta", beta), ("mean", mean), ("inv", inv)):
-        check_channels(name, a, walk, x)
-    dx = result_for(run, out, x, {"x": x, "gamma": gamma, "beta": beta, "mean": mean, "inv": inv}, ("dy", dy))
-    dgamma, dbeta = run.empty_like(gamma), run.empty_like(gamma)
-    see = walk.arrange
-    run.batchnorm_backward(
-        see(dy),
-        see(x),
+        check_per_channel(name, a, layout, x)
+    dx = check_out(
+        module, out, x, {"x": x, "gamma": gamma, "beta": beta, "mean": mean, "inv": inv}, ("dy", dy)
+    )
+    dgamma, dbeta = module.empty_like(gamma), module.empty_like(gamma)
+    module.batchnorm_backward(
+        layout.to_c_order(dy),
+        layout.to_c_order(x),
         gamma,
         beta,
         mean,
         inv,
-        see(dx),
+        layout.to_c_order(dx),
         dgamma,
         dbeta,
-        walk.sizes,
-        walk.channels_last,
+        layout.sizes,
+        layout.channels_last,
         relu,
     )
     return dx, dgamma, dbeta
@@ -153,22 +157,25 @@ def batchnorm_inference(
     out: Array | None = None,
     backend: str = "auto",
 ) -> Array:
-    """Normalises every channel by given statistics: no channel's result depends on the batch.
+    """Normalises every channel by fixed statistics, so that a sample's result depends on no other sample.
 
-    ``s = gamma/sqrt(running_var + eps)``, ``y = (x - running_mean)*s + beta``, then the ReLU if asked.
+    ``s = gamma/sqrt(running_var + eps)``, ``y = (x - running_mean)*s + beta``; with ``relu``, ``y <= 0``
+    becomes +0 (NaN passes).
 
     Args:
-        x, gamma, beta, relu, axis: as in ``batchnorm_forward``; any number of values.
-        running_mean, running_var: (C,), of the dtype of ``x``.
+        x: as in ``batchnorm_forward``, with any number of values a channel.
+        gamma, beta, running_mean, running_var: (C,), the dtype of ``x``.
         eps: added to the variance, >= 0.
-        out: array for the result, like ``x``; may be ``x`` itself, may not overlap otherwise.
-        backend: see the package.
+        relu, axis: as in ``batchnorm_forward``.
+        out: the array for y, like ``x``. It may be ``x`` itself, and may overlap no other argument.
+        backend: "auto", "cpu", "reference" or "cuda".
 
     Returns:
         y, like ``x``.
 
     Raises:
-        TypeError, ValueError: an argument does not fit; nothing has been written.
+        TypeError: an argument has another type or dtype.
+        ValueError: an argument has another shape, layout or range. In both cases nothing has been written.
 
     Source:
         Ioffe & Szegedy (2015), alg. 2.
@@ -180,25 +187,24 @@ def batchnorm_inference(
         array([[1.5, 2.5]])
     """
     channels = {"gamma": gamma, "beta": beta, "running_mean": running_mean, "running_var": running_var}
-    backend, (x, *given, out) = _enter(backend, {"x": x, **channels}, {"out": out})
-    run = backends.module(backend)
+    backend, (x, *given, out) = _choose_backend(backend, {"x": x, **channels}, {"out": out})
+    module = backends.module(backend)
     channels = dict(zip(channels, given, strict=True))
     gamma, beta, running_mean, running_var = given
     eps, relu = check_eps(eps), switch("relu", relu)
-    walk = check_values(x, axis, at_least=0)
+    layout = check_input(x, axis, min_values=0)
     for name, a in channels.items():
-        check_channels(name, a, walk, x)
-    y = result_for(run, out, x, channels, ("x", x))
-    see = walk.arrange
-    run.batchnorm_inference(
-        see(x),
+        check_per_channel(name, a, layout, x)
+    y = check_out(module, out, x, channels, ("x", x))
+    module.batchnorm_inference(
+        layout.to_c_order(x),
         gamma,
         beta,
         running_mean,
         running_var,
-        see(y),
-        walk.sizes,
-        walk.channels_last,
+        layout.to_c_order(y),
+        layout.sizes,
+        layout.channels_last,
         relu,
         eps,
     )
@@ -219,23 +225,24 @@ def batchnorm_inference_backward(
     out: Array | None = None,
     backend: str = "auto",
 ) -> tuple[Array, Array, Array]:
-    """The gradients of a loss with respect to what ``batchnorm_inference`` was given: frozen statistics.
+    """The gradients of a loss by the arguments x, gamma and beta of ``batchnorm_inference``.
 
-    With ``relu``, ``dy`` first becomes +0 where y was +0 for it (y is recomputed, nothing is saved).
     ``dbeta = sum(dy)``, ``dgamma = sum(dy*(x - running_mean))/sqrt(running_var + eps)``,
-    ``dx = dy*s`` with ``s = gamma/sqrt(running_var + eps)``.
+    ``dx = dy*s`` with ``s = gamma/sqrt(running_var + eps)``. With ``relu``, ``dy`` is +0 in these formulas
+    wherever the ReLU made y +0; y is recomputed for that, not stored.
 
     Args:
-        dy: the loss's gradient with respect to y; like ``x`` in shape, dtype and layout.
+        dy: the loss's gradient by y, with the shape, dtype and layout of ``x``.
         x, gamma, beta, running_mean, running_var, eps, relu, axis: as in ``batchnorm_inference``.
-        out: array for dx, like ``x``; it may not overlap what is read.
-        backend: see the package.
+        out: the array for dx, like ``x``. It may overlap no argument.
+        backend: "auto", "cpu", "reference" or "cuda".
 
     Returns:
         dx, like ``x``; dgamma and dbeta, (C,).
 
     Raises:
-        TypeError, ValueError: an argument does not fit; nothing has been written.
+        TypeError: an argument has another type or dtype.
+        ValueError: an argument has another shape, layout or range. In both cases nothing has been written.
 
     Source:
         Ioffe & Szegedy (2015), alg. 2, differentiated.
@@ -249,41 +256,42 @@ def batchnorm_inference_backward(
         (array([1., 3.]), array([6.]), array([4.]))
     """
     channels = {"gamma": gamma, "beta": beta, "running_mean": running_mean, "running_var": running_var}
-    backend, (dy, x, *given, out) = _enter(backend, {"dy": dy, "x": x, **channels}, {"out": out})
-    run = backends.module(backend)
+    backend, (dy, x, *given, out) = _choose_backend(backend, {"dy": dy, "x": x, **channels}, {"out": out})
+    module = backends.module(backend)
     channels = dict(zip(channels, given, strict=True))
     gamma, beta, running_mean, running_var = given
     eps, relu = check_eps(eps), switch("relu", relu)
-    walk = check_values(x, axis, at_least=0)
-    check_like("dy", dy, x)
+    layout = check_input(x, axis, min_values=0)
+    check_same_layout("dy", dy, x)
     for name, a in channels.items():
-        check_channels(name, a, walk, x)
-    dx = result_for(run, out, x, {"dy": dy, "x": x, **channels})
-    how: dict[str, Any] = {"eps": eps, "axis": axis, "backend": backend}
+        check_per_channel(name, a, layout, x)
+    dx = check_out(module, out, x, {"dy": dy, "x": x, **channels})
+    options: dict[str, Any] = {"eps": eps, "axis": axis, "backend": backend}
     if relu:
-        y = batchnorm_inference(x, gamma, beta, running_mean, running_var, relu=True, **how)
+        y = batchnorm_inference(x, gamma, beta, running_mean, running_var, relu=True, **options)
         dy = dy.copy(order="K")
-        dy[y.view(f"u{y.itemsize}") == 0] = 0  # by its bits: no floating-point mode makes more of them zero
-    # Sums and steps by the kernels of the other passes, of which one gives 1/sqrt(running_var + eps).
-    one, zero, dgamma, dbeta = (run.empty_like(gamma) for _ in range(4))
+        # The bits of y are compared: in flush-to-zero mode subnormals compare equal to 0.
+        dy[y.view(f"u{y.itemsize}") == 0] = 0
+    # inv = 1/sqrt(running_var + eps): inference with x = gamma = 1 and running_mean = beta = 0.
+    one, zero, dgamma, dbeta = (module.empty_like(gamma) for _ in range(4))
     one[...], zero[...], dgamma[...], dbeta[...] = 1, 0, 0, 0
     inv = batchnorm_inference(one[np.newaxis], one, zero, zero, running_var, eps=eps, backend=backend)[0]
-    see = walk.arrange
-    run.batchnorm_backward(
-        see(dy),
-        see(x),
+    module.batchnorm_backward(
+        layout.to_c_order(dy),
+        layout.to_c_order(x),
         gamma,
         beta,
         running_mean,
         inv,
-        see(dx),
+        layout.to_c_order(dx),
         dgamma,
         dbeta,
-        walk.sizes,
-        walk.channels_last,
+        layout.sizes,
+        layout.channels_last,
         False,
     )
-    batchnorm_inference(dy, gamma, zero, zero, running_var, out=dx, **how)
+    # dx = dy*s overwrites the dx of training, whose kernel was used for the two sums.
+    batchnorm_inference(dy, gamma, zero, zero, running_var, out=dx, **options)
     return dx, dgamma, dbeta
 
 
@@ -298,36 +306,53 @@ def forward_and_statistics(
     backend: str,
     running: Mapping[str, Array] | None = None,
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """y, mean, inv, and mean and variance as they were before rounding to the dtype.
+    """``batchnorm_forward``, which also returns mean and variance in float64, before they are rounded.
 
-    ``running``: what the caller writes to next; checked here, before the first byte of y.
+    Args:
+        running: running statistics, (C,) each, by name. The caller updates them next, and so they are checked
+            here, before the first byte of y is written.
+
+    Returns:
+        y, like ``x``; mean and inv, (C,), the dtype of ``x``; mean and variance, (C,), float64.
     """
     read = {"x": x, "gamma": gamma, "beta": beta}
-    backend, (x, gamma, beta, *_, out) = _enter(backend, read, {**(running or {}), "out": out})
-    run = backends.module(backend)
+    backend, (x, gamma, beta, *_, out) = _choose_backend(backend, read, {**(running or {}), "out": out})
+    module = backends.module(backend)
     eps, relu = check_eps(eps), switch("relu", relu)
-    walk = check_values(x, axis, at_least=2)
-    check_channels("gamma", gamma, walk, x)
-    check_channels("beta", beta, walk, x)
-    others = {"x": x, "gamma": gamma, "beta": beta}
+    layout = check_input(x, axis, min_values=2)
+    check_per_channel("gamma", gamma, layout, x)
+    check_per_channel("beta", beta, layout, x)
+    in_use = {"x": x, "gamma": gamma, "beta": beta}
     for name, a in (running or {}).items():
-        check_channels(name, a, walk, x)
+        check_per_channel(name, a, layout, x)
         arrays.check_inplace(name, a)
-        for other, b in others.items():
+        for other, b in in_use.items():
             if arrays.may_overlap(a, b):
                 raise ValueError(f"{name}: overlaps {other} in memory; give it an array of its own")
-        others[name] = a
-    y = result_for(run, out, x, others)
-    mean, inv = run.empty_like(gamma), run.empty_like(gamma)
-    mean64, var64 = (run.empty(walk.channels, np.float64, gamma) for _ in range(2))
-    see = walk.arrange
-    run.batchnorm_forward(
-        see(x), gamma, beta, see(y), mean, inv, mean64, var64, walk.sizes, walk.channels_last, relu, eps
+        in_use[name] = a
+    y = check_out(module, out, x, in_use)
+    mean, inv = module.empty_like(gamma), module.empty_like(gamma)
+    mean64, var64 = (module.empty(layout.channels, np.float64, gamma) for _ in range(2))
+    module.batchnorm_forward(
+        layout.to_c_order(x),
+        gamma,
+        beta,
+        layout.to_c_order(y),
+        mean,
+        inv,
+        mean64,
+        var64,
+        layout.sizes,
+        layout.channels_last,
+        relu,
+        eps,
     )
     return y, mean, inv, mean64, var64
 
 
-def _enter(backend: str, read: Mapping[str, Any], written: Mapping[str, Any]) -> tuple[str, list[Any]]:
-    """As ``backends.enter``; subclasses of NumPy's array, which may calculate otherwise, as plain arrays."""
-    backend, seen = backends.enter(backend, read, written)
-    return backend, [arrays.plain(a) for a in seen]
+def _choose_backend(
+    backend: str, read: Mapping[str, Any], written: Mapping[str, Any]
+) -> tuple[str, list[Any]]:
+    """As ``backends.choose_backend``, with plain arrays: subclasses of NumPy's may override arithmetic."""
+    backend, chosen = backends.choose_backend(backend, read, written)
+    return backend, [arrays.as_plain(a) for a in chosen]

@@ -1,4 +1,4 @@
-"""Batch norm as a layer, which keeps running statistics; the package says which shapes and backends."""
+"""Batch norm as a layer that keeps running statistics; the docstring of the package tells the shapes."""
 
 from __future__ import annotations
 
@@ -12,42 +12,44 @@ from ... import backends
 from ...arguments import switch
 from ...backends import arrays
 from ...backends.arrays import Array
-from .checks import check_axis, check_eps, check_momentum, reshaped
+from .checks import check_axis, check_eps, check_momentum, reshape_hint
 from .functions import batchnorm_backward, batchnorm_inference, forward_and_statistics
 
 
 class BatchNorm:
     """A batch-norm layer: weight, bias, running statistics, and the two passes.
 
-    In training, ``forward`` normalises by the batch and updates the running statistics with
-    p = momentum, or, for momentum None, p = 1/(batches so far), which is their plain average:
-    ``running_mean = (1 - p)*running_mean + p*mean``, ``running_var`` likewise from the unbiased variance
-    ``var*M/(M - 1)``. After ``eval()``, ``forward`` normalises by the running statistics.
+    In training, ``forward`` normalises by the batch, as ``batchnorm_forward``, and updates the running
+    statistics: ``running_mean = (1 - p)*running_mean + p*mean`` and
+    ``running_var = (1 - p)*running_var + p*var*M/(M - 1)``. p is the momentum or, with momentum None,
+    1/(number of batches so far), which makes them plain averages. After ``eval()``, ``forward`` normalises by
+    the running statistics, as ``batchnorm_inference``.
 
     Args:
         num_channels: C, at least 1.
         eps: added to the variance, >= 0.
         momentum: share of the new batch in the running statistics, 0 to 1; or None.
         relu: whether a ReLU follows, fused into both passes.
-        axis: where the channels are: 1 or -1.
+        axis: the axis of the channels, 1 or -1.
         dtype: float32 or float64, of all arrays.
-        backend: see the package.
+        backend: "auto", "cpu", "reference" or "cuda"; with "auto" the layer's own arrays are in main memory.
 
     Attributes:
-        weight, bias: gamma and beta, (C,); hand them to an optimizer. Ones and zeros at first.
-        running_mean, running_var: (C,); zeros and ones at first.
-        num_batches_tracked: how many batches they have seen.
-        training: whether the layer is in training mode, as it is at first.
+        weight, bias: gamma and beta, (C,), to be trained by an optimizer. Ones and zeros at first.
+        running_mean, running_var: (C,). Zeros and ones at first.
+        num_batches_tracked: the number of batches in the running statistics.
+        training: whether the layer is in training mode; True at first.
 
-    All of these, eps, momentum, relu, axis and backend can be set later and are checked then. Other public
-    names are refused: they are misspelt. A class derived from this one may have attributes of its own.
+    These attributes, and eps, momentum, relu, axis and backend, can be set later; the new values are checked.
+    To set another public name is an error, since it is misspelt, unless a derived class defines it.
 
-    A copy, be it by ``copy`` or pickled, has everything but what the last ``forward`` left for ``backward``.
-    ``copy.copy`` shares the arrays, running statistics among them, ``copy.deepcopy`` does not. A layer that
-    was loaded into read-only memory, as workers get them, is good for inference.
+    A copy or an unpickled layer has everything but what ``forward`` stores for ``backward``. ``copy.copy``
+    shares the arrays with the original, also the running statistics; ``copy.deepcopy`` copies them. A layer
+    in read-only memory, as worker processes may get it, can be used for inference.
 
     Raises:
-        TypeError, ValueError: an argument is out of range.
+        TypeError: an argument or attribute has another type.
+        ValueError: an argument or attribute is out of range.
         AttributeError: a layer has no such attribute.
 
     Source:
@@ -86,13 +88,13 @@ class BatchNorm:
         self.axis = axis
         self.backend = backend
         self.training = True
-        place = self._run.place
-        self.weight: Array = place(np.ones(num_channels, dtype))
-        self.bias: Array = place(np.zeros(num_channels, dtype))
-        self.running_mean: Array = place(np.zeros(num_channels, dtype))
-        self.running_var: Array = place(np.ones(num_channels, dtype))
+        from_host = self._module.from_host
+        self.weight: Array = from_host(np.ones(num_channels, dtype))
+        self.bias: Array = from_host(np.zeros(num_channels, dtype))
+        self.running_mean: Array = from_host(np.zeros(num_channels, dtype))
+        self.running_var: Array = from_host(np.ones(num_channels, dtype))
         self.num_batches_tracked = 0
-        # Of the last forward in training: x, weight, bias, mean, inv, and the switches.
+        # For backward: x, weight, bias, mean and inv of the last forward in training, and its options.
         self._saved: tuple[list[Array], dict[str, Any]] | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -106,8 +108,8 @@ class BatchNorm:
         return {**vars(self), "_saved": None}
 
     @property
-    def _run(self) -> Any:
-        """The backend of the layer's own arrays, which are in main memory unless asked to a GPU."""
+    def _module(self) -> Any:
+        """The backend of the layer's own arrays."""
         return backends.module("cpu" if self.backend == "auto" else self.backend)
 
     def __repr__(self) -> str:
@@ -118,78 +120,87 @@ class BatchNorm:
         )
 
     def train(self, mode: bool = True) -> BatchNorm:
-        """Training mode, or, for False, inference; returns the layer."""
+        """Sets the training mode, or for False the inference mode; returns the layer."""
         self.training = switch("mode", mode)
         return self
 
     def eval(self) -> BatchNorm:
-        """Inference mode: ``forward`` uses the running statistics; returns the layer."""
+        """Sets the inference mode, in which ``forward`` uses the running statistics; returns the layer."""
         return self.train(False)
 
     def forward(self, x: Array, out: Array | None = None) -> Array:
-        """The layer's result for ``x``; in training mode the running statistics take it in.
+        """The layer's result for ``x``; in training mode the running statistics are updated.
 
         Args:
-            x: see the package. In training it is kept, not copied, for ``backward``: do not write to it
-                until then. Nothing would tell, and the gradients would be those of other values.
-            out: as in ``batchnorm_forward``, or ``batchnorm_inference`` after ``eval()``.
+            x: as in ``batchnorm_forward``, with the layer's C and dtype. In training the layer keeps ``x``
+                for ``backward`` without a copy. Do not write to it before that: the gradients would be wrong,
+                without an error.
+            out: as in ``batchnorm_forward``, or as in ``batchnorm_inference`` after ``eval()``.
+
+        Returns:
+            y, like ``x``.
 
         Raises:
-            TypeError, ValueError: an argument does not fit; nothing has been changed.
+            TypeError: an argument has another type or dtype.
+            ValueError: an argument has another shape or layout. In both cases nothing has been changed.
         """
         self._check_input(x)
         if not self.training:
             statistics = (self.running_mean, self.running_var)
             return batchnorm_inference(
-                x, self.weight, self.bias, *statistics, out=out, **self._how(), eps=self.eps
+                x, self.weight, self.bias, *statistics, out=out, **self._options(), eps=self.eps
             )
         batches = _check_count("num_batches_tracked", self.num_batches_tracked + 1)
         self._check_writeable("running_mean", "running_var")
-        running = {name: arrays.plain(getattr(self, name)) for name in ("running_mean", "running_var")}
+        running = {name: arrays.as_plain(getattr(self, name)) for name in ("running_mean", "running_var")}
         y, mean, inv, mean64, var64 = forward_and_statistics(
             x, self.weight, self.bias, self.eps, self.relu, self.axis, out, self.backend, running
         )
         p = 0.0 if self.momentum is None else self.momentum
         values = x.size // len(self.weight)
-        self._run.update_running(
+        self._module.update_running(
             *running.values(), mean64, var64, values, p, batches if self.momentum is None else 0
         )
-        self._saved = [x, self.weight, self.bias, mean, inv], self._how()
+        self._saved = [x, self.weight, self.bias, mean, inv], self._options()
         self.num_batches_tracked = batches
         return y
 
     def backward(self, dy: Array, out: Array | None = None) -> tuple[Array, Array, Array]:
-        """The gradients for the last ``forward`` in training mode: dx, dweight, dbias.
+        """The gradients of the last ``forward`` in training mode.
 
-        They are those of the layer as it was: ``relu`` and ``axis`` may have been set since, and arrays
-        replaced, but not written to.
+        Attributes that were set after that ``forward`` change nothing: its options and arrays are used. But
+        these arrays are no copies, so what is written into them since then does change the gradients.
 
         Args:
-            dy: the loss's gradient with respect to its result, with the layout of ``x``.
-            out: array for dx; may be ``dy`` itself.
+            dy: the loss's gradient by the result of ``forward``, with the shape, dtype and layout of ``x``.
+            out: the array for dx; it may be ``dy`` itself.
+
+        Returns:
+            dx, like ``x``; dweight and dbias, (C,).
 
         Raises:
             RuntimeError: there was no ``forward`` in training mode.
-            TypeError, ValueError: an argument does not fit; nothing has been written.
+            TypeError: an argument has another type or dtype.
+            ValueError: an argument has another shape or layout. In all cases nothing has been written.
         """
         if self._saved is None:
             raise RuntimeError(
-                "backward: there was no forward in training mode to go back from; call forward first"
+                "backward: there was no forward in training mode before; call train() and forward() first"
             )
-        given, how = self._saved
-        return batchnorm_backward(dy, *given, out=out, **how)
+        saved, options = self._saved
+        return batchnorm_backward(dy, *saved, out=out, **options)
 
     def _check_writeable(self, *names: str) -> None:
         for name in names:
-            flags = getattr(getattr(self, name), "flags", None)  # those on a GPU have others
+            flags = getattr(getattr(self, name), "flags", None)  # arrays on a GPU may have none
             if not getattr(flags, "writeable", True):
                 raise ValueError(
-                    f"{name}: the array is read-only, as what processes share often is; copy.deepcopy(layer) "
-                    "has arrays of its own"
+                    f"{name}: the array is read-only, expected a writeable one; copy.deepcopy(layer) makes "
+                    "writeable copies of arrays in shared memory"
                 )
 
     def _check_input(self, x: Any) -> None:
-        """Raises where x fits a layer, but not this one; the functions would blame gamma and beta."""
+        """Raises unless x has the layer's dtype and channels; the functions' error would name gamma."""
         if (self.bias.dtype, self.bias.shape) != (self.weight.dtype, self.weight.shape):
             raise ValueError(
                 f"bias: got {self.bias.dtype} {self.bias.shape}, expected {self.weight.dtype} "
@@ -206,22 +217,25 @@ class BatchNorm:
                 f"x: got shape {x.shape}, expected the layer's {self.weight.size} channels on axis {axis}"
             )
 
-    def _how(self) -> dict[str, Any]:
+    def _options(self) -> dict[str, Any]:
         return {"relu": self.relu, "axis": self.axis, "backend": self.backend}
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of what the layer holds, in the names of PyTorch's state dicts.
+        """Copies of the layer's arrays and its count of batches, under the names of PyTorch's state dicts.
 
-        Keys: ``weight``, ``bias``, ``running_mean``, ``running_var``, ``num_batches_tracked`` (an int).
+        Returns:
+            A dict with the NumPy arrays ``weight``, ``bias``, ``running_mean`` and ``running_var``, all (C,),
+            and the int ``num_batches_tracked``.
         """
-        state: dict[str, Any] = {name: self._run.to_host(getattr(self, name)) for name in _STATE}
+        state: dict[str, Any] = {name: self._module.to_host(getattr(self, name)) for name in _STATE}
         return {**state, "num_batches_tracked": self.num_batches_tracked}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Takes over what ``state_dict`` returned, into the arrays that the layer has.
+        """Copies what ``state_dict`` returned into the layer's arrays.
 
         Raises:
-            TypeError, ValueError: it does not fit; nothing has been changed.
+            ValueError: a key is missing or unknown, or an entry has another type, dtype or shape; nothing has
+                been changed.
         """
         expected = {*_STATE, "num_batches_tracked"}
         if not isinstance(state_dict, Mapping) or set(state_dict) != expected:
@@ -236,7 +250,7 @@ class BatchNorm:
         self._check_writeable(*_STATE)
         count = _check_count("state_dict['num_batches_tracked']", state_dict["num_batches_tracked"])
         for name in _STATE:
-            self._run.assign(getattr(self, name), state_dict[name])
+            self._module.assign(getattr(self, name), state_dict[name])
         self.num_batches_tracked = count
 
 
@@ -262,21 +276,23 @@ def _check_dtype(dtype: Any) -> np.dtype[Any]:
 
 
 def _check_backend(backend: Any) -> str:
-    backends.check(backend)
+    backends.check_name(backend)
     return str(backend)
 
 
 def _check_vector(name: str, a: Any) -> Array:
-    """``a`` if it could be an array of some layer; whether of this one, ``forward`` tells."""
+    """``a`` if it has one axis and is aligned; ``forward`` checks it against the other arrays."""
     if not arrays.lives_on_gpu(a):
         arrays.check_aligned_array(name, a)
     if a.ndim != 1:
-        raise ValueError(f"{name}: got shape {a.shape}, expected one axis, of channels{reshaped(name, a)}")
+        raise ValueError(
+            f"{name}: got shape {a.shape}, expected one axis, of channels{reshape_hint(name, a)}"
+        )
     vector: Array = a
     return vector
 
 
-# What a layer's attributes go through when they are set, by name.
+# The check that the value of each attribute passes when it is set.
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "eps": check_eps,
     "momentum": lambda momentum: None if momentum is None else check_momentum(momentum),

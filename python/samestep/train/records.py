@@ -1,0 +1,46 @@
+"""What a run records on its way: losses, the numbers of their steps and, on request, the weights."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..backends.arrays import read_only_copy
+from ..problems import Floats, Problem
+
+Callback = Callable[[int, Floats, float], object]
+
+
+class Records:
+    """Evaluates the loss of the full problem at the optimizer's weights ``w``, and keeps it."""
+
+    def __init__(self, problem: Problem, w: Floats, callback: Callback | None, keep_w: bool) -> None:
+        self._problem = problem
+        self._w = w
+        self._callback = callback
+        self.losses: list[float] = []
+        self.steps: list[int] = []
+        self.ws: list[Floats] | None = [] if keep_w else None
+
+    def add(self, step: int) -> bool:
+        """Records the weights after so many steps; returns whether the callback ends the run."""
+        loss = evaluate_loss(self._problem, self._w)
+        self.losses.append(loss)
+        self.steps.append(step)
+        if self.ws is not None:
+            self.ws.append(self._w.copy())
+        return self._callback is not None and bool(self._callback(step, read_only_copy(self._w), loss))
+
+
+def evaluate_loss(problem: Problem, w: Floats) -> float:
+    """L(w) as a float of Python's, checked: a problem of the user's own may return anything."""
+    loss: Any = problem.loss(w)
+    if isinstance(loss, np.ndarray) and loss.shape == ():
+        loss = loss[()]
+    if isinstance(loss, (bool, np.bool_)) or not isinstance(loss, numbers.Real):
+        shape = f" of shape {loss.shape}" if isinstance(loss, np.ndarray) else ""
+        raise TypeError(f"problem.loss: returned {type(loss).__name__}{shape}, expected a number")
+    return float(loss)
