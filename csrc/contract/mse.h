@@ -1,10 +1,13 @@
-// The mean squared error of a linear model, L(w) = (c/2)|Phi w - y|^2: residual and gradient in one pass over the rows.
-// No threads and no memory of its own: mse_problem.cpp cuts the rows into blocks. Its NumPy twin is reference/mse.py.
+// The mean squared error of a linear model, L(w) = (c/2)|Phi w - y|^2 (Goodfellow et al. 5.1.4): residual, gradient and
+// loss in one pass over the rows. No threads and no memory of its own: run/mse_problem.cpp cuts the rows into blocks.
+// The NumPy twin is backends/reference/mse.py.
 //
 //   r_i = T(csum_j(Phi_ij*w_j) - y_i)     g_j = T(c*csum_i(r_i*Phi_ij))     L = (c/2)*csum_i(r_i*r_i)
+//   Phi (n, p), w (p), y (n); r (n), g (p), L (1)
 //
-// csum is the canonical sum: float64, blocks of 1024 terms, 32 lanes a block, lanes halved, blocks paired. Over j the
-// lanes lie along a row; over i they are 32 rows of sums of their own, since all columns are summed at once.
+// csum is the canonical sum (sums.h): float64, blocks of 1024 terms, 32 lanes a block, lanes halved, blocks paired. In
+// the sum over j, lane j%32 lies along a row of Phi. In the sum over i, all p columns are summed at once, so that lane
+// i%32 is a row of p sums.
 #pragma once
 #include "contract/fetch.h"
 #include "contract/sums.h"
@@ -16,26 +19,28 @@ namespace {  // internal linkage: see rules.h
 
 // ---- formulas ----
 
-// One residual, from the sum over its row.
+// r_i = T(sum - y_i), sum = csum_j(Phi_ij*w_j)
 template <class T>
 inline T mse_residual(double sum, T y) {
   return static_cast<T>(sum - static_cast<double>(y));
 }
 
+// c, or c/n: of a mean, not a sum.
 inline double factor_of(Scale scale, Index rows) {
   return scale.per_row ? scale.factor / static_cast<double>(rows) : scale.factor;
 }
 
-// One element of the gradient, from the sum over the rows; c as factor_of() has it.
+// g_j = T(c*sum), sum = csum_i(r_i*Phi_ij), c from factor_of()
 template <class T>
 inline T mse_gradient_element(double c, double sum) {
   return static_cast<T>(c * sum);
 }
 
+// L = (c/2)*squares, squares = csum_i(r_i*r_i)
 inline double mse_loss(Scale scale, Index rows, double squares) { return (factor_of(scale, rows) / 2.0) * squares; }
 
-// Pairs sums[0], sums[1], ... as the canonical sum pairs its blocks, while they arrive one by one: there are sums of
-// 1, 2, 4 ... blocks waiting, the bits of count say which.
+// Pairs block sums as pair() of sums.h does, but one by one as they are added, in memory for log2 of their count: like
+// a binary counter, whose set bits say which sums of 1, 2, 4, ... blocks wait for their partner.
 class Pairing {
  public:
   void add(double sum) {
@@ -56,19 +61,20 @@ class Pairing {
   double waiting_[64];
 };
 
-#ifndef __CUDACC__  // a GPU's loops are in kernels.cu
+#ifndef __CUDACC__  // a GPU's loops are in gpu/mse.cuh
 // ---- loops ----
 
 constexpr int kVectorsOfLanes = kLanes / kWidth;
-constexpr Index kRounds = 4;  // rows that a lane takes at a time: its sums are loaded and stored once for the four
+// Rows of Phi added to a lane at a time: its sums are loaded and stored once for the four.
+constexpr Index kRowsPerLane = 4;
 
-// kWidth elements as doubles.
+// kWidth elements, widened to doubles.
 template <class T>
 inline Doubles wide(const T* from) {
   return widen(load<typename Vectors<T>::Terms>(from));
 }
 
-// The first n <= kWidth elements, then zeros; what lies behind them is not touched.
+// The first n <= kWidth elements, widened, then zeros. Memory behind them is not read: it may be nobody's.
 #if defined(__AVX512F__)
 inline Doubles wide_some(const double* from, Index n) { return _mm512_maskz_loadu_pd((1u << n) - 1, from); }
 inline Doubles wide_some(const float* from, Index n) {
@@ -89,8 +95,8 @@ inline Doubles wide_some(const T* from, Index n) {
 }
 #endif
 
-// The sum of kWidth lanes: j with j + kWidth/2, then + kWidth/4, ...
-inline double across(Doubles a) {
+// Halves the kWidth lanes of one vector: a_j = a_j + a_{j + kWidth/2}, then + a_{j + kWidth/4}, ...; returns a_0.
+inline double halve_vector(Doubles a) {
 #if defined(__AVX512F__)
   a = a + (Doubles)_mm512_shuffle_f64x2((__m512d)a, (__m512d)a, 0x4e);
   a = a + (Doubles)_mm512_permutex_pd((__m512d)a, 0x4e);
@@ -104,11 +110,11 @@ inline double across(Doubles a) {
   return a[0];
 }
 
-// Halves n vectors of lanes until one sum is left.
+// Halves the lanes in n vectors; returns their sum.
 template <int n>
 inline double halve(Doubles* lanes) {
   if constexpr (n == 1) {
-    return across(lanes[0]);
+    return halve_vector(lanes[0]);
   } else {
 #pragma GCC unroll 8
     for (int v = 0; v < n / 2; ++v) lanes[v] = lanes[v] + lanes[v + n / 2];
@@ -116,12 +122,13 @@ inline double halve(Doubles* lanes) {
   }
 }
 
-// The sum of x_j*y_j over one block's n <= 1024 terms. Unlike run_block of sums.h it keeps all lanes in registers: rows
-// are short, and a sum starts anew with each.
+// The block sum of x_j*y_j over j = 0..n-1, n <= 1024. Unlike run_block of sums.h it keeps all lanes in registers: rows
+// of Phi are short, and every row is a sum of its own.
 template <class T, class U>
 inline double dot_block(const T* x, const U* y, Index n) {
   Doubles lanes[kVectorsOfLanes] = {};
   Index j = 0;
+  // Whole rounds of 32 terms, then what is left: lanes past the end add 0*0, which changes no lane.
   for (; j + kLanes <= n; j += kLanes) {
 #pragma GCC unroll 16
     for (int v = 0; v < kVectorsOfLanes; ++v) {
@@ -139,18 +146,19 @@ inline double dot_block(const T* x, const U* y, Index n) {
   return halve<kVectorsOfLanes>(lanes);
 }
 
+// csum_j(x_j*y_j) over j = 0..n-1.
 template <class T, class U>
 inline double dot(const T* x, const U* y, Index n) {
-  if (n <= kBlock) return dot_block(x, y, n);
+  if (n <= kSumBlock) return dot_block(x, y, n);
   Pairing blocks;
-  for (Index j = 0; j < n; j += kBlock) blocks.add(dot_block(x + j, y + j, n - j < kBlock ? n - j : kBlock));
+  for (Index j = 0; j < n; j += kSumBlock) blocks.add(dot_block(x + j, y + j, n - j < kSumBlock ? n - j : kSumBlock));
   return blocks.total();
 }
 
 #if defined(__AVX512F__)
-// dot() of four rows of n <= 1024 terms at once: w is loaded once for the four, and their lanes are halved together
-// (two fifths faster on rows of 10; on rows of 64 and more, which come from memory, a tenth slower). Other instruction
-// sets lack the registers.
+// out (4) = dot() of four rows of n <= 1024 terms with w (n). w is loaded once for the four, and their lanes are halved
+// together: 40 % faster on rows of 10; on rows of 64 and more, which come from memory, 10 % slower. The other
+// instruction sets have too few registers.
 template <class T>
 inline void dot_four(const T* const* x, const double* w, Index n, double* out) {
   Doubles lanes[4][kVectorsOfLanes] = {};
@@ -176,7 +184,7 @@ inline void dot_four(const T* const* x, const double* w, Index n, double* out) {
   __m512d sum[4];
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) sum[i] = (__m512d)((lanes[i][0] + lanes[i][2]) + (lanes[i][1] + lanes[i][3]));
-  // Lane j with j + 4, of two rows in one vector; with j + 2, of all four; with j + 1.
+  // Lane j + lane j+4, of two rows in one vector; + lane j+2, of all four rows in one; + lane j+1.
   __m512d a = _mm512_shuffle_f64x2(sum[0], sum[1], 0x44) + _mm512_shuffle_f64x2(sum[0], sum[1], 0xee);
   __m512d b = _mm512_shuffle_f64x2(sum[2], sum[3], 0x44) + _mm512_shuffle_f64x2(sum[2], sum[3], 0xee);
   __m512d c = _mm512_shuffle_f64x2(a, b, 0x88) + _mm512_shuffle_f64x2(a, b, 0xdd);
@@ -186,12 +194,12 @@ inline void dot_four(const T* const* x, const double* w, Index n, double* out) {
 }
 #endif
 
-[[maybe_unused]] constexpr Index kLongRow = 64;  // from here on rows are taken one by one
+[[maybe_unused]] constexpr Index kLongRow = 64;  // elements from which four rows at once are slower than one by one
 
-// dot() of n rows with w; the rows `ahead` elements further on will be wanted next, unless that is 0. They are asked
-// for since memory would stand idle while this group's share of the gradient is added up (a quarter faster on rows of
-// 64 floats; the processor's own prefetcher stops where the reading stops). Row by row between the products: asked for
-// in one go, a group costs more than it brings.
+// out (n) = dot() of n rows (p) with w (p). ahead > 0: also prefetches the rows `ahead` elements further on, the next
+// group's. Otherwise memory would stand idle while this group's share of the gradient is added up, since the
+// processor's own prefetcher stops where the reading stops (25 % faster on rows of 64 floats). One row per product:
+// prefetching a whole group in one go costs more than it gains.
 template <class T>
 inline void dot_rows(const T* const* rows, Index n, const double* w, Index p, Index ahead, double* out) {
   Index i = 0;
@@ -207,7 +215,7 @@ inline void dot_rows(const T* const* rows, Index n, const double* w, Index p, In
   }
 }
 
-// sums_j = sums_j + r_k*row_k,j for k = 0..n-1 in turn; the first time, sums start at +0.
+// sums_j = sums_j + r_k*row_kj for k = 0, 1, ..., n-1 in turn. sums (p), r (n), rows (n, p). start: sums are +0 before.
 template <class T, int n>
 inline void add_scaled_rows(double* sums, bool start, const double* r, const T* const* rows, Index p) {
   Doubles factor[n];
@@ -228,34 +236,37 @@ inline void add_scaled_rows(double* sums, bool start, const double* r, const T* 
   }
 }
 
-// Adds two rows of sums.
+// a_j = a_j + b_j,  a and b (p)
 inline void add_sums(double* __restrict a, const double* __restrict b, Index p) {
   for (Index j = 0; j < p; ++j) a[j] = a[j] + b[j];
 }
 
-// One block of a batch: residuals, the sum of their squares, the sums over its rows for all columns. Every row is
-// fetched from memory once: a group of rows stays in the cache between its residuals and its share of the gradient.
+// One block of a batch: its residuals, csum(r_i*r_i), and csum_i(r_i*Phi_ij) for all columns j. Rows of Phi are read
+// from memory once, in groups of 32 to 128: a group stays in the cache between its residuals and its share of the
+// gradient.
 template <class T>
 void mse_block(const MseBlock& b) {
   const T* Phi = static_cast<const T*>(b.Phi);
   const T* y = static_cast<const T*>(b.y);
   const Index p = b.p, padded = padded_columns(p);
-  // The group must fit into the second-level cache beside the lanes.
+  // A group and the lanes (32, p) must fit into the second-level cache together.
   constexpr Index kGroupBytes = 512 * 1024;
-  Index rounds = kGroupBytes / (kLanes * p * static_cast<Index>(sizeof(T)));
-  rounds = rounds < 1 ? 1 : rounds > kRounds ? kRounds : rounds;
-  const Index group = rounds * kLanes;
+  Index rows_per_lane = kGroupBytes / (kLanes * p * static_cast<Index>(sizeof(T)));
+  rows_per_lane = rows_per_lane < 1 ? 1 : rows_per_lane > kRowsPerLane ? kRowsPerLane : rows_per_lane;
+  const Index group = rows_per_lane * kLanes;
 
   double squares[kLanes] = {};
-  double r[kRounds * kLanes];
-  const T* rows[kRounds * kLanes];
+  double r[kRowsPerLane * kLanes];
+  const T* rows[kRowsPerLane * kLanes];
   for (Index first = 0; first < b.count; first += group) {
+    // The addresses of the group's rows, drawn or consecutive.
     const Index n = b.count - first < group ? b.count - first : group;
     for (Index i = 0; i < n; ++i) {
       const Index at = b.begin + first + i;
       rows[i] = Phi + (b.rows != nullptr ? b.rows[at] : at) * p;
     }
     const bool more = b.rows == nullptr && first + 2 * group <= b.count;
+    // r_i = T(dot(Phi_i, w) - y_i)
     dot_rows(rows, n, b.w, p, more ? group * p : 0, r);
     for (Index i = 0; i < n; ++i) {
       const Index at = b.begin + first + i;
@@ -263,11 +274,13 @@ void mse_block(const MseBlock& b) {
       r[i] = rounded;
       if (b.r != nullptr) static_cast<T*>(b.r)[at] = rounded;
     }
+    // Row i goes to lane i%32, of the squares and of the gradient; a group is a multiple of 32 rows.
     for (Index i = 0; i < n; ++i) squares[i % kLanes] = squares[i % kLanes] + (r[i] * r[i]);
+    // Lane by lane: sums_j += r_i*Phi_ij for the group's rows of that lane, all four at once where there are four.
     if (b.lanes == nullptr) continue;
     for (Index lane = 0; lane < kLanes && lane < n; ++lane) {
-      double factors[kRounds];
-      const T* lane_rows[kRounds];
+      double factors[kRowsPerLane];
+      const T* lane_rows[kRowsPerLane];
       Index k = 0;
       for (Index i = lane; i < n; i += kLanes, ++k) factors[k] = r[i], lane_rows[k] = rows[i];
       double* sums = b.lanes + lane * padded;
@@ -281,12 +294,14 @@ void mse_block(const MseBlock& b) {
     }
   }
 
+  // square_sum = the lanes of the squares, halved
   for (Index half = kLanes / 2; half > 0; half /= 2) {
     for (Index l = 0; l < half; ++l) squares[l] = squares[l] + squares[l + half];
   }
   *b.square_sum = squares[0];
   if (b.lanes == nullptr) return;
-  // Lanes without a row count as +0: nothing to add.
+  // gradient_sums = the lanes of the gradient, halved. A lane without a row would be +0 and was never written: it is
+  // left out, since a sum that started at +0 is not -0, and + 0 changes nothing else.
   Index used = b.count < kLanes ? b.count : kLanes;
   for (Index half = kLanes / 2; half > 0; half /= 2) {
     for (Index l = 0; l + half < used; ++l) add_sums(b.lanes + l * padded, b.lanes + (l + half) * padded, p);
@@ -295,6 +310,7 @@ void mse_block(const MseBlock& b) {
   for (Index j = 0; j < p; ++j) b.gradient_sums[j] = b.lanes[j];
 }
 
+// g_j = T(c*sums_j),  sums and g (p)
 template <class T>
 void mse_gradient(Scale scale, Index rows, const double* sums, Index p, void* g) {
   const double c = factor_of(scale, rows);
@@ -302,19 +318,21 @@ void mse_gradient(Scale scale, Index rows, const double* sums, Index p, void* g)
   for (Index j = 0; j < p; ++j) out[j] = mse_gradient_element<T>(c, sums[j]);
 }
 
+// wide = double(w),  both (p): the sums over j widen w once and not once per row.
 template <class T>
 void mse_widen(const void* w, Index p, double* wide) {
   for (Index j = 0; j < p; ++j) wide[j] = static_cast<const T*>(w)[j];
 }
 
-// The gradient of one row's error, for online descent: the same sums, most of which have a single term.
+// g (p) of one row (p), for online descent: r = T(dot(row, w) - y),  g_j = T(c*(r*row_j)). A sum over one row has a
+// single term.
 template <class T>
 void mse_row(const void* row, const void* y, const void* w, Index p, Scale scale, void* g) {
   const double c = factor_of(scale, 1);
   const T* x = static_cast<const T*>(row);
   T* __restrict out = static_cast<T*>(g);
   double r = mse_residual(dot(x, static_cast<const T*>(w), p), *static_cast<const T*>(y));
-  // 0.0 +: a lane starts at +0, which turns a product of -0 into +0.
+  // 0.0 +: a lane starts at +0.0, which turns a product of -0 into +0.
   for (Index j = 0; j < p; ++j) out[j] = mse_gradient_element<T>(c, 0.0 + (r * static_cast<double>(x[j])));
 }
 

@@ -1,5 +1,5 @@
-// Which examples a step sees: a counter-based generator, unbiased draws, permutations, and the rows of step after
-// step. Integers only. Its Python twin, where the way from word to draw is written down, is reference/sampling.py.
+// Which rows each step is computed from: a counter-based generator, unbiased draws, permutations, batches. Integers
+// only. The Python twin, backends/reference/sampling.py, writes down how a word becomes a draw.
 #pragma once
 
 #include <algorithm>
@@ -11,8 +11,9 @@
 
 namespace samestep {
 
-// The block of four words at a counter: Philox4x64-10 of Salmon et al. (2011), "Parallel random numbers: as easy as
-// 1, 2, 3". By names and not by index: gcc 12 keeps an array in memory, where every round waits for its stores.
+// words (4) = the block at a counter: Philox4x64-10 of Salmon et al. (2011), "Parallel random numbers: as easy as 1, 2,
+// 3". Each of ten rounds: two products of 128 bits; their halves are swapped and xored with the other words and the
+// key. Words are named, not indexed: gcc 12 keeps an array in memory, where every round waits for its stores.
 inline void philox(const std::uint64_t (&counter)[4], std::uint64_t seed, std::uint64_t* words) {
   __extension__ typedef unsigned __int128 Wide;
   std::uint64_t w0 = counter[0], w1 = counter[1], w2 = counter[2], w3 = counter[3], k0 = seed, k1 = 0;
@@ -22,7 +23,7 @@ inline void philox(const std::uint64_t (&counter)[4], std::uint64_t seed, std::u
     w1 = std::uint64_t(b);
     w2 = std::uint64_t(a >> 64) ^ w3 ^ k1;
     w3 = std::uint64_t(a);
-    k0 += 0x9E3779B97F4A7C15;  // the golden ratio's and the square root of 3's fractions
+    k0 += 0x9E3779B97F4A7C15;  // the fractions of the golden ratio and of the square root of 3
     k1 += 0xBB67AE8584CAA73B;
   }
   words[0] = w0;
@@ -52,16 +53,17 @@ class Philox {
   int used_ = 4;
 };
 
+// Draws and permutations from the words of one seed.
 class Sampler {
  public:
   explicit Sampler(std::uint64_t seed) : philox_(seed) {}
 
-  // Uniform on 0..n-1, n >= 1. Words from 2^64 - (2^64 mod n) on would favour the small numbers and are thrown away.
+  // word mod n, uniform on 0..n-1, n >= 1. Words from 2^64 - (2^64 mod n) on would favour small numbers: drawn again.
   Index draw(std::uint64_t n) {
     std::uint64_t word = philox_.next();
     std::uint64_t value = word % n;
-    // The largest whole multiple of n up to 2^64 ends before the words that are left over: their multiple of n does
-    // not fit in, so word - value + (n - 1) wraps around. This spares a second division.
+    // Such a word lies in the last, incomplete run of n words: word - value, where that run begins, plus n - 1 is past
+    // 2^64 - 1. Comparing that needs no second division for 2^64 mod n.
     while (word - value > UINT64_MAX - (n - 1)) {
       word = philox_.next();
       value = word % n;
@@ -86,21 +88,21 @@ class Sampler {
 
 enum class Sampling { full, shuffle, with_replacement };
 
-// A run of rows: rows[0..count-1], or 0..count-1 where rows is null.
+// The rows of one step: rows[0..count-1], or rows 0..count-1 of Phi where `rows` is null.
 struct Batch {
   const Index* rows;
   Index count;
 };
 
-// The rows behind step after step, without end.
+// The batches of step after step, without end.
 class Batches {
  public:
-  // size: rows there are. batch_size: rows a step, of no meaning for a full batch.
+  // size: rows of Phi. batch_size: rows of a step; ignored by Sampling::full.
   Batches(Sampling sampling, Index size, Index batch_size, std::uint64_t seed)
       : sampling_(sampling), size_(size), batch_size_(batch_size), sampler_(seed) {
     if (sampling == Sampling::shuffle) order_.resize(size);
-    // Some batches are drawn ahead, so that their rows can be fetched ahead: the draws are the same.
-    if (sampling == Sampling::with_replacement) order_.resize(batch_size * (1 + kAhead / batch_size));
+    // Whole batches are drawn ahead, so that row_ahead() knows their rows: the draws are the same.
+    if (sampling == Sampling::with_replacement) order_.resize(batch_size * (1 + kRowsDrawnAhead / batch_size));
     used_ = static_cast<Index>(order_.size());
   }
 
@@ -118,20 +120,22 @@ class Batches {
     return batch;
   }
 
-  // The row that comes so many after the batch, or -1 where that is not known yet.
-  Index ahead(Index by) const { return used_ + by < static_cast<Index>(order_.size()) ? order_[used_ + by] : -1; }
+  // The row that is used `distance` rows after the last batch, or -1 where it is not drawn yet.
+  Index row_ahead(Index distance) const {
+    return used_ + distance < static_cast<Index>(order_.size()) ? order_[used_ + distance] : -1;
+  }
 
-  // The most rows that a step has.
+  // Rows of the largest batch.
   Index largest() const { return sampling_ == Sampling::full ? size_ : batch_size_; }
 
  private:
-  static constexpr Index kAhead = 256;
+  static constexpr Index kRowsDrawnAhead = 256;  // 2 KiB of numbers, more than train.cpp prefetches ahead
 
   Sampling sampling_;
   Index size_, batch_size_;
   Sampler sampler_;
-  std::vector<Index> order_;  // an epoch, or some batches
-  Index used_;                // how much of it
+  std::vector<Index> order_;  // rows of an epoch, or of the batches drawn ahead
+  Index used_;                // how many of them earlier batches had
 };
 
 }  // namespace samestep

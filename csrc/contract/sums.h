@@ -1,15 +1,18 @@
 // The canonical sum: one order of addition for every machine. No threads, no memory of its own beyond one block's.
 //
-// csum of M float64 terms k = 0..M-1: blocks of 1024; within a block lane k mod 32 starts at +0.0 and adds its terms in
-// increasing k; lanes are halved (j with j+16, then +8, +4, +2, +1); block sums are paired (2i with 2i+1, an odd last
-// one is carried up) until one is left. Its NumPy twin is python/samestep/backends/reference/sums.py.
+// csum of M float64 terms t_0 .. t_{M-1}, in blocks of 1024:
+//   lanes    a_l = +0.0 + t_l + t_{l+32} + t_{l+64} + ...  within the block, from left to right;  l = 0..31
+//   halving  a_l = a_l + a_{l+16}, then + a_{l+8}, a_{l+4}, a_{l+2}, a_{l+1};  a_0 is the sum of the block
+//   pairing  s_i = s_{2i} + s_{2i+1} over the block sums, an odd last one is carried up, until one is left
+// 32 lanes fill the registers of every instruction set, and are a GPU's warp; halving and pairing are a tree, whose
+// error grows with log M (Higham 1993). The NumPy twin is backends/reference/sums.py.
 //
 // What is summed is told by a struct: kSums, how many sums run side by side, and
 //   template <class X, class D> void operator()(const T* const* in, Index i, Index j, D* sums) const
 // which adds to sums[0..kSums-1] the terms of elements i, i+1, ... of the arrays in[]: one term (X = T, D = double) or
 // kWidth of them (X = Vectors<T>::Terms, D = Doubles). j is the column, for what differs by column.
 //
-// Whoever calls cuts the terms into blocks, keeps their sums in an array and ends with pair().
+// The caller cuts the terms into blocks, keeps the block sums in an array and ends with pair().
 #pragma once
 #include "contract/fetch.h"
 #include "contract/fp.h"
@@ -18,10 +21,6 @@
 
 namespace samestep {
 namespace {
-
-constexpr Index kBlock = kSumBlock;
-constexpr Index kLanes = 32;
-constexpr Index kSlab = kSumColumns;  // their lanes are 128 KiB for two sums, within the second cache
 
 // The terms x.
 template <class T>
@@ -44,13 +43,14 @@ struct Squares {
   }
 };
 
-#ifndef __CUDACC__  // a GPU's loops are in kernels.cu
+#ifndef __CUDACC__  // a GPU's loops are in gpu/sums.cuh
 
-// The lanes of one block, sum by sum.
+// The lanes (kSums, 32) of one block.
 template <int kSums>
 struct Lanes {
   alignas(kVectorBytes) double lane[kSums][kLanes] = {};
 
+  // out[s*stride] = the block's sum of kind s.
   void halve(double* out, Index stride) {
     for (int s = 0; s < kSums; ++s) {
       for (Index half = kLanes / 2; half > 0; half /= 2) {
@@ -61,12 +61,14 @@ struct Lanes {
   }
 };
 
-// Adds `groups` times 32 terms that lie one after the other from element i on; the first goes to lane 0.
+// Adds the terms of elements i .. i + 32*groups - 1; the first goes to lane 0. Few lanes at a time over all groups, so
+// that they stay in registers: gcc 12 would keep all 32 in memory, at half the speed.
 template <class T, class Terms>
 inline void add_groups(const Terms& terms, const T* const* in, Index i, Index groups, Lanes<Terms::kSums>& lanes) {
   constexpr int kSums = Terms::kSums;
   constexpr int kHeld = 8 / kSums < 4 ? 8 / kSums : 4;  // vectors of lanes held in registers at a time
   for (Index first = 0; first < kLanes; first += kHeld * kWidth) {
+    // Load lanes first .. first + kHeld*kWidth - 1, add their terms of all groups, store them.
     Doubles sums[kHeld][kSums];
 #pragma GCC unroll 8
     for (int v = 0; v < kHeld; ++v) {
@@ -87,7 +89,7 @@ inline void add_groups(const Terms& terms, const T* const* in, Index i, Index gr
   }
 }
 
-// Adds `count` < 32 terms; the first goes to lane 0.
+// Adds the terms of elements i .. i + count - 1, count < 32; the first goes to lane 0.
 template <class T, class Terms>
 inline void add_rest(const Terms& terms, const T* const* in, Index i, Index count, Lanes<Terms::kSums>& lanes) {
   constexpr int kSums = Terms::kSums;
@@ -99,7 +101,7 @@ inline void add_rest(const Terms& terms, const T* const* in, Index i, Index coun
   }
 }
 
-// The block sums of `count` <= 1024 terms that lie one after the other: out[0], out[stride], ...
+// The block sums of elements i .. i + count - 1, count <= 1024: kind s to out[s*stride].
 template <class T, class Terms>
 inline void run_block(const Terms& terms, const T* const* in, Index i, Index count, double* out, Index stride) {
   Lanes<Terms::kSums> lanes;
@@ -109,7 +111,8 @@ inline void run_block(const Terms& terms, const T* const* in, Index i, Index cou
   lanes.halve(out, stride);
 }
 
-// Adds kGroups rows to one row of lanes: rows group_stride apart, each of `width` elements from i and column j on.
+// lanes (kSums, width) += the terms of kGroups rows of `width` elements. Row g begins at element i + g*group_stride,
+// sum s at lanes + s*sum_stride. All rows go to the same lane of their columns, so they are added in the order of g.
 template <int kGroups, class T, class Terms>
 inline void add_rows(const Terms& terms, const T* const* in, Index i, Index group_stride, Index width, double* lanes,
                      Index sum_stride) {
@@ -134,22 +137,24 @@ inline void add_rows(const Terms& terms, const T* const* in, Index i, Index grou
   }
 }
 
-// The block sums of `width` <= kSlab columns over `rows` <= 1024 rows, `stride` elements apart, from element i on:
-// column j's sum s goes to out[s * sum_stride + j].
+// The block sums of every column of x (rows, width), rows <= 1024 and width <= kSumColumns; row r begins at element
+// i + r*stride. Column j's sum of kind s goes to out[s*out_stride + j].
 //
-// Lanes are kept for every column. 32 rows without gaps are one long row with a lane for each of its elements, so that
-// any number of columns fills whole vectors; there, j runs to 32*width, and what differs by column must be repeated 32
-// times. Eight such groups at a time: eight streams to prefetch, and the lanes are loaded and stored once for them.
+// lanes is (kSums, 32, width): row r adds to lane r%32 of every column. 32 rows without gaps (stride == width) are one
+// long row of 32*width elements with a lane for each, so that any number of columns fills whole vectors; there, j runs
+// to 32*width, and what differs by column must be repeated 32 times. Eight groups of 32 rows are added at a time: eight
+// streams for the processor's prefetcher, and lanes are loaded and stored once for all eight.
 template <class T, class Terms>
 inline void column_block(const Terms& terms, const T* const* in, Index i, Index rows, Index width, Index stride,
                          double* out, Index out_stride) {
   constexpr int kSums = Terms::kSums;
   constexpr int kGroups = 8;
-  alignas(kVectorBytes) double lanes[kSums * kLanes * kSlab];
+  alignas(kVectorBytes) double lanes[kSums * kLanes * kSumColumns];
   const Index sum_stride = kLanes * width;
   const bool gapless = width == stride;
   for (Index j = 0; j < kSums * sum_stride; ++j) lanes[j] = 0.0;
 
+  // Add all rows to the lanes, 32 or 8*32 rows at a time.
   for (Index row = 0; row < rows;) {
     Index left = rows - row;
     Index long_rows = gapless ? 1 : left < kLanes ? left : kLanes;
@@ -167,6 +172,7 @@ inline void column_block(const Terms& terms, const T* const* in, Index i, Index 
     row += many ? kGroups * kLanes : kLanes;
   }
 
+  // Halve: row l of the lanes gets row l + half, all columns side by side.
   for (int s = 0; s < kSums; ++s) {
     double* lane = lanes + s * sum_stride;
     for (Index half = kLanes / 2; half > 0; half /= 2) {
@@ -176,7 +182,8 @@ inline void column_block(const Terms& terms, const T* const* in, Index i, Index 
   }
 }
 
-// Pairs n rows of `width` sums, `stride` apart, in place; the total is left in the first row. n = 0 is the caller's.
+// Pairs the block sums (n, width), rows `stride` apart, in place: s_i = s_i + s_{i+step} for i = 0, 2*step, ..., with
+// step 1, 2, 4, ... The totals are left in row 0. n = 0 leaves nothing there: the caller's case.
 inline void pair(double* sums, Index n, Index width, Index stride) {
   for (Index step = 1; step < n; step *= 2) {
     for (Index i = 0; i + step < n; i += 2 * step) {
@@ -187,38 +194,42 @@ inline void pair(double* sums, Index n, Index width, Index stride) {
   }
 }
 
-// The sums of kStreams whole blocks, a few rows of lanes of each in turn: memory gives more to several streams than to
-// one, half as much again. With `fetches`: asks for the next kStreams blocks meanwhile.
+// out (kStreams) = the sums of as many whole blocks from element i on, read in turn, 64 terms of each: memory serves
+// several streams half as fast again as one. `prefetches`: also fetches the next kStreams blocks.
 template <int kStreams, class T, class Terms>
-inline void run_streams(const Terms& terms, const T* const* in, Index i, bool fetches, double* out) {
+inline void run_streams(const Terms& terms, const T* const* in, Index i, bool prefetches, double* out) {
   constexpr Index kGroups = 2;
   Lanes<Terms::kSums> lanes[kStreams];
-  for (Index end = i + kBlock; i < end; i += kGroups * kLanes) {
+  for (Index end = i + kSumBlock; i < end; i += kGroups * kLanes) {
     for (int b = 0; b < kStreams; ++b) {
-      if (fetches) fetch(in[0] + i + (b + kStreams) * kBlock, kGroups * kLanes);
-      add_groups(terms, in, i + b * kBlock, kGroups, lanes[b]);
+      if (prefetches) fetch(in[0] + i + (b + kStreams) * kSumBlock, kGroups * kLanes);
+      add_groups(terms, in, i + b * kSumBlock, kGroups, lanes[b]);
     }
   }
   for (int b = 0; b < kStreams; ++b) lanes[b].halve(out + b, 1);
 }
 
-// What the table holds: the block sums of x or x*x.
+// ---- the functions of the table: block sums of x or x*x ----
+
+// x (n): out[0], out[1], ... = the sums of blocks first..last-1.
 template <class T, class Terms>
 void run_blocks(const void* x, Index n, Index first, Index last, double* out) {
   constexpr int kStreams = 4;
-  constexpr Index kFarTerms = 1 << 20;  // fewer may lie in a cache, where asking for them costs a twentieth
+  constexpr Index kPrefetchedTerms = 1 << 20;  // and more; fewer may lie in a cache, where prefetching costs 5 %
   const T* in[] = {static_cast<const T*>(x)};
+  // Whole blocks kStreams at a time, then one by one, the last of them perhaps shorter.
   Index b = first;
-  for (; b + kStreams <= last && (b + kStreams) * kBlock <= n; b += kStreams) {
-    const bool fetches = n >= kFarTerms && (b + 2 * kStreams) * kBlock <= n;
-    run_streams<kStreams>(Terms{}, in, b * kBlock, fetches, out + (b - first));
+  for (; b + kStreams <= last && (b + kStreams) * kSumBlock <= n; b += kStreams) {
+    const bool prefetches = n >= kPrefetchedTerms && (b + 2 * kStreams) * kSumBlock <= n;
+    run_streams<kStreams>(Terms{}, in, b * kSumBlock, prefetches, out + (b - first));
   }
   for (; b < last; ++b) {
-    Index begin = b * kBlock, left = n - begin;
-    run_block(Terms{}, in, begin, left < kBlock ? left : kBlock, out + (b - first), 1);
+    Index begin = b * kSumBlock, left = n - begin;
+    run_block(Terms{}, in, begin, left < kSumBlock ? left : kSumBlock, out + (b - first), 1);
   }
 }
 
+// x (rows, width), rows `stride` elements apart: out (width) = the sums of one block of every column.
 template <class T, class Terms>
 void column_blocks(const void* x, Index rows, Index width, Index stride, double* out) {
   const T* in[] = {static_cast<const T*>(x)};

@@ -1,9 +1,12 @@
-// What formulas and kernels speak of: numbers, types, and the arguments of a batch norm and of a block of rows.
+// What formulas and kernels speak of: numbers, types, sizes that fix bits, and the arguments of a batch norm and of a
+// block of rows.
 #pragma once
 
 namespace samestep {
 
 using Index = long long;  // sizes and step counters: 64 bits everywhere
+
+static constexpr Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
 
 enum Type { float32, float64, kTypes };
 // How a float32 is kept in memory: as itself or in 16 bits.
@@ -12,9 +15,9 @@ constexpr Index bytes_of(Type type) { return type == float32 ? 4 : 8; }
 constexpr int kMaxStates = 4;
 constexpr int kMaxHyper = 8;
 
-// From so many elements on, a run comes from memory: small arrays are cut finer (plan.cpp). Loops then ask for what
-// follows, which costs up to a third of their time in cache and brings as much from memory.
-constexpr Index kFar = 16384;
+// Elements of the shortest run that a loop prefetches for. Runs of that length come from memory, since plan.cpp cuts
+// small arrays finer. Prefetching saves up to a third of a loop's time there, and costs up to a third in cache.
+constexpr Index kShortestPrefetched = 16384;
 
 // A rule's coefficients at one step, ready for any kernel of that rule and type.
 struct Coefficients {
@@ -22,27 +25,29 @@ struct Coefficients {
   double decay;  // lr*weight_decay, for decoupled weight decay
 };
 
-constexpr Index kSumBlock = 1024;
-constexpr Index kSumColumns = 256;
+// The canonical sum (sums.h). The first two fix bits.
+constexpr Index kSumBlock = 1024;   // terms of a block
+constexpr Index kLanes = 32;        // of a block: each adds every 32nd term
+constexpr Index kSumColumns = 256;  // summed at a time: their lanes are 128 KiB for two sums, within the second cache
 
-// A batch norm at work: channels of samples * positions values each. Arrays are of the kernel's type but for double
-// ones.
+// The arguments of a batch norm. Arrays are of the kernel's type T, those of double excepted.
 struct BatchNorm {
   Index samples, channels, positions;  // N, C, S
   bool channels_last;                  // value (n, c, s) is at (n*S + s)*C + c, else at (n*C + c)*S + s
   bool stream;                         // write out past the caches
-  Index ahead;                         // while applying element i, fetch element i + ahead of what is read; 0: none
+  Index ahead;                         // while applying element i, prefetch element i + ahead of x and dy; 0: none
   double eps;
-  const void *x, *dy, *gamma, *beta, *var;
-  void *mean, *inv;        // forward writes them, backward reads them; inference reads mean and var
-  double *mean64, *var64;  // written by forward
-  void *dgamma, *dbeta;    // written by backward
-  void* out;
+  const void *x, *dy;              // (N, C, S), or (N, S, C) channels last
+  const void *gamma, *beta, *var;  // (C)
+  void *mean, *inv;                // (C); forward writes them, backward reads them; inference reads mean and var
+  double *mean64, *var64;          // (C), written by forward
+  void *dgamma, *dbeta;            // (C), written by backward
+  void* out;                       // y or dx, like x
 
-  // Scratch: kCoefficients values for each channel, all channels `repeats` times over; two block sums a channel.
-  void* coefficients;
-  Index repeats;
-  double* sums;
+  // Scratch.
+  void* coefficients;  // (kCoefficients, repeats, C), rows as batchnorm.h names them
+  Index repeats;       // 1, or more for loops over columns that run on into the next rows
+  double* sums;        // block sums: (2, blocks, C) channels last, (C, 2, blocks) in planes
 };
 constexpr int kCoefficients = 7;
 
@@ -52,21 +57,21 @@ struct Scale {
   bool per_row;
 };
 
-// A run of rows of one block of a batch, and where its sums go.
+// One block of the rows of a batch, and where its sums go.
 struct MseBlock {
-  const void* Phi;  // rows of p elements, one after the other
-  const void* y;
-  const double* w;
-  Index p;
-  const Index* rows;      // of the batch; nullptr: 0, 1, 2, ...
+  const void* Phi;        // (rows, p)
+  const void* y;          // (rows)
+  const double* w;        // (p), widened
+  Index p;                // columns
+  const Index* rows;      // (batch), numbers of rows of Phi; nullptr: 0, 1, 2, ...
   Index begin, count;     // the block: rows begin..begin+count-1 of the batch, count <= kSumBlock
-  void* r;                // residuals of the batch; nullptr: not wanted
-  double* lanes;          // room for 32 rows of padded_columns(p); nullptr: no gradient wanted
-  double* gradient_sums;  // p sums over the block
-  double* square_sum;
+  void* r;                // (batch), residuals; nullptr: not wanted
+  double* lanes;          // scratch (kLanes, padded_columns(p)); nullptr: no gradient wanted
+  double* gradient_sums;  // (p), over the block
+  double* square_sum;     // (1)
 };
 
-// Rows of sums are as long as whole vectors of any instruction set.
+// The length of a row of p sums, so that whole vectors of any instruction set (8 doubles at most) fill it.
 static constexpr Index padded_columns(Index p) { return (p + 7) / 8 * 8; }
 
 }  // namespace samestep

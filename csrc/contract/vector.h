@@ -12,7 +12,7 @@ namespace {
 
 #ifdef __CUDACC__
 
-// A thread of a GPU takes one value at a time.
+// A thread of a GPU computes one value at a time.
 template <class X, class T>
 inline X load(const T* from) {
   return *from;
@@ -21,7 +21,7 @@ inline X load(const T* from) {
 inline double widen(float x) { return x; }
 inline double widen(double x) { return x; }
 
-// As below.
+// As on a processor, below: fused where the product is exact.
 template <class T>
 inline double add_product(double sum, double a, double b) {
   return sum + (a * b);
@@ -44,14 +44,14 @@ constexpr int kWidth = kVectorBytes / 8;  // float64 terms in a vector
 
 typedef float Floats __attribute__((vector_size(kVectorBytes)));
 typedef double Doubles __attribute__((vector_size(kVectorBytes)));
-typedef float FewFloats __attribute__((vector_size(kVectorBytes / 2)));  // kWidth of them, to become Doubles
+typedef float FewFloats __attribute__((vector_size(kVectorBytes / 2)));  // kWidth of them, to be widened
 
 template <class T>
 struct Vectors;
 template <>
 struct Vectors<float> {
   using Full = Floats;      // for elementwise work
-  using Terms = FewFloats;  // kWidth values on their way into a sum
+  using Terms = FewFloats;  // kWidth values, to be widened to terms of a sum
 };
 template <>
 struct Vectors<double> {
@@ -71,7 +71,8 @@ inline void store(T* to, X x) {
   __builtin_memcpy(to, &x, sizeof(X));
 }
 
-// A store that leaves the caches alone, to a multiple of kVectorBytes; finish_stores() before others may look.
+// Stores to a multiple of kVectorBytes without a place in the caches: a result larger than those would push out what is
+// still wanted, and each line would be read before it is overwritten. finish_stores() before other threads may read it.
 template <class T, class V>
 inline void store_past_caches(T* to, V x) {
 #if defined(__AVX512F__)
@@ -93,7 +94,7 @@ inline void finish_stores() {
 inline double widen(float x) { return x; }
 inline double widen(double x) { return x; }
 inline Doubles widen(Doubles x) { return x; }
-// By intrinsics: gcc 12 makes four instructions of __builtin_convertvector, at half the speed.
+// By intrinsics: gcc 12 compiles __builtin_convertvector to four instructions, at half the speed.
 inline Doubles widen(FewFloats x) {
 #if defined(__AVX512F__)
   return (Doubles)_mm512_maskz_cvtps_pd(0xff, (__m256)x);  // the form without a mask draws a false warning in gcc 12

@@ -1,6 +1,5 @@
-// The loops, compiled once per instruction set with the flags of CMakeLists.txt; exports one constant table.
-// No library header and no linkage but the table's: see rules.h.
-#include "contract/batchnorm.h"
+// The loops over rules, and the table of everything compiled for one instruction set. Built once for each with the
+// flags of CMakeLists.txt. Exports the table alone and includes no library header: see rules.h.
 #include "contract/fetch.h"
 #include "contract/mse.h"
 #include "contract/options.h"
@@ -8,12 +7,14 @@
 #include "contract/storage.h"
 #include "contract/sums.h"
 #include "contract/vector.h"
+#include "isa/batchnorm.h"
 #include "isa/kernels.h"
 #include "isa/roofs.h"
 
 namespace samestep {
 namespace {
 
+// How many hyper-parameters R::at has after t, and how many states R::operator() has after w and g.
 template <class R, class... Hyper>
 constexpr int arity(R (*)(Index, Hyper...)) {
   return sizeof...(Hyper);
@@ -25,7 +26,7 @@ constexpr int arity(void (R::*)(T&, T, States&...) const) {
 template <class R, class T>
 constexpr int n_states = arity<R, T>(&R::template operator()<T>);
 
-// Hands the hyper-parameters to R::at one by one: how many there are is read off its signature.
+// out->bytes = R::at(t, hyper[0], hyper[1], ...): unpacks one argument per call, until there are as many as R::at has.
 template <class R, class... Hyper>
 void form(Index t, const double* hyper, Coefficients* out, Hyper... head) {
   if constexpr (sizeof...(Hyper) == arity(&R::at)) {
@@ -41,8 +42,9 @@ void coefficients(Index t, const double* hyper, Coefficients* out) {
   form<R>(t, hyper, out);
 }
 
-// An element as it lies in memory, and x as the rule sees it; what the rule makes of x goes back with keep(). A rule
-// must not work on memory itself: what it has written and reads again waits for the store, longest across cache lines.
+// One element in memory (`kept`) and its value for the rule (`x`); keep() stores x. A rule must not work on memory
+// itself: a value that it wrote and reads again would wait for the store, longest where the element straddles two cache
+// lines.
 template <class T>
 struct AsIs {
   using Kept = T;
@@ -62,6 +64,7 @@ struct InBFloat16 {
   static float read(Half kept) { return BFloat16::widen(kept); }
 };
 
+// One element: w, states = rule(w, g, states).
 template <class R, class T, class W, class... States>
 inline void step(const R& rule, W w, T g, States... states) {
   rule(w.x, g, states.x...);
@@ -69,39 +72,45 @@ inline void step(const R& rule, W w, T g, States... states) {
   w.keep();
 }
 
-// Elements in a row: whole vectors of any instruction set, whole cache lines of any type.
+// Elements of the inner loop: whole vectors of any instruction set, whole cache lines of any type, and a constant, so
+// that the compiler unrolls it and prefetches stand outside.
 constexpr Index kRun = 64;
-// From memory each run asks for the one this far ahead; never past the end, where it may be another thread's.
-constexpr Index kAhead = 256;
+// Elements, half to 2 KiB, from a run to the one that it prefetches. Never past the end: what lies there may be another
+// thread's to write.
+constexpr Index kPrefetchDistance = 256;
 
-// The next loop's elements are independent: gcc, unlike clang, loses sight of __restrict in the structs above.
+// The elements of the next loop are independent: gcc, unlike clang, loses sight of __restrict in the structs above.
 #ifdef __clang__
 #define INDEPENDENT
 #else
 #define INDEPENDENT _Pragma("GCC ivdep")
 #endif
 
-// W: how w and g are kept, S: how states are.
+// w_i, states_i = rule(w_i, g_i, states_i),  i = 0..n-1; w, g and each state (n). W: how w and g are kept in memory, S:
+// how states are. The tail runs the expression of the body, so that no bit depends on where an array is cut.
 template <class W, class S, class R, class... States>
 void loop(const R rule, Index n, typename W::Kept* __restrict w, const typename W::Kept* __restrict g,
           States* __restrict... states) {
-  const Index fetched = n < kFar ? 0 : n - kAhead - kRun;
+  const Index prefetches_end = n < kShortestPrefetched ? 0 : n - kPrefetchDistance - kRun;
   Index i = 0;
+  // The body: kRun elements at a time. As long as there is a run kPrefetchDistance further on, it is fetched.
   for (; i + kRun <= n; i += kRun) {
-    if (i < fetched) {
-      fetch(w + i + kAhead, kRun);
-      fetch(g + i + kAhead, kRun);
-      (fetch(states + i + kAhead, kRun), ...);
+    if (i < prefetches_end) {
+      fetch(w + i + kPrefetchDistance, kRun);
+      fetch(g + i + kPrefetchDistance, kRun);
+      (fetch(states + i + kPrefetchDistance, kRun), ...);
     }
     INDEPENDENT
     for (Index j = i; j < i + kRun; ++j) step(rule, W(w[j]), W::read(g[j]), S(states[j])...);
   }
+  // The tail.
   INDEPENDENT
   for (; i < n; ++i) step(rule, W(w[i]), W::read(g[i]), S(states[i])...);
 }
 
-// A rule under decoupled weight decay, from a gradient that is scaled and clipped on the way: beside the rest that
-// costs nothing, and AdamW is mostly run with its gradients clipped.
+// rule(Decayed{w, d}, clip(scale*g), states): decoupled weight decay, d = T(lr*weight_decay), of a gradient that is
+// scaled and clipped. In one loop: AdamW is mostly run with its gradients clipped, and what that adds to a loop that
+// waits for memory costs nothing.
 template <class R, class T>
 struct DecayedRule {
   R rule;
@@ -115,7 +124,7 @@ struct DecayedRule {
   }
 };
 
-// Hands the state arrays to the loop one by one, as form() does the hyper-parameters.
+// loop(rule, w, g, rest[0], rest[1], ...): unpacks one state array per call, as form() unpacks hyper-parameters.
 template <int n, class W, class S, class R, class... States>
 void unpack(const R& rule, Index begin, Index end, typename W::Kept* w, const typename W::Kept* g, void* const* rest,
             States*... head) {
@@ -126,6 +135,7 @@ void unpack(const R& rule, Index begin, Index end, typename W::Kept* w, const ty
   }
 }
 
+// The functions of the table, for elements begin..end-1.
 template <class R, class T, class W, class S>
 void update(const Coefficients& c, void* w, const void* g, void* const* states, Index begin, Index end) {
   using Kept = typename W::Kept;
@@ -141,32 +151,46 @@ void update_decayed(const Coefficients& c, const Preparation& p, void* w, const 
   unpack<n_states<R, T>, W, S>(rule, begin, end, static_cast<Kept*>(w), static_cast<const Kept*>(g), states);
 }
 
+// A rule's kernels: for each type plain and decayed, and for float32 with w and g in bfloat16, the states not or too.
 template <class R, class T>
 constexpr Update update_of() {
   using W = AsIs<T>;
-  Update found{coefficients<R>, {update<R, T, W, W>, update_decayed<R, T, W, W>}, {}};
+  Update update_of_rule{coefficients<R>, {update<R, T, W, W>, update_decayed<R, T, W, W>}, {}};
   if constexpr (sizeof(T) == 4) {
     using H = InBFloat16;
-    found.apply_bfloat16[0] = {update<R, T, H, W>, update_decayed<R, T, H, W>};
-    found.apply_bfloat16[1] = {update<R, T, H, H>, update_decayed<R, T, H, H>};
+    update_of_rule.apply_bfloat16[0] = {update<R, T, H, W>, update_decayed<R, T, H, W>};
+    update_of_rule.apply_bfloat16[1] = {update<R, T, H, H>, update_decayed<R, T, H, H>};
   }
-  return found;
+  return update_of_rule;
 }
 
+// A roof's: plain alone, which is all that benchmarks step. Its other loops would be a twelfth of this file's code.
+template <class R, class T>
+constexpr Update update_of_roof() {
+  return {coefficients<R>, {update<R, T, AsIs<T>, AsIs<T>>, nullptr}, {}};
+}
+
+// Each row's struct under its row's name, such as rule_adam_outside<T>, then the table: a row for each rule, and behind
+// them one for each roof.
 // clang-format off
 #define TYPES(name, family, form, variant, hyper, states, ...) template <class T> using rule_##name = __VA_ARGS__;
 FOR_EACH_RULE(TYPES)
 FOR_EACH_ROOF(TYPES)
 
-#define ROW(name, family, form, variant, hyper, states, ...)                                 \
-  {#name, #family, #form, #variant, hyper, states,                                           \
-   arity(&rule_##name<float>::at), n_states<rule_##name<float>, float>,                      \
+#define ROW_OF(name, family, form, variant, hyper, states, update_of)                     \
+  {#name, #family, #form, #variant, hyper, states,                                        \
+   arity(&rule_##name<float>::at), n_states<rule_##name<float>, float>,                   \
    {update_of<rule_##name<float>, float>(), update_of<rule_##name<double>, double>()}},
-constexpr Rule kRules[] = {FOR_EACH_RULE(ROW) FOR_EACH_ROOF(ROW)};
+#define ROW(name, family, form, variant, hyper, states, ...) \
+  ROW_OF(name, family, form, variant, hyper, states, update_of)
+#define ROOF_ROW(name, family, form, variant, hyper, states, ...) \
+  ROW_OF(name, family, form, variant, hyper, states, update_of_roof)
+constexpr Rule kRules[] = {FOR_EACH_RULE(ROW) FOR_EACH_ROOF(ROOF_ROW)};
 #define ONE(...) +1
 constexpr int kRoofs = FOR_EACH_ROOF(ONE);
 // clang-format on
 
+// The other tables, a row for each type.
 template <class T>
 constexpr OptionKernels option_kernels = {prepare_gradient<T, false>, prepare_gradient<T, true>, average<T>,
                                           flush_subnormals<T>, all_finite<T>};
@@ -177,23 +201,24 @@ constexpr Sum sum_of() {
 }
 
 template <class T, template <class, bool> class Direction, bool relu>
-constexpr BatchNormKernel kernel_of() {
+constexpr BatchNormKernel batchnorm_kernel_of() {
   using D = Direction<T, relu>;
   return {prepare<D>, add_blocks<D, T>, finish<D>, apply<D, T>};
 }
 
+// Inference sums nothing.
 template <class T, bool relu>
 constexpr BatchNormKernel inference_of() {
   using D = Inference<T, relu>;
   return {prepare<D>, nullptr, nullptr, apply<D, T>};
 }
 
-#define DIRECTIONS(T)                                                        \
-  {                                                                          \
-    {kernel_of<T, Forward, false>(), kernel_of<T, Forward, true>()},         \
-        {kernel_of<T, Backward, false>(), kernel_of<T, Backward, true>()}, { \
-      inference_of<T, false>(), inference_of<T, true>()                      \
-    }                                                                        \
+#define DIRECTIONS(T)                                                                            \
+  {                                                                                              \
+    {batchnorm_kernel_of<T, Forward, false>(), batchnorm_kernel_of<T, Forward, true>()},         \
+        {batchnorm_kernel_of<T, Backward, false>(), batchnorm_kernel_of<T, Backward, true>()}, { \
+      inference_of<T, false>(), inference_of<T, true>()                                          \
+    }                                                                                            \
   }
 
 template <class T>

@@ -6,10 +6,10 @@ namespace samestep {
 
 struct Preparation;  // options.h
 
-// Updates elements begin..end-1 of w and of each state from g.
+// Updates elements begin..end-1 of w (n) and of each state (n) from g (n).
 struct Apply {
   void (*plain)(const Coefficients&, void* w, const void* g, void* const* states, Index begin, Index end);
-  // Under decoupled weight decay; scales and clips the gradient as well.
+  // Under decoupled weight decay; scales and clips the gradient as well. Null for roofs.
   void (*decayed)(const Coefficients&, const Preparation&, void* w, const void* g, void* const* states, Index begin,
                   Index end);
 };
@@ -19,9 +19,10 @@ struct Update {
   // Forms the coefficients of step t (1, 2, ...) from the hyper-parameters in the row's order.
   void (*coefficients)(Index t, const double* hyper, Coefficients* out);
   Apply apply;
-  Apply apply_bfloat16[2];  // w and g kept in bfloat16, the states not or too; of float32 only
+  Apply apply_bfloat16[2];  // w and g kept in bfloat16, the states not or too; of float32 only, null for roofs
 };
 
+// One row of rules.h or roofs.h.
 struct Rule {
   const char* name;
   const char *family, *form, *variant;  // form and variant: empty where there is none
@@ -40,7 +41,7 @@ struct OptionKernels {
   bool (*all_finite)(const void* g, Index n);
 };
 
-// To and from 16 bits; the first row of the table is empty.
+// Between stored (n) in 16 bits and float32 (n); the row of Storage::as_is is empty.
 struct StorageKernels {
   void (*widen)(const void* stored, Index n, float* out);
   void (*narrow)(const float* x, Index n, void* stored);
@@ -49,15 +50,16 @@ struct StorageKernels {
 // The terms of a sum.
 enum Terms { values, squares, kTermsKinds };
 
-// The canonical sum for one type and kind of terms, a block of 1024 terms at a time.
+// The canonical sum for one type and kind of terms, by blocks of kSumBlock terms.
 struct Sum {
-  // The sums of blocks first..last-1 of the n terms from x on, to out[0], out[1], ...
+  // x (n): the sums of blocks first..last-1 to out[0], out[1], ...
   void (*run)(const void* x, Index n, Index first, Index last, double* out);
-  // The sums of `width` <= kSumColumns columns over rows <= 1024, `stride` elements apart, to out[0..width-1].
+  // x (rows, width), rows `stride` elements apart: the sum of each column to out (width). rows <= kSumBlock, width <=
+  // kSumColumns.
   void (*columns)(const void* x, Index rows, Index width, Index stride, double* out);
 };
 
-// For a channel, or a range of them: prepare, add every block, finish; then apply. Inference: prepare, apply.
+// For channels begin..end-1: prepare, add every block, finish; then apply. Inference: prepare, apply.
 struct BatchNormKernel {
   void (*prepare)(const BatchNorm&, Index begin, Index end);
   // Channels-last: end - begin <= kSumColumns, or as many as there are channels.
@@ -69,13 +71,13 @@ struct BatchNormKernel {
 
 enum Direction { forward, backward, inference, kDirections };
 
-// The mean squared error for one type.
+// The mean squared error for one type: the functions of mse.h, with the shapes that stand there.
 struct MseKernels {
   void (*widen)(const void* w, Index p, double* wide);
   void (*block)(const MseBlock&);
   void (*gradient)(Scale scale, Index rows, const double* sums, Index p, void* g);
   double (*loss)(Scale scale, Index rows, double squares);
-  void (*row)(const void* row, const void* y, const void* w, Index p, Scale scale, void* g);  // gradient of one row
+  void (*row)(const void* row, const void* y, const void* w, Index p, Scale scale, void* g);
 };
 
 // Everything compiled for one instruction set.
@@ -92,10 +94,10 @@ struct Isa {
   double (*decoupled_decay)(double lr, double weight_decay);
   double (*clip_scale)(double scale, double norm, double clip_norm);  // norm: of the gradients, `scale` times
   Sum sum[kTypes][kTermsKinds];
-  // Pairs n rows of `width` block sums, `stride` apart, in place; the total is left in the first.
+  // Pairs block sums (n, width), rows `stride` apart, in place; the totals are left in the first row.
   void (*pair)(double* sums, Index n, Index width, Index stride);
   double (*root)(double);
-  BatchNormKernel batchnorm[kTypes][kDirections][2];  // the last: without and with ReLU
+  BatchNormKernel batchnorm[kTypes][kDirections][2];  // without and with ReLU
   void (*update_running[kTypes])(const double* mean64, const double* var64, Index channels, Index values,
                                  double momentum, Index batches, void* mean, void* var);
   MseKernels mse[kTypes];

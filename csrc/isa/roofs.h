@@ -1,11 +1,12 @@
-// What bounds a rule that memory bounds: its streams with one addition each. Rows beside the rules, for benchmarks.
+// The roof of a rule that memory bounds: the same arrays read and written, with one addition each. Rows of the table
+// behind the rules, for benchmarks.
 #pragma once
 #include "contract/fp.h"
 
 namespace samestep {
 namespace {
 
-// g read, w and the states read and written.
+// w = w + g,  s = s + g for each state s; all (n)
 template <class T, class... States>
 struct Roof {
   static Roof at(long long, double) { return {}; }  // lr, the first of every row, plays no part

@@ -1,4 +1,4 @@
-// NumPy's arrays: what they are, and whether they still lie where and as they lay.
+// NumPy's arrays as the bindings see them: dtype, flags, and whether an array has moved since it was bound.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -15,15 +15,17 @@ namespace samestep {
 
 namespace py = pybind11;
 
+// The fields of NumPy's C struct, cheaper than pybind11's accessors: every step reads them.
 inline const auto& raw(py::handle array) { return *py::detail::array_proxy(array.ptr()); }
 
-// A subclass may hide something, such as a mask: optimizer.py looks at it.
+// False for a subclass, which may hide something, such as a mask: Python checks those (backends/arrays.py).
 inline bool is_plain_array(py::handle object) {
   return Py_TYPE(object.ptr()) == py::detail::npy_api::get().PyArray_Type_;
 }
 
 inline bool has_flags(py::handle array, int flags) { return (raw(array).flags & flags) == flags; }
 
+// Flags: what is written in place must have kInPlace, what is read as one block kContiguous.
 constexpr int kAligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
 constexpr int kInPlace = kAligned | py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
 constexpr int kContiguous = kAligned | py::array::c_style;
@@ -53,8 +55,8 @@ inline void check_dense(const py::array& array, const py::dtype& dtype, const st
     throw std::invalid_argument(std::string(name) + ": expected an aligned C array of the right dtype and shape");
 }
 
-// An array as it lay when it was bound. Address, dtype, shape and strides of a NumPy array can all be set later, and
-// kernels walk what was bound: whatever is asked between two steps is asked of this copy, never of the array itself.
+// An array, and its address, dtype, shape and strides when it was bound. All of these can be set later in NumPy, while
+// kernels walk what was bound: between two steps, gradients are compared with this copy, never with the array itself.
 class BoundArray {
  public:
   explicit BoundArray(const py::array& array)
@@ -66,7 +68,7 @@ class BoundArray {
     axes_.insert(axes_.end(), array.strides(), array.strides() + array.ndim());
   }
 
-  // Whether it still lies there, and as it did.
+  // Whether the array still has the address and the layout that were bound.
   bool is_there() const {
     const auto& now = raw(array_);
     return now.data == data_ && now.descr == dtype_.ptr() && has_same_axes(now) && has_flags(array_, kInPlace);
@@ -81,7 +83,7 @@ class BoundArray {
                          Axes<py::ssize_t>{n_axes(), axes, axes + n_axes(), itemsize_});
   }
 
-  // Whether `g` is an array of the same dtype that walks with it: what a gradient of it has to be.
+  // Whether `g` can be its gradient: a plain array of the same dtype that one loop walks together with it.
   bool takes_gradient(py::handle g) const {
     if (!is_plain_array(g)) return false;
     const bool same_dtype = raw(g).descr == dtype_.ptr() || py::reinterpret_borrow<py::array>(g).dtype().equal(dtype_);

@@ -17,7 +17,8 @@ namespace {
 using Array = py::array;
 using Sizes = std::tuple<Index, Index, Index>;
 
-// The arrays of one batch norm, as it is put together: of one type, in C order, as large as its sizes say.
+// Collects the arguments of one batch norm. Every array is checked as it is added: of x's dtype, in C order, and of
+// N*C*S elements, or of C.
 class BatchNormArguments {
  public:
   BatchNormArguments(const Array& x, Sizes sizes, bool channels_last) : type_(type_of(x)) {

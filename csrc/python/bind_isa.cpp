@@ -41,7 +41,7 @@ py::list rules() {
   return out;
 }
 
-// A rule's coefficients at step t as its kernels take them, for kernels that run elsewhere.
+// The bytes of a rule's coefficients at step t, for kernels outside this module: a GPU's.
 py::bytes coefficients(const std::string& rule, const py::dtype& dtype, Index t, const std::vector<double>& hyper,
                        double weight_decay) {
   const Rule& row = active_isa().rules[find_rule(rule)];

@@ -1,4 +1,4 @@
-// Layouts: how torch's tensors lie in memory.
+// Layouts: addresses, shapes and strides of torch's tensors, read without a Python call per tensor where possible.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -15,7 +15,7 @@ namespace samestep {
 
 namespace {
 
-// How DLPack lets C look at a tensor: https://dmlc.github.io/dlpack, version 1, DLPackExchangeAPI and DLTensor.
+// DLPack's C structs, version 1: https://dmlc.github.io/dlpack. Exchange is DLPackExchangeAPI, View is DLTensor.
 namespace dlpack {
 
 constexpr std::uint32_t kMajor = 1;
@@ -37,37 +37,38 @@ struct View {
 struct Exchange {
   std::uint32_t major, minor;
   const Exchange* previous;
-  void *allocate, *from_tensor, *to_tensor;  // of no use here
-  int (*look)(void* tensor, View* out);      // may be null
+  void *allocate, *from_tensor, *to_tensor;  // not used here
+  int (*describe)(void* tensor, View* out);  // may be null
   void* current_stream;
 };
 
 }  // namespace dlpack
 
-// How tensors lay in memory when they were bound, all of it: what kernels walk between two steps. Torch's tensors can
-// be given other memory, shapes, strides and types at any time, at the same address, too.
+// The layouts of tensors when they were bound, which kernels walk between two steps. Torch can give a tensor other
+// memory, shape, strides and dtype at any time, even at the same address.
 class Layouts {
  public:
   static constexpr Index kInPlace = -1;
 
-  // Tensors in the memory of the host, that lie still meanwhile.
+  // tensors: in the host's memory. No other thread may change them during this call.
   explicit Layouts(const py::list& tensors) {
     layouts_.resize(tensors.size());
     if (tensors.empty()) return;
     type_ = py::type::of(tensors[0]);
     exchange_ = exchange_of(type_);
     for (size_t i = 0; i < layouts_.size(); ++i) {
-      if (!look(tensors[i], &layouts_[i])) throw std::invalid_argument("tensors: expected ones in the host's memory");
+      if (!read_layout(tensors[i], &layouts_[i]))
+        throw std::invalid_argument("tensors: expected ones in the host's memory");
     }
   }
 
-  // The first tensor that does not lie where and as it lay: kInPlace, if there is none.
+  // The number of the first tensor whose address or layout is not the bound one; kInPlace if there is none.
   Index find_moved(const py::list& tensors) const {
     check_count(tensors);
     Layout now;
     for (size_t i = 0; i < layouts_.size(); ++i) {
       const Layout& bound = layouts_[i];
-      if (!look(PyList_GET_ITEM(tensors.ptr(), i), &now) || now.data != bound.data || !walks(now, bound) ||
+      if (!read_layout(PyList_GET_ITEM(tensors.ptr(), i), &now) || now.data != bound.data || !walks(now, bound) ||
           now.is_negated != bound.is_negated) {
         return i;
       }
@@ -75,9 +76,9 @@ class Layouts {
     return kInPlace;
   }
 
-  // Where tensors lie that have the bound ones' layouts, and their storages, which keep that memory alive, whatever
-  // becomes of the tensors. None has no address. That of a tensor which cannot be walked with the bound one is -1.
-  std::pair<py::list, py::list> take(const py::list& tensors) const {
+  // (addresses, storages) of other tensors, such as gradients. The storages keep the memory alive, whatever becomes of
+  // the tensors. The address of None is None; that of a tensor whose layout is not the bound one's is -1.
+  std::pair<py::list, py::list> get_addresses(const py::list& tensors) const {
     check_count(tensors);
     static PyObject* const storage_of = PyUnicode_InternFromString("untyped_storage");
     py::list addresses(layouts_.size()), storages;
@@ -86,8 +87,8 @@ class Layouts {
       PyObject* tensor = PyList_GET_ITEM(tensors.ptr(), i);
       py::object address = py::none();
       if (tensor != Py_None) {
-        const bool fits = Py_TYPE(tensor) == reinterpret_cast<PyTypeObject*>(type_.ptr()) && look(tensor, &now) &&
-                          walks(now, layouts_[i]) && !now.is_negated && is_aligned(now);
+        const bool fits = Py_TYPE(tensor) == reinterpret_cast<PyTypeObject*>(type_.ptr()) &&
+                          read_layout(tensor, &now) && walks(now, layouts_[i]) && !now.is_negated && is_aligned(now);
         if (fits) {
           auto storage = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(tensor, storage_of));
           if (!storage) throw py::error_already_set();
@@ -104,7 +105,7 @@ class Layouts {
   struct Layout {
     const char* data;
     dlpack::View::Type dtype;
-    bool is_negated, is_conjugate;  // lazily: what is read is not what lies there
+    bool is_negated, is_conjugate;  // lazily: torch reads other values than those in memory
     Index size;
     std::vector<Index> shape, strides;
   };
@@ -115,7 +116,7 @@ class Layouts {
     auto* exchange = static_cast<const dlpack::Exchange*>(PyCapsule_GetPointer(capsule.ptr(), name));
     if (exchange == nullptr) throw py::error_already_set();
     while (exchange != nullptr && exchange->major != dlpack::kMajor) exchange = exchange->previous;
-    if (exchange == nullptr || exchange->look == nullptr) {
+    if (exchange == nullptr || exchange->describe == nullptr) {
       throw std::runtime_error("tensors: expected a type that offers DLPackExchangeAPI, version 1, with DLTensor");
     }
     return exchange;
@@ -125,12 +126,12 @@ class Layouts {
     if (tensors.size() != layouts_.size()) throw std::invalid_argument("tensors: expected one for every bound one");
   }
 
-  // False: it has no memory of the host's that could be looked at.
-  bool look(py::handle tensor, Layout* out) const {
+  // Reads a tensor's layout; false if its memory is not the host's.
+  bool read_layout(py::handle tensor, Layout* out) const {
     static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
     static PyObject* const is_conj = PyUnicode_InternFromString("is_conj");
     dlpack::View view;
-    if (exchange_->look(tensor.ptr(), &view) != 0) {
+    if (exchange_->describe(tensor.ptr(), &view) != 0) {
       PyErr_Clear();
       return false;
     }
@@ -141,12 +142,13 @@ class Layouts {
     out->strides.assign(view.strides, view.strides + view.n_axes);
     out->size = 1;
     for (Index extent : out->shape) out->size *= extent;
-    out->is_negated = !has_neighbours(*out) && answers(tensor, is_neg);
-    out->is_conjugate = view.dtype.code == dlpack::kComplex && answers(tensor, is_conj);
+    out->is_negated = !has_neighbours(*out) && returns_true(tensor, is_neg);
+    out->is_conjugate = view.dtype.code == dlpack::kComplex && returns_true(tensor, is_conj);
     return out->data != nullptr || out->size == 0;
   }
 
-  // Whether elements lie side by side. What is negated lazily are imaginary parts: between two of them lies a real one.
+  // Whether elements lie side by side; then is_neg() need not be called. Torch negates lazily only views of imaginary
+  // parts, and between two of those lies a real part.
   static bool has_neighbours(const Layout& a) {
     for (size_t d = 0; d < a.shape.size(); ++d) {
       if (a.strides[d] == 1 && a.shape[d] > 1) return true;
@@ -154,8 +156,8 @@ class Layouts {
     return false;
   }
 
-  static bool answers(py::handle tensor, PyObject* question) {
-    auto answer = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(tensor.ptr(), question));
+  static bool returns_true(py::handle tensor, PyObject* method) {
+    auto answer = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(tensor.ptr(), method));
     if (!answer) throw py::error_already_set();
     return answer.ptr() == Py_True;
   }
@@ -185,7 +187,7 @@ void bind_layouts(py::module_& m) {
   py::class_<Layouts>(m, "Layouts")
       .def(py::init<const py::list&>(), py::arg("tensors"))
       .def("find_moved", &Layouts::find_moved, py::arg("tensors"))
-      .def("take", &Layouts::take, py::arg("tensors"));
+      .def("get_addresses", &Layouts::get_addresses, py::arg("tensors"));
 }
 
 }  // namespace samestep

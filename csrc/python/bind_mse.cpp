@@ -20,7 +20,7 @@ namespace samestep {
 
 namespace {
 
-// A mean squared error and its arrays, which come checked from problems.py.
+// A mean squared error and its arrays Phi (n, p) and y (n), which the package has checked: see problems/.
 class BoundMse {
  public:
   BoundMse(const py::array& Phi, const py::array& y, double factor, bool per_row)
@@ -34,7 +34,7 @@ class BoundMse {
     check_dense(y, dtype_, {Phi.shape(0)}, "y");
   }
 
-  // Writes residuals and gradient where they are wanted and returns the loss.
+  // w (p), rows (batch). Writes residuals r (batch) and gradient g (p) where they are given; returns the loss.
   double evaluate(const py::array& w, const std::optional<py::array_t<Index>>& rows, const std::optional<py::array>& r,
                   const std::optional<py::array>& g) const {
     check_dense(w, dtype_, {problem_.p()}, "w");
@@ -56,7 +56,7 @@ class BoundMse {
     return mine.evaluate(w.data(), batch, to_r, to_g);
   }
 
-  Index size() const { return size_; }  // not Phi's own: its shape can be set
+  Index size() const { return size_; }  // rows when it was bound: Phi's shape can be set later
   const MseProblem& problem() const { return problem_; }
 
  private:
@@ -78,25 +78,25 @@ Trainer trainer_of(const BoundMse& mse, const std::string& sampling, Index batch
   return Trainer(mse.problem(), Batches(sampling_of(sampling), mse.size(), batch_size, seed));
 }
 
-// A Sampler for one thread at a time: two at once would draw the same words, or none that there are.
+// A Sampler for one thread at a time: two at once could draw the same words, or read past the block of four.
 class BoundSampler {
  public:
   explicit BoundSampler(std::uint64_t seed) : sampler_(seed) {}
 
   py::array_t<Index> shuffle(Index n) {
-    return drawn(n, [n](Sampler& sampler, Index* order) { sampler.shuffle(order, n); });
+    return fill(n, [n](Sampler& sampler, Index* order) { sampler.shuffle(order, n); });
   }
 
   py::array_t<Index> draws(Index m, Index n) {
     if (n < 1) throw std::invalid_argument("n: got " + std::to_string(n) + ", expected at least 1");
-    return drawn(m, [m, n](Sampler& sampler, Index* out) { sampler.draws(out, m, n); });
+    return fill(m, [m, n](Sampler& sampler, Index* out) { sampler.draws(out, m, n); });
   }
 
  private:
   static constexpr StepGuard::Inside kInside = {"this sampler", "its draws are half made; make a new one"};
 
   template <class Draw>
-  py::array_t<Index> drawn(Index count, Draw draw) {
+  py::array_t<Index> fill(Index count, Draw draw) {
     if (count < 0) throw std::invalid_argument("got " + std::to_string(count) + " draws, expected 0 or more");
     StepGuard alone(stepping_, kInside);
     py::array_t<Index> out(count);

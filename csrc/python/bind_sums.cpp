@@ -14,7 +14,7 @@ namespace samestep {
 
 namespace {
 
-// x as (outer, n, inner): the sums over n, in the order of memory.
+// x (outer, n, inner) -> csum over the middle axis (outer, inner), flat, in C order.
 Doubles sum_of_array(const py::array& x, Index outer, Index n, Index inner) {
   if (!has_flags(x, kContiguous) || outer * n * inner != x.size()) {
     throw std::invalid_argument("x: expected a contiguous array of outer*n*inner elements");
@@ -27,6 +27,7 @@ Doubles sum_of_array(const py::array& x, Index outer, Index n, Index inner) {
   return out;
 }
 
+// sqrt of the sum of the squares of all elements.
 double norm_of_arrays(const std::vector<py::array>& arrays) {
   std::vector<Run> runs;
   for (const py::array& array : arrays) {

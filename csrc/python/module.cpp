@@ -1,4 +1,5 @@
-// The extension module: checks what Python hands in, finds the row, releases the interpreter. No arithmetic.
+// The extension module, one call per file. Bindings check what Python hands in, find the row of the table, release the
+// interpreter. No arithmetic.
 #include <pybind11/pybind11.h>
 
 #include "python/bind.h"

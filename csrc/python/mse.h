@@ -1,4 +1,4 @@
-// The compiled loop's problem and batches, as plans are trained with them.
+// Trainer as bind_mse.cpp exports it and bind_plan.cpp runs it: the problem and the batches of the compiled loop.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -13,7 +13,7 @@ namespace samestep {
 
 namespace py = pybind11;
 
-// A Trainer and the problem whose arrays it reads.
+// A Trainer, and a reference to the problem whose arrays it reads.
 class BoundTrainer {
  public:
   static constexpr StepGuard::Inside kInside = {"a run with this trainer", "its draws are half made; make a new one"};

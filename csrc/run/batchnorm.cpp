@@ -1,4 +1,5 @@
-// Cuts a batch norm into work items, finds it scratch memory, chooses where stores go. No arithmetic: batchnorm.h.
+// Cuts a batch norm into work items, allocates its scratch memory, chooses whether stores go past the caches. No
+// arithmetic: that is in contract/batchnorm.h.
 #include <algorithm>
 #include <vector>
 
@@ -9,37 +10,38 @@
 namespace samestep {
 namespace {
 
-constexpr Index kSmall = 32768;               // elements that are not worth waking a thread for
-constexpr Index kItem = 65536;                // elements of an item of elementwise work
-constexpr Index kChannelBytes = 1536 * 1024;  // of the second cache, for what one item reads twice
-constexpr Index kRunBytes = 4096;             // planes smaller than this are taken several at a time
-constexpr Index kPlaneItems = 16;             // at most; several groups of channels each, to fetch the next ahead
-constexpr Index kStreamBytes = 8 << 20;       // larger results go past the caches
-
-Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
+constexpr Index kOneThreadElements = 32768;   // and fewer are not worth waking a thread for
+constexpr Index kItemElements = 65536;        // of a work item of elementwise work
+constexpr Index kChannelBytes = 1536 * 1024;  // of the second-level cache, for what one item reads twice
+constexpr Index kRunBytes = 4096;             // planes smaller than this are processed several at a time
+constexpr Index kPlaneItems = 16;             // at most; each has several groups of channels, to prefetch the next
+constexpr Index kStreamBytes = 8 << 20;       // larger results are stored past the caches
+constexpr Index kChannelsPerItem = 16;        // at least, in finish()
 
 struct Work {
   const BatchNormKernel& kernel;
   BatchNorm b;
-  Index values, blocks;  // of a channel
-  Index together;        // channels whose planes are taken together
+  Index values, blocks;  // of a channel: M = N*S terms, in blocks of kSumBlock
+  Index group_channels;  // channels whose planes are processed together
 
   Index elements() const { return values * b.channels; }
+  // Sets of channels whose block sums are computed at a time.
   Index slabs() const { return b.channels_last ? ceil_div(b.channels, kSumColumns) : b.channels; }
 
-  // All of a range of channels, `together` at a time, read from memory once: planes only. While one group is written,
-  // the next is fetched, or memory would stand half idle in the sums, which write nothing.
+  // Planes only: everything for a range of channels, group_channels at a time, so that x is read from memory once and
+  // from the cache afterwards. While one group is written, the next is prefetched: otherwise memory would be half idle
+  // during the sums, which write nothing.
   void run_channels(Index begin, Index end) const {
     for (Index next; begin < end; begin = next) {
-      next = std::min(end, begin + together);
-      BatchNorm group = b;
-      group.ahead = next < end ? (next - begin) * b.positions : 0;
-      kernel.prepare(group, begin, next);
-      kernel.add_blocks(group, begin, next, 0, blocks);
-      kernel.finish(group, begin, next);
+      next = std::min(end, begin + group_channels);
+      BatchNorm job = b;
+      job.ahead = next < end ? (next - begin) * b.positions : 0;
+      kernel.prepare(job, begin, next);
+      kernel.add_blocks(job, begin, next, 0, blocks);
+      kernel.finish(job, begin, next);
       for (Index n = 0; n < b.samples; ++n) {
         Index first = n * b.channels * b.positions;
-        kernel.apply(group, first + begin * b.positions, first + next * b.positions);
+        kernel.apply(job, first + begin * b.positions, first + next * b.positions);
       }
     }
   }
@@ -51,6 +53,7 @@ struct Work {
   }
 };
 
+// Calls run(work, begin, end) on the pool for 0..count-1, cut into runs of per_item.
 template <void (*run)(const Work&, Index begin, Index end)>
 void run_all(Work& work, Index count, Index per_item) {
   struct Phase {
@@ -72,7 +75,7 @@ void add_units(const Work& w, Index begin, Index end) {
   for (Index unit = begin; unit < end; ++unit) w.add_unit(unit);
 }
 void finish(const Work& w, Index begin, Index end) { w.kernel.finish(w.b, begin, end); }
-// Backwards: the last that was read for the sums is still in the caches.
+// From the end: what the sums read last is still in the caches.
 void apply(const Work& w, Index begin, Index end) {
   Index size = w.b.channels_last ? w.b.channels : 1, all = w.elements();
   w.kernel.apply(w.b, all - end * size, all - begin * size);
@@ -88,31 +91,35 @@ void run_batchnorm(Type type, Direction direction, bool relu, BatchNorm job) {
   work.blocks = ceil_div(work.values, kSumBlock);
   if (work.elements() == 0) return;
 
-  // 32 rows of columns are summed as one row: see column_block. Doubles, so that either type is aligned.
-  b.repeats = !b.channels_last ? 1 : b.channels <= kSumColumns ? 32 : 2;
+  // Coefficients by column are repeated: kLanes rows are summed as one long row (column_block in sums.h), or, where
+  // there are too many columns for that, apply() runs on into the next row. Allocated as doubles, which aligns either
+  // type.
+  b.repeats = !b.channels_last ? 1 : b.channels <= kSumColumns ? kLanes : 2;
   std::vector<double> scratch(ceil_div(kCoefficients * b.repeats * b.channels * size_of, 8) +
                               (direction == inference ? 0 : 2 * work.blocks * b.channels));
   b.coefficients = scratch.data();
   b.sums = scratch.data() + ceil_div(kCoefficients * b.repeats * b.channels * size_of, 8);
   b.stream = work.elements() * size_of > kStreamBytes && b.out != b.dy && b.out != b.x;
 
-  bool small = work.elements() <= kSmall;
+  const bool small = work.elements() <= kOneThreadElements;
   Index channel_bytes = work.values * size_of * (direction == backward ? 2 : 1);
+  // Planes, each channel within the cache, and enough channels for some threads: x is read from memory once.
   if (!b.channels_last && direction != inference && !small && b.channels >= 8 && channel_bytes <= kChannelBytes) {
-    work.together = std::min(ceil_div(kRunBytes, b.positions * size_of), kChannelBytes / channel_bytes);
-    work.together = std::min(work.together, b.channels / 8);
-    Index groups = ceil_div(b.channels, work.together);
-    return run_all<channels>(work, b.channels, work.together * ceil_div(groups, kPlaneItems));
+    work.group_channels = std::min(ceil_div(kRunBytes, b.positions * size_of), kChannelBytes / channel_bytes);
+    work.group_channels = std::min(work.group_channels, b.channels / 8);
+    Index groups = ceil_div(b.channels, work.group_channels);
+    return run_all<channels>(work, b.channels, work.group_channels * ceil_div(groups, kPlaneItems));
   }
+  // Otherwise one phase after the other over all of x, which is read twice.
   Index everything = work.elements();
   run_all<prepare>(work, b.channels, everything);
   if (direction != inference) {
     Index unit = std::min(work.values, kSumBlock) * (b.channels_last ? std::min(b.channels, kSumColumns) : 1);
-    run_all<add_units>(work, work.blocks * work.slabs(), small ? everything : kItem / unit);
-    run_all<finish>(work, b.channels, small ? everything : std::max<Index>(16, kItem / work.blocks));
+    run_all<add_units>(work, work.blocks * work.slabs(), small ? everything : kItemElements / unit);
+    run_all<finish>(work, b.channels, small ? everything : std::max(kChannelsPerItem, kItemElements / work.blocks));
   }
   Index size = b.channels_last ? b.channels : 1;
-  run_all<apply>(work, work.elements() / size, small ? everything : kItem / size);
+  run_all<apply>(work, work.elements() / size, small ? everything : kItemElements / size);
 }
 
 void update_running(Type type, const double* mean64, const double* var64, Index channels, Index values, double momentum,
@@ -126,6 +133,7 @@ void update_running(Type type, const double* mean64, const double* var64, Index 
     Index batches;
     void *mean, *var;
   } update{active_isa(), type, mean64, var64, channels, values, momentum, batches, mean, var};
+  // One item: on this thread, in the contract's floating-point mode.
   run_items(
       1,
       [](void* context, Index) {

@@ -1,5 +1,5 @@
-// The floating-point mode of one thread: set to the contract's for a scope, then put back as it was, exception flags
-// and all. Other libraries leave flush-to-zero on, users change the rounding; neither may reach the kernels.
+// The floating-point mode of one thread: the contract's within a scope, afterwards what it was before, exception flags
+// included. Other libraries leave flush-to-zero on, users change the rounding; neither may reach the kernels.
 #pragma once
 
 #if !defined(__x86_64__) && !defined(__i386__) && !defined(__aarch64__)
@@ -12,8 +12,8 @@ namespace samestep {
 class FpMode {
  public:
 #if defined(__x86_64__) || defined(__i386__)
-  // To write the register takes ten times as long as to read it. Mostly the mode is right and the caller has met an
-  // inexact result before, which is all that kernels raise: nothing is written then.
+  // Writing the register takes ten times as long as reading it. Mostly nothing is written: the mode is right already,
+  // and the only flag that kernels usually raise, inexact, was raised before.
   FpMode() : saved_(__builtin_ia32_stmxcsr()) {
     if ((saved_ & ~kFlags) != kMode) __builtin_ia32_ldmxcsr(kMode);
   }
@@ -23,7 +23,7 @@ class FpMode {
 
  private:
   static constexpr unsigned kMode = 0x1f80;  // nearest even, no FTZ, no DAZ, no traps
-  static constexpr unsigned kFlags = 0x3f;   // the exceptions there have been
+  static constexpr unsigned kFlags = 0x3f;   // the exceptions raised so far
   unsigned saved_;
 #elif defined(__aarch64__)
   FpMode() {

@@ -1,4 +1,4 @@
-// Cuts a batch into the canonical sum's blocks and adds up what they come to.
+// Cuts a batch into the blocks of the canonical sum, runs them on the pool and pairs their sums.
 #include "run/mse_problem.h"
 
 #include <algorithm>
@@ -11,28 +11,27 @@
 namespace samestep {
 namespace {
 
-constexpr Index kLaneRows = 32;
-// Below this many elements of Phi a pass is over before another thread has woken up.
-constexpr Index kAlone = 32768;
+// Elements of Phi from which a pass is worth several threads: a smaller one ends before another thread has woken up.
+constexpr Index kWorthWaking = 32768;
 
-Index blocks_of(Index rows) { return (rows + kSumBlock - 1) / kSumBlock; }
+Index blocks_of(Index rows) { return ceil_div(rows, kSumBlock); }
 
-// Threads that may work on a batch, each with lanes of its own.
+// Threads that may work on a batch. Each has a seat: lanes (kLanes, padded_columns(p)) of its own.
 Index seats_for(Index rows, Index p) {
-  if (rows * p < kAlone) return 1;
+  if (rows * p < kWorthWaking) return 1;
   return std::max<Index>(1, std::min<Index>(blocks_of(rows), get_num_threads()));
 }
 
 struct Pass {
   const MseKernels& kernels;
-  MseBlock block;  // of the whole batch; the rest differs from block to block
-  Index rows;
-  Index lanes_size;
+  MseBlock block;    // what is the same for all blocks
+  Index rows;        // of the batch
+  Index lanes_size;  // doubles of one seat
   std::atomic<Index> next{0};
 
-  // A seat takes block after block until none is left: which one takes which is left open, since every block has its
-  // own place for its sums.
-  void take_seat(Index seat) {
+  // Computes block after block until none is left. Which thread computes which is left open: every block has its own
+  // place for its sums.
+  void run_blocks(Index seat) {
     for (Index i; (i = next.fetch_add(1, std::memory_order_relaxed)) < blocks_of(rows);) {
       MseBlock b = block;
       b.begin = i * kSumBlock;
@@ -56,7 +55,7 @@ void MseProblem::reserve(Index rows, bool gradient) {
   grow(w_, p_);
   grow(square_sums_, std::max<Index>(1, blocks_of(rows)));
   if (!gradient) return;
-  grow(lanes_, seats_for(rows, p_) * kLaneRows * padded_columns(p_));
+  grow(lanes_, seats_for(rows, p_) * kLanes * padded_columns(p_));
   grow(gradient_sums_, std::max<Index>(1, blocks_of(rows)) * p_);
 }
 
@@ -64,7 +63,7 @@ double MseProblem::evaluate(const void* w, Batch batch, void* r, void* g) {
   const Isa& isa = active_isa();
   const MseKernels& kernels = isa.mse[type_];
   reserve(batch.count, g != nullptr);
-  FpMode mode;
+  FpMode mode;  // for what this thread does beside run_items()
   kernels.widen(w, p_, w_.data());
   MseBlock block{Phi_,
                  y_,
@@ -77,12 +76,13 @@ double MseProblem::evaluate(const void* w, Batch batch, void* r, void* g) {
                  g != nullptr ? lanes_.data() : nullptr,
                  gradient_sums_.data(),
                  square_sums_.data()};
-  Pass pass{kernels, block, batch.count, kLaneRows * padded_columns(p_)};
-  Task task = [](void* context, Index seat) { static_cast<Pass*>(context)->take_seat(seat); };
+  Pass pass{kernels, block, batch.count, kLanes * padded_columns(p_)};
+  Task task = [](void* context, Index seat) { static_cast<Pass*>(context)->run_blocks(seat); };
   // No more seats than there are lanes for: another thread may have changed the number of threads by now.
   Index seats = seats_for(batch.count, p_);
   if (g != nullptr) seats = std::min<Index>(seats, lanes_.size() / pass.lanes_size);
   run_items(seats, task, &pass);
+  // L and g from the paired block sums.
   Index blocks = blocks_of(batch.count);
   isa.pair(square_sums_.data(), blocks, 1, 1);
   if (g != nullptr) {

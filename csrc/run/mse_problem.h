@@ -1,5 +1,5 @@
-// The mean squared error on the host: cuts the rows of a batch into blocks and runs them on the pool. No arithmetic of
-// its own: that is in mse.h. Checks nothing: the caller has.
+// The mean squared error over the threads: cuts the rows of a batch into blocks and runs them on the pool. No
+// arithmetic: that is in contract/mse.h. Nothing is checked here: the bindings have.
 #pragma once
 
 #include <algorithm>
@@ -11,27 +11,28 @@
 
 namespace samestep {
 
-// Holds no arrays, only where they are; and the memory for its sums, so that one object serves one thread at a time.
+// Owns no arrays, only their addresses, and the scratch memory for sums: one object serves one thread at a time.
 class MseProblem {
  public:
+  // Phi (n, p), y (n).
   MseProblem(Type type, const void* Phi, const void* y, Index p, Scale scale)
       : type_(type), Phi_(Phi), y_(y), p_(p), scale_(scale) {}
 
-  // Room for batches of up to so many rows; evaluate() allocates nothing then.
+  // Allocates scratch for batches of up to so many rows; evaluate() then allocates nothing.
   void reserve(Index rows, bool gradient);
 
-  // Writes the residuals, one a row of the batch, and the gradient, each where it is not null; returns the loss.
+  // w (p). Writes residuals r (batch) and gradient g (p), each where it is not null; returns the loss.
   double evaluate(const void* w, Batch batch, void* r, void* g);
 
-  // The gradient of a single row on this thread. The caller has set the floating-point mode.
+  // g (p) = the gradient of a single row, on this thread. The caller has set the floating-point mode.
   void row_gradient(const MseKernels& kernels, const void* w, Index row, void* g) const {
     kernels.row(at(Phi_, row * p_), at(y_, row), w, p_, scale_, g);
   }
 
-  // Asks for a row that will be read soon: rows come in no order that the processor could guess. Always inlined: see
+  // Prefetches a row that will be read soon: the processor cannot guess the order of drawn rows. Always inlined: see
   // fetch.h.
   __attribute__((always_inline)) void prefetch(Index row) const {
-    fetch(at(Phi_, row * p_), std::min(p_, kPrefetched) * bytes_of(type_));
+    fetch(at(Phi_, row * p_), std::min(p_, kPrefetchedElements) * bytes_of(type_));
     fetch(at(y_, row), 1);
   }
 
@@ -39,7 +40,7 @@ class MseProblem {
   Index p() const { return p_; }
 
  private:
-  static constexpr Index kPrefetched = 128;  // elements; further on the processor sees a pattern by itself
+  static constexpr Index kPrefetchedElements = 128;  // of a row; from there on the processor's own prefetcher follows
 
   const char* at(const void* array, Index i) const { return static_cast<const char*>(array) + i * bytes_of(type_); }
 
@@ -47,7 +48,10 @@ class MseProblem {
   const void *Phi_, *y_;
   Index p_;
   Scale scale_;
-  std::vector<double> w_, lanes_, gradient_sums_, square_sums_;
+  std::vector<double> w_;              // (p), widened
+  std::vector<double> lanes_;          // (threads, kLanes, padded_columns(p))
+  std::vector<double> gradient_sums_;  // (blocks, p)
+  std::vector<double> square_sums_;    // (blocks)
 };
 
 }  // namespace samestep

@@ -95,7 +95,7 @@ void Pass::run_with_options(const Tensor& tensor, Index i, const Coefficients& c
   alignas(64) float wide_w[kChunk], wide_g[kChunk], wide_states[kMaxStates][kChunk];
   for (Index begin = first; begin < last; begin += kChunk) {
     const Index n = std::min(kChunk, last - begin);
-    if (last - first >= kFar) fetch(tensor, begin + n, std::min(begin + n + kChunk, last));
+    if (last - first >= kShortestPrefetched) fetch(tensor, begin + n, std::min(begin + n + kChunk, last));
     void *w = at(tensor.w, stored, begin), *states[kMaxStates];
     const void* g = at(tensor.g, stored, begin);
     for (Index s = 0; s < n_states; ++s) {

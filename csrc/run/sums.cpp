@@ -10,23 +10,24 @@
 namespace samestep {
 namespace {
 
-// Terms of a work item: some 10 microseconds.
-constexpr Index kItem = 65536;
+// Terms of a work item: some 10 microseconds, many times what it costs a thread to claim one.
+constexpr Index kItemTerms = 65536;
 
-// Sums over the middle axis of x (outer, n, inner), by way of an array of block sums (outer, blocks, inner).
+// csum over the middle axis of x (outer, n, inner): first the block sums (outer, blocks, inner), then their pairing.
 struct Sums {
   const Isa& isa;
   Sum sum;
   const char* x;
   Index size_of, outer, n, inner, blocks;
-  Index per_item;  // units (blocks of a run, or blocks of a slab of columns) in a work item
-  double* block_sums;
-  double* out;
+  Index per_item;      // units in a work item; a unit is one block of terms of a run, or of kSumColumns columns
+  double* block_sums;  // (outer, blocks, inner)
+  double* out;         // (outer, inner)
 
-  Index slabs() const { return (inner + kSumColumns - 1) / kSumColumns; }
+  Index slabs() const { return ceil_div(inner, kSumColumns); }  // of kSumColumns columns
   Index units() const { return outer * blocks * slabs(); }
 
-  void add(Index first, Index last) const {
+  // The block sums of units first..last-1.
+  void add_units(Index first, Index last) const {
     if (inner == 1) return add_runs(first, last);
     for (Index unit = first; unit < last; ++unit) {
       Index slab = unit % slabs(), block = unit / slabs();
@@ -34,6 +35,7 @@ struct Sums {
     }
   }
 
+  // inner = 1: a unit is a block; neighbouring blocks of one row of n terms in one call.
   void add_runs(Index first, Index last) const {
     for (Index end; first < last; first = end) {
       Index o = first / blocks, run = o * blocks;
@@ -42,20 +44,20 @@ struct Sums {
     }
   }
 
+  // inner > 1: one block of rows, kSumColumns columns of them from `column` on.
   void add_columns(Index o, Index block, Index column) const {
     Index row = block * kSumBlock;
     sum.columns(x + ((o * n + row) * inner + column) * size_of, std::min(n - row, kSumBlock),
                 std::min(inner - column, kSumColumns), inner, block_sums + (o * blocks + block) * inner + column);
   }
 
-  void pair_and_put(Index o) const {
+  // out[o] = the paired block sums of row o.
+  void pair_and_copy(Index o) const {
     double* sums = block_sums + o * blocks * inner;
     isa.pair(sums, blocks, inner, inner);
     std::copy(sums, sums + inner, out + o * inner);
   }
 };
-
-Index ceil_div(Index a, Index b) { return (a + b - 1) / b; }
 
 }  // namespace
 
@@ -74,23 +76,25 @@ void canonical_sum(Type type, Terms terms, const void* x, Index outer, Index n, 
             n,
             inner,
             blocks,
-            std::max<Index>(1, kItem / unit),
+            std::max<Index>(1, kItemTerms / unit),
             block_sums.data(),
             out};
+  // First pass: block sums.
   run_items(
       ceil_div(sums.units(), sums.per_item),
       [](void* context, Index item) {
         const Sums& s = *static_cast<const Sums*>(context);
-        s.add(item * s.per_item, std::min(s.units(), (item + 1) * s.per_item));
+        s.add_units(item * s.per_item, std::min(s.units(), (item + 1) * s.per_item));
       },
       &sums);
-  sums.per_item = std::max<Index>(1, kItem / (blocks * inner));
+  // Second pass: their pairing.
+  sums.per_item = std::max<Index>(1, kItemTerms / (blocks * inner));
   run_items(
       ceil_div(outer, sums.per_item),
       [](void* context, Index item) {
         const Sums& s = *static_cast<const Sums*>(context);
         Index end = std::min(s.outer, (item + 1) * s.per_item);
-        for (Index o = item * s.per_item; o < end; ++o) s.pair_and_put(o);
+        for (Index o = item * s.per_item; o < end; ++o) s.pair_and_copy(o);
       },
       &sums);
 }
@@ -104,6 +108,7 @@ double global_norm(const std::vector<Run>& runs, double scale) {
   for (size_t i = 0; i < runs.size(); ++i) {
     canonical_sum(runs[i].type, squares, runs[i].x, 1, runs[i].n, 1, &all.sums[i]);
   }
+  // norm = |scale|*sqrt(total), as an item of its own: on this thread, in the contract's floating-point mode.
   run_items(
       1,
       [](void* context, Index) {

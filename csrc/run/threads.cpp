@@ -24,10 +24,11 @@
 namespace samestep {
 namespace {
 
-// Items lie in as many runs as threads are wanted. Each thread begins with a run of its own, the same in every job, so
-// that what it wrote in the last step is still in its cache. Then it takes from others: all of a run whose thread has
-// not come, and of the rest what is plenty. The last few items are left to their thread: taking one would move its data
-// to another cache, and the next step back, which makes that thread late again.
+// Items are split into as many runs as threads are wanted. Each thread works through a run of its own, the same in
+// every job, so that what it wrote in the last step is still in its cache. Then it steals: everything from a run that
+// no thread has claimed, and from claimed runs while more than kLeftToOwner items remain. The last few stay with their
+// owner: stealing one moves its data to another core's cache, and the owner would have to fetch it back in the next
+// step.
 class Job {
  public:
   Job(Task task, void* context, Index items, int threads)
@@ -35,38 +36,40 @@ class Job {
     for (int r = 0; r < n_runs_; ++r) {
       runs_[r].next.store(items * r / n_runs_, std::memory_order_relaxed);
       runs_[r].end = items * (r + 1) / n_runs_;
-      runs_[r].has_thread.store(false, std::memory_order_relaxed);
+      runs_[r].is_claimed.store(false, std::memory_order_relaxed);
     }
   }
 
-  void take_part(int thread) {
+  // Runs items on this thread, its own and stolen ones, until there are none left for it.
+  void work(int thread) {
     FpMode mode;
     const int own = thread % n_runs_;
-    runs_[own].has_thread.store(true, std::memory_order_relaxed);
-    while (take_from(runs_[own])) {
+    runs_[own].is_claimed.store(true, std::memory_order_relaxed);
+    while (run_next_item(runs_[own])) {
     }
     for (int r = 1; r < n_runs_; ++r) {
       Run& run = runs_[(own + r) % n_runs_];
-      while (run.may_be_helped() && take_from(run)) {
+      while (run.may_be_stolen_from() && run_next_item(run)) {
       }
     }
   }
 
  private:
-  static constexpr int kMaxRuns = 64;  // more threads share them
-  static constexpr Index kFew = 2;     // items
+  static constexpr int kMaxRuns = 64;       // more threads share them
+  static constexpr Index kLeftToOwner = 2;  // items
 
   struct alignas(64) Run {  // on a cache line of its own
     std::atomic<Index> next;
     Index end;
-    std::atomic<bool> has_thread;  // that will see it to its end
+    std::atomic<bool> is_claimed;  // by its owner, who will run the items that nobody steals
 
-    bool may_be_helped() const {
-      return !has_thread.load(std::memory_order_relaxed) || end - next.load(std::memory_order_relaxed) > kFew;
+    bool may_be_stolen_from() const {
+      return !is_claimed.load(std::memory_order_relaxed) || end - next.load(std::memory_order_relaxed) > kLeftToOwner;
     }
   };
 
-  bool take_from(Run& run) {
+  // False: the run has no more items. `next` may pass `end`, once for each thread that looks.
+  bool run_next_item(Run& run) {
     const Index i = run.next.fetch_add(1, std::memory_order_relaxed);
     if (i >= run.end) return false;
     task_(context_, i);
@@ -79,15 +82,15 @@ class Job {
   Run runs_[kMaxRuns];  // n_runs_ of them are in use
 };
 
-// How long a thread looks for the next job, or for the last helper to finish, before it sleeps: longer than the pause
-// between steps that follow each other, and no longer than waking a thread takes.
-constexpr std::chrono::microseconds kLook{30};
+// How long a thread spins, waiting for the next job or for the last helper to finish, before it sleeps: longer than the
+// pause between steps that follow each other, and no longer than waking a thread takes.
+constexpr std::chrono::microseconds kSpinTime{30};
 
-// A helper's: blocks of sums take 128 KiB, which is all that some systems give a thread.
-constexpr std::size_t kStack = std::size_t(1) << 20;
+// Of a helper. The lanes of a block of sums are 128 KiB, which is all the stack that some systems give a thread.
+constexpr std::size_t kStackBytes = std::size_t(1) << 20;
 
-// Blocks all signals in a scope, and so in the threads that are started there: signals go to those that the application
-// knows.
+// Blocks all signals in a scope, and so in the threads that are started there: the application's handlers run on its
+// own threads.
 class NoSignals {
  public:
   NoSignals() {
@@ -103,12 +106,13 @@ class NoSignals {
   sigset_t before_;
 };
 
+// Detached, since helpers run until the process ends, and with kStackBytes of stack.
 class HelperAttributes {
  public:
   HelperAttributes() {
     pthread_attr_init(&attributes_);
     pthread_attr_setdetachstate(&attributes_, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attributes_, kStack);
+    pthread_attr_setstacksize(&attributes_, kStackBytes);
   }
   ~HelperAttributes() { pthread_attr_destroy(&attributes_); }
   HelperAttributes(const HelperAttributes&) = delete;
@@ -122,12 +126,13 @@ class HelperAttributes {
 
 using Clock = std::chrono::steady_clock;
 
-// Looks until there is what it waits for, or for kLook; says which.
+// Waits until the condition holds, at most for kSpinTime; returns whether it holds. Reads the clock every 16 looks,
+// since that costs as much as several of them.
 template <class Condition>
-bool look_for(Condition there) {
-  for (const Clock::time_point end = Clock::now() + kLook; Clock::now() < end;) {
+bool spin_until(Condition holds) {
+  for (const Clock::time_point end = Clock::now() + kSpinTime; Clock::now() < end;) {
     for (int i = 0; i < 16; ++i) {
-      if (there()) return true;
+      if (holds()) return true;
 #if defined(__x86_64__) || defined(__i386__)
       __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -135,16 +140,18 @@ bool look_for(Condition there) {
 #endif
     }
   }
-  return there();
+  return holds();
 }
 
 std::atomic<int> wakes_always{0};  // an int: riscv64 has no exchange of a byte
 
-// A job offers seats; helpers that look for one sit down without a system call, those asleep are woken where that pays.
+// The caller offers its job to helpers 1 .. wanted_, with one seat for each. Helpers that are spinning claim a seat
+// without a system call; those asleep are woken where that pays. A seat is a right to work on the job; a helper without
+// one does not touch it, for it may be gone.
 class Pool {
  public:
   void run(Job& job, int helpers, bool worth_waking) {
-    const bool is_one_of_many = Clock::now() - last_ < kLook;  // threads woken now will meet the next
+    const bool is_one_of_many = Clock::now() - last_end_ < kSpinTime;  // threads woken late will find the next job
     if (is_one_of_many || wakes_always != 0) worth_waking = true;
     if (worth_waking) grow(helpers);
     job_ = &job;
@@ -156,56 +163,59 @@ class Pool {
       }
       wake_.notify_all();
     }
-    job.take_part(0);
-    seats_ = 0;  // who comes from here on finds nothing to do, so nobody has to wait for the late
-    auto all_left = [this] { return seated_ == 0; };
-    if (!look_for(all_left)) {
+    job.work(0);
+    seats_ = 0;  // nothing is left for a helper that comes late: it finds no seat and is not waited for
+    auto all_finished = [this] { return working_ == 0; };
+    if (!spin_until(all_finished)) {
       std::unique_lock<std::mutex> lock(mutex_);
-      waiting_ = true;
-      done_.wait(lock, all_left);
-      waiting_ = false;
+      caller_sleeps_ = true;
+      done_.wait(lock, all_finished);
+      caller_sleeps_ = false;
     }
-    last_ = Clock::now();
+    last_end_ = Clock::now();
   }
 
   std::mutex busy;  // held by the caller whose job runs
 
  private:
-  struct Seat {
+  struct Helper {
     Pool* pool;
     int thread;
   };
 
-  static void* enter(void* given) {
-    const Seat seat = *std::unique_ptr<Seat>(static_cast<Seat*>(given));
-    seat.pool->work(seat.thread);
+  static void* start_helper(void* argument) {
+    const Helper helper = *std::unique_ptr<Helper>(static_cast<Helper*>(argument));
+    helper.pool->serve_jobs(helper.thread);
     return nullptr;
   }
 
-  // If no more threads or no more memory are to be had, the threads that there are do the work; the bits are the same.
+  // Starts helpers up to so many. Where the system refuses a thread or memory, fewer do the work; the bits are the
+  // same.
   void grow(int helpers) {
     if (started_ >= helpers) return;
     const NoSignals blocked;
     const HelperAttributes attributes;
     for (pthread_t id; started_ < helpers; ++started_) {
-      std::unique_ptr<Seat> seat(new (std::nothrow) Seat{this, started_ + 1});
-      if (seat == nullptr || pthread_create(&id, attributes.get(), &Pool::enter, seat.get()) != 0) break;
-      seat.release();
+      std::unique_ptr<Helper> helper(new (std::nothrow) Helper{this, started_ + 1});
+      if (helper == nullptr || pthread_create(&id, attributes.get(), &Pool::start_helper, helper.get()) != 0) break;
+      helper.release();
     }
   }
 
-  void work(int thread) {
-    for (auto offered = [this, thread] { return seats_ > 0 && thread <= wanted_; };;) {
-      if (!look_for(offered)) {
+  // What a helper does for ever.
+  void serve_jobs(int thread) {
+    for (auto has_seat = [this, thread] { return seats_ > 0 && thread <= wanted_; };;) {
+      if (!spin_until(has_seat)) {
         std::unique_lock<std::mutex> lock(mutex_);
         ++sleeping_;
-        wake_.wait(lock, offered);
+        wake_.wait(lock, has_seat);
         --sleeping_;
       }
-      // Seated before it takes the seat: the caller withdraws the seats before it counts who is seated.
-      ++seated_;
-      if (take_seat()) job_.load()->take_part(thread);
-      if (--seated_ == 0 && waiting_) {
+      // Counted before it claims a seat: the caller withdraws the seats before it reads the count, so that whoever got
+      // a seat is waited for.
+      ++working_;
+      if (claim_seat()) job_.load()->work(thread);
+      if (--working_ == 0 && caller_sleeps_) {
         {
           std::lock_guard<std::mutex> lock(mutex_);
         }
@@ -214,32 +224,33 @@ class Pool {
     }
   }
 
-  bool take_seat() {
+  bool claim_seat() {
     for (int seats = seats_; seats > 0;) {
       if (seats_.compare_exchange_weak(seats, seats - 1)) return true;
     }
     return false;
   }
 
-  // Whoever goes to sleep says so under the mutex and looks once more; whoever changes what is waited for looks for
-  // sleepers after it: one of the two sees the other (all of these are sequentially consistent).
+  // No wake-up is lost. A thread that goes to sleep first counts itself as sleeping, under the mutex, then reads the
+  // condition once more; the thread that changes the condition reads the sleeping count afterwards. These accesses are
+  // sequentially consistent, so at least one of the two sees what the other wrote.
   std::mutex mutex_;
   std::condition_variable wake_, done_;
   std::atomic<Job*> job_{nullptr};
-  std::atomic<int> wanted_{0};    // helpers 1 .. wanted_ may sit down
-  std::atomic<int> seats_{0};     // and so many of them still have to
-  std::atomic<int> seated_{0};    // helpers at work
+  std::atomic<int> wanted_{0};    // helpers 1 .. wanted_ may claim a seat
+  std::atomic<int> seats_{0};     // not claimed yet
+  std::atomic<int> working_{0};   // helpers that work on the job, or are about to claim a seat
   std::atomic<int> sleeping_{0};  // helpers to be woken
-  std::atomic<bool> waiting_{false};
-  int started_ = 0;  // this and the next: touched by the busy caller alone
-  Clock::time_point last_{};
+  std::atomic<bool> caller_sleeps_{false};
+  int started_ = 0;               // helpers. Only the caller that holds `busy` touches this and the next
+  Clock::time_point last_end_{};  // of the last job
 };
 
-// Never destroyed: its threads may outlive main. In a forked child they are gone and the mutexes may be held by
-// nobody, so the child leaves the parent's pool where it is and makes its own.
+// Never destroyed: its threads may outlive main. In a forked child they are gone, and a mutex may stay locked for ever
+// by one of them; so the child leaves the parent's pool in memory and starts its own.
 std::atomic<Pool*> pool{nullptr};
 
-std::atomic<int> generation{0};
+std::atomic<int> generation{0};  // forks since the library was loaded
 [[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, [] {
   pool.store(nullptr);
   ++generation;
@@ -255,7 +266,8 @@ Pool& get_pool() {
   return *p;
 }
 
-// Processors that one cgroup's quota grants, 0 where it sets none. Version 2: "max 100000" or "150000 100000".
+// Processors that one cgroup's quota grants, quota/period rounded up; 0 where it sets none. cpu.max of version 2 reads
+// "max 100000" or "150000 100000", in microseconds.
 int quota_of(const std::string& folder) {
   long long quota = 0, period = 0;
   if (std::ifstream file{folder + "/cpu.max"}) {
@@ -267,7 +279,7 @@ int quota_of(const std::string& folder) {
   return quota > 0 && period > 0 ? static_cast<int>((quota + period - 1) / period) : 0;
 }
 
-// The least that the quotas of this process's cgroup and of those above it grant, 0 without any.
+// The smallest quota of this process's cgroup and of those above it; 0 without any.
 int cgroup_quota() {
   int least = 0;
   std::ifstream groups{"/proc/self/cgroup"};  // lines "0::/path", or "4:cpu,cpuacct:/path" in version 1

@@ -1,4 +1,4 @@
-// Draws rows, forms the gradient, steps the plan; again and again.
+// The training loop: draws rows, computes the gradient, steps the plan. No arithmetic of its own.
 #include "run/train.h"
 
 #include <utility>
@@ -8,8 +8,9 @@
 
 namespace samestep {
 
-// Steps between asking for a row and reading it: some hundred nanoseconds, a visit to memory.
-constexpr Index kAhead = 6;
+// Rows, and so steps of online descent, between prefetching a row and reading it: six steps take some hundred
+// nanoseconds, as long as memory does.
+constexpr Index kPrefetchDistance = 6;
 
 Trainer::Trainer(MseProblem problem, Batches batches)
     : problem_(std::move(problem)), batches_(std::move(batches)), gradient_(problem_.p()) {
@@ -27,13 +28,13 @@ void Trainer::run(Plan& plan, const double* hyper, Index steps) {
     }
     return;
   }
-  // Online descent on few weights: a step takes tens of nanoseconds, as many as a visit to the pool would.
+  // Online descent on few weights: a step takes tens of nanoseconds, as many as run_items() would need to start.
   FpMode mode;
   const Isa& isa = active_isa();
   for (; steps > 0; --steps) {
     Batch batch = batches_.next();
-    Index soon = batches_.ahead(kAhead);
-    if (soon >= 0) problem_.prefetch(soon);
+    Index row_ahead = batches_.row_ahead(kPrefetchDistance);
+    if (row_ahead >= 0) problem_.prefetch(row_ahead);
     problem_.row_gradient(isa.mse[problem_.type()], tensor.w, batch.rows != nullptr ? batch.rows[0] : 0, g);
     plan.step_here(hyper);
   }

@@ -9,7 +9,7 @@
 
 namespace samestep {
 
-// Its bits are those of the loop in train/loop.py, one step after the other: rows, gradient, rule.
+// The bits are those of the loop in train/loop.py: for each step the rows, their gradient, the rule.
 class Trainer {
  public:
   Trainer(MseProblem problem, Batches batches);

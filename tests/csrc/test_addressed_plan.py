@@ -258,13 +258,13 @@ class Derived(Tensor):
 def test_layouts_say_where_tensors_lie_and_hold_that_memory():
     arrays = [np.zeros((3, 4), np.float32), np.zeros((), np.int64), np.zeros((0, 5))]
     layouts = _core.Layouts([Tensor(a) for a in arrays])
-    addresses, storages = layouts.take([Tensor(a) for a in arrays])
+    addresses, storages = layouts.get_addresses([Tensor(a) for a in arrays])
     assert addresses == [arrays[0].ctypes.data, arrays[1].ctypes.data, 0]
     assert all(a is b for a, b in zip(arrays, storages, strict=True))
-    assert layouts.take([None] * 3) == ([None] * 3, [])
+    assert layouts.get_addresses([None] * 3) == ([None] * 3, [])
     assert layouts.find_moved([Derived(a) for a in arrays]) == -1
-    assert _core.Layouts([]).take([]) == ([], [])
-    for ask in (layouts.take, layouts.find_moved):
+    assert _core.Layouts([]).get_addresses([]) == ([], [])
+    for ask in (layouts.get_addresses, layouts.find_moved):
         with pytest.raises(ValueError, match="one for every"):
             ask([None])
 
@@ -285,7 +285,7 @@ OTHERS = {
 def test_layouts_see_every_difference(other):
     layouts = _core.Layouts([Tensor(W[:1]), Tensor(W)])
     assert layouts.find_moved([Tensor(W[:1]), other]) == 1
-    assert layouts.take([Tensor(W[:1]), other])[0][1] == -1
+    assert layouts.get_addresses([Tensor(W[:1]), other])[0][1] == -1
 
 
 def test_layouts_see_what_is_lazy_unaligned_or_elsewhere():
@@ -295,12 +295,12 @@ def test_layouts_see_what_is_lazy_unaligned_or_elsewhere():
         (_core.Layouts([Tensor(z)]), Tensor(z, conjugate=True)),
     ):
         assert layouts.find_moved([other]) == 0
-        assert layouts.take([other]) == ([-1], [])
+        assert layouts.get_addresses([other]) == ([-1], [])
     layouts = _core.Layouts([Tensor(W)])
     assert layouts.find_moved([Tensor(W.copy())]) == 0
-    assert layouts.take([Derived(W)]) == ([-1], [])
+    assert layouts.get_addresses([Derived(W)]) == ([-1], [])
     odd = np.frombuffer(bytearray(W.nbytes + 1), W.dtype, W.size, 1).reshape(W.shape)
-    assert layouts.take([Tensor(odd)]) == ([-1], [])
+    assert layouts.get_addresses([Tensor(odd)]) == ([-1], [])
     row = np.zeros((1, 4))  # no stride is taken along an axis of one
     assert (
         _core.Layouts([Tensor(row)]).find_moved([Tensor(np.ndarray((1, 4), row.dtype, row, strides=(8, 8)))])

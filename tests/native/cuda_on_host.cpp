@@ -1,4 +1,5 @@
-// csrc/gpu/kernels.cu as a shared library of the host: what tests/backends/gpu/test_gpu.py launches in the place of a GPU.
+// csrc/gpu/kernels.cu as a shared library of the host: what tests/backends/gpu/test_gpu.py launches in the place of a
+// GPU.
 #include "cuda_shim.h"
 
 namespace {

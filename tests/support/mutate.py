@@ -84,7 +84,7 @@ FAULTS = (
           "lane[s][j] = lane[s][j] + lane[s][j + (half ^ 1) % half];"),
     Fault("lanes halved from the other end", SUMS, "lane[j] = lane[j] + lane[j + half * width];",
           "lane[j] = lane[j] + lane[2 * half * width - 1 - j];", "test_sums.py"),
-    Fault("one block of a stream for all", SUMS, "i + b * kBlock, kGroups, lanes[b]", "i, kGroups, lanes[b]", "test_sums.py"),
+    Fault("one block of a stream for all", SUMS, "i + b * kSumBlock, kGroups, lanes[b]", "i, kGroups, lanes[b]", "test_sums.py"),
     Fault("blocks added in a row, not in pairs", SUMS, "for (Index step = 1; step < n; step *= 2) {\n    for (Index i = 0; i + step < n; i += 2 * step) {",
           "for (Index step = 1; step < n; step += 1) {\n    for (Index i = 0; i < 1; i += 1) {"),
     Fault("rows of a gradient out of order", MSE, "for (int k = 0; k < n; ++k) factor[k] = Doubles{} + r[k];",

@@ -26,8 +26,8 @@ class Hyper:
     """A hyper-parameter: settable at any time, refused outside ``[at_least, below)`` or above ``at_most``.
 
     On the optimizer it is that of all groups: reading it is an error where they differ.
-    ``scheduled``: it may be a callable of the step number t. ``optional``: 0 is as good as absent.
-    ``follows``: it may be None, and then it is whatever the one of that name is.
+    ``scheduled``: it may be a callable of the step number t. ``optional``: not shown in repr when 0.
+    ``follows``: None means "use the value of this other hyper-parameter".
     ``in_float64``: it is never rounded to the type of the parameters.
     """
 

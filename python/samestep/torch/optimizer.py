@@ -23,7 +23,7 @@ from .tensors import is_aligned, is_dense, is_dtensor, local_tensor
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 IN_PLACE = -1  # what Layouts.find_moved() returns, else the first tensor that lies elsewhere or otherwise
-DOES_NOT_FIT = -1  # among the addresses of Layouts.take()
+DOES_NOT_FIT = -1  # among the addresses of Layouts.get_addresses()
 # What parameters are kept in, and what their state is kept in.
 STATE_DTYPES = {dtype: dtype for dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128)}
 STATE_DTYPES[torch.bfloat16] = STATE_DTYPES[torch.float16] = torch.float32
@@ -271,7 +271,7 @@ class _Binding:
     def _fit(self, tensors: list[Tensor | None]) -> _Gradients:
         """The gradients, those that cannot be walked with their parameters as tensors that can."""
         for make_fit in (self._plain, self._copied):
-            addresses, storages = self.gradient_layouts.take(tensors)
+            addresses, storages = self.gradient_layouts.get_addresses(tensors)
             if DOES_NOT_FIT not in addresses:
                 break
             tensors = [
@@ -279,7 +279,7 @@ class _Binding:
                 for tensor, address, bound in zip(tensors, addresses, self.bound, strict=True)
             ]
         else:
-            addresses, storages = self.gradient_layouts.take(tensors)
+            addresses, storages = self.gradient_layouts.get_addresses(tensors)
             if DOES_NOT_FIT in addresses:
                 raise RuntimeError("grad: changed by another thread during the step")
         return _Gradients(tensors, addresses, storages)

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from ..face import Sizes
 from .device import get_cupy
 from .kernels import (
+    BATCHNORM,
+    BATCHNORM_COEFFICIENTS,
     ITEM,
-    NORM,
-    NORM_COEFFICIENTS,
     PAIRED_ROWS,
     RUNNING,
     SUM_BLOCK,
@@ -35,7 +35,14 @@ def _kernel_argument(x: Any, sizes: Sizes, channels_last: bool, **values: Any) -
     """The struct that all kernels of a pass read."""
     N, C, S = sizes
     return struct_of(
-        NORM, x=x, samples=N, channels=C, positions=S, channels_last=channels_last, per_block=ITEM, **values
+        BATCHNORM,
+        x=x,
+        samples=N,
+        channels=C,
+        positions=S,
+        channels_last=channels_last,
+        per_block=ITEM,
+        **values,
     )
 
 
@@ -47,7 +54,7 @@ def _launch_training_pass(direction: str, x: Any, sizes: Sizes, channels_last: b
     cupy = get_cupy()
     N, C, S = sizes
     blocks = ceil_div(N * S, SUM_BLOCK)
-    coefficients = cupy.empty(NORM_COEFFICIENTS * C, x.dtype)
+    coefficients = cupy.empty(BATCHNORM_COEFFICIENTS * C, x.dtype)
     sums = cupy.empty(2 * blocks * C, np.float64)
     argument = _kernel_argument(x, sizes, channels_last, coefficients=coefficients, sums=sums, **values)
     tiles = ceil_div(C, TILE)
@@ -116,7 +123,7 @@ def batchnorm_inference(
     values = {"gamma": gamma, "beta": beta, "mean": running_mean, "var": running_var, "out": out}
     direction = "inference_relu" if relu else "inference"
     with x.device:
-        coefficients = get_cupy().empty(NORM_COEFFICIENTS * sizes[1], x.dtype)
+        coefficients = get_cupy().empty(BATCHNORM_COEFFICIENTS * sizes[1], x.dtype)
         argument = _kernel_argument(x, sizes, channels_last, coefficients=coefficients, **values, eps=eps)
         grid = threads(sizes[1])
         run_kernel("BATCHNORM_KERNELS()", f"prepare_{direction}_{x.dtype}", grid, argument)

@@ -1,4 +1,4 @@
-"""The kernels: the text of kernels.cu, compiled once and kept, the structs they take, and their launch."""
+"""The kernels: the text of csrc/gpu/kernels.cu, compiled once and kept, their arguments, and their launch."""
 
 from __future__ import annotations
 
@@ -32,24 +32,26 @@ OPTIONS = (
 )
 
 THREADS = 256  # of a block; any multiple of 32 up to 1024 gives the same bits
-WARP = 32
-ITEM = 4096  # elements that a block of threads takes
+ITEM = 4096  # elements of a block of threads
+
+# Sizes that the kernels know as well: kSumBlock in csrc/contract/types.h, the others in csrc/gpu/.
+WARP = 32  # threads
 SUM_BLOCK = 1024  # terms
 TILE = 32  # columns that a block of threads sums
 PAIRED_ROWS = 1024  # block sums that a block of threads pairs
-WORDS = 480  # that one launch of write_words carries
+WORDS = 480  # 8-byte words that one launch of write_words writes
 
 
 @functools.cache
 def source() -> str:
-    """kernels.cu with the headers that it includes, as one text: a hash of it covers them all."""
+    """kernels.cu and what it includes, headers and .cuh files, as one text: a hash of it covers them all."""
     folder = resources.files("samestep").joinpath("csrc")
     seen = set()
 
     def lines(name: str) -> list[str]:
         out = []
         for line in folder.joinpath(name).read_text(encoding="utf-8").splitlines():
-            included = re.fullmatch(r'#include "([\w/]+\.h)"', line)
+            included = re.fullmatch(r'#include "([\w/]+\.(?:h|cuh))"', line)
             if included is None:
                 out += [] if line.startswith(("#include <", "#pragma once")) else [line]
             elif included[1] not in seen:
@@ -207,7 +209,8 @@ def run_kernel(group: str, name: str, blocks: int, argument: NDArray[Any]) -> No
         launch_kernel(ready_kernel(group, name), blocks, argument)
 
 
-# The kernels' arguments, field by field as in kernels.cu. All fields are of 8 bytes, so that nobody pads.
+# The kernels' arguments, field by field as in csrc/gpu/*.cuh (tests/test_gpu_layout.py compares the two). All
+# fields are of 8 bytes, so that nothing is padded.
 
 
 def _fields(names: str, **formats: str) -> np.dtype[Any]:
@@ -215,7 +218,7 @@ def _fields(names: str, **formats: str) -> np.dtype[Any]:
 
 
 COEFFICIENTS = len(_core.coefficients("sgd", np.dtype(np.float32), 1, [1.0]))
-# Aligned to 16 bytes: padded at the end.
+# StepArguments, aligned to 16 bytes: padded at the end.
 STEP = _fields(
     "coefficients scale clip_value weight_decay flush rows given items group per_item padding",
     coefficients=f"V{COEFFICIENTS}",
@@ -223,17 +226,18 @@ STEP = _fields(
     clip_value="<f8",
     weight_decay="<f8",
 )
+# WordArguments, BlockSumArguments, PairArguments, BatchNormArguments, RunningArguments, MseArguments.
 WORD = np.dtype([("to", "<i8"), ("count", "<i8"), ("words", "<i8", WORDS)])
 BLOCK_SUMS = _fields("x outer n inner out")
 PAIRS = _fields("sums sets n width stride set_stride")
-NORM = _fields(
+BATCHNORM = _fields(
     "samples channels positions channels_last eps x dy gamma beta var mean inv mean64 var64 dgamma dbeta out "
     "coefficients sums left stride per_block",
     eps="<f8",
 )
 RUNNING = _fields("mean64 var64 channels values momentum batches mean var", momentum="<f8")
 MSE = _fields("Phi y w rows count p factor per_row r sums squares g loss", factor="<f8")
-NORM_COEFFICIENTS = 7
+BATCHNORM_COEFFICIENTS = 7  # rows of scratch; kCoefficients in csrc/contract/types.h
 
 
 def struct_of(layout: np.dtype[Any], **values: Any) -> NDArray[Any]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..arrays import Array
 
-BLOCK = 1024
+SUM_BLOCK = 1024
 LANES = 32
 
 Doubles = NDArray[np.float64]
@@ -31,12 +31,12 @@ def pair(sums: Doubles) -> Doubles:
 def csum(terms: Doubles) -> Doubles:
     """The canonical sum over the first axis of float64 terms."""
     assert terms.dtype == np.float64
-    blocks = -(-len(terms) // BLOCK)
-    padded = np.zeros((blocks * BLOCK, *terms.shape[1:]))
+    blocks = -(-len(terms) // SUM_BLOCK)
+    padded = np.zeros((blocks * SUM_BLOCK, *terms.shape[1:]))
     padded[: len(terms)] = terms
-    steps = padded.reshape(blocks, BLOCK // LANES, LANES, *terms.shape[1:])
+    steps = padded.reshape(blocks, SUM_BLOCK // LANES, LANES, *terms.shape[1:])
     lanes = np.zeros((blocks, LANES, *terms.shape[1:]))
-    for step in range(BLOCK // LANES):
+    for step in range(SUM_BLOCK // LANES):
         lanes = lanes + steps[:, step]
     half = LANES // 2
     while half:

@@ -1,0 +1,162 @@
+// Batch norm's loops on a GPU. The formulas, and what (N, C, S) means, are in contract/batchnorm.h;
+// backends/gpu/batchnorm.py launches add_blocks, pair_rows, finish and apply, or prepare and apply.
+#pragma once
+#include "contract/batchnorm.h"
+#include "contract/types.h"
+#include "gpu/sums.cuh"
+#include "gpu/threads.cuh"
+
+namespace samestep {
+namespace {
+
+// BatchNorm's fields (contract/types.h), each of 8 bytes, and how the work is cut.
+struct BatchNormArguments {
+  Index samples, channels, positions, channels_last;  // N, C, S
+  double eps;
+  const void *x, *dy, *gamma, *beta, *var;
+  void *mean, *inv;
+  double *mean64, *var64;
+  void *dgamma, *dbeta, *out;
+  void* coefficients;  // (kCoefficients, C)
+  double* sums;        // block sums: (2, blocks, C) channels last, (C, 2, blocks) in planes
+  Index left, stride;  // for finish(): block sums that pair_rows left to be paired, and how many rows lie between them
+  Index per_block;     // for apply(): elements of a block of threads
+};
+
+inline BatchNorm batchnorm_of(const BatchNormArguments& a) {
+  BatchNorm b{};
+  b.samples = a.samples, b.channels = a.channels, b.positions = a.positions, b.channels_last = a.channels_last != 0;
+  b.eps = a.eps, b.x = a.x, b.dy = a.dy, b.gamma = a.gamma, b.beta = a.beta, b.var = a.var;
+  b.mean = a.mean, b.inv = a.inv, b.mean64 = a.mean64, b.var64 = a.var64;
+  b.dgamma = a.dgamma, b.dbeta = a.dbeta, b.out = a.out;
+  b.coefficients = a.coefficients, b.repeats = 1, b.sums = a.sums;
+  return b;
+}
+
+// Channels that a block of threads finishes: one in planes, whose block sums lie in a row, or kTile columns.
+inline Index channels_per_block(const BatchNorm& b) { return b.channels_last ? kTile : 1; }
+
+// In planes: a warp sums one block of one channel.
+template <class D, class T>
+void add_plane_blocks(const BatchNorm& b) {
+  const Index blocks = blocks_of(b), S = b.positions, C = b.channels, unit = warp_number();
+  if (unit >= C * blocks) return;
+  const Index c = unit / blocks, block = unit % blocks, first = block * kSumBlock,
+              last = smaller(b.samples * S, first + kSumBlock);
+  D::prepare(b, c);
+  const T* in[] = {static_cast<const T*>(b.x), static_cast<const T*>(b.dy)};
+  const auto terms = D::template terms<ByChannel<T>>(b, c);
+  // Term k of the channel is at sample k/S, position k%S. A lane's next term is 32 further on: divided once, not per
+  // term.
+  Index sample = (first + threadIdx.x % kWarp) / S, position = (first + threadIdx.x % kWarp) % S;
+  const Index samples_on = kWarp / S, positions_on = kWarp % S;
+  const auto add = [&](Index, double* sums) {
+    terms.template operator()<T>(in, (sample * C + c) * S + position, 0, sums);
+    sample += samples_on;
+    position += positions_on;
+    if (position >= S) position -= S, ++sample;
+  };
+  warp_block<2>(add, first, last, b.sums + 2 * c * blocks + block, blocks);
+}
+
+// Channels last: a block of threads sums one block of terms of kTile channels. Threads past the last channel read that
+// one's coefficients and add nothing.
+template <class D, class T>
+void add_column_blocks(const BatchNorm& b) {
+  const Index blocks = blocks_of(b), C = b.channels, tiles = ceil_div(C, kTile);
+  const Index column = blockIdx.x % tiles * kTile, block = blockIdx.x / tiles, first = block * kSumBlock;
+  const Index channel = smaller(column + threadIdx.x % kTile, C - 1);
+  D::prepare(b, channel);
+  const T* in[] = {static_cast<const T*>(b.x) + column, static_cast<const T*>(b.dy) + column};
+  const auto terms = D::template terms<ByChannel<T>>(b, channel);
+  const auto add = [&](Index row, Index j, double* sums) { terms.template operator()<T>(in, row * C + j, 0, sums); };
+  tile_block<2>(add, first, smaller(b.samples * b.positions, first + kSumBlock), smaller(kTile, C - column),
+                b.sums + block * C + column, blocks * C);
+}
+
+template <class D, class T>
+void add_blocks(const BatchNormArguments& a) {
+  const BatchNorm b = batchnorm_of(a);
+  if (b.channels_last) {
+    add_column_blocks<D, T>(b);
+  } else {
+    add_plane_blocks<D, T>(b);
+  }
+}
+
+// Pairs what is left of S1 and S2, then computes the channels' coefficients.
+template <class D>
+void finish(const BatchNormArguments& a) {
+  const BatchNorm b = batchnorm_of(a);
+  const Index first = blockIdx.x * channels_per_block(b), width = smaller(channels_per_block(b), b.channels - first),
+              blocks = blocks_of(b);
+  for (int s = 0; s < 2; ++s) {
+    double* sums = b.channels_last ? b.sums + s * blocks * b.channels + first : b.sums + (2 * first + s) * blocks;
+    pair_by_block(sums, a.left, width, a.stride * (b.channels_last ? b.channels : 1));
+  }
+  __syncthreads();
+  if (threadIdx.x < width) D::finish(b, first + threadIdx.x);
+}
+
+template <class D>
+void prepare(const BatchNormArguments& a) {
+  const BatchNorm b = batchnorm_of(a);
+  if (thread_number() < b.channels) D::prepare(b, thread_number());
+}
+
+// out_i = formula(x_i, dy_i) with the coefficients of the channel that element i belongs to; the body of for_each().
+template <class D, class T>
+struct ApplyElements {
+  const BatchNorm& b;
+
+  template <class P>
+  void run(Index i) const {
+    const T* in[] = {static_cast<const T*>(b.x), static_cast<const T*>(b.dy)};
+    P values[D::kArrays], out;
+#pragma unroll
+    for (int a = 0; a < D::kArrays; ++a) values[a] = load_pack<P>(in[a] + i);
+    const T* from[2] = {values[0].at, values[D::kArrays - 1].at};
+    const Index run = b.channels_last ? 1 : b.positions;  // elements of one channel in a row
+    Index channel = i / run % b.channels, left = run - i % run;
+    auto formula = D::template formula<ByChannel<T>>(b, channel);
+#pragma unroll
+    for (int e = 0; e < P::kSize; ++e, --left) {
+      if (left == 0) {
+        channel = channel + 1 < b.channels ? channel + 1 : 0;
+        left = run;
+        formula = D::template formula<ByChannel<T>>(b, channel);
+      }
+      out.at[e] = formula.template operator()<T>(from, e, 0);
+    }
+    store_pack(static_cast<T*>(b.out) + i, out);
+  }
+};
+
+template <class D, class T>
+void apply(const BatchNormArguments& a) {
+  const BatchNorm b = batchnorm_of(a);
+  const bool aligned = is_aligned(b.x) && is_aligned(b.out) && (D::kArrays == 1 || is_aligned(b.dy));
+  // From the end: what the sums read last is still in the second-level cache.
+  const Index all = b.samples * b.channels * b.positions, begin = (gridDim.x - 1ll - blockIdx.x) * a.per_block;
+  for_each<T>(ApplyElements<D, T>{b}, aligned, begin, smaller(all, begin + a.per_block));
+}
+
+struct RunningArguments {
+  const double *mean64, *var64;  // (channels)
+  Index channels, values;
+  double momentum;
+  Index batches;
+  void *mean, *var;  // (channels)
+};
+
+// A thread updates one channel.
+template <class T>
+void update_running_of(const RunningArguments& a) {
+  const Index c = thread_number();
+  if (c >= a.channels) return;
+  update_running<T>(a.mean64 + c, a.var64 + c, 1, a.values, a.momentum, a.batches, static_cast<T*>(a.mean) + c,
+                    static_cast<T*>(a.var) + c);
+}
+
+}  // namespace
+}  // namespace samestep

@@ -1,0 +1,73 @@
+"""What a GPU's kernels and the Python that launches them both write down: the fields of the arguments, in
+order, and the sizes that cut the work. Read off the sources: neither a GPU nor a compiler is needed.
+"""
+
+import re
+
+import numpy as np
+import pytest
+
+from samestep.backends.gpu import kernels
+from samestep.backends.reference import sums
+
+ARGUMENTS = {
+    "StepArguments": kernels.STEP,
+    "WordArguments": kernels.WORD,
+    "BlockSumArguments": kernels.BLOCK_SUMS,
+    "PairArguments": kernels.PAIRS,
+    "BatchNormArguments": kernels.BATCHNORM,
+    "RunningArguments": kernels.RUNNING,
+    "MseArguments": kernels.MSE,
+}
+SIZES = {
+    "kSumBlock": (kernels.SUM_BLOCK, sums.SUM_BLOCK),
+    "kLanes": (sums.LANES,),
+    "kWarp": (kernels.WARP,),
+    "kTile": (kernels.TILE,),
+    "kPairedRows": (kernels.PAIRED_ROWS,),
+    "kWords": (kernels.WORDS,),
+    "kCoefficients": (kernels.BATCHNORM_COEFFICIENTS,),
+}
+BY_VALUE = {"Scale"}  # structs within arguments, whose fields Python lists by themselves
+
+
+def fields_of(struct: str, text: str) -> list[tuple[str, str]]:
+    """(name, kind) of the fields: "f" for a float64, "V" for bytes, "i" for addresses, integers, switches."""
+    (body,) = re.findall(rf"^struct {struct} {{\n(.*?)^}};", text, re.M | re.S)
+    found = []
+    for declaration in re.sub(r"//.*", "", body).split(";")[:-1]:
+        kind, names = re.fullmatch(r"\s*(?:const )?(\w+(?: long long)?)\s*(.*)", declaration, re.S).groups()
+        if kind in BY_VALUE:
+            found += fields_of(kind, text)
+            continue
+        for name in names.split(","):
+            is_address = "*" in name
+            code = "i" if is_address else {"double": "f", "Coefficients": "V"}.get(kind, "i")
+            found.append((re.search(r"\w+", name)[0], code))
+    return found
+
+
+def layout_of(dtype: np.dtype) -> list[tuple[str, str]]:
+    return [(name, dtype[name].base.kind) for name in dtype.names if name != "padding"]
+
+
+@pytest.mark.parametrize("struct", ARGUMENTS)
+def test_arguments_have_the_kernels_fields_in_their_order(struct):
+    assert fields_of(struct, kernels.source()) == layout_of(ARGUMENTS[struct])
+
+
+def test_every_kernel_s_arguments_are_compared():
+    assert set(re.findall(r"\bstruct (\w+Arguments)\b", kernels.source())) == set(ARGUMENTS)
+
+
+def test_that_comparison_fails_on_swapped_fields():
+    text = kernels.source()
+    assert "void *mean, *inv;" in text
+    swapped = text.replace("void *mean, *inv;", "void *inv, *mean;")
+    assert fields_of("BatchNormArguments", swapped) != layout_of(kernels.BATCHNORM)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_are_those_of_the_kernels(name):
+    (value,) = re.findall(rf"constexpr (?:Index|int) {name} = (\d+);", kernels.source())
+    assert {int(value)} == set(SIZES[name])
