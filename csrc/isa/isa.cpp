@@ -177,14 +177,14 @@ constexpr Update update_of_roof() {
 FOR_EACH_RULE(TYPES)
 FOR_EACH_ROOF(TYPES)
 
-#define ROW_OF(update_of, name, family, form, variant, hyper, states)                         \
-  {#name, #family, #form, #variant, hyper, states,                                           \
-   arity(&rule_##name<float>::at), n_states<rule_##name<float>, float>,                      \
+#define ROW_OF(name, family, form, variant, hyper, states, update_of)                     \
+  {#name, #family, #form, #variant, hyper, states,                                        \
+   arity(&rule_##name<float>::at), n_states<rule_##name<float>, float>,                   \
    {update_of<rule_##name<float>, float>(), update_of<rule_##name<double>, double>()}},
 #define ROW(name, family, form, variant, hyper, states, ...) \
-  ROW_OF(update_of, name, family, form, variant, hyper, states)
+  ROW_OF(name, family, form, variant, hyper, states, update_of)
 #define ROOF_ROW(name, family, form, variant, hyper, states, ...) \
-  ROW_OF(update_of_roof, name, family, form, variant, hyper, states)
+  ROW_OF(name, family, form, variant, hyper, states, update_of_roof)
 constexpr Rule kRules[] = {FOR_EACH_RULE(ROW) FOR_EACH_ROOF(ROOF_ROW)};
 #define ONE(...) +1
 constexpr int kRoofs = FOR_EACH_ROOF(ONE);
