@@ -62,9 +62,9 @@ def source() -> str:
     return "\n".join(lines("gpu/kernels.cu"))
 
 
-def text_of(group: str) -> str:
+def text_of(kernels: str) -> str:
     """What is compiled for a list of kernels, such as ``SUM_KERNELS()``."""
-    return f"{source()}\nnamespace samestep {{ {group} }}\n"
+    return f"{source()}\nnamespace samestep {{ {kernels} }}\n"
 
 
 def _cache() -> Path:
@@ -157,10 +157,10 @@ def _loaded(code: bytes) -> Any:
 
 
 @functools.cache
-def _module(group: str, device: int) -> Any:
+def _module(kernels: str, device: int) -> Any:
     cupy = get_cupy()
     options = (*OPTIONS, f"--gpu-architecture=sm_{cupy.cuda.Device(device).compute_capability}")
-    text = text_of(group)
+    text = text_of(kernels)
     key = hashlib.sha256(repr((text, options, cupy.cuda.nvrtc.getVersion())).encode()).hexdigest()
     path = None
     try:
@@ -189,13 +189,13 @@ def _module(group: str, device: int) -> Any:
 
 
 @functools.cache
-def _kernel(group: str, name: str, device: int) -> Any:
-    return _module(group, device).get_function(name)
+def _kernel(kernels: str, name: str, device: int) -> Any:
+    return _module(kernels, device).get_function(name)
 
 
-def ready_kernel(group: str, name: str) -> Any:
+def ready_kernel(kernels: str, name: str) -> Any:
     """A kernel of the current device, compiled and loaded if it is the first of its list."""
-    return _kernel(group, name, get_cupy().cuda.runtime.getDevice())
+    return _kernel(kernels, name, get_cupy().cuda.runtime.getDevice())
 
 
 def launch_kernel(kernel: Any, blocks: int, argument: NDArray[Any]) -> None:
@@ -204,9 +204,9 @@ def launch_kernel(kernel: Any, blocks: int, argument: NDArray[Any]) -> None:
         kernel((blocks,), (THREADS,), (argument,))
 
 
-def run_kernel(group: str, name: str, blocks: int, argument: NDArray[Any]) -> None:
+def run_kernel(kernels: str, name: str, blocks: int, argument: NDArray[Any]) -> None:
     if blocks:
-        launch_kernel(ready_kernel(group, name), blocks, argument)
+        launch_kernel(ready_kernel(kernels, name), blocks, argument)
 
 
 # The kernels' arguments, field by field as in csrc/gpu/*.cuh; tests/backends/gpu/test_gpu_arguments.py
@@ -220,7 +220,7 @@ def _fields(names: str, **formats: str) -> np.dtype[Any]:
 COEFFICIENTS = len(_core.coefficients("sgd", np.dtype(np.float32), 1, [1.0]))
 # StepArguments, aligned to 16 bytes: padded at the end.
 STEP = _fields(
-    "coefficients scale clip_value weight_decay flush rows given items group per_item padding",
+    "coefficients scale clip_value weight_decay flush rows given items launch per_item padding",
     coefficients=f"V{COEFFICIENTS}",
     scale="<f8",
     clip_value="<f8",
@@ -241,7 +241,7 @@ BATCHNORM_COEFFICIENTS = 7  # rows of scratch; kCoefficients in csrc/contract/ty
 
 
 def struct_of(layout: np.dtype[Any], **values: Any) -> NDArray[Any]:
-    """A struct that is handed to a kernel by value; arrays become their addresses."""
+    """A struct that is passed to a kernel by value; arrays become their addresses."""
     argument = np.zeros(1, layout)
     for name, value in values.items():
         argument[name] = value.data.ptr if hasattr(value, "data") else value
