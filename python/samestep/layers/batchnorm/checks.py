@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...arguments import number
+from ...arguments import finite_number, number
 from ...backends import arrays
 from ...backends.arrays import Array
 from ...backends.face import Sizes
@@ -33,10 +33,7 @@ class ChannelLayout(NamedTuple):
 
 
 def check_eps(eps: Any) -> float:
-    value = number("eps", eps)
-    if not 0.0 <= value < math.inf:  # NaN fails as well
-        raise ValueError(f"eps: got {value}, expected a finite number, 0 or more")
-    return value
+    return finite_number("eps", eps, at_least=0.0)
 
 
 def check_momentum(momentum: Any) -> float:
