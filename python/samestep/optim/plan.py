@@ -48,7 +48,7 @@ def bind_plan(optimizer: Owner) -> Any:
 
 
 def step_with_care(optimizer: Owner, grads: Sequence[Any], hyper: list[float], scale: float) -> int:
-    """After a refusal: says what is wrong, or binds what has moved and sees subclasses as arrays."""
+    """A step after the plan has refused one: binds what has moved and converts subclasses, or raises."""
     params = optimizer._params
     check_writeable(params)
     plain = check_gradients(grads, params, optimizer.backend, optimizer.options.zero_grads)
