@@ -68,7 +68,7 @@ def text_of(kernels: str) -> str:
 
 
 def _cache() -> Path:
-    """Where compiled kernels are kept: SAMESTEP_CACHE, or the user's folder for such things."""
+    """The folder of compiled kernels: SAMESTEP_CACHE, or in the user's folder of caches."""
     own, home = os.environ.get("SAMESTEP_CACHE"), os.environ.get("XDG_CACHE_HOME")
     if own:
         return Path(own)
@@ -92,8 +92,8 @@ def _compile(text: str, options: tuple[str, ...]) -> bytes:
     return code
 
 
-# What is kept is run, so it is taken from this user or root alone. The folders above need no look: who puts
-# another folder or file in the place of these owns it.
+# A kept file is run, so only files of this user or root are read. The folders above need no check: whoever
+# replaces the folder or a file owns the new one.
 
 
 def _is_ours(status: os.stat_result) -> bool:
@@ -102,7 +102,7 @@ def _is_ours(status: os.stat_result) -> bool:
 
 
 def _folder() -> Path:
-    """Where compiled kernels are kept, made if it is not there; OSError says why nothing can be."""
+    """The folder of compiled kernels, created if it is missing; OSError says why none can be kept."""
     folder = _cache()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _is_ours(folder.stat()):
@@ -115,7 +115,7 @@ def _digest(key: str, code: bytes) -> bytes:
 
 
 def _kept(path: Path) -> bytes | None:
-    """The code that ``_keep`` wrote there; None if it is another's, torn, or not there."""
+    """The code that ``_keep`` wrote to the file; None if it is another user's, incomplete or missing."""
     try:
         careful = os.O_NOFOLLOW | os.O_NONBLOCK  # neither follows a link nor waits for a pipe
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | careful)) as file:
@@ -140,13 +140,13 @@ def _keep(path: Path, code: bytes) -> None:
             raise
 
 
-_said_not_kept: set[str] = set()
+_warnings_given: set[str] = set()
 
 
-def _say_not_kept(error: OSError) -> None:
+def _warn_not_kept(error: OSError) -> None:
     message = f"compiled kernels are not kept, so that every process compiles them anew: {error}"
-    if message not in _said_not_kept:
-        _said_not_kept.add(message)
+    if message not in _warnings_given:
+        _warnings_given.add(message)
         warnings.warn(f"{message}; name a folder of yours in SAMESTEP_CACHE", RuntimeWarning, stacklevel=2)
 
 
@@ -166,10 +166,10 @@ def _module(kernels: str, device: int) -> Any:
     try:
         path = _folder() / f"{key}.cubin"
     except OSError as error:
-        _say_not_kept(error)
+        _warn_not_kept(error)
     code = None if path is None else _kept(path)
     if code is not None:
-        with contextlib.suppress(RuntimeError):  # compiled anew then
+        with contextlib.suppress(RuntimeError):  # then it is compiled anew
             return _loaded(code)
     code = _compile(text, options)
     try:
@@ -184,7 +184,7 @@ def _module(kernels: str, device: int) -> Any:
         try:
             _keep(path, code)
         except OSError as error:
-            _say_not_kept(error)
+            _warn_not_kept(error)
     return module
 
 

@@ -145,7 +145,7 @@ def check_per_channel(name: str, a: Any, layout: ChannelLayout, x: Array) -> Non
 
 
 def check_out(
-    run: Any, out: Any, x: Array, read: Mapping[str, Array], may_be: tuple[str, Array] | None = None
+    module: Any, out: Any, x: Array, read: Mapping[str, Array], may_be: tuple[str, Array] | None = None
 ) -> Array:
     """The array for the result: ``out``, checked, or a new one if that is None.
 
@@ -157,7 +157,7 @@ def check_out(
         may_be: name and array of the one that ``out`` may be; it may not overlap a part of it.
     """
     if out is None:
-        new: Array = run.empty_like(x)
+        new: Array = module.empty_like(x)
         return new
     arrays.check_inplace("out", out)
     check_same_layout("out", out, x)
