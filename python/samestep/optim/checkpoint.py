@@ -70,7 +70,7 @@ def write(path: Path, facts: Mapping[str, Any], state: Mapping[str, list[Any]]) 
 
 
 def facts_of(optimizer: Owner) -> dict[str, Any]:
-    """What a checkpoint says beside the state dict: the class, its arguments and the parameters."""
+    """What a checkpoint says besides the state dict: the class, its arguments and the parameters."""
     hyper = {  # a schedule is replaced by the value that it has come to
         name: _apart_from_0(optimizer.groups[0][name]) if callable(value) else value
         for name, value in optimizer._default_hyper.items()
@@ -90,7 +90,7 @@ def facts_of(optimizer: Owner) -> dict[str, Any]:
 
 
 def _apart_from_0(value: float) -> float:
-    """What a schedule came to as a constructor takes it: 0 if float32 does not tell it from 0."""
+    """A schedule's last value as a constructor accepts it: 0 if float32 does not tell it from 0."""
     return value if value > 2.0**-150 else 0.0
 
 
@@ -118,7 +118,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
 
 
 def fill(optimizer: Owner, path: Path, facts: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
-    """Has a new optimizer take over what ``read`` found; on an error none of its files stay.
+    """Loads what ``read`` returned into a new optimizer; on an error its state files are removed.
 
     Raises:
         ValueError, TypeError: the parameters or the state do not fit.

@@ -90,14 +90,14 @@ def _walk(structure: Any, grads: Any, name: str) -> Iterator[Any]:
 
 
 def _count(structure: Any) -> int:
-    """How many arrays there are."""
+    """The number of arrays in a structure."""
     if structure is None:
         return 1
     return sum(map(_count, structure.values() if isinstance(structure, dict) else structure))
 
 
 def copy_into_layouts(grads: Sequence[Any], params: Sequence[Param], module: Any) -> tuple[list[Any], int]:
-    """The gradients, those that lie in another order than their parameter copied, and bytes copied.
+    """The gradients, each in its parameter's layout, and how many bytes were copied for that.
 
     ``module``: of the backend.
     """

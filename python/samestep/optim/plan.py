@@ -15,8 +15,9 @@ from .stats import RecordingPlan
 
 
 class UnboundPlan:
-    """The plan of arrays that cannot be stepped where they lie: what was read from a file may be read-only.
-    A step finds the reason.
+    """The plan of arrays that cannot be stepped in place, such as read-only ones that were read from a file.
+
+    Its step steps nothing: ``step_with_care`` then raises the reason.
     """
 
     norm = math.nan

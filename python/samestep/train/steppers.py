@@ -68,7 +68,7 @@ class CompiledStepper:
 
 
 def step_nanoseconds(rows: int, dimension: int) -> int:
-    """What a step of the compiled loop takes, within a factor of three or so.
+    """The time of a step of the compiled loop, within a factor of three or so.
 
     The terms are a step's own cost, a row, which may come from memory, an element of Phi, and a weight, for
     which Adam takes some 2 ns.
