@@ -74,7 +74,7 @@ inline Doubles wide(const T* from) {
   return widen(load<typename Vectors<T>::Terms>(from));
 }
 
-// The first n <= kWidth elements, widened, then zeros. Memory behind them is not read: it may be nobody's.
+// The first n <= kWidth elements, widened, then zeros. Memory after them is not read: it may not be mapped.
 #if defined(__AVX512F__)
 inline Doubles wide_some(const double* from, Index n) { return _mm512_maskz_loadu_pd((1u << n) - 1, from); }
 inline Doubles wide_some(const float* from, Index n) {
@@ -199,7 +199,7 @@ inline void dot_four(const T* const* x, const double* w, Index n, double* out) {
 // out (n) = dot() of n rows (p) with w (p). ahead > 0: also prefetches the rows `ahead` elements further on, the next
 // group's. Otherwise memory would stand idle while this group's share of the gradient is added up, since the
 // processor's own prefetcher stops where the reading stops (25 % faster on rows of 64 floats). One row per product:
-// prefetching a whole group in one go costs more than it gains.
+// prefetching a whole group at once costs more than it gains.
 template <class T>
 inline void dot_rows(const T* const* rows, Index n, const double* w, Index p, Index ahead, double* out) {
   Index i = 0;

@@ -1,6 +1,6 @@
-// What a step does to a gradient before the rule, and to what it wrote after it; each only if asked for. The loops run
-// over a chunk that stays in the nearest cache, so that an option costs no visit to memory and rules know none of them.
-// Its NumPy twin is python/samestep/backends/reference/options.py.
+// What a step does besides the rule, if the user asks for it: to the gradient before, to parameter and states after.
+// The loops run over a chunk that stays in the nearest cache, so an option costs no further pass over memory, and rules
+// need not know of options. The NumPy twin is python/samestep/backends/reference/options.py.
 #pragma once
 #include "contract/fp.h"
 #include "contract/types.h"

@@ -24,9 +24,9 @@ inline HD float float_of(Word bits) {
 }
 
 // bfloat16: sign, 8 bits of exponent, 7 of mantissa, the upper half of a float32.
-//   narrow(x) = upper half of (bits + 0x7fff + lowest bit kept): half a unit minus one, or half a unit if that bit is
-//   1,
-// carries exactly where nearest even rounds up. Any NaN becomes 0x7fc0, the one that digests are written with.
+//   narrow(x) = upper half of (bits + 0x7fff + lowest bit kept)
+// What is added is half a unit minus one, or half a unit if that bit is 1: it carries exactly where nearest even rounds
+// up. Any NaN becomes 0x7fc0, the one that digests are written with.
 struct BFloat16 {
   static HD float widen(Half h) { return float_of(Word(h) << 16); }
   static HD Half narrow(float x) { return add(x, 0x7fff + ((bits_of(x) >> 16) & 1)); }
@@ -80,6 +80,7 @@ void narrow_at_random(const float* x, const Half* random, Index n, void* stored)
 }
 
 // float32 kept as two arrays (n) of halves: `upper` is a bfloat16 (cut off, not rounded), `lower` the other 16 bits.
+// split() makes all NaNs one, since the lower half would tell them apart.
 void join(const void* upper, const void* lower, Index n, float* out) {
   const Half* __restrict u = static_cast<const Half*>(upper), * __restrict l = static_cast<const Half*>(lower);
   float* __restrict to = out;
@@ -90,8 +91,7 @@ void split(const float* x, Index n, void* upper, void* lower) {
   const float* __restrict from = x;
   Half* __restrict u = static_cast<Half*>(upper), * __restrict l = static_cast<Half*>(lower);
   for (Index i = 0; i < n; ++i) {
-    Word bits =
-        from[i] == from[i] ? bits_of(from[i]) : 0x7fc00000;  // of all NaNs one: the lower half would tell them apart
+    Word bits = from[i] == from[i] ? bits_of(from[i]) : 0x7fc00000;
     u[i] = Half(bits >> 16);
     l[i] = Half(bits);
   }

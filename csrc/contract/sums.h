@@ -7,7 +7,7 @@
 // 32 lanes fill the registers of every instruction set, and are a GPU's warp; halving and pairing are a tree, whose
 // error grows with log M (Higham 1993). The NumPy twin is backends/reference/sums.py.
 //
-// What is summed is told by a struct: kSums, how many sums run side by side, and
+// A struct says what is summed. It has kSums, how many sums run side by side, and
 //   template <class X, class D> void operator()(const T* const* in, Index i, Index j, D* sums) const
 // which adds to sums[0..kSums-1] the terms of elements i, i+1, ... of the arrays in[]: one term (X = T, D = double) or
 // kWidth of them (X = Vectors<T>::Terms, D = Doubles). j is the column, for what differs by column.
@@ -183,7 +183,7 @@ inline void column_block(const Terms& terms, const T* const* in, Index i, Index 
 }
 
 // Pairs the block sums (n, width), rows `stride` apart, in place: s_i = s_i + s_{i+step} for i = 0, 2*step, ..., with
-// step 1, 2, 4, ... The totals are left in row 0. n = 0 leaves nothing there: the caller's case.
+// step 1, 2, 4, ... The totals are left in row 0. With n = 0 there is no row 0: the caller handles that case.
 inline void pair(double* sums, Index n, Index width, Index stride) {
   for (Index step = 1; step < n; step *= 2) {
     for (Index i = 0; i + step < n; i += 2 * step) {
@@ -194,8 +194,8 @@ inline void pair(double* sums, Index n, Index width, Index stride) {
   }
 }
 
-// out (kStreams) = the sums of as many whole blocks from element i on, read in turn, 64 terms of each: memory serves
-// several streams half as fast again as one. `prefetches`: also fetches the next kStreams blocks.
+// out (kStreams) = the sums of as many whole blocks from element i on, read in turn, 64 terms of each: memory delivers
+// several streams 1.5 times as fast as one. `prefetches`: also fetches the next kStreams blocks.
 template <int kStreams, class T, class Terms>
 inline void run_streams(const Terms& terms, const T* const* in, Index i, bool prefetches, double* out) {
   constexpr Index kGroups = 2;

@@ -1,4 +1,4 @@
-// What formulas and kernels speak of: numbers, types, sizes that fix bits, and the arguments of a batch norm and of a
+// What all formulas and kernels share: number types, sizes that fix bits, and the arguments of a batch norm and of a
 // block of rows.
 #pragma once
 
@@ -65,8 +65,8 @@ struct MseBlock {
   Index p;                // columns
   const Index* rows;      // (batch), numbers of rows of Phi; nullptr: 0, 1, 2, ...
   Index begin, count;     // the block: rows begin..begin+count-1 of the batch, count <= kSumBlock
-  void* r;                // (batch), residuals; nullptr: not wanted
-  double* lanes;          // scratch (kLanes, padded_columns(p)); nullptr: no gradient wanted
+  void* r;                // (batch), residuals; nullptr: they are not stored
+  double* lanes;          // scratch (kLanes, padded_columns(p)); nullptr: no gradient is computed
   double* gradient_sums;  // (p), over the block
   double* square_sum;     // (1)
 };

@@ -71,8 +71,9 @@ inline void store(T* to, X x) {
   __builtin_memcpy(to, &x, sizeof(X));
 }
 
-// Stores to a multiple of kVectorBytes without a place in the caches: a result larger than those would push out what is
-// still wanted, and each line would be read before it is overwritten. finish_stores() before other threads may read it.
+// *to = x past the caches; `to` is a multiple of kVectorBytes. A result larger than the caches would evict what is
+// still needed, and each line would be read before it is overwritten. Call finish_stores() before other threads may
+// read it.
 template <class T, class V>
 inline void store_past_caches(T* to, V x) {
 #if defined(__AVX512F__)

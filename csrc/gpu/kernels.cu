@@ -3,7 +3,7 @@
 // and the order of operations is the contract's, whatever the number of threads.
 //
 // Every kernel takes one struct, XArguments, by value. kernels.py lays it out again, field by field, and
-// tests/backends/gpu/test_gpu_arguments.py holds the two against each other.
+// tests/backends/gpu/test_gpu_arguments.py compares the two.
 #include "gpu/batchnorm.cuh"
 #include "gpu/mse.cuh"
 #include "gpu/step.cuh"
@@ -21,7 +21,7 @@ FOR_EACH_RULE(RULE)
 }  // namespace samestep
 
 // Lists of kernels. kernels.py compiles one list at a time, the first time that one of its kernels is launched; tests
-// compile all, and may define KERNEL by themselves. To be expanded in namespace samestep, not in the unnamed one, which
+// compile all, and may define KERNEL by themselves. Expand them in namespace samestep, not in the unnamed one, which
 // would mangle the names.
 #ifndef KERNEL
 #define KERNEL(name, Arguments, ...) \

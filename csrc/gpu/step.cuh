@@ -19,7 +19,7 @@ struct Row {
 };
 struct GivenGradient {
   const void* g;  // (size)
-  Index group;    // number of the launch that steps this tensor; -1: no gradient, no step
+  Index launch;   // number of the launch that steps this tensor; -1: no gradient, no step
 };
 struct Item {  // elements begin .. begin + per_item - 1 of a tensor, for one block of threads
   Index tensor, begin;
@@ -32,7 +32,7 @@ struct StepArguments {
   const char* rows;
   const GivenGradient* given;
   const Item* items;
-  Index group, per_item;
+  Index launch, per_item;
 };
 
 // The numbers 0..n-1 as template arguments: std::make_integer_sequence, for whose header NVRTC would need a path.
@@ -92,7 +92,7 @@ inline void step_item(const StepArguments& a, Numbers<k...>) {
   // What to step: an item, its tensor's gradient, and the row of addresses.
   const Item item = a.items[blockIdx.x];
   const GivenGradient given = a.given[item.tensor];
-  if (given.group != a.group) return;
+  if (given.launch != a.launch) return;
   constexpr int kRowBytes = sizeof(void*) + sizeof(Index) + sizeof...(k) * sizeof(void*);
   const Row& row = *reinterpret_cast<const Row*>(a.rows + item.tensor * kRowBytes);
   T* const states[sizeof...(k) + 1] = {static_cast<T*>(row.states[k])...};

@@ -1,4 +1,4 @@
-// Which part of the work is whose on a GPU: warps, threads, packs of 16 bytes. No formulas.
+// How the work of a kernel is shared on a GPU: warps, threads, packs of 16 bytes. No formulas.
 //
 // A kernel runs as a grid of blocks of THREADS threads (kernels.py), 32 of them to a warp, whose threads exchange
 // values by shuffles; the threads of a block share memory and meet at __syncthreads(). Blocks know nothing of each
@@ -32,8 +32,8 @@ using Single = Pack<T, 1>;
 inline bool is_aligned(const void* p) { return reinterpret_cast<unsigned long long>(p) % 16 == 0; }
 
 // Calls body.run<P>(i), which computes elements i .. i + P::kSize - 1, for this thread's share of begin..end-1.
-// Neighbours in a warp get neighbouring packs. aligned: element `begin` of every array is; the rest behind the last
-// pack is single.
+// Neighbours in a warp get neighbouring packs. aligned: element `begin` of every array lies on a multiple of 16 bytes;
+// else, and after the last pack, elements are loaded one by one.
 template <class T, class Body>
 inline void for_each(const Body& body, bool aligned, Index begin, Index end) {
   if (aligned) {

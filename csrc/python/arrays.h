@@ -68,10 +68,10 @@ class BoundArray {
     axes_.insert(axes_.end(), array.strides(), array.strides() + array.ndim());
   }
 
-  // Whether the array still has the address and the layout that were bound.
-  bool is_there() const {
+  // Whether the array has another address or layout than was bound, or cannot be written any more.
+  bool has_moved() const {
     const auto& now = raw(array_);
-    return now.data == data_ && now.descr == dtype_.ptr() && has_same_axes(now) && has_flags(array_, kInPlace);
+    return now.data != data_ || now.descr != dtype_.ptr() || !has_same_axes(now) || !has_flags(array_, kInPlace);
   }
 
   // Whether one flat loop walks it and `other`, of elements of so many bytes.

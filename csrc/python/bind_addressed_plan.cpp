@@ -24,14 +24,15 @@ namespace samestep {
 
 namespace {
 
-// A Plan over memory that its caller holds and vouches for at every step: tensors by address, as torch/ hands them.
+// A Plan over memory given by address. Its caller keeps the memory alive and checks it before every step: see torch/.
 class AddressedPlan {
  public:
   using Address = std::uintptr_t;
   // dtype of parameter and gradient, elements, parameter, states; of 16 bits the states are in float32
   using Memory = std::tuple<std::string, Index, Address, std::vector<Address>>;
-  // Of a parameter that is no block of memory: which, where it lies, whether negated there; shape, its strides, and
-  // those of the block in `Memory`, which is stepped in its place.
+  // A parameter that is no block of memory: its number in `memory`, its address, whether it is negated there, its shape
+  // and strides, and the strides of the block at the address in `memory`. The block is stepped in its place: the
+  // parameter is copied into it before a step, and back after.
   using Strided = std::tuple<size_t, Address, bool, std::vector<Index>, std::vector<Index>, std::vector<Index>>;
 
   AddressedPlan(const std::string& rule, const std::vector<Memory>& memory, py::array_t<Index> steps,
@@ -189,7 +190,7 @@ class AddressedPlan {
   std::vector<Strided> strided_;
   Index size_ = 0;
   Written written_;
-  std::optional<Plan> plan_;  // made once the tensors are known
+  std::optional<Plan> plan_;  // constructed once the tensors are known
   StepGuard::Flag stepping_{StepGuard::kNobody};
 };
 

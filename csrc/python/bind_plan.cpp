@@ -24,20 +24,24 @@ namespace samestep {
 
 namespace {
 
-// A Plan and the arrays it writes to. The arrays come checked from arrays.py; step() sees to it that they are still
-// where they were and that every gradient fits, before the first byte is written.
+// A Plan and the arrays that it writes. backends/arrays.py has checked the arrays; before the first byte is written,
+// step() checks that they lie where they were bound and that every gradient fits.
 class BoundPlan {
  public:
   using Arrays = std::vector<py::array>;
 
-  // tensors: of samestep.backends.face.Tensor. options: a samestep.options.Options, or None.
+  // tensors: of samestep.backends.face.Tensor. options: of samestep.backends.options.Options, or None.
   BoundPlan(const std::string& rule, const py::sequence& tensors, py::array_t<Index> steps, const py::object& options)
       : steps_(std::move(steps)) {
-    int row = find_rule(rule);
+    int row = find_rule_or_roof(rule);
     n_states_ = active_isa().rules[row].n_states;
     check_steps(steps_, tensors.size());
     std::vector<Tensor> bound;
     for (py::handle tensor : tensors) bound.push_back(bind_tensor(tensor));
+    const auto is_stored = [](const Tensor& tensor) { return tensor.storage != as_is; };
+    if (is_roof(row) && std::any_of(bound.begin(), bound.end(), is_stored)) {
+      throw std::invalid_argument("params: got 16-bit arrays for " + rule + ", expected float32 or float64");
+    }
     written_.sort();
     plan_.emplace(row, std::move(bound), steps_.mutable_data());
     plan_->options() = options_of(options);
@@ -47,6 +51,10 @@ class BoundPlan {
     StepGuard alone(stepping_);
     if (static_cast<int>(weight_decay.size()) != plan_->n_groups()) {
       throw std::invalid_argument("weight_decay: expected one for every group");
+    }
+    const auto is_set = [](double decay) { return decay != 0.0; };
+    if (is_roof(plan_->rule()) && std::any_of(weight_decay.begin(), weight_decay.end(), is_set)) {
+      throw std::invalid_argument("weight_decay: expected 0, since a roof has none");
     }
     plan_->options().weight_decay = std::move(weight_decay);
   }
@@ -65,7 +73,7 @@ class BoundPlan {
     return plan_->step(hyper.data(), scale) ? kStepped : kNonfinite;
   }
 
-  // Makes that many steps along the gradient of the trainer's problem.
+  // Makes `steps` steps along the gradient of the trainer's problem.
   Index train(BoundTrainer& bound, const std::vector<double>& hyper, Index steps) {
     StepGuard alone(stepping_);
     StepGuard alone_there(bound.stepping(), BoundTrainer::kInside);
@@ -76,7 +84,7 @@ class BoundPlan {
         tensors[0].size != trainer.problem().p()) {
       throw std::invalid_argument("trainer: expected a plan of one array like the problem's weights");
     }
-    if (!all_are_there()) return kMoved;
+    if (any_has_moved()) return kMoved;
     py::gil_scoped_release others_may_run;
     trainer.run(*plan_, hyper.data(), steps);
     return kStepped;
@@ -124,7 +132,7 @@ class BoundPlan {
     return tensor;
   }
 
-  // An array that lies like the last parameter and is written with it.
+  // Binds an array that has the last parameter's layout and is written with it; returns its address.
   void* bind_stored(const py::array& array, const py::dtype& dtype, const char* name) {
     if (!array.dtype().equal(dtype) || !params_.back().walks_with(array, array.itemsize()) ||
         !has_flags(array, kInPlace)) {
@@ -135,10 +143,10 @@ class BoundPlan {
     return raw(array).data;
   }
 
-  bool all_are_there() const {
-    const auto is_there = [](const BoundArray& array) { return array.is_there(); };
-    return std::all_of(params_.begin(), params_.end(), is_there) &&
-           std::all_of(stored_.begin(), stored_.end(), is_there);
+  bool any_has_moved() const {
+    const auto has_moved = [](const BoundArray& array) { return array.has_moved(); };
+    return std::any_of(params_.begin(), params_.end(), has_moved) ||
+           std::any_of(stored_.begin(), stored_.end(), has_moved);
   }
 
   // Hands the gradients to the plan. Returns kAccepted, kMoved or the first gradient that does not fit.
@@ -150,7 +158,7 @@ class BoundPlan {
     const Options& options = plan_->options();
     const int gradient_flags = options.zero_grads ? kInPlace : kAligned;
     in_order_.clear();
-    if (!all_are_there()) return kMoved;
+    if (any_has_moved()) return kMoved;
     for (size_t i = 0; i < tensors.size(); ++i) {
       Tensor& tensor = tensors[i];
       py::handle g = PyTuple_GET_ITEM(grads.ptr(), i);
@@ -170,7 +178,8 @@ class BoundPlan {
     return options.zero_grads ? find_gradient_given_twice() : kAccepted;
   }
 
-  // Where gradients are set to zero one must not be read again, in whole or in part, for another parameter.
+  // The number of a gradient that overlaps another one, or kAccepted: with zero_grads, it would be read for one
+  // parameter after it was set to zero for another.
   Index find_gradient_given_twice() {
     std::vector<std::pair<Range, Index>> grads;
     const std::vector<Tensor>& tensors = plan_->tensors();
@@ -192,8 +201,8 @@ class BoundPlan {
   std::vector<BoundArray> params_;
   std::vector<BoundArray> stored_;  // what a step writes with them
   Arrays in_order_;                 // copies of gradients that lie in another order than C's
-  Written written_;                 // all of them, disjoint
-  std::optional<Plan> plan_;        // made once the tensors are known
+  Written written_;                 // the memory of both, disjoint
+  std::optional<Plan> plan_;        // constructed once the tensors are bound
   StepGuard::Flag stepping_{StepGuard::kNobody};
 };
 

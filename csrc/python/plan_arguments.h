@@ -16,14 +16,20 @@
 
 namespace samestep {
 
-// The rule's row in the tables.
-inline int find_rule(const std::string& name) {
-  const Isa& isa = active_isa();
-  for (int i = 0; i < isa.n_rules + isa.n_roofs; ++i) {
-    if (name == isa.rules[i].name) return i;
+// The first of the table's rows up to n with this name.
+inline int find_row(const std::string& name, int n) {
+  for (int i = 0; i < n; ++i) {
+    if (name == active_isa().rules[i].name) return i;
   }
   throw std::invalid_argument("rule: got '" + name + "', expected one of rules()");
 }
+inline int find_rule(const std::string& name) { return find_row(name, active_isa().n_rules); }
+inline int find_rule_or_roof(const std::string& name) {
+  return find_row(name, active_isa().n_rules + active_isa().n_roofs);
+}
+
+// Roofs have plain loops alone (isa.cpp): none in bfloat16, none with decoupled weight decay.
+inline bool is_roof(int row) { return row >= active_isa().n_rules; }
 
 inline void read_option(py::handle value, bool* out) { *out = value.cast<bool>(); }
 inline void read_option(py::handle value, double* out) { *out = value.cast<double>(); }
@@ -32,7 +38,7 @@ inline void read_option(py::handle value, Nonfinite* out) {
   *out = value.cast<std::string>() == "propagate" ? Nonfinite::propagate : Nonfinite::refuse;
 }
 
-// options: a samestep.options.Options, whose None asks for nothing, or None.
+// options: of samestep.backends.options.Options, or None. A field that is None leaves the option off.
 inline Options options_of(const py::object& options) {
   Options out;
   const auto read = [&](const char* name, auto* field) {
@@ -60,11 +66,11 @@ inline void check_steps(const py::array_t<Index>& steps, size_t params) {
   }
 }
 
-// What a step returns, else the number of the first gradient to be looked at more closely. But for kStepped nothing has
-// been written. Python's names for them are in backends/face.py.
+// What a step returns, unless it is the number of the first gradient that does not fit as it is. A step that does not
+// return kStepped has written nothing. Python's names for these are in backends/face.py.
 constexpr Index kStepped = -1, kMoved = -2, kNonfinite = -3;
 
-// What accept_gradients() returns where nothing is in the way of a step.
+// What accept_gradients() returns where all gradients fit.
 constexpr Index kAccepted = kStepped;
 
 }  // namespace samestep

@@ -1,4 +1,4 @@
-// What holds while an object is stepped: one thread is at it, and others may have the interpreter.
+// Lets one thread at a time step an object, also while others run Python code.
 #pragma once
 
 #include <atomic>
@@ -9,13 +9,13 @@
 
 namespace samestep {
 
-// Below this many elements a step is over before another thread could have taken the interpreter.
+// Elements from which a step releases the interpreter: a shorter one ends before another thread could start to use it.
 constexpr Index kReleaseInterpreter = 16384;
 
-// Held while a thread is inside an object that serves one at a time.
+// Held while a thread is inside an object that serves one at a time; throws if another thread holds it.
 class StepGuard {
  public:
-  using Flag = std::atomic<int>;  // the generation of the process whose thread is at it
+  using Flag = std::atomic<int>;  // the generation of the process whose thread is inside
   static constexpr int kNobody = -1;
 
   struct Inside {

@@ -1,4 +1,4 @@
-// The memory that a step writes, and the gradients that lie apart from it.
+// The memory that a step writes, and which gradients share none of it.
 #pragma once
 
 #include <algorithm>
@@ -22,8 +22,8 @@ class Written {
   }
   void sort() { std::sort(ranges_.begin(), ranges_.end()); }
 
-  // Whether gradient `i` shares no memory with them. Gradients tend to lie where they lay, and then nothing is
-  // searched.
+  // Whether gradient `i` shares no memory with the ranges, which must be sorted. Most gradients lie where they lay in
+  // the last step; then nothing is searched.
   bool admits(size_t i, const void* gradient, Index bytes) {
     const char* g = static_cast<const char*>(gradient);
     if (i >= admitted_.size()) admitted_.resize(i + 1);
@@ -33,7 +33,7 @@ class Written {
     return true;
   }
 
-  // Whether no two of them overlap. Sorted, as below.
+  // Whether no two ranges overlap, which must be sorted.
   bool is_disjoint() const {
     for (size_t k = 1; k < ranges_.size(); ++k) {
       if (ranges_[k].begin < ranges_[k - 1].end) return false;
@@ -49,7 +49,7 @@ class Written {
   }
 
   std::vector<Range> ranges_;
-  std::vector<const char*> admitted_;  // where each gradient was when it was last held against them
+  std::vector<const char*> admitted_;  // the address of each gradient when it was last admitted
 };
 
 }  // namespace samestep

@@ -22,7 +22,7 @@ Index seats_for(Index rows, Index p) {
   return std::max<Index>(1, std::min<Index>(blocks_of(rows), get_num_threads()));
 }
 
-struct Pass {
+struct Evaluation {
   const MseKernels& kernels;
   MseBlock block;    // what is the same for all blocks
   Index rows;        // of the batch
@@ -76,12 +76,12 @@ double MseProblem::evaluate(const void* w, Batch batch, void* r, void* g) {
                  g != nullptr ? lanes_.data() : nullptr,
                  gradient_sums_.data(),
                  square_sums_.data()};
-  Pass pass{kernels, block, batch.count, kLanes * padded_columns(p_)};
-  Task task = [](void* context, Index seat) { static_cast<Pass*>(context)->run_blocks(seat); };
+  Evaluation evaluation{kernels, block, batch.count, kLanes * padded_columns(p_)};
+  Task task = [](void* context, Index seat) { static_cast<Evaluation*>(context)->run_blocks(seat); };
   // No more seats than there are lanes for: another thread may have changed the number of threads by now.
   Index seats = seats_for(batch.count, p_);
-  if (g != nullptr) seats = std::min<Index>(seats, lanes_.size() / pass.lanes_size);
-  run_items(seats, task, &pass);
+  if (g != nullptr) seats = std::min<Index>(seats, lanes_.size() / evaluation.lanes_size);
+  run_items(seats, task, &evaluation);
   // L and g from the paired block sums.
   Index blocks = blocks_of(batch.count);
   isa.pair(square_sums_.data(), blocks, 1, 1);

@@ -15,8 +15,8 @@ namespace {
 // Elements that go through all options while they lie in the nearest cache.
 constexpr Index kChunk = 1024;
 
-// 16 random bits for each of elements begin..begin+n-1, whoever computes them: counter-based, sixteen to a block.
-// Returns the first one; room: for n + 32.
+// 16 random bits for each of elements begin..begin+n-1, the same on every thread: counter-based, sixteen to a block.
+// Returns the address of the first in `room`, which holds n + 32.
 const std::uint16_t* random_bits(std::uint64_t seed, Index step, Index tensor, Index begin, Index n,
                                  std::uint16_t* room) {
   const Index first = begin / 16;
@@ -68,18 +68,18 @@ void Pass::apply_decayed(const Apply& apply, const Tensor& t, const Coefficients
   apply.decayed(coefficients, preparation_of(t), t.w, t.g, t.states, begin, end);
 }
 
-// Asks memory for the elements begin..end-1 of what a step visits.
+// Prefetches elements begin..end-1 of every array that a step reads.
 void Pass::fetch(const Tensor& t, Index begin, Index end) const {
-  const auto ask = [&](const void* array, Index size_of) {
+  const auto fetch_array = [&](const void* array, Index size_of) {
     if (array != nullptr) samestep::fetch(at(array, size_of, begin), (end - begin) * size_of);
   };
   const Index stored = stored_bytes(t), worked = bytes_of(t.type);
-  ask(t.g, stored);
-  ask(t.w, stored);
-  ask(t.low, stored);
-  ask(t.master, worked);
-  for (int s = 0; s < rule_->n_states; ++s) ask(t.states[s], t.stores_states ? stored : worked);
-  ask(t.ema, worked);
+  fetch_array(t.g, stored);
+  fetch_array(t.w, stored);
+  fetch_array(t.low, stored);
+  fetch_array(t.master, worked);
+  for (int s = 0; s < rule_->n_states; ++s) fetch_array(t.states[s], t.stores_states ? stored : worked);
+  fetch_array(t.ema, worked);
 }
 
 void Pass::run_with_options(const Tensor& tensor, Index i, const Coefficients& coefficients, Index first,
@@ -136,7 +136,7 @@ void Pass::run_with_options(const Tensor& tensor, Index i, const Coefficients& c
   }
 }
 
-// Puts the updated parameter, in float32, where it is kept in another form as well.
+// Stores the updated parameter w (n), float32, in all other types in which it is kept.
 void Pass::store_parameter(const Tensor& tensor, Index i, Index begin, Index n, const float* w) const {
   if (tensor.copy != nullptr) isa_->storage[tensor.copy_storage].narrow(w, n, at(tensor.copy, 2, begin));
   if (tensor.storage == as_is) return;

@@ -17,7 +17,7 @@ struct Tensor {
   Index size;
   void* w;
   void* states[kMaxStates];
-  const void* g;                     // set before each step; nullptr: this tensor sits the step out, its counter too
+  const void* g;                     // set before each step; nullptr: the step skips this tensor and does not count it
   int group = 0;                     // whose hyper-parameters
   void* ema = nullptr;               // the parameter's running average
   const void* g_in_order = nullptr;  // g in C order, for its norm; set where that differs
@@ -36,7 +36,7 @@ enum class Nonfinite { propagate, refuse };
 
 constexpr double kNoLimit = std::numeric_limits<double>::infinity();
 
-// What a step does beside the rule: type, name of the keyword argument in Python, and the value that asks for nothing.
+// What a step does besides the rule. A row: the type, the name of the keyword argument in Python, the value while off.
 #define FOR_EACH_OPTION(ROW)                                                          \
   ROW(bool, decoupled_weight_decay, false)                                            \
   ROW(bool, maximize, false)                                                          \
@@ -65,15 +65,14 @@ inline const char* at(const void* array, Index size_of, Index i) {
 // Bytes of an element of a parameter or gradient; of its arithmetic, bytes_of(type).
 inline Index stored_bytes(const Tensor& t) { return t.storage == as_is ? bytes_of(t.type) : 2; }
 
-// What a step does to every run of elements, by whichever thread.
+// Steps runs of elements; several threads may call it for different runs. It refers to the tensors' step counts.
 class Pass {
  public:
-  // steps: of the plan.
   Pass(const std::vector<Tensor>& tensors, const Index* steps);
 
   Options options;
 
-  // Before the first element of a step, which takes its gradients `scale` times.
+  // To be called before the first element of a step, whose gradients are multiplied by `scale`.
   void start_step(const Isa& isa, int rule, double scale);
 
   // Whether no element of the gradient is infinite or NaN, before a step is started.
@@ -89,7 +88,7 @@ class Pass {
   }
 
  private:
-  // Whether the rule's own loop does it all: on values as they are, or in bfloat16, widened and narrowed as it goes.
+  // Whether the rule's own loop suffices. It reads and writes values as they are, or in bfloat16.
   bool needs_rule_only(const Tensor& t) const {
     if (!has_options_) return true;
     const bool is_whole = t.master == nullptr && t.low == nullptr && t.copy == nullptr && t.ema == nullptr;
@@ -125,14 +124,14 @@ class Pass {
   void store_parameter(const Tensor& tensor, Index i, Index begin, Index n, const float* w) const;
 
   const Index* steps_;
-  bool stores_ = false;  // anything in another form than it is computed in
+  bool stores_ = false;  // whether anything is stored in another type than it is computed in
 
-  // Of the step that was started.
+  // Set by start_step().
   const Isa* isa_ = nullptr;
   const Rule* rule_ = nullptr;
   double scale_ = 1.0;        // of the gradients
-  bool has_options_ = false;  // any that concern what is written
-  bool prepares_ = false;     // gradients, apart from weight decay
+  bool has_options_ = false;  // whether any option changes what is written
+  bool prepares_ = false;     // whether any changes gradients, apart from weight decay
 };
 
 }  // namespace samestep

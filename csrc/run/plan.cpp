@@ -16,17 +16,17 @@ namespace samestep {
 namespace {
 
 // Elements of a work item: at most some 10 microseconds, at least some 2, several times what it costs a thread that is
-// awake to take one. Tensors share items, so that a thousand small ones are cut as one large one would be.
+// awake to claim one. Tensors share items, so that a thousand small ones are cut as one large one would be.
 constexpr Index kLargestItem = 32768, kSmallestItem = 4096;
-constexpr Index kItems = 4;  // of small work: who comes late takes one less
+constexpr Index kItems = 4;  // of small work: a thread that comes late runs one fewer
 constexpr Index kPage = 4096;
 
 // Elements from which a step wakes a thread that sleeps: with fewer, two threads were no faster than one, on one loaded
 // machine (bench/README.md).
 constexpr Index kWorthWaking = 262144;
 
-// Where an item ends that has room up to element `end` of a parameter: on the page border before, if there is one.
-// Processors fetch ahead up to such borders; past the end of an item, that would be what another thread is to write.
+// The end of an item that may reach element `end` of a parameter: the last page border up to there, if there is one.
+// Processors prefetch up to such borders; past the item's end they would fetch what another thread writes.
 Index end_of_item(const Tensor& t, Index begin, Index end) {
   const Index bytes = stored_bytes(t);
   const Index past = static_cast<Index>((reinterpret_cast<std::uintptr_t>(t.w) + end * bytes) % kPage) / bytes;
@@ -63,7 +63,7 @@ Plan::Plan(int rule, std::vector<Tensor> tensors, Index* steps)
   formed_.resize(n_groups_ * kTypes);
 }
 
-// Whether the step may be made; shortens the scale of gradients that are clipped by their norm.
+// Whether the options allow a step along these gradients; lowers their scale where they are clipped by their norm.
 bool Plan::admits_gradients(double* scale) {
   const Options& options = pass_.options;
   bool is_finite = false;

@@ -8,23 +8,23 @@
 
 namespace samestep {
 
-// Up to here a step is better made where one is.
+// Elements up to which a step on the calling thread alone is fastest.
 constexpr Index kSmallStep = 4096;
 
 class Plan {
  public:
-  // rule: row of the tables. steps[i]: how many steps tensor i has made, and behind the last tensor's, how many the
-  // plan has made; it counts on in place.
+  // rule: row of the tables. steps (tensors + 1): how many steps each tensor has made, then how many the plan has. A
+  // step increments them in place.
   Plan(int rule, std::vector<Tensor> tensors, Index* steps);
 
-  // hyper: the rule's hyper-parameters, group by group. Gradients count `scale` times. False: a gradient is not finite,
-  // Options::nonfinite refuses that, and nothing was written.
+  // hyper: the rule's hyper-parameters, group by group. Gradients are multiplied by `scale`. False: a gradient is not
+  // finite, Options::nonfinite refuses that, and nothing was written.
   bool step(const double* hyper, double scale = 1.0);
 
   // The same without the pool, for loops over small steps. The caller has set the floating-point mode.
   bool step_here(const double* hyper);
 
-  // Of all gradients of the last step, `scale` times, before they were clipped; NaN where clip_norm was not asked for.
+  // The norm of all gradients of the last step times `scale`, before clipping; NaN without clip_norm.
   double norm() const { return norm_; }
 
   int rule() const { return rule_; }
@@ -38,7 +38,7 @@ class Plan {
     Index tensor, begin, end;
   };
 
-  // Where the coefficients of a group and type lie that were formed last, and for which step; at -1: none yet.
+  // Index into coefficients_ of the set last formed for a group and type, and its step number; at -1: none yet.
   struct Formed {
     Index t = 0, at = -1;
   };
@@ -61,7 +61,7 @@ class Plan {
   Pass pass_;
   double norm_ = std::numeric_limits<double>::quiet_NaN();
 
-  // Formed once a step, type and group for all tensors that have made as many steps.
+  // One set for each (group, type, step number); tensors that agree in all three share it.
   std::vector<Coefficients> coefficients_;
   std::vector<Index> coefficients_of_;
   std::vector<Formed> formed_;

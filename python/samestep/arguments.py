@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,26 @@ def number(name: str, value: Any) -> float:
         raise ValueError(f"{name}: got a number beyond those of float64, expected a smaller one") from None
 
 
+def finite_number(name: str, value: Any, *, at_least: float = -math.inf) -> float:
+    """``value`` as a float that is neither infinite nor NaN."""
+    found = number(name, value)
+    if not (math.isfinite(found) and found >= at_least):
+        least = "" if at_least == -math.inf else f", {at_least:g} or more"
+        raise ValueError(f"{name}: got {found}, expected a finite number{least}")
+    return found
+
+
 def whole_number(name: str, value: Any, *, at_least: int) -> int:
     """``value`` as Python's int, which never overflows. Bools and floats are refused."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+    if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}: got {value!r}, expected a whole number")
-    if value < at_least:
-        raise ValueError(f"{name}: got {value}, expected {at_least} or more")
-    return int(value)
+    try:
+        found = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: got {value!r}, expected a whole number") from None
+    if found < at_least:
+        raise ValueError(f"{name}: got {found}, expected {at_least} or more")
+    return found
 
 
 def switch(name: str, value: Any) -> bool:

@@ -8,7 +8,8 @@ import pytest
 import samestep as ss
 from bits import same_bits
 from samestep import _core
-from samestep.backends.face import Tensor
+from samestep.backends.face import STEPPED, Tensor
+from samestep.backends.options import Options
 from samestep.commands.bench import cases, peers, run, show, turns
 from samestep.commands.cli import main
 
@@ -61,6 +62,21 @@ def test_the_roof_moves_the_streams_of_its_rule(states, machine):
     assert plan.step([g], (0.0,)) == -1
     same_bits([w, *others], [g + np.float32(i) for i in range(1 + states)])
     assert f"roof_{states}" not in [name for name, *_ in _core.rules()]
+
+
+def test_a_roof_refuses_what_it_has_no_loop_for(machine):
+    """It steps neither 16-bit arrays nor weight decay, and has no plan by address."""
+    steps = np.zeros(2, np.int64)
+    for dtype in (np.float16, pytest.importorskip("ml_dtypes").bfloat16):
+        with pytest.raises(ValueError, match="params: got 16-bit arrays for roof_0, expected float32 or"):
+            _core.Plan("roof_0", [Tensor(np.ones(3, dtype))], steps)
+    w = np.ones(3, np.float32)
+    plan = _core.Plan("roof_0", [Tensor(w)], steps, Options(decoupled_weight_decay=True))
+    with pytest.raises(ValueError, match="weight_decay: expected 0, since a roof has none"):
+        plan.set_weight_decay([0.1])
+    assert plan.step([w.copy()], (0.0,)) == STEPPED
+    with pytest.raises(ValueError, match=r"rule: got 'roof_0', expected one of rules\(\)"):
+        _core.AddressedPlan("roof_0", [("float32", 3, w.ctypes.data, [])], steps, Options())
 
 
 def test_states_are_those_of_the_rules():

@@ -162,12 +162,17 @@ def is_in_place(a: Array) -> bool:
     return _is_writeable(a) and _is_aligned(a)
 
 
+def _alignment_error(name: str, a: Array) -> Exception | None:
+    """The error of an array whose address is no multiple of its item size, else None."""
+    if _is_aligned(a):
+        return None
+    return ValueError(f"{name}: its data do not lie on a multiple of {a.itemsize} bytes; pass {name}.copy()")
+
+
 def check_aligned(name: str, a: Array) -> None:
     """Raises unless the address of ``a`` is a multiple of its item size."""
-    if not _is_aligned(a):
-        raise ValueError(
-            f"{name}: its data do not lie on a multiple of {a.itemsize} bytes; pass {name}.copy()"
-        )
+    if error := _alignment_error(name, a):
+        raise error
 
 
 def check_aligned_array(name: str, a: Any) -> None:
@@ -247,13 +252,8 @@ def gradient_error(name: str, g: Any, w: Layout, written: list[tuple[int, int]])
 
     ``written`` comes from :func:`extents`.
     """
-    error = _kind_error(name, g, w)
-    if error is not None:
+    if error := _kind_error(name, g, w) or _alignment_error(name, g):
         return error
-    if not _is_aligned(g):
-        return ValueError(
-            f"{name}: its data do not lie on a multiple of {g.itemsize} bytes; pass {name}.copy()"
-        )
     if not same_layout(g, w):
         return ValueError(
             f"{name}: strides {g.strides} differ from the parameter's {w.strides}, so the two cannot "

@@ -24,7 +24,7 @@ Sizes = tuple[int, int, int]  # N samples, C channels, S positions
 
 
 class Tensor(NamedTuple):
-    """A parameter and all that a step writes with it; twin of Tensor in csrc/run/plan.h.
+    """A parameter and all that a step writes with it; twin of Tensor in csrc/run/pass.h.
 
     Attributes:
         w: the parameter.

@@ -1,6 +1,6 @@
-"""What every optimizer takes beside its own hyper-parameters, all done in the one pass of the step.
+"""The options of every optimizer: what a step does besides its rule, in the same pass over memory.
 
-Each is off unless asked for. A gradient g goes through them in this order, each rounded once:
+Each is off by default. A gradient g goes through them in this order, each rounded once:
 
 ==================== ==========================================================================
 scale                ``g = scale*g``, the argument of ``step``: loss scaling
@@ -39,16 +39,13 @@ import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 from ..arguments import check_choice, number, switch
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack  # noqa: F401
-
 
 def _option(default: Any, check: Callable[[str, Any], Any]) -> Any:
-    """A field: the value that asks for nothing, and what checks (name, value) and returns the value."""
+    """A field: its value while off, and a function of (name, value) that returns the value or raises."""
     return field(default=default, metadata={"check": check})
 
 
@@ -91,7 +88,7 @@ def _seed(name: str, value: Any) -> int | None:
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for, checked. Each field is a keyword argument of every optimizer.
+    """The options of one optimizer, checked. Each field is a keyword argument of every optimizer.
 
     The C++ core reads those that its pass needs by the same names: FOR_EACH_OPTION in csrc/run/pass.h.
 
@@ -130,7 +127,7 @@ class Options:
             )
 
     def arguments(self) -> dict[str, Any]:
-        """The keyword arguments that ask for these options: bools, strings, numbers and None."""
+        """These options as keyword arguments: bools, strings, numbers and None."""
         return dict(vars(self))
 
 
@@ -157,7 +154,7 @@ class OptionArguments(TypedDict, total=False):
 
 
 def check_names(kind: type, names: Iterable[str]) -> None:
-    """Raises TypeError for a keyword argument that an optimizer of this class does not take."""
+    """Raises TypeError for a keyword argument that an optimizer of this class does not have."""
     for name in names:
         if name not in OptionArguments.__annotations__:
             raise TypeError(
@@ -167,7 +164,7 @@ def check_names(kind: type, names: Iterable[str]) -> None:
 
 
 def _own_arguments(kind: type) -> list[str]:
-    """What the constructors of a class and of its bases take by name, options left out."""
+    """The named arguments of the constructors of a class and of its bases, without the options."""
     import inspect  # here: only an error needs it
 
     makers = [vars(base)["__init__"] for base in kind.__mro__ if "__init__" in vars(base)]

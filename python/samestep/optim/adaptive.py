@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..arguments import number, switch
+from ..arguments import finite_number, number, switch
 from ..backends.options import OptionArguments
 from .hyper import Hyper, Rate, pair
 from .optimizer import Optimizer
@@ -64,7 +63,7 @@ class AdaGrad(Optimizer):
         backend: str = "auto",
         **options: Unpack[OptionArguments],
     ) -> None:
-        initial = {"r": _not_negative("initial_accumulator", initial_accumulator)}
+        initial = {"r": finite_number("initial_accumulator", initial_accumulator, at_least=0.0)}
         hyper = {"lr": lr, "eps": eps, "lr_decay": lr_decay}
         super().__init__(params, form=eps_placement, initial=initial, backend=backend, hyper=hyper, **options)
 
@@ -254,13 +253,6 @@ def rmsprop_variant(centered: bool, momentum: bool) -> str | None:
     if momentum:
         return "centered_momentum" if centered else "momentum"
     return "centered" if centered else None
-
-
-def _not_negative(name: str, value: Any) -> float:
-    found = number(name, value)
-    if not 0.0 <= found < math.inf:
-        raise ValueError(f"{name}: got {found}, expected a number >= 0")
-    return found
 
 
 # One for each family of rules; AdamW is Adam with an option set.

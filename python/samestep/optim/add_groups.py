@@ -74,7 +74,7 @@ def _make_params(
     Args:
         given: an array, or nested lists, tuples and dicts of arrays.
         names: of ``given`` and of its gradients.
-        backend: asked for, or that of the groups before.
+        backend: the constructor's argument, or that of the groups before.
         first: the optimizer's first parameter, if there is one: all others are where it is.
         options, folder: of the optimizer's states.
 

@@ -1,9 +1,9 @@
 """Checkpoints: an optimizer's state in one safetensors file, whole or not at all. Nothing is pickled.
 
 The file holds each state array in C order under ``<state>.<index>`` and, in its metadata, ``samestep``:
-everything else as JSON, and ``sha256`` over both, which ``read`` holds against what it finds. State may be
-larger than main memory: it is written piece by piece and read where it lies in the file. The format's own
-library can do neither, so the few lines that the format takes are here.
+everything else as JSON, and ``sha256`` over both, which ``read`` checks. State may be larger than main
+memory: it is written piece by piece and read where it lies in the file. The format's own library can do
+neither, so this module writes and reads the format itself.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def write(path: Path, facts: Mapping[str, Any], state: Mapping[str, list[Any]]) 
 
 
 def facts_of(optimizer: Owner) -> dict[str, Any]:
-    """What a checkpoint says beside the state dict: the class, its arguments and the parameters."""
-    hyper = {  # in the place of a schedule stands what it has come to
+    """What a checkpoint says besides the state dict: the class, its arguments and the parameters."""
+    hyper = {  # a schedule is replaced by the value that it has come to
         name: _apart_from_0(optimizer.groups[0][name]) if callable(value) else value
         for name, value in optimizer._default_hyper.items()
     }
@@ -90,7 +90,7 @@ def facts_of(optimizer: Owner) -> dict[str, Any]:
 
 
 def _apart_from_0(value: float) -> float:
-    """What a schedule came to as a constructor takes it: 0 if float32 does not tell it from 0."""
+    """A schedule's last value as a constructor accepts it: 0 if float32 does not tell it from 0."""
     return value if value > 2.0**-150 else 0.0
 
 
@@ -118,7 +118,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
 
 
 def fill(optimizer: Owner, path: Path, facts: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
-    """Has a new optimizer take over what ``read`` found; on an error none of its files stay.
+    """Loads what ``read`` returned into a new optimizer; on an error its state files are removed.
 
     Raises:
         ValueError, TypeError: the parameters or the state do not fit.
@@ -162,7 +162,7 @@ def find_class(base: type[T], path: Path, facts: Mapping[str, Any]) -> type[T]:
     """
     name = facts["class"]
     kinds = [base]
-    for kind in kinds:  # it grows
+    for kind in kinds:  # which grows meanwhile
         kinds += (derived for derived in kind.__subclasses__() if derived not in kinds)
     named = [kind for kind in kinds if kind.__name__ == name]
     if not named:
@@ -228,7 +228,7 @@ def _stored(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _pieces(array: Any) -> Iterator[Array]:
-    """The elements as the file has them, in C order; a piece is good until the next is asked for."""
+    """The elements as the file has them, in C order; a piece is valid until the next is requested."""
     here = array if isinstance(array, np.ndarray) else array.get()
     bits = here.view(np.uint16) if here.dtype.kind == "V" else here
     yield from np.nditer(

@@ -49,7 +49,7 @@ def restore_state(optimizer: Owner, state: Mapping[str, Any]) -> None:
 
 
 def _check_picklable(groups: Sequence[Group]) -> None:
-    """Raises where pickle, and nothing that can do more, is about to meet a function that it cannot store."""
+    """Raises if a schedule is a function that pickle cannot store; copy, cloudpickle and dill can."""
     if not any(group._schedules for group in groups):
         return
     frame = sys._getframe()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import backends
-from ..arguments import check_rounded, number
+from ..arguments import check_rounded, finite_number
 from ..backends import arrays
 from ..backends.arrays import Array
 from .param import Param, written
@@ -91,14 +90,14 @@ def _walk(structure: Any, grads: Any, name: str) -> Iterator[Any]:
 
 
 def _count(structure: Any) -> int:
-    """How many arrays there are."""
+    """The number of arrays in a structure."""
     if structure is None:
         return 1
     return sum(map(_count, structure.values() if isinstance(structure, dict) else structure))
 
 
 def copy_into_layouts(grads: Sequence[Any], params: Sequence[Param], module: Any) -> tuple[list[Any], int]:
-    """The gradients, those that lie in another order than their parameter copied, and bytes copied.
+    """The gradients, each in its parameter's layout, and how many bytes were copied for that.
 
     ``module``: of the backend.
     """
@@ -134,9 +133,7 @@ def check_gradients(
 
 def check_scale(value: Any, is_single: bool) -> float:
     """A factor of all gradients: a finite number. ``is_single``: some of them are multiplied in float32."""
-    scale = number("scale", value)
-    if not math.isfinite(scale):
-        raise ValueError(f"scale: got {scale}, expected a finite number")
+    scale = finite_number("scale", value)
     if is_single:
         check_rounded("scale", scale, np.float32)
     return scale

@@ -11,8 +11,8 @@ from .hyper import Hyper
 from .param import Param
 
 
-class Owner(Protocol):
-    """What a group asks of its optimizer."""
+class HasHyper(Protocol):
+    """What a group uses of its optimizer."""
 
     @property
     def t(self) -> int: ...
@@ -42,7 +42,7 @@ class Group(MutableMapping[str, float]):
     """
 
     def __init__(
-        self, optimizer: Owner, params: list[Param], structure: Structure, hyper: Mapping[str, Any]
+        self, optimizer: HasHyper, params: list[Param], structure: Structure, hyper: Mapping[str, Any]
     ) -> None:
         self._optimizer = optimizer
         self._hyper: dict[str, float | None] = {}  # None: as the one that it follows
@@ -64,7 +64,7 @@ class Group(MutableMapping[str, float]):
         super().__setattr__(name, value)
 
     def check(self, name: str, value: Any) -> tuple[float | None, Any]:
-        """What `name` may be set to, in the form that ``_set`` takes; nothing is set."""
+        """The arguments of ``_set`` that set `name` to ``value``, checked; nothing is set."""
         if name not in self._hyper:
             raise KeyError(f"{name}: expected one of {', '.join(self._hyper)}")
         return self._checked(name, value)
@@ -80,7 +80,7 @@ class Group(MutableMapping[str, float]):
         return self.check_number(name, schedule(t))
 
     def check_number(self, name: str, value: Any) -> float | None:
-        """What a state dict may set `name` to: no schedule, but what one that fades has come to."""
+        """The number that a state dict sets `name` to; it may be what a fading schedule has come to."""
         hyper = self._optimizer._hyper_of(name)
         return hyper.check(value, self._is_single, may_vanish=hyper.scheduled)
 
@@ -142,7 +142,7 @@ class Group(MutableMapping[str, float]):
 def set_together(
     checked: Iterable[tuple[Group, str, tuple[float | None, Any]]], refresh: Callable[[], None]
 ) -> None:
-    """Sets what has been checked, and refreshes what is made of it, or where that fails sets nothing."""
+    """Sets checked values, then calls ``refresh``; if that fails, all values are as they were before."""
     checked = list(checked)
     before = [(g, name, (g._hyper[name], g._schedules.get(name))) for g, name, _ in checked]
     try:
@@ -159,7 +159,7 @@ def set_together(
 def scheduled_hyper(
     groups: Sequence[Group], names: Sequence[str], t: int
 ) -> tuple[list[dict[str, float | None]], list[float]]:
-    """Of each group what its schedules give for step t, and the values of all groups under these."""
+    """What the schedules of each group give for step t, and the values of all groups with these."""
     scheduled = [group.scheduled(t) for group in groups]
     pairs = zip(groups, scheduled, strict=True)
     return scheduled, [value for group, given in pairs for value in group.values_with(given, names)]

@@ -13,8 +13,8 @@ from ..arguments import check_rounded, number
 Rate = float | Callable[[int], float]  # a hyper-parameter that may be a callable of the step number
 
 
-class Owner(Protocol):
-    """What a hyper-parameter asks of the optimizer whose attribute it is."""
+class HasGroups(Protocol):
+    """What a hyper-parameter uses of the optimizer whose attribute it is."""
 
     @property
     def groups(self) -> Sequence[Mapping[str, float]]: ...
@@ -53,7 +53,7 @@ class Hyper:
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, optimizer: Owner | None, owner: type) -> Any:
+    def __get__(self, optimizer: HasGroups | None, owner: type) -> Any:
         if optimizer is None:
             return self
         values = {group[self.name] for group in optimizer.groups}
@@ -61,7 +61,7 @@ class Hyper:
             raise ValueError(f"{self.name}: differs between groups; read groups[i][{self.name!r}]")
         return values.pop()
 
-    def __set__(self, optimizer: Owner, value: Any) -> None:
+    def __set__(self, optimizer: HasGroups, value: Any) -> None:
         optimizer._set_hyper(**{self.name: value})
 
     def check(self, value: Any, is_single: bool = False, may_vanish: bool = False) -> float | None:

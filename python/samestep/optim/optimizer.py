@@ -19,7 +19,7 @@ from .copies import restore_state, share_params, state_to_pickle
 from .gradients import check_scale, copy_into_layouts, first_nonfinite
 from .groups import Group, flatten_gradients, scheduled_hyper, set_together
 from .hyper import Hyper
-from .param import Param, StateStore, check_layouts
+from .param import Param, StateStore, check_layouts, check_writeable
 from .plan import bind_plan, step_with_care, train
 from .state_dict import check_state_dict, facts_of
 from .stats import StepStats
@@ -76,15 +76,13 @@ class Optimizer:
         self._grouped = is_grouped(params)
         self.groups: list[Group] = []
         self._skipped = False
-        # One count a parameter, then that of the whole. The plan counts all of them in the step itself: an
-        # exception between the step and a count made here, such as Ctrl-C, would tear them apart.
+        # Steps of each parameter, then of the whole. A step increments them: Ctrl-C cannot come between.
         self._steps = np.zeros(1, np.int64)
         add_groups(self, list(params) if self._grouped else [{"params": params}])
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Names that no class knows are refused once the groups are there: most likely a hyper-parameter
-        # of another optimizer or a misspelt one, which would change nothing.
-        # A class derived elsewhere may have attributes of its own.
+        # Once the groups are set, unknown names are refused: most are hyper-parameters of another optimizer,
+        # or misspelt, and would change nothing. A class derived elsewhere may have attributes of its own.
         known = name.startswith("_") or hasattr(type(self), name) or name in vars(self)
         is_derived = not type(self).__module__.startswith("samestep.")
         if not known and not is_derived and "groups" in vars(self):
@@ -294,6 +292,10 @@ class Optimizer:
         """So many steps along the gradient of the trainer's problem, in one native call."""
         train(self, trainer, steps)
 
+    def _check_writeable(self) -> None:
+        """Raises unless a step could write every array: layouts and flags may have been set since."""
+        check_writeable(self._params)
+
     def state_dict(self) -> dict[str, Any]:
         """A copy of everything but the parameters: plain ints, floats, strings and NumPy arrays.
 
@@ -365,9 +367,8 @@ class Optimizer:
         """The optimizer that ``save`` wrote, over these parameters; training goes on with the same bits.
 
         The state is copied from where it lies in the file: with ``state_dir`` it may be larger than memory.
-        The class is the one that was saved: this one or, as long as it has been defined, one derived from
-        it. Of a derived class ``__init__`` is not called: attributes that it sets are to be set
-        again. Or make the optimizer and have it take the state over:
+        The class is the one that was saved: this one, or one derived from it that has been defined. The
+        ``__init__`` of a derived class is not called: set its own attributes again, or construct it and call
         ``optimizer.load_state_dict(kind.load(path, params).state_dict())``.
 
         Args:

@@ -1,4 +1,4 @@
-"""What an optimizer shows the modules that do parts of its work."""
+"""The attributes of an optimizer that the other modules of this package use."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def check_layouts(params: Sequence[Param]) -> None:
 
 
 def check_writeable(params: Sequence[Param]) -> None:
-    """Raises unless everything that a step writes lies as it was bound and can be written."""
+    """Raises unless a step can write all arrays: they lie as they were bound, aligned and writeable."""
     check_layouts(params)
     for name, a, _ in written(params):
         arrays.check_writeable(name, a, READ_ONLY_FIX)

@@ -15,8 +15,9 @@ from .stats import RecordingPlan
 
 
 class UnboundPlan:
-    """The plan of arrays that cannot be stepped where they lie: what was read from a file may be read-only.
-    A step finds the reason.
+    """The plan of arrays that cannot be stepped in place, such as read-only ones that were read from a file.
+
+    Its step steps nothing: ``step_with_care`` then raises the reason.
     """
 
     norm = math.nan
@@ -48,7 +49,7 @@ def bind_plan(optimizer: Owner) -> Any:
 
 
 def step_with_care(optimizer: Owner, grads: Sequence[Any], hyper: list[float], scale: float) -> int:
-    """After a refusal: says what is wrong, or binds what has moved and sees subclasses as arrays."""
+    """A step after the plan has refused one: binds what has moved and converts subclasses, or raises."""
     params = optimizer._params
     check_writeable(params)
     plain = check_gradients(grads, params, optimizer.backend, optimizer.options.zero_grads)

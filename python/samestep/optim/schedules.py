@@ -24,7 +24,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-from ..arguments import number
+from ..arguments import finite_number, whole_number
 
 Schedule = Callable[[int], float]
 
@@ -37,7 +37,7 @@ def constant(lr: float) -> Schedule:
         >>> schedules.constant(0.5)(7)
         0.5
     """
-    lr = _not_negative("lr", lr)
+    lr = finite_number("lr", lr, at_least=0.0)
     return partial(_constant, lr)
 
 
@@ -53,8 +53,8 @@ def step(lr: float, *, every: int, factor: float = 0.1) -> Schedule:
         >>> [schedules.step(1.0, every=2, factor=0.5)(t) for t in (1, 2, 3, 5)]
         [1.0, 1.0, 0.5, 0.25]
     """
-    lr, factor = _not_negative("lr", lr), _not_negative("factor", factor)
-    _at_least_one("every", every)
+    lr, factor = finite_number("lr", lr, at_least=0.0), finite_number("factor", factor, at_least=0.0)
+    every = whole_number("every", every, at_least=1)
     return partial(_step, lr, every, factor)
 
 
@@ -80,8 +80,8 @@ def cosine(lr: float, *, steps: int, lowest: float = 0.0) -> Schedule:
         >>> [schedules.cosine(1.0, steps=4)(t) for t in (1, 3, 5, 99)]
         [1.0, 0.5, 0.0, 0.0]
     """
-    lr, lowest = _not_negative("lr", lr), _not_negative("lowest", lowest)
-    _at_least_one("steps", steps)
+    lr, lowest = finite_number("lr", lr, at_least=0.0), finite_number("lowest", lowest, at_least=0.0)
+    steps = whole_number("steps", steps, at_least=1)
     return partial(_cosine, lr, steps, lowest)
 
 
@@ -99,8 +99,8 @@ def warm_up(schedule: Schedule | float, *, steps: int) -> Schedule:
         >>> [schedules.warm_up(1.0, steps=4)(t) for t in (1, 2, 4, 9)]
         [0.25, 0.5, 1.0, 1.0]
     """
-    _at_least_one("steps", steps)
-    follow = schedule if callable(schedule) else constant(_not_negative("schedule", schedule))
+    steps = whole_number("steps", steps, at_least=1)
+    follow = schedule if callable(schedule) else constant(finite_number("schedule", schedule, at_least=0.0))
     return partial(_warm_up, follow, steps)
 
 
@@ -125,24 +125,9 @@ def inverse_time(lr: float, *, decay: float) -> Schedule:
         >>> schedules.inverse_time(1.0, decay=0.5)(3)
         0.5
     """
-    lr, decay = _not_negative("lr", lr), _not_negative("decay", decay)
+    lr, decay = finite_number("lr", lr, at_least=0.0), finite_number("decay", decay, at_least=0.0)
     return partial(_inverse_time, lr, decay)
 
 
 def _inverse_time(lr: float, decay: float, t: int) -> float:
     return lr / (1.0 + decay * (t - 1))
-
-
-def _not_negative(name: str, value: float) -> float:
-    """``value`` as a float, if it is finite and 0 or more."""
-    found = number(name, value)
-    if not 0.0 <= found < math.inf:
-        raise ValueError(f"{name}: got {found}, expected a finite number, 0 or more")
-    return found
-
-
-def _at_least_one(name: str, value: int) -> None:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: got {value!r}, expected a whole number")
-    if value < 1:
-        raise ValueError(f"{name}: got {value}, expected 1 or more")

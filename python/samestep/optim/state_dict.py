@@ -88,7 +88,7 @@ def _check_states(own: Mapping[str, list[Array]], given: Any) -> None:
 
 
 def _expect(what: str, got: Any, expected: Any) -> None:
-    if isinstance(got, np.ndarray) or got != expected:  # of an array != would ask each element
+    if isinstance(got, np.ndarray) or got != expected:  # an array's != would compare each element
         raise ValueError(f"{what}: got {got!r}, expected {expected!r}")
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ..arguments import whole_number
 from ..backends.arrays import read_only_copy
 from .mse import Float64s, Floats, Integers, check_rows
+from .smooth import finite
 
 
 class Function:
@@ -98,9 +99,9 @@ class Function:
         self.dtype: np.dtype[Any] = np.dtype(dtype)
         if self.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
             raise TypeError(f"dtype: got {self.dtype}, expected float32 or float64")
-        self.beta = _number("beta", beta, at_least=0.0)
-        self.mu = _number("mu", mu, at_least=0.0)
-        self.optimum = _number("optimum", optimum, at_least=-np.inf)
+        self.beta = None if beta is None else finite("beta", beta, at_least=0.0)
+        self.mu = None if mu is None else finite("mu", mu, at_least=0.0)
+        self.optimum = None if optimum is None else finite("optimum", optimum)
         if self.beta is not None and self.mu is not None and self.mu > self.beta:
             raise ValueError(f"mu: got {self.mu}, expected at most beta = {self.beta}")
         if convex is not None and not isinstance(convex, (bool, np.bool_)):
@@ -218,7 +219,7 @@ class Function:
             ...
             ValueError: gradient: component 1 is 3, but the loss changes at the rate 6 along it; ...
         """
-        _number("tolerance", tolerance, at_least=0.0)
+        finite("tolerance", tolerance, at_least=0.0)
         g = self.gradient(w).astype(np.float64)
         eps = float(np.finfo(self.dtype).eps)
         slope, unsure = np.empty_like(g), np.empty_like(g)
@@ -270,18 +271,6 @@ def can_call_with(function: Callable[..., object], arguments: int) -> bool:
     except ValueError:
         return True
     return True
-
-
-def _number(name: str, value: Any, at_least: float) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: got {type(value).__name__}, expected a number")
-    found = float(value)
-    if not at_least <= found < np.inf or found == -np.inf:
-        least = "" if at_least == -np.inf else f", {at_least:g} or more"
-        raise ValueError(f"{name}: got {found}, expected a finite number{least}")
-    return found
 
 
 def check_returned_gradient(g: Any, w: Floats) -> Floats:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from typing import Any, ClassVar
 
 import numpy as np
 
+from ..arguments import finite_number
 from .mse import Float64s, Floats, Integers
 
 
@@ -39,10 +41,8 @@ class Smooth:
             raise ValueError(f"w: got shape {w.shape}, expected {(self.dimension,)}")
 
 
-def finite(name: str, value: Any) -> float:
-    """``value`` as a float, if it is a finite number."""
+def finite(name: str, value: Any, *, at_least: float = -math.inf) -> float:
+    """``value`` as a float, if it is a real number and finite. Bools and arrays are refused."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: got {type(value).__name__}, expected a number")
-    if not np.isfinite(float(value)):
-        raise ValueError(f"{name}: got {value}, expected a finite number")
-    return float(value)
+    return finite_number(name, value, at_least=at_least)

@@ -274,7 +274,7 @@ def is_long(program: Program) -> bool:
 
 
 def runs_on_gpu(program: Program) -> bool:
-    """Whether ``backend="cuda"`` takes the program's options; it does not take all of them yet."""
+    """Whether ``backend="cuda"`` has the program's options; it lacks some of them."""
     return not isinstance(program, StorageProgram) and not (
         isinstance(program, OptionProgram) and program.options == "all"
     )

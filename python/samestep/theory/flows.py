@@ -34,7 +34,7 @@ _FAMILIES = ("momentum", "nag")  # gradient descent is either with a momentum of
 
 
 class TwiceSmooth(Protocol):
-    """What a flow asks of a problem."""
+    """What a flow uses of a problem."""
 
     def gradient(self, w: Floats) -> Floats:
         """The gradient at w."""

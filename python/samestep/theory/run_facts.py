@@ -39,9 +39,9 @@ class RunFacts:
         self.problem, self.result = problem, result
         self.family = result.optimizer.family
         present = plain_hyper(result.optimizer)
-        self.asked: dict[str, float] = {name: result.start["hyper"][name] for name in present}
+        self.start_hyper: dict[str, float] = {name: result.start["hyper"][name] for name in present}
         # The kernels step with the hyper-parameters in the problem's dtype.
-        self.hyper = {name: float(problem.dtype.type(value)) for name, value in self.asked.items()}
+        self.hyper = {name: float(problem.dtype.type(value)) for name, value in self.start_hyper.items()}
         self.lr = self.hyper["lr"]
         self.a = self.hyper.get("momentum", 0.0)
         self.beta = known(problem, "beta")
@@ -59,7 +59,7 @@ class RunFacts:
         self.finite: list[Condition] = []
         if not np.isfinite(result.losses[0]):  # every bound by G_0 would hold of any run
             self.finite = [("a finite loss at w0", False)]
-        self.constant = ("constant hyper-parameters", present == self.asked)
+        self.constant = ("constant hyper-parameters", present == self.start_hyper)
         self.plain = [("full gradients", result.batch_size is None), self.constant, *self.finite]
         self.at_rest = ("a start at rest", not self.velocity.any())
         self.convex = ("a convex loss", self.quadratic or bool(getattr(problem, "convex", None)))
@@ -127,14 +127,14 @@ class RunFacts:
         return not lacking
 
     def at_most(self, text: str, limit: Callable[[float], float]) -> Condition:
-        """lr beta <= limit(a), for the numbers asked or for those rounded to the dtype.
+        """lr beta <= limit(a), for the numbers of the start or for those rounded to the dtype.
 
         The float32 nearest to 1/beta may lie above 1/beta, and the product of beta and the float64 nearest to
         x/beta above x. The bound is then off by less than the rounding that each comparison allows.
         """
-        asked_limit = limit(self.asked.get("momentum", 0.0)) * (1.0 + float(np.finfo(np.float64).eps))
-        asked = self.asked["lr"] * self.beta <= asked_limit
-        return f"lr <= {text}", asked or self.lr * self.beta <= limit(self.a)
+        exact_limit = limit(self.start_hyper.get("momentum", 0.0)) * (1.0 + float(np.finfo(np.float64).eps))
+        holds_exactly = self.start_hyper["lr"] * self.beta <= exact_limit
+        return f"lr <= {text}", holds_exactly or self.lr * self.beta <= limit(self.a)
 
     def below(self, text: str, limit: float) -> Condition:
         """lr beta < limit."""

@@ -1,8 +1,8 @@
 """What the optimizers share: a torch.optim class whose step is one native call for all parameter groups.
 
-Groups, hooks, state and state dicts stay torch's. Between two steps it is remembered how parameters and state
-lie in memory (a binding); every step sees to it that all of it lies where and as it did and that every
-gradient fits, in all groups, before the first byte is written. `_core.Layouts` is asked both.
+Groups, hooks, state and state dicts stay torch's. A binding remembers between two steps how the parameters
+and state of a group lie in memory. Before the first byte is written, a step checks with `_core.Layouts`, for
+all groups, that all of them still lie so and that every gradient fits.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from ..backends.options import Options
 from .tensors import is_aligned, is_dense, is_dtensor, local_tensor
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-IN_PLACE = -1  # what Layouts.find_moved() returns, else the first tensor that lies elsewhere or otherwise
+IN_PLACE = -1  # what Layouts.find_moved() returns if no tensor has another address or layout than was bound
 DOES_NOT_FIT = -1  # among the addresses of Layouts.get_addresses()
-# What parameters are kept in, and what their state is kept in.
+# The dtype of a parameter's state, by that of the parameter.
 STATE_DTYPES = {dtype: dtype for dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128)}
 STATE_DTYPES[torch.bfloat16] = STATE_DTYPES[torch.float16] = torch.float32
 
@@ -32,7 +32,7 @@ gradient_of = attrgetter("grad")
 
 
 class NativeOptimizer(torch.optim.Optimizer):
-    """The mixin in front of a torch.optim class. A subclass says which rule a group asks for."""
+    """The mixin in front of a torch.optim class. A subclass says which rule steps a group."""
 
     counts_steps: ClassVar[bool] = True  # whether there is a "step" in the state
     sparse_advice: ClassVar[str] = ""
@@ -75,35 +75,35 @@ class NativeOptimizer(torch.optim.Optimizer):
                 loss = closure()
         known = self._bindings()
         bindings: list[_Binding] = []
-        taken: list[_Gradients] = []
+        all_gradients: list[_Gradients] = []
         hyper, weight_decay = [], []
         for i, group in enumerate(self.param_groups):
             binding, gradients = self._prepare(group, known[i])
             known[i] = binding
             bindings.append(binding)
-            taken.append(gradients)
+            all_gradients.append(gradients)
             hyper.append(self.hyper(group))
             weight_decay.append(float(group["weight_decay"]))
             binding.check_hyper([*hyper[i], weight_decay[i]])
         new_states = [new for binding in bindings for new in binding.new_states]
         for param, state, _ in new_states:
             self.state[param] = state  # empty, if it is new
-        for binding, gradients in zip(bindings, taken, strict=True):
-            binding.announce(gradients)
+        for binding, gradients in zip(bindings, all_gradients, strict=True):
+            binding.tell_autograd(gradients)
         plans = [binding.plan for binding in bindings]
         then = [partial(state.update, new) for _, state, new in new_states]
         while refused := AddressedPlan.step_together(
-            plans, [gradients.addresses for gradients in taken], hyper, weight_decay, then
+            plans, [gradients.addresses for gradients in all_gradients], hyper, weight_decay, then
         ):
-            i, k = refused  # it lies where the step writes
-            taken[i] = bindings[i].set_apart(taken[i], k)
+            i, k = refused  # gradient k of group i overlaps what the step writes
+            all_gradients[i] = bindings[i].copy_gradient(all_gradients[i], k)
         for binding in bindings:
             binding.new_states.clear()
         self._known_states = list(self.state.values())
         return loss
 
     def _bindings(self) -> list[_Binding | None]:
-        """What the groups are bound to; nothing where the state is no longer the one of the last step."""
+        """The bindings of the groups; None where the state is no longer the one of the last step."""
         bindings: list[_Binding | None] = self.__dict__.setdefault("_step_bindings", [])
         known = self.__dict__.get("_known_states", [])
         if len(known) != len(self.state) or not all(map(is_, self.state.values(), known)):
@@ -115,14 +115,14 @@ class NativeOptimizer(torch.optim.Optimizer):
         """A binding that is in place, and gradients that fit it."""
         rule, states = self.rule(group)
         decoupled, maximize = bool(group.get("decoupled_weight_decay")), bool(group["maximize"])
-        how = (rule, states, decoupled, maximize)
-        if binding is not None and binding.how == how and _are_same(group["params"], binding.params):
-            gradients = binding.take()
+        key = (rule, states, decoupled, maximize)
+        if binding is not None and binding.key == key and _are_same(group["params"], binding.params):
+            gradients = binding.get_gradients()
             if gradients is not None:
                 return binding, gradients
         _refuse_modes(group)
-        binding = _Binding(self, group["params"], *how)
-        gradients = binding.take(is_new=True)
+        binding = _Binding(self, group["params"], *key)
+        gradients = binding.get_gradients(is_new=True)
         if gradients is None:
             raise RuntimeError("params: changed by another thread during the step")
         return binding, gradients
@@ -161,7 +161,7 @@ class NativeOptimizer(torch.optim.Optimizer):
 class _Gradients(NamedTuple):
     """What one step reads."""
 
-    tensors: list[Tensor | None]  # that of every bound parameter, as it is walked
+    tensors: list[Tensor | None]  # of every bound parameter, in the layout in which it is stepped
     addresses: list[int | None]
     storages: list[Any]  # keep that memory alive, whatever other threads do to the tensors
 
@@ -169,12 +169,12 @@ class _Gradients(NamedTuple):
 class _Bound(NamedTuple):
     """A parameter, and the memory that is stepped.
 
-    Aliases, not the parameter: they hold that memory, whatever other the parameter is given meanwhile.
+    ``own`` and ``work`` are aliases: they keep that memory alive if the parameter is given other memory.
     """
 
     param: Tensor
-    own: Tensor
-    work: Tensor  # the same or, where that is no block, a block like it
+    own: Tensor  # the parameter's own memory
+    work: Tensor  # the same, or a block like it if the parameter is none
 
 
 class _Binding:
@@ -189,14 +189,14 @@ class _Binding:
         decoupled: bool,
         maximize: bool,
     ) -> None:
-        self.how = rule, states, decoupled, maximize
+        self.key = rule, states, decoupled, maximize
         self.params = list(params)
         self.optimizer_name = type(optimizer).__name__
         self.sparse_advice = optimizer.sparse_advice
-        # Each parameter's state, and what goes into it.
+        # Of each parameter: itself, its state, and the entries to be added to that after the step.
         self.new_states: list[tuple[Tensor, dict[str, Any], dict[str, Any]]] = []
         self.bound: list[_Bound] = []
-        self.unbound: list[Tensor] = []  # have had no gradient
+        self.unbound: list[Tensor] = []  # those that have had no gradient yet
         has_state = bool(states) or optimizer.counts_steps
         for param in {id(p): p for p in params}.values():
             if param.grad is not None or optimizer.state.get(param) or not has_state:
@@ -251,8 +251,8 @@ class _Binding:
                 "twice; pass each once, or those that share memory in groups of their own"
             )
 
-    def take(self, is_new: bool = False) -> _Gradients | None:
-        """The gradients, so that they can be walked. None: something does not lie as it was bound."""
+    def get_gradients(self, is_new: bool = False) -> _Gradients | None:
+        """The gradients, each in its parameter's layout. None: something does not lie as it was bound."""
         if not is_new and not self._is_in_place():
             return None
         if any(param.grad is not None for param in self.unbound):
@@ -269,7 +269,7 @@ class _Binding:
         return self.kept_layouts.find_moved(kept) == IN_PLACE
 
     def _fit(self, tensors: list[Tensor | None]) -> _Gradients:
-        """The gradients, those that cannot be walked with their parameters as tensors that can."""
+        """The gradients, those in another layout than their parameters replaced by tensors in that layout."""
         for make_fit in (self._plain, self._copied):
             addresses, storages = self.gradient_layouts.get_addresses(tensors)
             if DOES_NOT_FIT not in addresses:
@@ -289,14 +289,14 @@ class _Binding:
         if max(values) > FLOAT32_MAX and self.is_narrow:
             raise RuntimeError(f"got {max(values)}: value cannot be converted to type float without overflow")
 
-    def set_apart(self, gradients: _Gradients, i: int) -> _Gradients:
-        """The gradients with a copy of one that lies where the step writes."""
+    def copy_gradient(self, gradients: _Gradients, i: int) -> _Gradients:
+        """The gradients, with a copy in the place of number i."""
         tensors = list(gradients.tensors)
         tensors[i] = self._copied(gradients.tensors[i], self.bound[i])
         return self._fit(tensors)
 
-    def announce(self, gradients: _Gradients) -> None:
-        """Tells autograd of the step before it is made: no interrupt may leave one that it never heard of."""
+    def tell_autograd(self, gradients: _Gradients) -> None:
+        """Increments the versions of what will be stepped. Before the step: an interrupt may follow it."""
         stepped = self.bound_params
         if None in gradients.addresses:
             stepped = [p for p, a in zip(stepped, gradients.addresses, strict=True) if a is not None]
@@ -326,7 +326,7 @@ class _Binding:
         return local
 
     def _state(self, name: str, given: Any, param: Tensor, work: Tensor) -> Tensor:
-        """A state as the plan steps it: the given one, laid out anew where it must be, or zeros."""
+        """A state in the layout that is stepped: the given one, a copy of it, or zeros."""
         dtype = STATE_DTYPES[param.dtype]
         if given is None:
             return torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)

@@ -60,7 +60,8 @@ class _Memory:
 
 
 def as_array(tensor: Tensor) -> np.ndarray[Any, Any]:
-    """The tensor's memory as an array. ``Tensor.numpy`` would take from its storage that it can be resized,
-    which FSDP does with parameters.
+    """The tensor's memory as an array.
+
+    Not by ``Tensor.numpy``, after which its storage cannot be resized, as FSDP does with parameters.
     """
     return np.asarray(_Memory(tensor))

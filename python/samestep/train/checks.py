@@ -11,7 +11,6 @@ import numpy as np
 
 from ..arguments import whole_number
 from ..backends.arrays import check_writeable
-from ..optim import param
 from ..optim.optimizer import Optimizer
 from ..problems import MSE, Floats, Problem
 from ..problems.function import can_call_with
@@ -113,7 +112,7 @@ def check_optimizer(optimizer: Optimizer, w0: Floats) -> None:
             f"{w0.shape}, as w0"
         )
     check_writeable("optimizer.params[0]", params[0])
-    param.check_writeable(optimizer._params)  # the layout of a state may have been set since
+    optimizer._check_writeable()
 
 
 def make_optimizer(make: Any, w0: Floats) -> Optimizer:

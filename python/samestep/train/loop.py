@@ -140,7 +140,7 @@ def minimize(
     stepper: Stepper
     if deadline is None and can_run_compiled(problem, opt):
         stepper = CompiledStepper(problem, opt, sampling, batch_size, seed)
-    else:  # before each step a deadline asks the clock
+    else:  # a deadline reads the clock before each step
         stepper = PythonStepper(problem, opt, batches)
     progress_bar = open_progress_bar(limit) if progress else contextlib.nullcontext()
     if check:

@@ -1,4 +1,4 @@
-"""What a run records on its way: losses, the numbers of their steps and, on request, the weights."""
+"""What a run records: losses, the numbers of their steps and, on request, the weights."""
 
 from __future__ import annotations
 

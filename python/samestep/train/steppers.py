@@ -1,7 +1,7 @@
 """Two ways to make steps, with the same bits: one by one in Python, or many in a call of csrc/run/train.cpp.
 
 The compiled loop is the faster by far on small problems. It needs a problem and an optimizer whose methods
-are the package's own, and nothing that has to look at every step.
+are the package's own, and nothing that must be done at every step.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ..problems.function import can_call_with, check_returned_gradient
 from ..problems.mse import is_least_squares
 from .batches import Sampling
 
-# How long one call of the compiled loop is meant to take. Between calls Ctrl-C is heard and the progress bar
-# moves. A single step that takes longer is a call of its own.
+# How long one call of the compiled loop should last. Ctrl-C and the progress bar are served between calls. A
+# single step that lasts longer is a call of its own.
 CALL_NANOSECONDS = 10**8
 
 
@@ -68,7 +68,7 @@ class CompiledStepper:
 
 
 def step_nanoseconds(rows: int, dimension: int) -> int:
-    """What a step of the compiled loop takes, within a factor of three or so.
+    """The time of a step of the compiled loop, within a factor of three or so.
 
     The terms are a step's own cost, a row, which may come from memory, an element of Phi, and a weight, for
     which Adam takes some 2 ns.

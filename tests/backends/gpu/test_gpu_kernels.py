@@ -43,7 +43,7 @@ class TestKernels:
             assert self.step() == 2
             return
         monkeypatch.delenv("SAMESTEP_CACHE")
-        monkeypatch.setattr(gpu.kernels, "_said_not_kept", set())
+        monkeypatch.setattr(gpu.kernels, "_warnings_given", set())
         with pytest.warns(RuntimeWarning, match=r"not kept.*no home.*SAMESTEP_CACHE"):
             assert self.step() == 2
         assert self.step() == 2  # and does not warn, which would be an error
@@ -60,7 +60,7 @@ class TestKernels:
             monkeypatch.setattr(gpu.kernels.tempfile, "NamedTemporaryFile", refuse)
         else:
             monkeypatch.setattr(os, "replace", refuse)
-        monkeypatch.setattr(gpu.kernels, "_said_not_kept", set())
+        monkeypatch.setattr(gpu.kernels, "_warnings_given", set())
         with pytest.warns(RuntimeWarning, match=r"not kept, so that every process.*SAMESTEP_CACHE"):
             assert self.step() == 2
         assert self.step() == 2  # and does not warn, which would be an error
@@ -69,7 +69,7 @@ class TestKernels:
     def test_a_warning_that_is_an_error_is_one_once(self, kernels, tmp_path, monkeypatch):
         (tmp_path / "file").touch()
         monkeypatch.setenv("SAMESTEP_CACHE", str(tmp_path / "file"))
-        monkeypatch.setattr(gpu.kernels, "_said_not_kept", set())
+        monkeypatch.setattr(gpu.kernels, "_warnings_given", set())
         w, g = device(np.zeros(3)), device(np.ones(3))
         optimizer = ss.SGD(w, lr=0.5)
         with warnings.catch_warnings():
@@ -117,7 +117,7 @@ class TestKernels:
     def test_a_folder_that_others_can_write(self, kernels, tmp_path, monkeypatch, mode):
         assert self.step() == 2
         tmp_path.chmod(mode)
-        monkeypatch.setattr(gpu.kernels, "_said_not_kept", set())
+        monkeypatch.setattr(gpu.kernels, "_warnings_given", set())
         before = sorted(tmp_path.iterdir())
         with pytest.warns(RuntimeWarning, match=r"others can write there \(chmod go-w\)"):
             assert self.step() == 2
@@ -143,7 +143,7 @@ class TestKernels:
             os.chown(tmp_path, other, -1)
         else:
             monkeypatch.setattr(os, "geteuid", lambda: other)
-        monkeypatch.setattr(gpu.kernels, "_said_not_kept", set())
+        monkeypatch.setattr(gpu.kernels, "_warnings_given", set())
         with pytest.warns(RuntimeWarning, match="belongs to another user"):
             assert self.step() == 2
 

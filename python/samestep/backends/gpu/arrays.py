@@ -69,23 +69,21 @@ _pointer_in = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char
 
 
 class _Export:
-    """Hands another library's array to cupy.from_dlpack, and keeps DLPack's flags, which that ignores."""
+    """Passes another library's array to cupy.from_dlpack and keeps DLPack's flags, which CuPy ignores."""
 
     def __init__(self, a: Any) -> None:
         self._a = a
-        self.flags = (
-            0  # before version 1 DLPack has no flags, and libraries refuse to export read-only arrays
-        )
+        # Before version 1 DLPack has no flags, and libraries refuse to export read-only arrays.
+        self.flags = 0
 
     def __dlpack_device__(self) -> tuple[int, int]:
         device: tuple[int, int] = self._a.__dlpack_device__()
         return device
 
-    def __dlpack__(self, **how: Any) -> Any:
-        capsule, name = self._a.__dlpack__(**how), b"dltensor_versioned"
-        if _is_capsule(
-            capsule, name
-        ):  # DLManagedTensorVersioned: a version of 8 bytes, 2 pointers, the flags
+    def __dlpack__(self, **arguments: Any) -> Any:
+        capsule, name = self._a.__dlpack__(**arguments), b"dltensor_versioned"
+        if _is_capsule(capsule, name):
+            # DLManagedTensorVersioned: a version of 8 bytes, 2 pointers, the flags.
             self.flags = ctypes.c_uint64.from_address(_pointer_in(capsule, name) + 24).value
         return capsule
 
@@ -94,7 +92,7 @@ def _share(a: Any, written: bool) -> tuple[Any, bool]:
     """CuPy's view of another library's array, and whether it may be used: read-only memory is not written.
 
     DLPack comes first: it makes CuPy's current stream wait for the library's. Else the CUDA array interface
-    is used; before its version 3 it names no stream to wait for, and so the whole GPU is waited for.
+    is used; before its version 3 it names no stream to wait for, so the call waits for the whole GPU.
     """
     cupy, error = get_cupy(), None
     if hasattr(type(a), "__dlpack__"):

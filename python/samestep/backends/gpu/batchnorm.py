@@ -1,8 +1,7 @@
 """Batch norm on a GPU: launches the kernels of csrc/gpu/. The formulas are in reference/batchnorm.py.
 
-A pass in training takes three kernels: ``add_blocks`` sums the values of blocks, ``finish`` forms each
-    channel's
-coefficients from these sums, and ``apply`` computes every value of the result.
+A pass in training launches ``add_blocks``, which sums the values of blocks, ``pair_rows``, which pairs these
+sums, ``finish``, which computes each channel's coefficients, and ``apply``, which computes the result.
 """
 
 from __future__ import annotations

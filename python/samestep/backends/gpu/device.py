@@ -1,4 +1,4 @@
-"""CuPy and the current GPU, looked for at the first use."""
+"""CuPy and the current GPU, which are searched for at the first use."""
 
 from __future__ import annotations
 

@@ -62,13 +62,13 @@ def source() -> str:
     return "\n".join(lines("gpu/kernels.cu"))
 
 
-def text_of(group: str) -> str:
+def text_of(kernels: str) -> str:
     """What is compiled for a list of kernels, such as ``SUM_KERNELS()``."""
-    return f"{source()}\nnamespace samestep {{ {group} }}\n"
+    return f"{source()}\nnamespace samestep {{ {kernels} }}\n"
 
 
 def _cache() -> Path:
-    """Where compiled kernels are kept: SAMESTEP_CACHE, or the user's folder for such things."""
+    """The folder of compiled kernels: SAMESTEP_CACHE, or in the user's folder of caches."""
     own, home = os.environ.get("SAMESTEP_CACHE"), os.environ.get("XDG_CACHE_HOME")
     if own:
         return Path(own)
@@ -92,8 +92,8 @@ def _compile(text: str, options: tuple[str, ...]) -> bytes:
     return code
 
 
-# What is kept is run, so it is taken from this user or root alone. The folders above need no look: who puts
-# another folder or file in the place of these owns it.
+# A kept file is run, so only files of this user or root are read. The folders above need no check: whoever
+# replaces the folder or a file owns the new one.
 
 
 def _is_ours(status: os.stat_result) -> bool:
@@ -102,7 +102,7 @@ def _is_ours(status: os.stat_result) -> bool:
 
 
 def _folder() -> Path:
-    """Where compiled kernels are kept, made if it is not there; OSError says why nothing can be."""
+    """The folder of compiled kernels, created if it is missing; OSError says why none can be kept."""
     folder = _cache()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _is_ours(folder.stat()):
@@ -115,7 +115,7 @@ def _digest(key: str, code: bytes) -> bytes:
 
 
 def _kept(path: Path) -> bytes | None:
-    """The code that ``_keep`` wrote there; None if it is another's, torn, or not there."""
+    """The code that ``_keep`` wrote to the file; None if it is another user's, incomplete or missing."""
     try:
         careful = os.O_NOFOLLOW | os.O_NONBLOCK  # neither follows a link nor waits for a pipe
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | careful)) as file:
@@ -140,13 +140,13 @@ def _keep(path: Path, code: bytes) -> None:
             raise
 
 
-_said_not_kept: set[str] = set()
+_warnings_given: set[str] = set()
 
 
-def _say_not_kept(error: OSError) -> None:
+def _warn_not_kept(error: OSError) -> None:
     message = f"compiled kernels are not kept, so that every process compiles them anew: {error}"
-    if message not in _said_not_kept:
-        _said_not_kept.add(message)
+    if message not in _warnings_given:
+        _warnings_given.add(message)
         warnings.warn(f"{message}; name a folder of yours in SAMESTEP_CACHE", RuntimeWarning, stacklevel=2)
 
 
@@ -157,19 +157,19 @@ def _loaded(code: bytes) -> Any:
 
 
 @functools.cache
-def _module(group: str, device: int) -> Any:
+def _module(kernels: str, device: int) -> Any:
     cupy = get_cupy()
     options = (*OPTIONS, f"--gpu-architecture=sm_{cupy.cuda.Device(device).compute_capability}")
-    text = text_of(group)
+    text = text_of(kernels)
     key = hashlib.sha256(repr((text, options, cupy.cuda.nvrtc.getVersion())).encode()).hexdigest()
     path = None
     try:
         path = _folder() / f"{key}.cubin"
     except OSError as error:
-        _say_not_kept(error)
+        _warn_not_kept(error)
     code = None if path is None else _kept(path)
     if code is not None:
-        with contextlib.suppress(RuntimeError):  # compiled anew then
+        with contextlib.suppress(RuntimeError):  # then it is compiled anew
             return _loaded(code)
     code = _compile(text, options)
     try:
@@ -184,18 +184,18 @@ def _module(group: str, device: int) -> Any:
         try:
             _keep(path, code)
         except OSError as error:
-            _say_not_kept(error)
+            _warn_not_kept(error)
     return module
 
 
 @functools.cache
-def _kernel(group: str, name: str, device: int) -> Any:
-    return _module(group, device).get_function(name)
+def _kernel(kernels: str, name: str, device: int) -> Any:
+    return _module(kernels, device).get_function(name)
 
 
-def ready_kernel(group: str, name: str) -> Any:
+def ready_kernel(kernels: str, name: str) -> Any:
     """A kernel of the current device, compiled and loaded if it is the first of its list."""
-    return _kernel(group, name, get_cupy().cuda.runtime.getDevice())
+    return _kernel(kernels, name, get_cupy().cuda.runtime.getDevice())
 
 
 def launch_kernel(kernel: Any, blocks: int, argument: NDArray[Any]) -> None:
@@ -204,9 +204,9 @@ def launch_kernel(kernel: Any, blocks: int, argument: NDArray[Any]) -> None:
         kernel((blocks,), (THREADS,), (argument,))
 
 
-def run_kernel(group: str, name: str, blocks: int, argument: NDArray[Any]) -> None:
+def run_kernel(kernels: str, name: str, blocks: int, argument: NDArray[Any]) -> None:
     if blocks:
-        launch_kernel(ready_kernel(group, name), blocks, argument)
+        launch_kernel(ready_kernel(kernels, name), blocks, argument)
 
 
 # The kernels' arguments, field by field as in csrc/gpu/*.cuh; tests/backends/gpu/test_gpu_arguments.py
@@ -220,7 +220,7 @@ def _fields(names: str, **formats: str) -> np.dtype[Any]:
 COEFFICIENTS = len(_core.coefficients("sgd", np.dtype(np.float32), 1, [1.0]))
 # StepArguments, aligned to 16 bytes: padded at the end.
 STEP = _fields(
-    "coefficients scale clip_value weight_decay flush rows given items group per_item padding",
+    "coefficients scale clip_value weight_decay flush rows given items launch per_item padding",
     coefficients=f"V{COEFFICIENTS}",
     scale="<f8",
     clip_value="<f8",
@@ -241,7 +241,7 @@ BATCHNORM_COEFFICIENTS = 7  # rows of scratch; kCoefficients in csrc/contract/ty
 
 
 def struct_of(layout: np.dtype[Any], **values: Any) -> NDArray[Any]:
-    """A struct that is handed to a kernel by value; arrays become their addresses."""
+    """A struct that is passed to a kernel by value; arrays become their addresses."""
     argument = np.zeros(1, layout)
     for name, value in values.items():
         argument[name] = value.data.ptr if hasattr(value, "data") else value

@@ -1,4 +1,4 @@
-"""A rule bound to arrays on a GPU: what a step's kernels take, and in which launches they go."""
+"""A rule bound to arrays on a GPU: the arguments of a step's kernels, and the launches that step them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .arrays import gradient_view
 from .device import get_cupy
 from .kernels import ITEM, STEP, WORD, WORDS, launch_kernel, ready_kernel, run_kernel, struct_of
 
-# The arguments of an optimizer that a step here heeds; groups, schedules and the scale of step() beside them.
+# The arguments of an optimizer that a step here follows, besides groups, schedules and the scale of step().
 SUPPORTED = ("decoupled_weight_decay", "maximize", "clip_value", "flush_subnormals", "copy_grads")
 
 
@@ -35,7 +35,7 @@ def check_options(options: Options, state_dir: str | None) -> None:
 
 
 class _Coefficients:
-    """The scalars that the kernels of one step take, for each group of parameters."""
+    """The scalar arguments of the kernels of one step, for each group of parameters."""
 
     def __init__(
         self, options: Options, hyper: Sequence[float], weight_decay: list[float], scale: float
@@ -48,7 +48,7 @@ class _Coefficients:
         self._scale = -scale if options.maximize else scale
 
     def fill(self, argument: NDArray[Any], rule: str, dtype: np.dtype[Any], group: int, t: int) -> str:
-        """Writes those of step t into a kernel's argument; returns which of the rule's kernels takes it."""
+        """Writes those of step t into a kernel's argument; returns the suffix of the kernel's name."""
         options, decay = self._options, self._weight_decay[group]
         hyper = self._hyper[group * self._n_hyper : (group + 1) * self._n_hyper]
         argument["coefficients"] = np.void(_core.coefficients(rule, dtype, t, hyper, decay))
@@ -82,10 +82,11 @@ class _Tensors:
         rows = [[t.w.data.ptr, t.w.size, *(s.data.ptr for s in t.states)] for t in tensors]
         items = [(i, begin) for i, t in enumerate(tensors) for begin in range(0, t.w.size, ITEM)]
         self._items = len(items)
-        # Waited for: a step may come on another stream.
+        # Blocking: the first step may run on another stream.
         tables = [np.array(rows, np.int64), np.array(items, np.int64), np.zeros((len(tensors), 2), np.int64)]
         self._tables = [cupy.asarray(table, blocking=True) for table in tables]
-        # Address of each gradient and number of its launch, as the device's table has them and as it shall.
+        # Per tensor: (address of the gradient, number of its launch). _on_device mirrors the device's table,
+        # _wanted is what it should hold.
         self._on_device = tables[2]
         self._wanted = np.zeros_like(self._on_device)
         names = dict(zip(("rows", "items", "given"), self._tables, strict=True))
@@ -93,7 +94,7 @@ class _Tensors:
         self._firsts: list[int] = []  # of each launch, the number of one parameter
 
     def set_gradients(self, grads: Sequence[Any], steps: NDArray[np.int64]) -> None:
-        """Writes where the gradients lie into the device's table.
+        """Writes the addresses of the gradients into the device's table.
 
         Parameters of one group that have made as many steps share a launch.
         """
@@ -117,14 +118,14 @@ class _Tensors:
             t, group = int(steps[first]) + 1, self._groups[first]
             argument = self._argument.copy()
             variant = coefficients.fill(argument, self._rule, self._dtype, group, t)
-            argument["group"] = launch
+            argument["launch"] = launch
             kernels = f"{'OPTION' if variant else 'STEP'}_KERNELS({self._rule})"
             kernel = ready_kernel(kernels, f"step_{self._rule}{variant}_{self._dtype}")
             out.append((kernel, self._items, argument))
         return out
 
     def _update_table(self) -> None:
-        """Writes the rows of the device's table that have changed: gradients tend to lie where they lay."""
+        """Writes the rows of the device's table that have changed; mostly none has."""
         changed = np.flatnonzero(self._wanted.ravel() != self._on_device.ravel())
         if changed.size == 0:
             return
@@ -137,8 +138,8 @@ class _Tensors:
         self._on_device[...] = self._wanted
 
 
-class _Place(NamedTuple):
-    """Where and how a gradient lay when it was last looked at: its shape and strides can be set."""
+class _SeenLayout(NamedTuple):
+    """A gradient's address and layout in the last step: its shape and strides can be set between steps."""
 
     address: int
     dtype: np.dtype[Any]
@@ -146,11 +147,11 @@ class _Place(NamedTuple):
     strides: tuple[int, ...]
 
     @classmethod
-    def of(cls, a: Any) -> _Place:
+    def of(cls, a: Any) -> _SeenLayout:
         return cls(a.data.ptr, a.dtype, a.shape, a.strides)
 
     def is_of(self, a: Any) -> bool:
-        """Whether ``a`` still lies there."""
+        """Whether ``a`` still has this address and layout."""
         same = a.data.ptr == self.address and a.shape == self.shape and a.strides == self.strides
         return bool(same and a.dtype == self.dtype)
 
@@ -158,7 +159,7 @@ class _Place(NamedTuple):
 class Plan:
     """The same face as ``_core.Plan``: a rule bound to a list of arrays, stepped by one launch a type."""
 
-    norm = math.nan  # of all gradients: clip_norm, which wants it, is not on the GPU yet
+    norm = math.nan  # of all gradients: clip_norm, which needs it, is not on the GPU yet
 
     def __init__(
         self,
@@ -188,9 +189,9 @@ class Plan:
                 if (numbers := [i for i, t in enumerate(tensors) if t.w.dtype == dtype and t.w.size])
             ]
         self._written = extents(a for tensor in tensors for a in tensor.arrays())
-        # Of the last step: weak references to the gradients and how they lay, None where there was none; what
-        # it added to the counters, and what these were then.
-        self._seen: list[tuple[weakref.ref[Any], _Place] | None] = []
+        # Of the last step: weak references to the gradients with their layouts, None for one that was None;
+        # what it added to the step counts, and the counts after it.
+        self._seen: list[tuple[weakref.ref[Any], _SeenLayout] | None] = []
         self._counts = np.zeros_like(steps)
         self._after = steps.copy()
         self._inside: dict[int, bool] = {}  # threads, by their number
@@ -200,7 +201,7 @@ class Plan:
         self._weight_decay = weight_decay
 
     def step(self, grads: Sequence[Any], hyper: Sequence[float], scale: float = 1.0) -> int:
-        """Steps, or returns the number of the first gradient to be looked at more closely.
+        """Steps, or returns the index of the first gradient that does not fit.
 
         Raises:
             RuntimeError: another thread is inside, or an earlier step was interrupted between two launches.
@@ -228,7 +229,7 @@ class Plan:
                     for tensors in self._lists:
                         tensors.set_gradients(grads, self._steps)
                     self._counts[:] = [*(g is not None for g in grads), True]
-                    self._seen = [None if g is None else (weakref.ref(g), _Place.of(g)) for g in grads]
+                    self._seen = [None if g is None else (weakref.ref(g), _SeenLayout.of(g)) for g in grads]
                 coefficients = _Coefficients(self._options, hyper, self._weight_decay, scale)
                 # All that may fail comes before the first launch.
                 launches = [
@@ -247,8 +248,9 @@ class Plan:
         return STEPPED
 
     def _has_seen(self, grads: Sequence[Any]) -> bool:
-        """Whether these are the very arrays of the last step, and lie as they lay. Counters that others have
-        set may call for other groups.
+        """Whether these are the very arrays of the last step, in the same layout.
+
+        False after somebody has set the step counts: these may need other launches.
         """
         if len(grads) != len(self._seen) or not np.array_equal(self._steps, self._after):
             return False

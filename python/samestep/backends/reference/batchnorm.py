@@ -150,7 +150,7 @@ def update_running(
     momentum: float,
     batches: int,
 ) -> None:
-    """The running statistics take in those of a batch with M = ``values`` a channel.
+    """Adds the statistics of a batch, with M = ``values`` of each channel, to the running ones.
 
     p = 1/``batches``, the plain average over so many batches, if ``batches`` > 0, else p = ``momentum``.
     """

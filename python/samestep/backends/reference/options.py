@@ -1,4 +1,4 @@
-"""What a step does beside the rule, in NumPy; twin of csrc/contract/options.h. The order fixes the bits."""
+"""What a step does besides the rule, in NumPy; twin of csrc/contract/options.h. The order fixes the bits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LEAST_NORMAL = 2.0**-126  # of float32, for every type
 
 
 class Decayed(NamedTuple):
-    """A parameter under decoupled weight decay: a rule's last line takes ``d*w`` away as well."""
+    """A parameter under decoupled weight decay: a rule's last line also subtracts ``d*w``."""
 
     w: Array
     d: Any
@@ -30,7 +30,7 @@ class Decayed(NamedTuple):
 def prepare_gradient(
     g: Array, w: Array, T: Any, scale: float, weight_decay: float, options: Options
 ) -> Array:
-    """The gradient that the rule sees; ``weight_decay`` is the coupled one."""
+    """The gradient that is passed to the rule; ``weight_decay`` is the coupled one."""
     clip = T(float("inf") if options.clip_value is None else options.clip_value)
     g = T(-scale if options.maximize else scale) * g
     g = np.where(g > clip, clip, g)
@@ -41,7 +41,7 @@ def prepare_gradient(
 
 
 def clip_scale(scale: float, norm: float, clip_norm: float) -> float:
-    """Gradients whose norm, ``scale`` times, is above ``clip_norm`` are shortened to it."""
+    """The scale that shortens gradients whose norm, times ``scale``, is above ``clip_norm`` to that norm."""
     return scale * (clip_norm / norm) if norm > clip_norm else scale
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...arguments import number
+from ...arguments import finite_number, number
 from ...backends import arrays
 from ...backends.arrays import Array
 from ...backends.face import Sizes
@@ -33,10 +33,7 @@ class ChannelLayout(NamedTuple):
 
 
 def check_eps(eps: Any) -> float:
-    value = number("eps", eps)
-    if not 0.0 <= value < math.inf:  # NaN fails as well
-        raise ValueError(f"eps: got {value}, expected a finite number, 0 or more")
-    return value
+    return finite_number("eps", eps, at_least=0.0)
 
 
 def check_momentum(momentum: Any) -> float:
@@ -148,7 +145,7 @@ def check_per_channel(name: str, a: Any, layout: ChannelLayout, x: Array) -> Non
 
 
 def check_out(
-    run: Any, out: Any, x: Array, read: Mapping[str, Array], may_be: tuple[str, Array] | None = None
+    module: Any, out: Any, x: Array, read: Mapping[str, Array], may_be: tuple[str, Array] | None = None
 ) -> Array:
     """The array for the result: ``out``, checked, or a new one if that is None.
 
@@ -160,7 +157,7 @@ def check_out(
         may_be: name and array of the one that ``out`` may be; it may not overlap a part of it.
     """
     if out is None:
-        new: Array = run.empty_like(x)
+        new: Array = module.empty_like(x)
         return new
     arrays.check_inplace("out", out)
     check_same_layout("out", out, x)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ... import backends
-from ...arguments import switch
+from ...arguments import switch, whole_number
 from ...backends import arrays
 from ...backends.arrays import Array
 from .checks import check_axis, check_eps, check_momentum, reshape_hint
@@ -77,10 +77,7 @@ class BatchNorm:
         dtype: Any = np.float32,
         backend: str = "auto",
     ) -> None:
-        if isinstance(num_channels, bool) or not hasattr(num_channels, "__index__"):
-            raise TypeError(f"num_channels: got {type(num_channels).__name__}, expected a whole number")
-        if num_channels < 1:
-            raise ValueError(f"num_channels: got {num_channels}, expected at least 1")
+        num_channels = whole_number("num_channels", num_channels, at_least=1)
         dtype = _check_dtype(dtype)
         self.eps = eps
         self.momentum = momentum

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...arguments import whole_number
 from ...problems import Float64s
 from ..checks import check_number, check_positive
 
@@ -33,7 +34,7 @@ def coin_minimum_probability(d: Any) -> Any:
         0.125
     """
     if np.ndim(d) == 0:
-        return 2.0 ** -_count("d", d)
+        return 2.0 ** -whole_number("d", d, at_least=1)
     each = [coin_minimum_probability(one) for one in np.ravel(d)]
     return np.reshape(each, np.shape(d))
 
@@ -88,8 +89,8 @@ def goe_minimum_frequency(d: int, count: int, seed: int = 0) -> float:
     """
     random, chunk = np.random.RandomState(seed), 50_000
     minima = 0
-    for first in range(0, _count("count", count), chunk):
-        M = random.standard_normal((min(chunk, count - first), _count("d", d), d))
+    for first in range(0, whole_number("count", count, at_least=1), chunk):
+        M = random.standard_normal((min(chunk, count - first), whole_number("d", d, at_least=1), d))
         minima += int((np.linalg.eigvalsh(M + M.swapaxes(1, 2))[:, 0] > 0).sum())
     return minima / count
 
@@ -111,7 +112,7 @@ def goe_eigenvalues(n: int, seed: int = 0) -> Float64s:
         >>> float(ss.theory.landscape.goe_eigenvalues(200).var().round(1))
         1.0
     """
-    M = np.random.RandomState(seed).standard_normal((_count("n", n), n))
+    M = np.random.RandomState(seed).standard_normal((whole_number("n", n, at_least=1), n))
     eigenvalues = np.linalg.eigvalsh((M + M.T) / math.sqrt(2 * n))
     return eigenvalues.astype(np.float64, copy=False)
 
@@ -163,11 +164,3 @@ def semicircle_fraction(u: Any) -> Any:
         return 0.5 + (u * np.sqrt(1.0 - u * u) + np.arcsin(u)) / math.pi
     u = min(max(float(u), -1.0), 1.0)  # in this order NaN stays NaN
     return 0.5 + (u * math.sqrt(1.0 - u * u) + math.asin(u)) / math.pi
-
-
-def _count(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name}: got {value!r}, expected a whole number")
-    if value < 1:
-        raise ValueError(f"{name}: got {value}, expected 1 or more")
-    return value

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...arguments import whole_number
 from ...optim.optimizer import Optimizer
 from ...optim.optimizers import SGD
 from ...problems import Float64s
@@ -79,11 +80,7 @@ class DeepLinear:
             self.target = np.diag(self.strengths)
             self._left = self._right = np.eye(len(self.strengths))
         self.n = self.target.shape[1]
-        if hidden is not None and (isinstance(hidden, bool) or not isinstance(hidden, (int, np.integer))):
-            raise TypeError(f"hidden: got {hidden!r}, expected a whole number or None")
-        if hidden is not None and hidden < 1:
-            raise ValueError(f"hidden: got {hidden}, expected 1 or more")
-        self.hidden = self.n if hidden is None else int(hidden)
+        self.hidden = self.n if hidden is None else whole_number("hidden", hidden, at_least=1)
         self._stacked = self.target.shape == (self.hidden, self.hidden)
 
     @staticmethod

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ...arguments import whole_number
 from ...optim.optimizer import Optimizer
 from ...optim.optimizers import SGD
 from ...problems import Float64s
@@ -64,9 +65,8 @@ class SpinGlass:
     """
 
     def __init__(self, n: int, seed: int = 0, p: int = 3) -> None:
-        if n < 2:
-            raise ValueError(f"n: got {n}, expected 2 or more")
-        _check_interactions(p)
+        n = whole_number("n", n, at_least=2)
+        p = whole_number("p", p, at_least=2)
         self.n, self.p = n, p
         self._norm: float = float(n) ** ((p - 1) / 2)
         self._random = np.random.RandomState(seed)
@@ -123,13 +123,6 @@ class SpinGlass:
         return along
 
 
-def _check_interactions(p: int) -> None:
-    if isinstance(p, bool) or not isinstance(p, (int, np.integer)):
-        raise TypeError(f"p: got {p!r}, expected a whole number")
-    if p < 2:
-        raise ValueError(f"p: got {p}, expected 2 or more")
-
-
 def pspin_index(energy: Any, p: int = 3) -> Any:
     """F(E/E_inf): the fraction of negative eigenvalues at energy E, in the limit of large N.
 
@@ -151,7 +144,7 @@ def pspin_index(energy: Any, p: int = 3) -> Any:
         >>> round(ss.theory.landscape.pspin_index(-0.8), 3)
         0.201
     """
-    _check_interactions(p)
+    p = whole_number("p", p, at_least=2)
     check_number("energy", energy)
     return semicircle_fraction(as_number(energy) / (2.0 * math.sqrt((p - 1) / p)))
 
