@@ -27,6 +27,7 @@ test-torch: .venv/torch-test.installed
 	$(BIN)/pytest -rs -n auto --dist worksteal tests/torch samestep.torch
 
 # The core at -O1 with debug information, and the sanitizers of addresses and undefined behaviour. TESTS: what to run.
+# A sanitizer ends the process, and with it what pytest has captured; --capture=sys leaves its report on the screen.
 TESTS ?= tests/backends/test_rules.py tests/optim/test_optimizer.py
 SANITIZERS := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
 debug: .venv/test.installed
@@ -34,7 +35,7 @@ debug: .venv/test.installed
 	  -C build-dir=build/debug/cmake -C cmake.build-type=Debug -C install.strip=false \
 	  -C cmake.define.CMAKE_CXX_FLAGS="$(SANITIZERS)" .
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" ASAN_OPTIONS=detect_leaks=0 \
-	  PYTHONPATH=build/debug/site $(BIN)/pytest -p no:cacheprovider $(TESTS)
+	  PYTHONPATH=build/debug/site $(BIN)/pytest -p no:cacheprovider --capture=sys $(TESTS)
 
 # The kernels without Python. BENCH: --quick, --cold, --threads N, --json FILE.
 BENCH ?= --json build/bench/kernels.json

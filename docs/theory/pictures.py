@@ -8,7 +8,7 @@ so that it can be read on any page.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -439,8 +439,14 @@ def standalone(element: str) -> str:
     return f"{opening} {size}>\n{style}\n{rest}\n"
 
 
-def main(names: list[str]) -> None:
-    """Writes the pictures of these names, or all of them."""
+def main() -> None:
+    """Writes the pictures that the command line names, or all of them."""
+    parser = argparse.ArgumentParser(description="Writes the chapters' pictures as SVG beside this file.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"all, or some of: {', '.join(PICTURES)}")
+    names = parser.parse_args().names
+    for name in names:
+        if name not in PICTURES:
+            parser.error(f"{name}: expected one of {', '.join(PICTURES)}")
     for name in names or PICTURES:
         draw = PICTURES[name]
         file = Path(__file__).with_name(f"{name}.svg")
@@ -448,4 +454,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -35,6 +35,20 @@ class TestCopies:
         assert (a.groups[1]["lr"], a.t) == (0.25, 0)
         assert (w[0], v[0]) == (0.5, 0.0)
 
+    def test_of_a_class_that_keeps_the_groups_under_another_name(self):
+        class Renamed(ss.Adam):
+            def __init__(self, params):
+                super().__init__(params, lr=0.5)
+                self.param_groups, self.counts = self.groups, self._steps
+
+        a = Renamed(np.ones(2))
+        b = copy.copy(a)
+        b.step(np.ones(2))
+        b.lr = 0.25
+        assert (a.lr, b.lr, a.t, b.t) == (0.5, 0.25, 0, 1)
+        assert not a.state["m"][0].any()
+        assert b.param_groups is b.groups
+
     def test_a_copy_keeps_its_state_in_main_memory(self, tmp_path):
         """A group that is added to the copy makes no files beside those of the original."""
         a = ss.Adam(np.ones(3), state_dir=tmp_path)

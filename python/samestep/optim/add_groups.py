@@ -52,9 +52,11 @@ def _add_group(optimizer: Owner, given: Mapping[str, Any]) -> None:
     if optimizer._grouped or i > 0:
         names = (f"params[{i}]['params']", f"grads[{i}]")
     first, folder = optimizer._params[:1], optimizer._store.folder
-    optimizer.backend, params = _make_params(
+    backend, params = _make_params(
         given["params"], names, optimizer.backend, first, optimizer.options, folder
     )
+    if optimizer.backend == "auto":  # the first parameter tells
+        optimizer.backend = backend
     structure = Structure(given["params"], len(params), names[1])
     optimizer.groups.append(Group(optimizer, params, structure, hyper))
     counts = np.zeros(len(params), np.int64)

@@ -23,8 +23,9 @@ def share_params(optimizer: AnyOwner) -> AnyOwner:
     shared = [value for name, value in vars(optimizer).items() if name not in own]
     params = optimizer._params
     memo = {id(value): value for value in (*(param.array for param in params), *shared)}
-    # A derived class may keep one of these under another name.
-    copied = [optimizer, *optimizer.groups, *(group.params for group in optimizer.groups)]
+    # A derived class may keep one of these under another name, which must then not count as shared.
+    copied = [optimizer, *(vars(optimizer)[name] for name in own)]
+    copied += [value for group in optimizer.groups for value in (group, group.params)]
     for value in (*copied, *(v for param in params for v in (param, param.states, *param.states.values()))):
         memo.pop(id(value), None)
     return copy.deepcopy(optimizer, memo)

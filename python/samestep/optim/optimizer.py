@@ -15,6 +15,7 @@ from ..backends.arrays import Array
 from ..backends.face import NONFINITE, STEPPED
 from ..backends.options import Options, check_names
 from .add_groups import add_groups, is_grouped
+from .attributes import check_attribute
 from .copies import restore_state, share_params, state_to_pickle
 from .gradients import check_scale, copy_into_layouts, first_nonfinite
 from .groups import Group, flatten_gradients, scheduled_hyper, set_together
@@ -81,14 +82,8 @@ class Optimizer:
         add_groups(self, list(params) if self._grouped else [{"params": params}])
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Once the groups are set, unknown names are refused: most are hyper-parameters of another optimizer,
-        # or misspelt, and would change nothing. A class derived elsewhere may have attributes of its own.
-        known = name.startswith("_") or hasattr(type(self), name) or name in vars(self)
-        is_derived = not type(self).__module__.startswith("samestep.")
-        if not known and not is_derived and "groups" in vars(self):
-            raise AttributeError(
-                f"{name}: {type(self).__name__} has none, expected one of {', '.join(self._default_hyper)}"
-            )
+        if "_plan" in vars(self):  # made, not being made
+            check_attribute(self, name)
         super().__setattr__(name, value)
 
     def add_group(self, group: Mapping[str, Any]) -> None:

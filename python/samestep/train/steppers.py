@@ -84,6 +84,7 @@ def can_run_compiled(problem: Problem, optimizer: Optimizer) -> TypeGuard[MSE]:
         and problem.backend == "cpu"
         and optimizer.backend == "cpu"
         and type(optimizer).step is Optimizer.step
+        and "step" not in vars(optimizer)
         and not optimizer._has_schedules
         and optimizer.options.nonfinite == "propagate"
     )
