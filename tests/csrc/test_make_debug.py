@@ -25,7 +25,7 @@ def test_the_report_of_a_sanitizer_is_not_captured(tmp_path):
     commands = subprocess.run(made, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
     arguments = commands.splitlines()[-1].partition("/pytest ")[2].split()
     assert arguments[-1] == "test_fault.py"
-    (tmp_path / "test_fault.py").write_text(FAULT)
+    (tmp_path / "test_fault.py").write_text(FAULT, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments], cwd=tmp_path, capture_output=True, encoding="utf-8"
     )
