@@ -46,6 +46,15 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     ss.set_isa(before)
 
 
+@pytest.fixture
+def settings() -> Iterator[None]:
+    """Whatever a test sets, instruction set and threads are afterwards what they were."""
+    before = ss.info()["isa"], ss.get_num_threads()
+    yield
+    ss.set_isa(before[0])
+    ss.set_num_threads(before[1])
+
+
 @pytest.fixture(params=(1, 2, 3), ids=lambda n: f"{n}threads")
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     before = ss.get_num_threads()

@@ -16,12 +16,7 @@ ISAS = ss.info()["isas"]
 DTYPES = ("float32", "float64")
 
 
-@pytest.fixture(autouse=True)
-def as_it_was():
-    isa, threads = ss.info()["isa"], ss.get_num_threads()
-    yield
-    ss.set_isa(isa)
-    ss.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("settings")
 
 
 def test_layer_is_the_functions():
