@@ -10,7 +10,6 @@ import pytest
 import samestep as ss
 from batchnorm_arrays import G3, GOOD, X4, misaligned, read_only
 
-
 pytestmark = pytest.mark.usefixtures("settings")
 
 

@@ -12,7 +12,6 @@ import pytest
 import samestep as ss
 from batchnorm_arrays import G3, GOOD, X4, passes, read_only, same, special
 
-
 pytestmark = pytest.mark.usefixtures("settings")
 
 
