@@ -7,6 +7,7 @@ gradient fits, in all groups, before the first byte is written. `_core.Layouts` 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter, getitem, is_
@@ -137,9 +138,14 @@ class NativeOptimizer(torch.optim.Optimizer):
         return {**state_dict, "state": states}
 
     def load_state_dict(self, state_dict: Any) -> None:
-        """torch's, but that neither step counts nor the float32 state of 16-bit parameters are rounded."""
+        """torch's, but it copies the state and rounds neither step counts nor 16-bit parameters' state."""
         given: list[Any] = []
-        last = self.register_load_state_dict_pre_hook(lambda _, state_dict: given.append(state_dict))
+
+        def copy_state(_: torch.optim.Optimizer, state_dict: Any) -> Any:
+            given.append({**state_dict, "state": _copied_state(state_dict["state"])})
+            return given[0]
+
+        last = self.register_load_state_dict_pre_hook(copy_state)
         try:
             super().load_state_dict(state_dict)
         finally:
@@ -367,6 +373,15 @@ def _as_real(tensor: Tensor) -> Tensor:
 
 def _are_same(a: list[Any], b: list[Any]) -> bool:
     return len(a) == len(b) and all(map(is_, a, b))
+
+
+def _copied_state(value: Any) -> Any:
+    """A state, or part of one, with tensors of its own."""
+    if isinstance(value, Tensor):
+        return value.detach().clone(memory_format=torch.preserve_format)
+    if isinstance(value, dict):
+        return {k: _copied_state(v) for k, v in value.items()}
+    return copy.deepcopy(value)
 
 
 def _refuse_modes(group: dict[str, Any]) -> None:
