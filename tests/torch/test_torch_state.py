@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'samestep[torch-test]'")
 
+from torch import multiprocessing
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import Parameter
 
 import samestep.torch
@@ -68,3 +72,161 @@ def test_what_is_no_tensor_is_copied_as_well():
     optimizer.state["run"]["losses"].zero_()
     assert saved["state"][0]["history"][0].tolist() == [1.0, 1.0]
     assert saved["state"]["run"]["losses"].tolist() == [1.0, 1.0, 1.0]
+
+
+def in_children(optimizer, seeds):
+    """A step in a process of its own for each seed, one after the other."""
+    for seed in seeds:
+        child = multiprocessing.get_context("fork").Process(target=step, args=(optimizer, seed))
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+
+
+def share_state(optimizer):
+    for state in optimizer.state.values():
+        for values in state.values():
+            values.share_memory_()
+
+
+@by_kind
+def test_steps_of_other_processes_count(kind):
+    """Parent and children step one after the other: as one process of samestep's does it, bit for bit."""
+    ends = []
+    for library, is_shared in ((torch.optim, True), (samestep.torch, True), (samestep.torch, False)):
+        p = Parameter(numbers(0, 6)).share_memory_()
+        optimizer = optimizer_of(library, kind, [p])
+        step(optimizer, 1)
+        share_state(optimizer)
+        if is_shared:
+            in_children(optimizer, (2, 3))
+            step(optimizer, 4)
+            in_children(optimizer, (5,))
+            assert all(values.is_shared() for values in optimizer.state[p].values())
+        else:
+            for seed in (2, 3, 4, 5):
+                step(optimizer, seed)
+        ends.append((p.detach(), float(optimizer.state.get(p, {}).get("step", 5)), optimizer.state_dict()))
+    theirs, ours, alone = ends
+    assert theirs[1] == ours[1] == alone[1] == 5
+    assert ours[0].equal(alone[0])
+    torch.testing.assert_close(ours[0], theirs[0], rtol=2e-5, atol=2e-6)
+    for name, values in (alone[2]["state"] or {0: {}})[0].items():
+        assert values.equal(ours[2]["state"][0][name])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64], ids=str)
+def test_a_step_count_that_is_shared_before_the_first_step(dtype):
+    """As the SharedAdam of many A3C programs makes it."""
+    p = Parameter(numbers(0, 6)).share_memory_()
+    optimizer = samestep.torch.Adam([p], lr=0.1)
+    count = torch.zeros(1, dtype=dtype)
+    optimizer.state[p] = {
+        "step": count,
+        "exp_avg": torch.zeros_like(p.data),
+        "exp_avg_sq": torch.zeros_like(p.data),
+    }
+    share_state(optimizer)
+    in_children(optimizer, (1, 2))
+    step(optimizer, 3)
+    assert count.item() == 3
+    assert optimizer.state[p]["step"] is count
+    alone = samestep.torch.Adam([Parameter(numbers(0, 6))], lr=0.1)
+    for seed in (1, 2, 3):
+        step(alone, seed)
+    assert p.equal(alone.param_groups[0]["params"][0])
+
+
+@by_kind
+def test_the_step_count_is_one_number(kind):
+    """In the state, in a state dict kept in memory as torch keeps it, and after it was written to."""
+    ends = []
+    for library in (torch.optim, samestep.torch):
+        p = Parameter(numbers(0, 6))
+        optimizer = optimizer_of(library, kind, [p])
+        step(optimizer, 1)
+        saved, counts = optimizer.state_dict()["state"].get(0, {}), []
+        for seed in (2, 3):
+            step(optimizer, seed)
+            counts.append([float(s["step"]) for s in (saved, optimizer.state.get(p, {})) if "step" in s])
+        if "step" in saved:
+            saved["step"].fill_(7)
+        step(optimizer, 4)
+        counts.append([float(s["step"]) for s in (saved, optimizer.state.get(p, {})) if "step" in s])
+        ends.append((counts, p.detach()))
+    assert ends[0][0] == ends[1][0]
+    torch.testing.assert_close(ends[1][1], ends[0][1], rtol=2e-5, atol=2e-6)
+
+
+def test_one_tensor_as_step_count_of_two_parameters_counts_each():
+    params = [Parameter(numbers(i, 3)) for i in range(2)]
+    optimizer = samestep.torch.Adam(params)
+    step(optimizer, 0)
+    optimizer.state[params[1]]["step"] = optimizer.state[params[0]]["step"]
+    for seed in (1, 2):
+        step(optimizer, seed)
+    assert [float(optimizer.state[p]["step"]) for p in params] == [3.0, 3.0]
+
+
+def test_a_step_count_that_is_no_number_is_refused():
+    p = Parameter(numbers(0, 3))
+    optimizer = samestep.torch.Adam([p])
+    step(optimizer, 0)
+    before = p.detach().clone()
+    for number in (float("nan"), float("inf"), 2.0**54):
+        optimizer.state[p]["step"].fill_(number)
+        with pytest.raises(ValueError, match=r"state\['step'\]: got"):
+            step(optimizer, 1)
+        assert p.equal(before)
+
+
+def free_state(optimizer, p):
+    optimizer.state.clear()
+
+
+def free_one_state(optimizer, p):
+    del optimizer.state[p]
+
+
+def free_parameter(optimizer, p):
+    p.data = torch.empty(0)
+
+
+def replace_state(optimizer, p):
+    optimizer.state[p] = {name: values.clone() for name, values in optimizer.state[p].items()}
+
+
+def free_all(optimizer, p):
+    optimizer.state.clear()
+    optimizer.param_groups.clear()
+
+
+FREED = {
+    free_state: {"state"},
+    free_one_state: {"state"},
+    replace_state: {"state"},
+    free_parameter: {"parameter"},
+    free_all: {"state", "parameter"},
+}
+
+
+@pytest.mark.parametrize("shape", ["whole", "with gaps"])
+@pytest.mark.parametrize("free", FREED)
+@by_kind
+def test_memory_is_given_back(kind, free, shape):
+    """At once, without another step; and the optimizer goes on where it still can."""
+    p = Parameter(numbers(0, 6, 4) if shape == "whole" else numbers(0, 6, 8)[:, ::2])
+    optimizer = optimizer_of(samestep.torch, kind, [p])
+    for seed in (1, 2):
+        step(optimizer, seed)
+    states = [StorageWeakRef(t.untyped_storage()) for t in optimizer.state.get(p, {}).values()]
+    parameter = StorageWeakRef(p.untyped_storage())
+    if states or free not in (free_one_state, replace_state):
+        free(optimizer, p)
+    if free is free_all:
+        del p
+    gc.collect()
+    assert all(storage.expired() == ("state" in FREED[free]) for storage in states)
+    assert parameter.expired() == ("parameter" in FREED[free])
+    if free in (free_state, free_one_state, replace_state):
+        step(optimizer, 3)

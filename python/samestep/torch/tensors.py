@@ -39,6 +39,11 @@ def local_tensor(tensor: Tensor) -> Tensor:
     return local.wait() if hasattr(local, "wait") else local
 
 
+def plain_tensor(tensor: Tensor) -> Tensor:
+    """An alias of the tensor's memory; of torch's own type, unless a subclass says what its numbers mean."""
+    return tensor.detach()
+
+
 def full_tensor(tensor: Tensor) -> Tensor:
     """All shards of a DTensor, gathered; any other tensor itself."""
     return tensor.full_tensor() if is_dtensor(tensor) else tensor
