@@ -51,8 +51,9 @@ class Layouts {
  public:
   static constexpr Index kInPlace = -1;
 
-  // tensors: in the host's memory. No other thread may change them during this call.
-  explicit Layouts(const py::list& tensors) {
+  // tensors: in the host's memory. No other thread may change them during this call. The last n_counts of them are step
+  // counts, which are not asked whether torch negates them lazily.
+  explicit Layouts(const py::list& tensors, size_t n_counts) {
     layouts_.resize(tensors.size());
     if (tensors.empty()) return;
     type_ = py::type::of(tensors[0]);
@@ -60,6 +61,7 @@ class Layouts {
     for (size_t i = 0; i < layouts_.size(); ++i) {
       if (!read_layout(tensors[i], &layouts_[i]))
         throw std::invalid_argument("tensors: expected ones in the host's memory");
+      if (i + n_counts >= layouts_.size()) layouts_[i].is_plain = true;
     }
   }
 
@@ -215,11 +217,34 @@ class Layouts {
   const dlpack::Exchange* exchange_ = nullptr;
 };
 
+// Which objects a list held, without a reference to them. Another object may have come to the address of one that is
+// gone.
+class Identities {
+ public:
+  explicit Identities(const py::list& objects) {
+    for (py::handle object : objects) objects_.push_back(object.ptr());
+  }
+
+  bool are_of(const py::list& objects) const {
+    if (objects.size() != objects_.size()) return false;
+    for (size_t i = 0; i < objects_.size(); ++i) {
+      if (PyList_GET_ITEM(objects.ptr(), i) != objects_[i]) return false;
+    }
+    return true;
+  }
+
+ private:
+  std::vector<const PyObject*> objects_;
+};
+
 }  // namespace
 
 void bind_layouts(py::module_& m) {
+  py::class_<Identities>(m, "Identities")
+      .def(py::init<const py::list&>(), py::arg("objects"))
+      .def("are_of", &Identities::are_of, py::arg("objects"));
   py::class_<Layouts>(m, "Layouts")
-      .def(py::init<const py::list&>(), py::arg("tensors"))
+      .def(py::init<const py::list&, size_t>(), py::arg("tensors"), py::arg("n_counts") = 0)
       .def("find_moved", &Layouts::find_moved, py::arg("tensors"))
       .def("hold", &Layouts::hold, py::arg("tensors"))
       .def("get_addresses", &Layouts::get_addresses, py::arg("tensors"));

@@ -230,3 +230,71 @@ def test_memory_is_given_back(kind, free, shape):
     assert parameter.expired() == ("parameter" in FREED[free])
     if free in (free_state, free_one_state, replace_state):
         step(optimizer, 3)
+
+
+MODES = {"SGD": ("differentiable",), "momentum": ("differentiable",)}
+
+
+@by_kind
+def test_a_checkpoint_of_a_mode_that_a_step_refuses_is_loaded(kind):
+    """With torch's own state of that mode; the numbers are those of a checkpoint without it."""
+    for mode in MODES.get(kind, ("capturable", "differentiable")):
+        ends = []
+        for is_on in (False, True):
+            if kind == "Adagrad" and mode == "capturable":
+                continue  # torch's has no such argument
+            p = Parameter(numbers(0, 6))
+            theirs = optimizer_of(torch.optim, kind, [p])
+            step(theirs, 1)
+            theirs.param_groups[0][mode] = is_on
+            q = Parameter(p.detach().clone())
+            ours = optimizer_of(samestep.torch, kind, [q])
+            ours.load_state_dict(theirs.state_dict())
+            assert ours.param_groups[0][mode] is False
+            step(ours, 2)
+            ends.append(q)
+            assert theirs.param_groups[0][mode] is is_on
+        assert ends == [] or ends[0].equal(ends[1])
+
+
+class Marked(torch.Tensor):
+    pass
+
+
+class MarkedParameter(Parameter):
+    pass
+
+
+SUBCLASSES = {
+    "tensor": lambda w: Parameter(w.as_subclass(Marked)),
+    "tensor, no parameter": lambda w: w.as_subclass(Marked).requires_grad_(),
+    "parameter": MarkedParameter,
+    "with gaps": lambda w: Parameter(torch.stack([w, w], -1)[..., 0].as_subclass(Marked)),
+}
+
+
+@pytest.mark.parametrize("gradient", [torch.Tensor, Marked])
+@pytest.mark.parametrize("subclass", SUBCLASSES)
+@by_kind
+def test_subclasses_that_change_no_operation_are_stepped(kind, subclass, gradient):
+    """With the bits of plain tensors; parameter and state stay what they are, as with torch."""
+    ends, types = [], []
+    for library, make in (
+        (samestep.torch, Parameter),
+        (samestep.torch, SUBCLASSES[subclass]),
+        (torch.optim, SUBCLASSES[subclass]),
+    ):
+        p = make(numbers(0, 6))
+        optimizer = optimizer_of(library, kind, [p])
+        for seed in (1, 2, 3):
+            p.grad = numbers(seed, 6).as_subclass(gradient)
+            optimizer.step()
+        ends.append(p.detach().as_subclass(torch.Tensor))
+        types.append(
+            [type(p), *(type(v) for k, v in sorted(optimizer.state.get(p, {}).items()) if k != "step")]
+        )
+    plain, ours, theirs = (torch.Tensor.as_subclass(end, torch.Tensor) for end in ends)
+    assert torch.equal(plain, ours)
+    torch.testing.assert_close(ours.tolist(), theirs.tolist(), rtol=2e-5, atol=2e-6)
+    if gradient is torch.Tensor and kind != "momentum":  # torch's buffer is of the gradient's type
+        assert types[1] == types[2]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from .._core import AddressedPlan, Layouts
+from .._core import AddressedPlan, Identities, Layouts
 from ..backends.options import Options
 from .tensors import is_aligned, is_dense, is_dtensor, local_tensor, plain_tensor
 
@@ -64,7 +64,7 @@ class Binding:
         maximize: bool,
     ) -> None:
         self.how = rule, states, decoupled, maximize
-        self.param_ids = list(map(id, params))
+        self.params = Identities(params)
         self.optimizer_name = type(optimizer).__name__
         self.sparse_advice = optimizer.sparse_advice
         has_state = bool(states) or optimizer.counts_steps
@@ -87,6 +87,7 @@ class Binding:
         own_memory: list[Tensor] = []
         works: list[Tensor] = []
         state_memory: list[Tensor] = []
+        count_memory: list[Tensor] = []
         new_states: list[NewState] = []
         for i, param in enumerate(bound):
             own = self._memory("params", param)
@@ -109,21 +110,24 @@ class Binding:
                 new["step"] = _step_count(state.get("step", 0), {address for address, _ in counts})
                 count = new["step"].detach()
                 counts.append((count.data_ptr(), STEP_LETTERS[count.dtype]))
-                stepped.append(count)
+                count_memory.append(count)
             else:
                 steps[i] = any(state.get(name) is not None for name in states)
             if has_state:
                 new_states.append(NewState(param, state, new))
-            self.state_ids += [id(param)] * len(new)
-            self.state_names += new
+            self.state_ids += [id(param)] * len(states)
+            self.state_names += states
             state_memory += stepped
             memory.append((_name(block.dtype), block.numel(), block.data_ptr(), places))
+        self.state_ids += [id(param) for param in bound[: len(count_memory)]]
+        self.state_names += ["step"] * len(count_memory)
+        kept = [*own_memory, *state_memory, *count_memory]
         self.is_narrow = any(dtype != "float64" for dtype, *_ in memory)
         self.has_shards = any(map(is_dtensor, bound)) or any(
             is_dtensor(value) for new in new_states for value in new.values.values()
         )
         self.likes = [torch.empty_like(work, device="meta") for work in works]
-        self.layouts = Layouts([*own_memory, *state_memory])
+        self.layouts = Layouts(kept, len(count_memory))
         self.gradient_layouts = Layouts(works)
         self.plan = AddressedPlan(
             rule, memory, steps, Options(decoupled_weight_decay=decoupled, maximize=maximize), strided, counts
@@ -133,7 +137,7 @@ class Binding:
                 "params: parameters or states of one group share memory, so that a step would update it "
                 "twice; pass each once, or those that share memory in groups of their own"
             )
-        self._new = StepMemory(bound, [], [], [*own_memory, *state_memory], new_states)
+        self._new = StepMemory(bound, [], [], kept, new_states)
 
     def take_new(self) -> StepMemory:
         """What the first step reads and writes: held by that step, no longer by the binding."""

@@ -15,8 +15,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .._core import AddressedPlan
+from .._core import AddressedPlan, Identities
 from .binding import STATE_DTYPES, STEP_DTYPE, Binding, NewState, StepMemory
+
+MODES = {"capturable", "differentiable"}  # that a step refuses
 
 
 class NativeOptimizer(torch.optim.Optimizer):
@@ -93,13 +95,14 @@ class NativeOptimizer(torch.optim.Optimizer):
             positions = {key: k for k, key in enumerate(map(id, self.state))}
             for binding in bindings:
                 binding.find_states(positions)
-            self._state_ids = list(positions)
+            self._state_params = Identities(list(self.state))
         return loss
 
     def _bindings(self) -> list[Any]:
         """What the groups are bound to; nothing where parameters have come into the state, or left it."""
         bindings: list[Any] = self.__dict__.setdefault("_step_bindings", [])
-        if self.__dict__.get("_state_ids") != list(map(id, self.state)):
+        known = self.__dict__.get("_state_params")
+        if known is None or not known.are_of(list(self.state)):
             bindings.clear()
         bindings += [None] * (len(self.param_groups) - len(bindings))
         return bindings
@@ -111,7 +114,7 @@ class NativeOptimizer(torch.optim.Optimizer):
         rule, names = self.rule(group)
         params = group["params"]
         how = (rule, names, bool(group.get("decoupled_weight_decay")), bool(group["maximize"]))
-        if binding is not None and binding.how == how and binding.param_ids == list(map(id, params)):
+        if binding is not None and binding.how == how and binding.params.are_of(params):
             memory = binding.take(params, states)
             if memory is not None:
                 return binding, memory
@@ -120,11 +123,18 @@ class NativeOptimizer(torch.optim.Optimizer):
         return binding, binding.take_new()
 
     def load_state_dict(self, state_dict: Any) -> None:
-        """torch's, but it copies the state and rounds neither step counts nor 16-bit parameters' state."""
+        """torch's, but it copies the state and rounds neither step counts nor 16-bit parameters' state.
+
+        The modes that a step refuses say how a checkpoint came about: they are loaded as switched off.
+        """
         given: list[Any] = []
 
         def copy_state(_: torch.optim.Optimizer, state_dict: Any) -> Any:
-            given.append({**state_dict, "state": _copied_state(state_dict["state"])})
+            groups = [
+                {**group, **dict.fromkeys(MODES & group.keys(), False)}
+                for group in state_dict["param_groups"]
+            ]
+            given.append({**state_dict, "param_groups": groups, "state": _copied_state(state_dict["state"])})
             return given[0]
 
         last = self.register_load_state_dict_pre_hook(copy_state)
@@ -144,6 +154,7 @@ class NativeOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.pop("_step_bindings", None)
+        self.__dict__.pop("_state_params", None)
 
 
 def _copied_state(value: Any) -> Any:
