@@ -589,8 +589,8 @@ def test_clip_grad_norm_takes_numbers_as_torch_does(norm_type):
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
-        ({"norm_type": 1}, NotImplementedError, "norm_type: got 1, expected 2"),
-        ({"norm_type": "inf"}, NotImplementedError, "norm_type: got 'inf', expected 2"),
+        ({"norm_type": 3}, NotImplementedError, "norm_type: got 3, expected 1, 2 or inf"),
+        ({"norm_type": "-inf"}, NotImplementedError, "norm_type: got '-inf', expected 1, 2 or inf"),
         ({"norm_type": "two"}, TypeError, "norm_type: got 'two', expected a number"),
         ({"norm_type": None}, TypeError, "norm_type: got None, expected a number"),
         ({"max_norm": "one"}, TypeError, "max_norm: got 'one', expected a number"),
