@@ -44,11 +44,7 @@ class StepMemory(NamedTuple):
     addresses: list[int | None]  # theirs
     storages: list[Any]  # keep all of that memory alive, whatever other threads do to the tensors
     new_states: list[NewState]
-
-    def stepped_params(self) -> list[Tensor]:
-        if None not in self.addresses:
-            return self.params
-        return [p for p, a in zip(self.params, self.addresses, strict=True) if a is not None]
+    stepped: list[Tensor]  # the parameters that have a gradient
 
 
 class Binding:
@@ -137,11 +133,11 @@ class Binding:
                 "params: parameters or states of one group share memory, so that a step would update it "
                 "twice; pass each once, or those that share memory in groups of their own"
             )
-        self._new = StepMemory(bound, [], [], kept, new_states)
+        self._new = StepMemory(bound, [], [], kept, new_states, [])
 
     def take_new(self) -> StepMemory:
         """What the first step reads and writes: held by that step, no longer by the binding."""
-        new, self._new = self._new, StepMemory([], [], [], [], [])
+        new, self._new = self._new, StepMemory([], [], [], [], [], [])
         return self._fit(new.params, new.storages, new.new_states)
 
     def take(self, params: list[Tensor], states: list[dict[str, Any]]) -> StepMemory | None:
@@ -181,7 +177,7 @@ class Binding:
         tensors = list(map(gradient_of, params)) if gradients is None else gradients
         for make_fit in (self._plain, self._copied):
             addresses, storages = self.gradient_layouts.get_addresses(tensors)
-            if DOES_NOT_FIT not in addresses:
+            if len(storages) == len(tensors) or DOES_NOT_FIT not in addresses:
                 break
             tensors = [
                 make_fit(tensor, param, like) if tensor is not None and address == DOES_NOT_FIT else tensor
@@ -191,7 +187,10 @@ class Binding:
             addresses, storages = self.gradient_layouts.get_addresses(tensors)
             if DOES_NOT_FIT in addresses:
                 raise RuntimeError("grad: changed by another thread during the step")
-        return StepMemory(params, tensors, addresses, kept + storages, new_states)
+        stepped = params
+        if len(storages) < len(params):
+            stepped = [p for p, address in zip(params, addresses, strict=True) if address is not None]
+        return StepMemory(params, tensors, addresses, kept + storages, new_states, stepped)
 
     def check_hyper(self, values: list[float]) -> None:
         """As torch does, refuses what its parameters' type cannot hold."""

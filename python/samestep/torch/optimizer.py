@@ -76,7 +76,7 @@ class NativeOptimizer(torch.optim.Optimizer):
             bindings.append(binding)
             taken.append(memory)
             new_states += memory.new_states
-            stepped += memory.stepped_params()
+            stepped += memory.stepped
             hyper.append(self.hyper(group))
             weight_decay.append(float(group["weight_decay"]))
             binding.check_hyper([*hyper[i], weight_decay[i]])
