@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <deque>
@@ -35,9 +36,12 @@ class AddressedPlan {
   // parameter is copied into it before a step, and back after.
   using Strided = std::tuple<size_t, Address, bool, std::vector<Index>, std::vector<Index>, std::vector<Index>>;
 
+  // Where a parameter's step count lies, and its type by NumPy's letter: d, f or i for float64, float32 or int64.
+  using Count = std::tuple<Address, char>;
+
   AddressedPlan(const std::string& rule, const std::vector<Memory>& memory, py::array_t<Index> steps,
-                const py::object& options, std::vector<Strided> strided)
-      : steps_(std::move(steps)), strided_(std::move(strided)) {
+                const py::object& options, std::vector<Strided> strided, std::vector<Count> counts)
+      : steps_(std::move(steps)), strided_(std::move(strided)), counts_(std::move(counts)) {
     int row = find_rule(rule);
     size_t n_states = active_isa().rules[row].n_states;
     check_steps(steps_, memory.size());
@@ -61,6 +65,9 @@ class AddressedPlan {
           block_strides.size() != shape.size()) {
         throw std::invalid_argument("strided: expected parameters of `memory`, and a stride for each axis");
       }
+    }
+    if (!counts_.empty() && counts_.size() != tensors.size()) {
+      throw std::invalid_argument("counts: expected one for every parameter, or none");
     }
     written_.sort();
     plan_.emplace(row, std::move(tensors), steps_.mutable_data());
@@ -89,6 +96,7 @@ class AddressedPlan {
       alone.emplace_back(plans[p]->stepping_);
       check_hyper(*plans[p]->plan_, hyper[p]);
       size += plans[p]->size_;
+      plans[p]->read_counts();
       const Index refused = plans[p]->accept_gradients(grads[p]);
       if (refused != kAccepted) return py::make_tuple(p, refused);
     }
@@ -115,6 +123,7 @@ class AddressedPlan {
 
  private:
   static constexpr const char* kNothing = "";
+  static constexpr double kLargestCount = 9007199254740992.0;  // 2^53: float64 holds every whole number up to it
 
   static void* at(Address address) { return reinterpret_cast<void*>(address); }
 
@@ -135,12 +144,58 @@ class AddressedPlan {
     return kAccepted;
   }
 
+  // Steps of other processes count as well, and so does what the user writes there.
+  void read_counts() {
+    Index* steps = steps_.mutable_data();
+    for (const Count& count : counts_) {
+      const Address address = std::get<0>(count);
+      if (std::get<1>(count) == 'i') {
+        *steps++ = read<Index>(address);
+        continue;
+      }
+      const double number = std::get<1>(count) == 'f' ? read<float>(address) : read<double>(address);
+      if (!(std::abs(number) <= kLargestCount)) {
+        throw std::invalid_argument("state['step']: got " + std::to_string(number) +
+                                    ", expected a number that is at most 2^53");
+      }
+      *steps++ = static_cast<Index>(number);
+    }
+  }
+
+  void write_counts() {
+    const Index* steps = steps_.data();
+    for (size_t i = 0; i < counts_.size(); ++i) {
+      if (plan_->tensors()[i].g == nullptr) continue;
+      const auto& [address, type] = counts_[i];
+      if (type == 'i') {
+        write(address, steps[i]);
+      } else if (type == 'f') {
+        write(address, static_cast<float>(steps[i]));
+      } else {
+        write(address, static_cast<double>(steps[i]));
+      }
+    }
+  }
+
+  template <class T>
+  static T read(Address address) {
+    T value;
+    std::memcpy(&value, at(address), sizeof value);
+    return value;
+  }
+
+  template <class T>
+  static void write(Address address, T value) {
+    std::memcpy(at(address), &value, sizeof value);
+  }
+
   // A step with the gradients that were accepted.
   void make_step(const std::vector<double>& hyper, double weight_decay) {
     plan_->options().weight_decay = {weight_decay};
     for (const Strided& parameter : strided_) copy_parameter(parameter, true);
     plan_->step(hyper.data());
     for (const Strided& parameter : strided_) copy_parameter(parameter, false);
+    write_counts();
   }
 
   // Between a parameter's own memory and the block that is stepped.
@@ -188,6 +243,7 @@ class AddressedPlan {
 
   py::array_t<Index> steps_;
   std::vector<Strided> strided_;
+  std::vector<Count> counts_;  // none: `steps_` is all that counts
   Index size_ = 0;
   Written written_;
   std::optional<Plan> plan_;  // constructed once the tensors are known
@@ -199,9 +255,10 @@ class AddressedPlan {
 void bind_addressed_plan(py::module_& m) {
   py::class_<AddressedPlan>(m, "AddressedPlan")
       .def(py::init<const std::string&, const std::vector<AddressedPlan::Memory>&, py::array_t<Index>,
-                    const py::object&, std::vector<AddressedPlan::Strided>>(),
+                    const py::object&, std::vector<AddressedPlan::Strided>, std::vector<AddressedPlan::Count>>(),
            py::arg("rule"), py::arg("memory"), py::arg("steps").noconvert(), py::arg("options"),
-           py::arg("strided") = std::vector<AddressedPlan::Strided>())
+           py::arg("strided") = std::vector<AddressedPlan::Strided>(),
+           py::arg("counts") = std::vector<AddressedPlan::Count>())
       .def_property_readonly("is_disjoint", &AddressedPlan::is_disjoint)
       .def_static("step_together", &AddressedPlan::step_together, py::arg("plans"), py::arg("grads"), py::arg("hyper"),
                   py::arg("weight_decay"), py::arg("then"));

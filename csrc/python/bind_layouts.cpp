@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <utility>
@@ -50,8 +51,9 @@ class Layouts {
  public:
   static constexpr Index kInPlace = -1;
 
-  // tensors: in the host's memory. No other thread may change them during this call.
-  explicit Layouts(const py::list& tensors) {
+  // tensors: in the host's memory. No other thread may change them during this call. The last n_counts of them are step
+  // counts, which are not asked whether torch negates them lazily.
+  explicit Layouts(const py::list& tensors, size_t n_counts) {
     layouts_.resize(tensors.size());
     if (tensors.empty()) return;
     type_ = py::type::of(tensors[0]);
@@ -59,6 +61,7 @@ class Layouts {
     for (size_t i = 0; i < layouts_.size(); ++i) {
       if (!read_layout(tensors[i], &layouts_[i]))
         throw std::invalid_argument("tensors: expected ones in the host's memory");
+      if (i + n_counts >= layouts_.size()) layouts_[i].is_plain = true;
     }
   }
 
@@ -67,20 +70,29 @@ class Layouts {
     check_count(tensors);
     Layout now;
     for (size_t i = 0; i < layouts_.size(); ++i) {
-      const Layout& bound = layouts_[i];
-      if (!read_layout(PyList_GET_ITEM(tensors.ptr(), i), &now) || now.data != bound.data || !walks(now, bound) ||
-          now.is_negated != bound.is_negated) {
-        return i;
-      }
+      if (!is_in_place(PyList_GET_ITEM(tensors.ptr(), i), layouts_[i], &now)) return i;
     }
     return kInPlace;
+  }
+
+  // The storages of tensors that all lie where and as they were bound; they keep that memory alive, whatever becomes of
+  // the tensors. None, if one has moved.
+  py::object hold(const py::list& tensors) const {
+    check_count(tensors);
+    py::list storages(layouts_.size());
+    Layout now;
+    for (size_t i = 0; i < layouts_.size(); ++i) {
+      PyObject* tensor = PyList_GET_ITEM(tensors.ptr(), i);
+      if (!is_in_place(tensor, layouts_[i], &now)) return py::none();
+      PyList_SET_ITEM(storages.ptr(), i, storage_of(tensor).release().ptr());
+    }
+    return std::move(storages);
   }
 
   // (addresses, storages) of other tensors, such as gradients. The storages keep the memory alive, whatever becomes of
   // the tensors. The address of None is None; that of a tensor whose layout is not the bound one's is -1.
   std::pair<py::list, py::list> get_addresses(const py::list& tensors) const {
     check_count(tensors);
-    static PyObject* const storage_of = PyUnicode_InternFromString("untyped_storage");
     py::list addresses(layouts_.size()), storages;
     Layout now;
     for (size_t i = 0; i < layouts_.size(); ++i) {
@@ -89,11 +101,7 @@ class Layouts {
       if (tensor != Py_None) {
         const bool fits = Py_TYPE(tensor) == reinterpret_cast<PyTypeObject*>(type_.ptr()) &&
                           read_layout(tensor, &now) && walks(now, layouts_[i]) && !now.is_negated && is_aligned(now);
-        if (fits) {
-          auto storage = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(tensor, storage_of));
-          if (!storage) throw py::error_already_set();
-          storages.append(std::move(storage));
-        }
+        if (fits) storages.append(storage_of(tensor));
         address = fits ? py::int_(reinterpret_cast<std::uintptr_t>(now.data)) : py::int_(-1);
       }
       PyList_SET_ITEM(addresses.ptr(), i, address.release().ptr());
@@ -106,6 +114,7 @@ class Layouts {
     const char* data;
     dlpack::View::Type dtype;
     bool is_negated, is_conjugate;  // lazily: torch reads other values than those in memory
+    bool is_plain;                  // can be neither
     Index size;
     std::vector<Index> shape, strides;
   };
@@ -126,6 +135,31 @@ class Layouts {
     if (tensors.size() != layouts_.size()) throw std::invalid_argument("tensors: expected one for every bound one");
   }
 
+  bool is_in_place(PyObject* tensor, const Layout& bound, Layout* now) const {
+    if (!PyObject_TypeCheck(tensor, reinterpret_cast<PyTypeObject*>(type_.ptr()))) return false;
+    dlpack::View view;
+    if (bound.is_plain && exchange_->describe(tensor, &view) == 0 && is_same(view, bound)) return true;
+    PyErr_Clear();
+    return read_layout(tensor, now) && now->data == bound.data && walks(*now, bound) &&
+           now->is_negated == bound.is_negated;
+  }
+
+  // Whether nothing at all has changed, which is the rule; of layouts that cannot be lazy.
+  static bool is_same(const dlpack::View& view, const Layout& bound) {
+    const size_t n = bound.shape.size();
+    return view.data + view.byte_offset == bound.data && view.device_type == dlpack::kCpu &&
+           view.dtype == bound.dtype && static_cast<size_t>(view.n_axes) == n &&
+           std::equal(bound.shape.begin(), bound.shape.end(), view.shape) &&
+           std::equal(bound.strides.begin(), bound.strides.end(), view.strides);
+  }
+
+  static py::object storage_of(PyObject* tensor) {
+    static PyObject* const name = PyUnicode_InternFromString("untyped_storage");
+    auto storage = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(tensor, name));
+    if (!storage) throw py::error_already_set();
+    return storage;
+  }
+
   // Reads a tensor's layout; false if its memory is not the host's.
   bool read_layout(py::handle tensor, Layout* out) const {
     static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
@@ -142,8 +176,10 @@ class Layouts {
     out->strides.assign(view.strides, view.strides + view.n_axes);
     out->size = 1;
     for (Index extent : out->shape) out->size *= extent;
-    out->is_negated = !has_neighbours(*out) && returns_true(tensor, is_neg);
-    out->is_conjugate = view.dtype.code == dlpack::kComplex && returns_true(tensor, is_conj);
+    const bool is_complex = view.dtype.code == dlpack::kComplex, may_be_negated = !has_neighbours(*out);
+    out->is_negated = may_be_negated && returns_true(tensor, is_neg);
+    out->is_conjugate = is_complex && returns_true(tensor, is_conj);
+    out->is_plain = !is_complex && !may_be_negated && out->data != nullptr;
     return out->data != nullptr || out->size == 0;
   }
 
@@ -181,12 +217,36 @@ class Layouts {
   const dlpack::Exchange* exchange_ = nullptr;
 };
 
+// Which objects a list held, without a reference to them. Another object may have come to the address of one that is
+// gone.
+class Identities {
+ public:
+  explicit Identities(const py::list& objects) {
+    for (py::handle object : objects) objects_.push_back(object.ptr());
+  }
+
+  bool are_of(const py::list& objects) const {
+    if (objects.size() != objects_.size()) return false;
+    for (size_t i = 0; i < objects_.size(); ++i) {
+      if (PyList_GET_ITEM(objects.ptr(), i) != objects_[i]) return false;
+    }
+    return true;
+  }
+
+ private:
+  std::vector<const PyObject*> objects_;
+};
+
 }  // namespace
 
 void bind_layouts(py::module_& m) {
+  py::class_<Identities>(m, "Identities")
+      .def(py::init<const py::list&>(), py::arg("objects"))
+      .def("are_of", &Identities::are_of, py::arg("objects"));
   py::class_<Layouts>(m, "Layouts")
-      .def(py::init<const py::list&>(), py::arg("tensors"))
+      .def(py::init<const py::list&, size_t>(), py::arg("tensors"), py::arg("n_counts") = 0)
       .def("find_moved", &Layouts::find_moved, py::arg("tensors"))
+      .def("hold", &Layouts::hold, py::arg("tensors"))
       .def("get_addresses", &Layouts::get_addresses, py::arg("tensors"));
 }
 

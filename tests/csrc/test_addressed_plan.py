@@ -1,6 +1,7 @@
 """The plan that is bound by address, as samestep.torch binds it: the same bits as the plan of arrays."""
 
 import ctypes
+import weakref
 
 import numpy as np
 import pytest
@@ -119,6 +120,43 @@ class TestTogether:
             _core.AddressedPlan.step_together(plans, [[g.ctypes.data]] * 2, [[0.5]] * 2, [0.0] * 2, then)
         assert seen == [0.5, 2]
         assert [s.tolist() for s in steps] == [[1, 1]] * 2
+
+
+COUNTS = {"d": np.float64, "f": np.float32, "i": np.int64}
+
+
+def counting(counts):
+    """A plan of as many arrays, whose steps are counted there."""
+    arrays, g = [np.zeros(4) for _ in counts], np.ones(4)
+    memory = [("float64", 4, w.ctypes.data, []) for w in arrays]
+    places = [(count.ctypes.data, count.dtype.char.replace("l", "i")) for count in counts]
+    steps = np.zeros(len(counts) + 1, np.int64)
+    return _core.AddressedPlan("sgd", memory, steps, Options(), counts=places), arrays, g
+
+
+def test_step_counts_are_read_and_written_where_they_lie():
+    counts = [np.full(1, 5, dtype) for dtype in COUNTS.values()]
+    plan, _, g = counting(counts)
+    assert step(plan, [g.ctypes.data] * 3, [0.5]) is None
+    assert [count.item() for count in counts] == [6, 6, 6]
+    for count in counts:
+        count[0] = 10
+    assert step(plan, [g.ctypes.data, None, g.ctypes.data], [0.5]) is None
+    assert [count.item() for count in counts] == [11, 10, 11]
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 2.0**54])
+def test_a_step_count_that_is_none_keeps_all_from_stepping(number):
+    counts = [np.full(1, 5.0), np.full(1, number)]
+    plan, arrays, g = counting(counts)
+    with pytest.raises(ValueError, match=r"state\['step'\]: got"):
+        step(plan, [g.ctypes.data] * 2, [0.5])
+    assert not any(w.any() for w in arrays)
+    assert counts[0].item() == 5
+    with pytest.raises(ValueError, match="counts: expected one for every parameter"):
+        _core.AddressedPlan(
+            "sgd", [("float64", 4, 0, [])], np.zeros(2, np.int64), Options(), counts=[(0, "d")] * 2
+        )
 
 
 # Shape, offset in bytes, strides in elements.
@@ -306,6 +344,32 @@ def test_layouts_see_what_is_lazy_unaligned_or_elsewhere():
         _core.Layouts([Tensor(row)]).find_moved([Tensor(np.ndarray((1, 4), row.dtype, row, strides=(8, 8)))])
         == -1
     )
+
+
+def test_layouts_hold_what_has_not_moved():
+    arrays = [np.zeros((3, 4), np.float32), np.zeros(()), np.zeros((0, 5))]
+    layouts = _core.Layouts([Tensor(a) for a in arrays], 1)
+    held = layouts.hold([Tensor(arrays[0]), Derived(arrays[1]), Tensor(arrays[2])])
+    assert all(a is b for a, b in zip(arrays, held, strict=True))
+    for other in (
+        Tensor(arrays[1].copy()),
+        Tensor(arrays[1], device=2),
+        Tensor(arrays[1], negated=True),
+        1.0,
+    ):
+        assert layouts.hold([Tensor(arrays[0]), other, Tensor(arrays[2])]) is None
+    with pytest.raises(ValueError, match="one for every"):
+        layouts.hold([])
+
+
+def test_identities_hold_nothing():
+    objects = [Tensor(np.zeros(1)) for _ in range(2)]
+    identities, first = _core.Identities(objects), weakref.ref(objects[0])
+    assert identities.are_of(list(objects))
+    assert not identities.are_of(objects[::-1])
+    assert not identities.are_of(objects[:1])
+    del objects
+    assert first() is None
 
 
 def test_layouts_refuse_what_cannot_be_looked_at():

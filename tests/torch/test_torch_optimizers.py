@@ -16,6 +16,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'samestep[torch-test]'")
 pytest.importorskip("expecttest", reason="torch's case database needs expecttest")
 
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import Parameter
 from torch.testing._internal.common_optimizers import optim_db
 
@@ -29,6 +30,8 @@ OURS = {cls.__name__: cls for cls in OPTIMIZERS}
 DTYPES = (torch.float32, torch.float64)
 CLOSE = {torch.float32: {"rtol": 2e-5, "atol": 2e-6}, torch.float64: {"rtol": 1e-12, "atol": 1e-13}}
 IMPLEMENTATIONS = ({}, {"foreach": True}, {"fused": True})
+
+STEP_FILES = samestep.torch.optimizer.__file__, samestep.torch.binding.__file__
 
 by_name = pytest.mark.parametrize("name", OURS)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -472,7 +475,9 @@ def test_compiled_training_has_the_bits_of_eager_training(name):
 
 
 class Tagged(torch.Tensor):
-    pass
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        return super().__torch_function__(function, types, args, kwargs)
 
 
 def give_sparse(p):
@@ -584,8 +589,8 @@ def test_clip_grad_norm_takes_numbers_as_torch_does(norm_type):
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
-        ({"norm_type": 1}, NotImplementedError, "norm_type: got 1, expected 2"),
-        ({"norm_type": "inf"}, NotImplementedError, "norm_type: got 'inf', expected 2"),
+        ({"norm_type": 3}, NotImplementedError, "norm_type: got 3, expected 1, 2 or inf"),
+        ({"norm_type": "-inf"}, NotImplementedError, "norm_type: got '-inf', expected 1, 2 or inf"),
         ({"norm_type": "two"}, TypeError, "norm_type: got 'two', expected a number"),
         ({"norm_type": None}, TypeError, "norm_type: got None, expected a number"),
         ({"max_norm": "one"}, TypeError, "max_norm: got 'one', expected a number"),
@@ -688,15 +693,28 @@ def test_gradients_outlive_the_step(monkeypatch):
     assert all(torch.allclose(p, torch.full((8,), 0.8)) for p in params)
 
 
-def test_memory_of_parameters_and_states_outlives_what_is_set():
+def test_memory_of_parameters_and_states_outlives_the_step(monkeypatch):
+    """Another thread may set other memory meanwhile."""
     p = torch.nn.Parameter(torch.ones(8))
     optimizer = samestep.torch.Adam([p])
-    p.grad = torch.ones(8)
-    optimizer.step()
-    binding, state = optimizer._step_bindings[0], optimizer.state[p]["exp_avg"]
-    where = p.data_ptr(), state.data_ptr()
-    p.data, state.data = torch.ones(8), torch.ones(8)
-    assert tuple(memory.data_ptr() for memory in binding.kept_memory[:2]) == where
+    found = []
+
+    class Plan(_core.AddressedPlan):
+        @staticmethod
+        def step_together(*args):
+            tensors = [p, *optimizer.state[p].values()]
+            storages = [StorageWeakRef(t.untyped_storage()) for t in tensors]
+            for t in tensors:
+                t.data = torch.ones_like(t)
+            gc.collect()
+            found.append([storage.expired() for storage in storages])
+            return _core.AddressedPlan.step_together(*args)
+
+    monkeypatch.setattr(samestep.torch.optimizer, "AddressedPlan", Plan)
+    for _ in range(3):
+        p.grad = torch.ones(8)
+        optimizer.step()
+    assert found == [[False], [False] * 4, [False] * 4]
 
 
 class Interrupt(BaseException):
@@ -712,7 +730,7 @@ def interrupted(step, at):
 
     def event(frame, kind, function):
         nonlocal left
-        left -= frame.f_code.co_filename == samestep.torch.optimizer.__file__
+        left -= frame.f_code.co_filename in STEP_FILES
         if left == 0:
             raise Interrupt
 

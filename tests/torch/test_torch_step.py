@@ -17,6 +17,7 @@ from torch.nn import Parameter
 
 import samestep.torch
 
+STEP_FILES = samestep.torch.optimizer.__file__, samestep.torch.binding.__file__
 KINDS = {
     "SGD": ("SGD", {"lr": 0.1}),
     "momentum": ("SGD", {"lr": 0.1, "momentum": 0.9}),
@@ -135,7 +136,7 @@ def at_bytecode(number, act):
     left = [number]
 
     def trace(frame: FrameType, event, _):
-        if frame.f_code.co_filename != samestep.torch.optimizer.__file__:
+        if frame.f_code.co_filename not in STEP_FILES:
             return None
         frame.f_trace_opcodes = True
         if event == "opcode":

@@ -1,4 +1,4 @@
-"""Clipping by the exact global norm."""
+"""Clipping by the global norm, whose bits are the same everywhere."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,14 +23,15 @@ def clip_grad_norm_(
     error_if_nonfinite: bool = False,
     foreach: bool | None = None,
 ) -> Tensor:
-    """``torch.nn.utils.clip_grad_norm_`` with the norm of the canonical sum: the same bits everywhere.
+    """``torch.nn.utils.clip_grad_norm_`` with a norm of the same bits everywhere.
 
+    Norm 2 is ``sqrt(sum |g|^2)``, norm 1 ``sum |g|``, both by the canonical sum; norm inf is ``max |g|``.
     All gradients are scaled by ``max_norm/(norm + 1e-6)`` where that is below 1, as torch does it.
 
     Args:
         parameters: tensors whose gradients are clipped together, in this order.
         max_norm: what the norm shall not exceed.
-        norm_type: 2; for others use torch's. Both numbers may be text, as torch takes them.
+        norm_type: 1, 2 or inf; for others use torch's. Both numbers may be text, as torch takes them.
         error_if_nonfinite: whether a norm that is infinite or NaN is an error.
         foreach: without effect.
 
@@ -54,14 +56,14 @@ def clip_grad_norm_(
         tensor([0.6000, 0.8000])
     """
     limit, order = _number("max_norm", max_norm), _number("norm_type", norm_type)
-    if order != 2.0:
+    if order not in NORMS:
         raise NotImplementedError(
-            f"norm_type: got {norm_type!r}, expected 2; use torch.nn.utils.clip_grad_norm_"
+            f"norm_type: got {norm_type!r}, expected 1, 2 or inf; use torch.nn.utils.clip_grad_norm_"
         )
     tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     grads = [p.grad for p in tensors if p.grad is not None]
     with torch.no_grad():
-        norm = cpu.global_norm([_in_order(grad) for grad in grads])
+        norm = float(NORMS[order]([_in_order(grad) for grad in grads]))
         if error_if_nonfinite and not math.isfinite(norm):
             raise RuntimeError(
                 f"The total norm of order {order} for gradients from `parameters` is non-finite, so it "
@@ -73,6 +75,32 @@ def clip_grad_norm_(
             for grad in grads:
                 grad.mul_(scale)
     return torch.tensor(norm, dtype=torch.float64)
+
+
+def _norm_1(arrays: list[Any]) -> Any:
+    sums = [cpu.canonical_sum(a, 1, a.size, 1) for a in map(_absolute, arrays)]
+    return cpu.canonical_sum(np.concatenate(sums), 1, len(sums), 1)[0] if sums else 0.0
+
+
+def _norm_2(arrays: list[Any]) -> Any:
+    # |z|^2 is the sum of two squares
+    return cpu.global_norm([a.view(a.real.dtype) if np.iscomplexobj(a) else a for a in arrays])
+
+
+def _norm_inf(arrays: list[Any]) -> Any:
+    # np.max returns NaN where there is one, in any order
+    return np.max([0.0, *(_absolute(a).max(initial=0.0) for a in arrays)])
+
+
+NORMS = {1.0: _norm_1, 2.0: _norm_2, math.inf: _norm_inf}
+
+
+def _absolute(array: Any) -> Any:
+    """|g|; of complex numbers ``sqrt(x^2 + y^2)`` in float64, where each operation is rounded once."""
+    if not np.iscomplexobj(array):
+        return np.abs(array)
+    x, y = array.real.astype(np.float64), array.imag.astype(np.float64)
+    return np.sqrt(x * x + y * y)
 
 
 def _number(name: str, value: Any) -> float:
@@ -91,8 +119,6 @@ def _in_order(grad: Tensor) -> Any:
             "use torch.nn.utils.clip_grad_norm_"
         )
     whole = full_tensor(grad).resolve_conj().resolve_neg()
-    if whole.is_complex():
-        whole = torch.view_as_real(whole)
     if whole.dtype in (torch.float16, torch.bfloat16):
         whole = whole.float()
-    return as_array(whole.contiguous())
+    return as_array(whole.contiguous()).reshape(-1)

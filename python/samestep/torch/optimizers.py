@@ -8,7 +8,8 @@ import torch
 
 from ..backends import cpu
 from ..optim.adaptive import rmsprop_variant
-from .optimizer import STATE_DTYPES, NativeOptimizer
+from .binding import STATE_DTYPES
+from .optimizer import NativeOptimizer
 
 State = tuple[str, ...]
 
@@ -72,7 +73,7 @@ class Adagrad(NativeOptimizer, torch.optim.Adagrad):
         >>> w.grad = torch.tensor([3.0])
         >>> optimizer.step()
         >>> w.detach(), optimizer.state[w]["sum"], optimizer.state[w]["step"]
-        (tensor([0.5000]), tensor([9.]), tensor(1))
+        (tensor([0.5000]), tensor([9.]), tensor(1., dtype=torch.float64))
     """
 
     sparse_advice = "; use torch.optim.Adagrad for them"

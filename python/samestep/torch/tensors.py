@@ -39,6 +39,16 @@ def local_tensor(tensor: Tensor) -> Tensor:
     return local.wait() if hasattr(local, "wait") else local
 
 
+def plain_tensor(tensor: Tensor) -> Tensor:
+    """An alias of the tensor's memory; of torch's own type, unless a subclass has operations of its own."""
+    kind = type(tensor)
+    is_default = getattr(kind.__torch_function__, "__func__", None) is Tensor.__torch_function__.__func__
+    if not is_default or kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return tensor.detach()
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.detach()
+
+
 def full_tensor(tensor: Tensor) -> Tensor:
     """All shards of a DTensor, gathered; any other tensor itself."""
     return tensor.full_tensor() if is_dtensor(tensor) else tensor

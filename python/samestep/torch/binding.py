@@ -1,0 +1,281 @@
+"""A parameter group as it lies in memory, and the plan that steps it.
+
+A binding holds no memory of torch's: it knows where parameters and states lay, and every step looks again.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter, getitem
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from .._core import AddressedPlan, Identities, Layouts
+from ..backends.options import Options
+from .tensors import is_aligned, is_dense, is_dtensor, local_tensor, plain_tensor
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+DOES_NOT_FIT = -1  # among the addresses of Layouts.get_addresses()
+# What parameters are kept in, and what their state is kept in.
+STATE_DTYPES = {dtype: dtype for dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128)}
+STATE_DTYPES[torch.bfloat16] = STATE_DTYPES[torch.float16] = torch.float32
+# torch's own steps can go on with float64, and it holds every whole number up to 2^53.
+STEP_DTYPE = torch.float64
+# AddressedPlan's letters for what a step count may be kept in.
+STEP_LETTERS = {torch.float64: "d", torch.float32: "f", torch.int64: "i"}
+
+gradient_of = attrgetter("grad")
+
+
+class NewState(NamedTuple):
+    param: Tensor
+    state: dict[str, Any]  # the optimizer's; empty, if it is new
+    values: dict[str, Tensor]  # what goes into it
+
+
+class StepMemory(NamedTuple):
+    """What one step reads and writes."""
+
+    params: list[Tensor]
+    gradients: list[Tensor | None]  # that of every parameter, as it is walked
+    addresses: list[int | None]  # theirs
+    storages: list[Any]  # keep all of that memory alive, whatever other threads do to the tensors
+    new_states: list[NewState]
+    stepped: list[Tensor]  # the parameters that have a gradient
+
+
+class Binding:
+    """Where a group's parameters and their state lie, and the plan that steps them."""
+
+    def __init__(
+        self,
+        optimizer: Any,  # a NativeOptimizer
+        params: list[Tensor],
+        rule: str,
+        states: tuple[str, ...],
+        decoupled: bool,
+        maximize: bool,
+    ) -> None:
+        self.key = rule, states, decoupled, maximize
+        self.params = Identities(params)
+        self.optimizer_name = type(optimizer).__name__
+        self.sparse_advice = optimizer.sparse_advice
+        has_state = bool(states) or optimizer.counts_steps
+        self.bound_at: list[int] = []  # in the group
+        self.unbound_at: list[int] = []  # of those that have had no gradient
+        for i in {id(p): i for i, p in reversed(list(enumerate(params)))}.values():
+            is_stepped = params[i].grad is not None or optimizer.state.get(params[i]) or not has_state
+            (self.bound_at if is_stepped else self.unbound_at).append(i)
+        self.bound_at.sort()
+        self.state_names: list[str] = []
+        self.state_ids: list[int] = []  # of the parameter of each
+        self.state_at: list[Any] | None = None  # in the optimizer's state; None: it is not there yet
+        self.blocks: list[Tensor] = []  # stepped in the place of parameters that are none
+        self.likes: list[Tensor] = []  # without memory, laid out as what is stepped
+        bound = [params[i] for i in self.bound_at]
+        steps = np.zeros(len(bound) + 1, np.int64)
+        memory: list[tuple[str, int, int, list[int]]] = []
+        strided: list[tuple[int, int, bool, list[int], list[int], list[int]]] = []
+        counts: list[tuple[int, str]] = []
+        own_memory: list[Tensor] = []
+        works: list[Tensor] = []
+        state_memory: list[Tensor] = []
+        count_memory: list[Tensor] = []
+        new_states: list[NewState] = []
+        for i, param in enumerate(bound):
+            own = self._memory("params", param)
+            own_memory.append(own)
+            work = own
+            if not is_dense(own):
+                work = torch.empty_like(own)
+                self.blocks.append(work)
+            works.append(work)
+            block = _as_real(work)
+            if own is not work:
+                real = _as_real(own)
+                layout = [list(real.shape), list(real.stride()), list(block.stride())]
+                strided.append((i, real.data_ptr(), real.is_neg(), *layout))
+            state = optimizer.state.get(param, {})
+            new = {name: self._state(name, state.get(name), param, work) for name in states}
+            stepped = [self._memory(f"state[{name!r}]", tensor) for name, tensor in new.items()]
+            places = [s.data_ptr() for s in stepped]
+            if optimizer.counts_steps:
+                new["step"] = _step_count(state.get("step", 0), {address for address, _ in counts})
+                count = new["step"].detach()
+                counts.append((count.data_ptr(), STEP_LETTERS[count.dtype]))
+                count_memory.append(count)
+            else:
+                steps[i] = any(state.get(name) is not None for name in states)
+            if has_state:
+                new_states.append(NewState(param, state, new))
+            self.state_ids += [id(param)] * len(states)
+            self.state_names += states
+            state_memory += stepped
+            memory.append((_name(block.dtype), block.numel(), block.data_ptr(), places))
+        self.state_ids += [id(param) for param in bound[: len(count_memory)]]
+        self.state_names += ["step"] * len(count_memory)
+        kept = [*own_memory, *state_memory, *count_memory]
+        self.is_narrow = any(dtype != "float64" for dtype, *_ in memory)
+        self.has_shards = any(map(is_dtensor, bound)) or any(
+            is_dtensor(value) for new in new_states for value in new.values.values()
+        )
+        self.likes = [torch.empty_like(work, device="meta") for work in works]
+        self.layouts = Layouts(kept, len(count_memory))
+        self.gradient_layouts = Layouts(works)
+        self.plan = AddressedPlan(
+            rule, memory, steps, Options(decoupled_weight_decay=decoupled, maximize=maximize), strided, counts
+        )
+        if not self.plan.is_disjoint:
+            raise RuntimeError(
+                "params: parameters or states of one group share memory, so that a step would update it "
+                "twice; pass each once, or those that share memory in groups of their own"
+            )
+        self._new = StepMemory(bound, [], [], kept, new_states, [])
+
+    def get_new_memory(self) -> StepMemory:
+        """What the first step reads and writes: held by that step, no longer by the binding."""
+        new, self._new = self._new, StepMemory([], [], [], [], [], [])
+        return self._fit(new.params, new.storages, new.new_states)
+
+    def get_memory(self, params: list[Tensor], states: list[dict[str, Any]]) -> StepMemory | None:
+        """What a later step reads and writes. None: something does not lie as it was bound.
+
+        Args:
+            params: the group's.
+            states: all values of the optimizer's state.
+        """
+        if any(params[i].grad is not None for i in self.unbound_at) or self.state_at is None:
+            return None
+        if len(self.bound_at) < len(params):
+            params = [params[i] for i in self.bound_at]
+        try:
+            kept = [*params, *map(getitem, map(states.__getitem__, self.state_at), self.state_names)]
+        except (KeyError, TypeError):
+            return None
+        if self.has_shards:
+            kept = list(map(local_tensor, kept))
+        storages = self.layouts.hold(kept)
+        if storages is None:
+            return None
+        return self._fit(params, storages, [])
+
+    def find_states(self, positions: dict[int, int]) -> None:
+        """Notes where in the optimizer's state its own are, by the ids of parameters."""
+        self.state_at = list(map(positions.get, self.state_ids))
+
+    def _fit(
+        self,
+        params: list[Tensor],
+        kept: list[Any],
+        new_states: list[NewState],
+        gradients: list[Tensor | None] | None = None,
+    ) -> StepMemory:
+        """Adds the gradients, those that cannot be walked with their parameters as tensors that can."""
+        tensors = list(map(gradient_of, params)) if gradients is None else gradients
+        for make_fit in (self._plain, self._copied):
+            addresses, storages = self.gradient_layouts.get_addresses(tensors)
+            if len(storages) == len(tensors) or DOES_NOT_FIT not in addresses:
+                break
+            tensors = [
+                make_fit(tensor, param, like) if tensor is not None and address == DOES_NOT_FIT else tensor
+                for tensor, address, param, like in zip(tensors, addresses, params, self.likes, strict=True)
+            ]
+        else:
+            addresses, storages = self.gradient_layouts.get_addresses(tensors)
+            if DOES_NOT_FIT in addresses:
+                raise RuntimeError("grad: changed by another thread during the step")
+        stepped = params
+        if len(storages) < len(params):
+            stepped = [p for p, address in zip(params, addresses, strict=True) if address is not None]
+        return StepMemory(params, tensors, addresses, kept + storages, new_states, stepped)
+
+    def check_hyper(self, values: list[float]) -> None:
+        """As torch does, refuses what its parameters' type cannot hold."""
+        if max(values) > FLOAT32_MAX and self.is_narrow:
+            raise RuntimeError(f"got {max(values)}: value cannot be converted to type float without overflow")
+
+    def copy_gradient(self, memory: StepMemory, i: int) -> StepMemory:
+        """With a copy of a gradient that lies where the step writes."""
+        tensors = list(memory.gradients)
+        tensors[i] = self._copied(memory.gradients[i], memory.params[i], self.likes[i])
+        return self._fit(memory.params, memory.storages, memory.new_states, tensors)
+
+    def _memory(self, name: str, tensor: Tensor) -> Tensor:
+        """An alias of a tensor's local memory, or an error that says why there is none to step."""
+        local = plain_tensor(local_tensor(tensor))
+        if type(local) is not Tensor:
+            raise TypeError(
+                f"no implementation found for '{self.optimizer_name}.step' on types that implement "
+                f"__torch_function__: [{type(local)}]; {name}: expected plain tensors, parameters or DTensors"
+            )
+        if local.layout is not torch.strided:
+            raise RuntimeError(f"{name}: got layout {local.layout}, expected a dense tensor")
+        if local.device.type != "cpu":
+            raise NotImplementedError(
+                f"{name}: got a tensor on {local.device}, expected one on the CPU; "
+                f"use torch.optim.{self.optimizer_name} there"
+            )
+        if local.dtype not in STATE_DTYPES:
+            raise NotImplementedError(
+                f"{name}: got {local.dtype}, expected one of "
+                f"{', '.join(str(dtype) for dtype in STATE_DTYPES)}; "
+                f"use torch.optim.{self.optimizer_name} for it"
+            )
+        return local
+
+    def _state(self, name: str, given: Any, param: Tensor, work: Tensor) -> Tensor:
+        """A state as the plan steps it: the given one, laid out anew where it must be, or zeros."""
+        dtype = STATE_DTYPES[param.dtype]
+        if given is None:
+            return torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+        if not isinstance(given, Tensor) or given.shape != param.shape:
+            got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+            raise ValueError(f"state[{name!r}]: got {got}, expected a tensor of shape {tuple(param.shape)}")
+        if given.dtype not in STATE_DTYPES or given.is_complex() != param.is_complex():
+            raise TypeError(f"state[{name!r}]: got {given.dtype}, expected {dtype}")
+        if given.dtype == dtype and type(given) in (Tensor, Parameter, type(param)):
+            local = self._memory(f"state[{name!r}]", given)
+            if local.stride() == work.stride() and not local.is_neg() and is_aligned(local):
+                return given
+        return torch.empty_like(param, dtype=dtype, memory_format=torch.preserve_format).copy_(given.detach())
+
+    def _plain(self, grad: Tensor, param: Tensor, _: Tensor) -> Tensor:
+        """A gradient as a plain tensor of the numbers it stands for, or an error that says why it is none."""
+        if grad.is_sparse or grad.layout is not torch.strided:
+            raise RuntimeError(f"{self.optimizer_name} does not support sparse gradients{self.sparse_advice}")
+        if grad.dtype != param.dtype or grad.shape != param.shape:
+            raise TypeError(
+                f"grad: got {grad.dtype} of shape {tuple(grad.shape)}, "
+                f"expected the parameter's {param.dtype} of shape {tuple(param.shape)}"
+            )
+        grad = grad.detach()
+        if is_dtensor(param) and (not is_dtensor(grad) or grad.placements != param.placements):
+            grad = grad.redistribute(param.device_mesh, param.placements)
+        return self._memory("grad", local_tensor(grad).resolve_conj()).resolve_neg()
+
+    def _copied(self, grad: Tensor, _: Tensor, like: Tensor) -> Tensor:
+        """A gradient in the layout that is stepped."""
+        return torch.empty_like(like, device="cpu").copy_(grad.detach())
+
+
+def _step_count(given: Any, others: set[int]) -> Tensor:
+    """The tensor that counts a parameter's steps: the given one, if it can, else one with its number.
+
+    One that processes share is kept in its own type. ``others``: addresses of those that count already.
+    """
+    if isinstance(given, Tensor) and type(given) in (Tensor, Parameter) and given.device.type == "cpu":
+        can_count = given.dtype == STEP_DTYPE or (given.dtype in STEP_LETTERS and given.is_shared())
+        if can_count and given.numel() == 1 and given.data_ptr() not in others:
+            return given
+    return torch.tensor(int(given), dtype=STEP_DTYPE)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _as_real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
