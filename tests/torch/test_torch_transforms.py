@@ -211,6 +211,38 @@ def test_torchscript_trace(relu):
     assert torch.equal(torch.jit.load(file)(x), one(x))
 
 
+@pytest.mark.parametrize("momentum", [0.1, 0.5])
+def test_an_ensemble_trains_under_vmap(momentum):
+    """Stacked layers with running statistics have the state of single ones."""
+    single = [layer(True, "BatchNorm1d", momentum=momentum) for _ in range(3)]
+    x, base = torch.randn(3, 8, 4), copy.deepcopy(single[0])
+    state = torch.func.stack_module_state(single)
+
+    def call(parameters, buffers, x):
+        return torch.func.functional_call(base, (parameters, buffers), (x,))
+
+    y = torch.func.vmap(call)(*state, x)
+    same_bits([y], [torch.stack([one(v) for one, v in zip(single, x, strict=True)])])
+    for name, values in state[1].items():
+        same_bits(list(values), [one.get_buffer(name) for one in single])
+
+
+def test_vmap_says_that_it_cannot_update_shared_statistics():
+    one = layer(cls="BatchNorm1d")
+    with pytest.raises(RuntimeError, match="running_mean, running_var: got unbatched"):
+        torch.func.vmap(one)(torch.randn(3, 8, 4))
+    assert one.num_batches_tracked == 0
+    assert torch.equal(one.running_mean, torch.zeros(4))
+
+
+@pytest.mark.parametrize("training", TRAINING)
+def test_batched_gradients(training):
+    one, x = layer(True, "BatchNorm1d").train(training), torch.randn(3, 4)
+    one.track_running_stats = not training
+    slow, fast = (torch.autograd.functional.jacobian(one, x, vectorize=way) for way in (False, True))
+    assert torch.equal(slow, fast)
+
+
 def fuse_modules(net):
     import torch.ao.quantization
 

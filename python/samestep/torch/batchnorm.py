@@ -158,6 +158,15 @@ def _is_plain(*tensors: Tensor | None) -> bool:
     )
 
 
+def _is_final(grad: Tensor) -> bool:
+    """Whether a gradient is plain and nobody will differentiate what comes of it."""
+    return (
+        not torch.is_grad_enabled()
+        and _is_plain(grad)
+        and not torch._C._functorch.is_legacy_batchedtensor(grad)  # of is_grads_batched=True
+    )
+
+
 def _by_torch(
     input: Tensor,
     running_mean: Tensor | None,
@@ -225,7 +234,7 @@ class _Training(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        if torch.is_grad_enabled() or not _is_plain(grad):
+        if not _is_final(grad):
             grads = operators.call("batch_norm_training_backward", grad, *saved, ctx.eps, ctx.relu)
         else:
             input, weight, bias, mean, inv = saved
@@ -252,7 +261,7 @@ class _Inference(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        if torch.is_grad_enabled() or not _is_plain(grad):
+        if not _is_final(grad):
             grads = operators.call("batch_norm_inference_backward", grad, *saved, ctx.eps, ctx.relu)
         else:
             input, weight, bias, mean, var = saved

@@ -205,6 +205,11 @@ def _vmap(name: str, arrays: tuple[int, ...], results: tuple[int, ...]) -> Calla
 
     def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         size, folded = info.batch_size, []
+        if name == "running_statistics" and None in in_dims[:2]:
+            raise RuntimeError(
+                "running_mean, running_var: got unbatched tensors for a batched input, which vmap cannot "
+                "update in place; use track_running_stats=False, eval() or torch.func.stack_module_state"
+            )
         for i, (value, dim) in enumerate(zip(args, in_dims, strict=True)):
             if not isinstance(value, Tensor) or (dim is None and value.dim() == 0):
                 folded.append(value)
@@ -298,7 +303,7 @@ def by_operators(
     if running_mean is not None and running_var is not None:
         values = input.numel() // input.size(1)
         mean, var = torch.ops.samestep.running_statistics(
-            running_mean, running_var, mean64, var64, values, momentum, batches
+            running_mean, running_var, mean64, var64, values, momentum, batches if momentum is None else None
         )
         running_mean.copy_(mean)
         running_var.copy_(var)
