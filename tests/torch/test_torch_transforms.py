@@ -189,6 +189,18 @@ def test_fx_keeps_the_layer_whole(lib):
     assert torch.equal(graph(x), net(x))
 
 
+def test_fx_refuses_what_it_would_run_twice():
+    class Own(st.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x) + 1
+
+    hooked = st.BatchNorm2d(4)
+    hooked.register_forward_hook(lambda module, args, y: y + 1)
+    for one in (Own(4), hooked):
+        with pytest.raises(TypeError, match="would run its hooks or forward twice"):
+            torch.fx.symbolic_trace(torch.nn.Sequential(one))
+
+
 @pytest.mark.parametrize("relu", RELUS)
 @pytest.mark.parametrize("training", TRAINING)
 @pytest.mark.parametrize("momentum", [0.1, None])

@@ -327,6 +327,10 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
 
     def _forward(self, input: Tensor) -> Tensor:
         if isinstance(input, torch.fx.Proxy):  # a leaf, as the layers of torch.nn are
+            own = type(self).forward is not _BatchNorm.forward
+            if own or self._forward_hooks or self._forward_pre_hooks:
+                fix = "use a Tracer whose is_leaf_module is True for it"
+                raise TypeError(f"{type(self).__name__}: a trace would run its hooks or forward twice; {fix}")
             tracer: Any = input.tracer
             return tracer.create_proxy("call_module", tracer.path_of_module(self), (input,), {})
         self._check_input_dim(input)
