@@ -5,6 +5,7 @@
 
 from .batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d, batch_norm
 from .clip import clip_grad_norm_
+from .convert import convert
 from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "RMSprop",
     "batch_norm",
     "clip_grad_norm_",
+    "convert",
 ]

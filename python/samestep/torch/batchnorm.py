@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
-import numpy as np
 import torch
+import torch.fx
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..arguments import number, switch
 from ..backends import cpu
 from ..layers import batchnorm as kernels
+from . import batchnorm_kernels, operators
+from .batchnorm_kernels import in_kernel_layout, per_channel
+from .operators import by_operators
 from .tensors import as_array
 
-HALVES = (torch.float16, torch.bfloat16)  # read and written in 16 bits, computed in float32
-TYPES = (torch.float32, torch.float64, *HALVES)
+_PLAIN = (Tensor, torch.nn.Parameter)
+# torch's modules that read a layer's attributes to compute the layer by other means; others only list them.
+_REBUILDERS = (
+    "torch.nn.",
+    "torch.ao.",
+    "torch.quantization.",
+    "torch.fx.",
+    "torch.utils.",
+    "torch._inductor.",
+)
 
 
 def batch_norm(
@@ -63,75 +74,120 @@ def batch_norm(
         >>> samestep.torch.batch_norm(x, None, None, training=True, relu=True)[3]
         tensor([1.3416, 1.3416])
     """
+    return _batch_norm(
+        input,
+        running_mean,
+        running_var,
+        weight,
+        bias,
+        training,
+        number("momentum", momentum),
+        eps,
+        relu,
+        None,
+    )
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float | None,
+    eps: float,
+    relu: bool,
+    batches: Tensor | None,
+) -> Tensor:
+    """``batch_norm`` that counts batches as well: ``batches`` grows by 1 with every update of the statistics.
+
+    A momentum of None makes the running statistics the plain average of all batches.
+    """
+    eps, relu = number("eps", eps), switch("relu", relu)
+    if eps < 0.0 or (training and eps == 0.0):
+        expected = "positive during training" if training else "non-negative"
+        raise ValueError(f"batch_norm eps must be {expected}, but got {eps}")
+    if torch.jit.is_tracing():  # shapes are traced tensors here; the operators check the real ones
+        return by_operators(
+            input, running_mean, running_var, weight, bias, training, momentum, eps, relu, batches
+        )
     tensors = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
-    for name, tensor in {"input": input, **tensors}.items():
+    _check_tensors({"input": input, **tensors})
+    if training:
+        torch.nn.functional._verify_batch_size(input.size())
+    if (running_mean is None) != (running_var is None) or (running_mean is None and not training):
+        raise ValueError("running_mean, running_var: got None, expected both tensors, or in training neither")
+    if input.numel() == 0:
+        return _by_torch(
+            input, running_mean, running_var, weight, bias, training, momentum, eps, relu, batches
+        )
+    batchnorm_kernels.check(input, tensors)
+    if torch.autograd.forward_ad._current_level >= 0:  # no operator has a forward derivative
+        return _by_torch(
+            input, running_mean, running_var, weight, bias, training, momentum, eps, relu, batches
+        )
+    if not _is_plain(input, running_mean, running_var, weight, bias):
+        return by_operators(
+            input, running_mean, running_var, weight, bias, training, momentum, eps, relu, batches
+        )
+    if training:
+        return _Training.apply(input, weight, bias, running_mean, running_var, momentum, eps, relu, batches)
+    return _Inference.apply(input, weight, bias, running_mean, running_var, eps, relu)
+
+
+def _check_tensors(tensors: dict[str, Tensor | None]) -> None:
+    on_meta = all(t.device.type == "meta" for t in tensors.values() if isinstance(t, Tensor))
+    for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor) and (tensor is not None or name == "input"):
             raise TypeError(f"{name}: got {type(tensor).__name__}, expected a tensor")
-        if tensor is not None and tensor.device.type != "cpu":
+        if tensor is not None and tensor.device.type != "cpu" and not on_meta:
             raise NotImplementedError(
                 f"{name}: got a tensor on {tensor.device}, expected one on the CPU; "
                 "use torch.nn's batch norm there"
             )
-    if training:
-        torch.nn.functional._verify_batch_size(input.size())
-    momentum, eps, relu = number("momentum", momentum), number("eps", eps), switch("relu", relu)
-    if eps < 0.0 or (training and eps == 0.0):
-        expected = "positive during training" if training else "non-negative"
-        raise ValueError(f"batch_norm eps must be {expected}, but got {eps}")
-    if (running_mean is None) != (running_var is None) or (running_mean is None and not training):
-        raise ValueError("running_mean, running_var: got None, expected both tensors, or in training neither")
-    if input.numel() == 0:
-        y = torch.nn.functional.batch_norm(
-            input, running_mean, running_var, weight, bias, training, momentum, eps
-        )
-        return torch.relu(y) if relu else y
-    _check(input, tensors)
-    if training:
-        return _Training.apply(input, weight, bias, running_mean, running_var, momentum, eps, relu)
-    return _Inference.apply(input, weight, bias, running_mean, running_var, eps, relu)
 
 
-def _check(input: Tensor, per_channel: dict[str, Tensor | None]) -> None:
-    """Raises with torch's names of the arguments; those of ``samestep.batchnorm_forward`` differ."""
-    if input.dtype not in TYPES:
-        raise TypeError(f"input: got {input.dtype}, expected one of {', '.join(map(str, TYPES))}")
-    if input.dim() < 2:
-        raise ValueError(f"input: got shape {tuple(input.shape)}, expected (N, C) or (N, C, ...)")
-    for name, values in per_channel.items():
-        if values is None:
-            continue
-        if _compute_type(values.dtype) != _compute_type(input.dtype):
-            raise TypeError(f"{name}: got {values.dtype}, expected the input's {input.dtype}")
-        if values.shape != (input.shape[1],):
-            raise ValueError(
-                f"{name}: got shape {tuple(values.shape)}, expected ({input.shape[1]},), one for each channel"
-            )
+def _is_plain(*tensors: Tensor | None) -> bool:
+    """Whether nothing traces or transforms: then an autograd function costs less than the dispatcher."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and all(t is None or (type(t) in _PLAIN and t.device.type == "cpu") for t in tensors)
+    )
 
 
-def _compute_type(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype in HALVES else dtype
+def _is_final(grad: Tensor) -> bool:
+    """Whether a gradient is plain and nobody will differentiate what comes of it."""
+    return (
+        not torch.is_grad_enabled()
+        and _is_plain(grad)
+        and not torch._C._functorch.is_legacy_batchedtensor(grad)  # of is_grads_batched=True
+    )
 
 
-def _in_kernel_layout(x: Tensor) -> Tensor:
-    """``x`` in its compute type and in a layout of the kernels: contiguous or channels_last."""
-    x = x.detach().resolve_neg().to(_compute_type(x.dtype))
-    return x if x.is_contiguous() or x.movedim(1, -1).is_contiguous() else x.contiguous()
-
-
-def _like(grad: Tensor, x: Tensor) -> Tensor:
-    """The gradient in the dtype and layout of ``x``."""
-    grad = grad.detach().resolve_neg()
-    if grad.dtype == x.dtype and grad.stride() == x.stride():
-        return grad
-    return torch.empty_like(x).copy_(grad)
-
-
-def _per_channel(values: Tensor | None, x: Tensor, default: float) -> Tensor:
-    """The (C,) tensor in its compute type, contiguous; for None one that is filled with the default."""
-    if values is None:
-        return x.new_full((x.shape[1],), default)
-    values = values.detach().resolve_neg()
-    return (values.to(_compute_type(values.dtype)) if values.dtype in HALVES else values).contiguous()
+def _by_torch(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float | None,
+    eps: float,
+    relu: bool,
+    batches: Tensor | None,
+) -> Tensor:
+    """torch's own batch norm, for what the kernels do not compute."""
+    if momentum is None:
+        momentum = 0.0 if batches is None else 1.0 / (int(batches) + 1)
+    y = torch.nn.functional.batch_norm(
+        input, running_mean, running_var, weight, bias, training, momentum, eps
+    )
+    if batches is not None:
+        batches.add_(1)
+    return torch.relu(y) if relu else y
 
 
 class _Training(torch.autograd.Function):
@@ -143,15 +199,18 @@ class _Training(torch.autograd.Function):
         bias: Tensor | None,
         running_mean: Tensor | None,
         running_var: Tensor | None,
-        momentum: float,
+        momentum: float | None,
         eps: float,
         relu: bool,
+        batches: Tensor | None,
     ) -> Tensor:
-        x = _in_kernel_layout(input)
-        gamma, beta = _per_channel(weight, x, 1.0), _per_channel(bias, x, 0.0)
+        if momentum is None:
+            momentum = 0.0 if batches is None else 1.0 / (int(batches) + 1)
+        x = in_kernel_layout(input)
+        gamma, beta = per_channel(weight, x, 1.0), per_channel(bias, x, 0.0)
         y = torch.empty_like(x)
         stored = [] if running_mean is None or running_var is None else [running_mean, running_var]
-        running = [_per_channel(s, x, 0.0) for s in stored]
+        running = [per_channel(s, x, 0.0) for s in stored]
         arrays = dict(zip(("running_mean", "running_var"), (as_array(r) for r in running), strict=False))
         _, mean, inv, mean64, var64 = kernels.forward_and_statistics(
             as_array(x), as_array(gamma), as_array(beta), eps, relu, 1, as_array(y), "cpu", arrays
@@ -166,20 +225,21 @@ class _Training(torch.autograd.Function):
                     kept.detach().copy_(new)
             tracked = [kept for kept in stored if not kept.is_inference()]
             torch.autograd.graph.increment_version(tracked)
+        if batches is not None:  # here, since torch.utils.checkpoint may leave once the tensors are saved
+            batches.add_(1)
         ctx.save_for_backward(input, weight, bias, torch.from_numpy(mean), torch.from_numpy(inv))
-        ctx.relu = relu
+        ctx.eps, ctx.relu = eps, relu
         return y.to(input.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        input, weight, bias, mean, inv = ctx.saved_tensors
-        x = _in_kernel_layout(input)
-        gamma, beta = _per_channel(weight, x, 1.0), _per_channel(bias, x, 0.0)
-        dx = torch.empty_like(x)
-        arrays = (as_array(t) for t in (_like(grad, x), x, gamma, beta, mean, inv))
-        _, dgamma, dbeta = kernels.batchnorm_backward(*arrays, relu=ctx.relu, out=as_array(dx))
-        return (*_gradients(ctx, (input, weight, bias), dx, dgamma, dbeta), None, None, None, None, None)
+        saved = ctx.saved_tensors
+        if not _is_final(grad):
+            grads = operators.call("batch_norm_training_backward", grad, *saved, ctx.eps, ctx.relu)
+        else:
+            input, weight, bias, mean, inv = saved
+            grads = batchnorm_kernels.training_backward(grad, input, weight, bias, mean, inv, ctx.relu)
+        return (*operators.needed(ctx, saved[:3], grads), None, None, None, None, None, None)
 
 
 class _Inference(torch.autograd.Function):
@@ -194,42 +254,21 @@ class _Inference(torch.autograd.Function):
         eps: float,
         relu: bool,
     ) -> Tensor:
-        x = _in_kernel_layout(input)
-        channels = _channels_of_inference(x, weight, bias, running_mean, running_var)
-        y = torch.empty_like(x)
-        kernels.batchnorm_inference(as_array(x), *channels, eps=eps, relu=relu, out=as_array(y))
         ctx.save_for_backward(input, weight, bias, running_mean, running_var)
         ctx.eps, ctx.relu = eps, relu
-        return y.to(input.dtype)
+        return batchnorm_kernels.inference(input, weight, bias, running_mean, running_var, eps, relu)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        input, weight, bias, running_mean, running_var = ctx.saved_tensors
-        x = _in_kernel_layout(input)
-        channels = _channels_of_inference(x, weight, bias, running_mean, running_var)
-        dx = torch.empty_like(x)
-        _, dgamma, dbeta = kernels.batchnorm_inference_backward(
-            as_array(_like(grad, x)), as_array(x), *channels, eps=ctx.eps, relu=ctx.relu, out=as_array(dx)
-        )
-        return (*_gradients(ctx, (input, weight, bias), dx, dgamma, dbeta), None, None, None, None)
-
-
-def _channels_of_inference(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor
-) -> list[np.ndarray[Any, Any]]:
-    pairs = ((weight, 1.0), (bias, 0.0), (mean, 0.0), (var, 1.0))
-    return [as_array(_per_channel(values, x, default)) for values, default in pairs]
-
-
-def _gradients(
-    ctx: Any, inputs: tuple[Tensor | None, ...], dx: Tensor, dgamma: Any, dbeta: Any
-) -> list[Tensor | None]:
-    grads = (dx, torch.from_numpy(dgamma), torch.from_numpy(dbeta))
-    return [
-        grad.to(tensor.dtype) if tensor is not None and needed else None
-        for tensor, grad, needed in zip(inputs, grads, ctx.needs_input_grad, strict=False)
-    ]
+        saved = ctx.saved_tensors
+        if not _is_final(grad):
+            grads = operators.call("batch_norm_inference_backward", grad, *saved, ctx.eps, ctx.relu)
+        else:
+            input, weight, bias, mean, var = saved
+            grads = batchnorm_kernels.inference_backward(
+                grad, input, weight, bias, mean, var, ctx.eps, ctx.relu
+            )
+        return (*operators.needed(ctx, saved[:3], grads), None, None, None, None)
 
 
 class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
@@ -241,29 +280,74 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         super().__init__(*args, **kwargs)
         self.relu = relu
 
-    @torch.compiler.disable
+    __jit_unused_properties__ = ("eps",)
+
+    @property
+    def eps(self) -> float:
+        """What is added to the variance.
+
+        With relu=True no function of torch may read it that rebuilds the batch norm from its attributes, as
+        convert_sync_batchnorm and fuse_conv_bn_eval do: the result would have no ReLU.
+        """
+        value: float = self.__dict__["eps"]
+        if self.relu and not torch.compiler.is_compiling():
+            reader = sys._getframe(1)
+            module = reader.f_globals.get("__name__", "")
+            if module.startswith(_REBUILDERS):
+                raise TypeError(
+                    f"{reader.f_code.co_name}: rebuilds a batch norm from its attributes and would lose the "
+                    f"ReLU of samestep.torch.{type(self).__name__}(relu=True); first replace it by a batch "
+                    "norm and a ReLU: model = samestep.torch.convert(model, back=True)"
+                )
+        return value
+
+    @eps.setter
+    def eps(self, value: float) -> None:
+        self.__dict__["eps"] = value
+
     def forward(self, input: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            self._check_input_dim(input)
+            tracking = self.training and self.track_running_stats
+            use_running = tracking or not self.training
+            return by_operators(
+                input,
+                self.running_mean if use_running else None,
+                self.running_var if use_running else None,
+                self.weight,
+                self.bias,
+                self.training or self.running_mean is None,
+                self.momentum,
+                self.eps,
+                self.relu,
+                self.num_batches_tracked if tracking else None,
+            )
+        else:  # noqa: RET505  TorchScript leaves out the branch only if it stands here
+            return self._forward(input)
+
+    def _forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, torch.fx.Proxy):  # a leaf, as the layers of torch.nn are
+            own = type(self).forward is not _BatchNorm.forward
+            if own or self._forward_hooks or self._forward_pre_hooks:
+                fix = "use a Tracer whose is_leaf_module is True for it"
+                raise TypeError(f"{type(self).__name__}: a trace would run its hooks or forward twice; {fix}")
+            tracer: Any = input.tracer
+            return tracer.create_proxy("call_module", tracer.path_of_module(self), (input,), {})
         self._check_input_dim(input)
         tracking = self.training and self.track_running_stats
-        momentum = 0.0 if self.momentum is None else self.momentum
-        batches = self.num_batches_tracked if tracking else None
-        if batches is not None and self.momentum is None:
-            momentum = 1.0 / (int(batches) + 1)  # makes the plain average of all batches so far
         use_running = tracking or not self.training
-        y = batch_norm(
+        return _batch_norm(
             input,
             self.running_mean if use_running else None,
             self.running_var if use_running else None,
             self.weight,
             self.bias,
             self.training or self.running_mean is None,
-            momentum,
+            self.momentum,
             self.eps,
-            relu=self.relu,
+            self.relu,
+            self.num_batches_tracked if tracking else None,
         )
-        if batches is not None:
-            batches.add_(1)
-        return y
 
     def extra_repr(self) -> str:
         shown: str = super().extra_repr()

@@ -1,0 +1,73 @@
+"""Networks of torch.nn's batch norm to samestep's layers and back."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch.nn import Module
+
+from .batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+
+_Network = TypeVar("_Network", bound=Module)
+
+_OURS: dict[type[Module], type[Module]] = {
+    torch.nn.BatchNorm1d: BatchNorm1d,
+    torch.nn.BatchNorm2d: BatchNorm2d,
+    torch.nn.BatchNorm3d: BatchNorm3d,
+}
+_THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
+
+
+def convert(model: _Network, back: bool = False) -> _Network | Module:
+    """Replaces torch.nn's batch-norm layers in a network by samestep's, in place; ``back``: the other way.
+
+    A new layer has the parameters, buffers, hooks and settings of the old one: the same tensors, so that an
+    optimizer that has them goes on. A layer at two places of the network is one layer at both afterwards.
+    Subclasses of these layers stay as they are.
+
+    Args:
+        model: the network, or a batch-norm layer itself.
+        back: samestep's layers become torch.nn's. One with ``relu=True`` becomes
+            ``Sequential(BatchNorm, ReLU)``; the names of its parameters in a state dict have "0." before the
+            last part from then on.
+
+    Returns:
+        ``model``; if that is a batch-norm layer itself, its replacement.
+
+    Raises:
+        NotImplementedError: a layer with ``relu=True`` has hooks, which would then run around the batch norm
+            without its ReLU. Nothing has been replaced.
+
+    Example:
+        >>> import torch, samestep.torch
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+        >>> type(samestep.torch.convert(net)[1]) is samestep.torch.BatchNorm2d
+        True
+        >>> type(samestep.torch.convert(net, back=True)[1]) is torch.nn.BatchNorm2d
+        True
+    """
+    classes = _THEIRS if back else _OURS
+    new = {id(old): _replacement(old, classes[type(old)]) for old in model.modules() if type(old) in classes}
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if id(child) in new:
+                parent._modules[name] = new[id(child)]
+    return new.get(id(model), model)
+
+
+def _replacement(old: Module, cls: type[Module]) -> Module:
+    new: Module = object.__new__(cls)
+    new.__dict__.update(old.__dict__)  # parameters, buffers, hooks, training flag: the same objects
+    if not new.__dict__.pop("relu", False):
+        return new
+    after = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    found = [name for name in after if getattr(old, name)]
+    if found:
+        raise NotImplementedError(
+            f"{type(old).__name__}(relu=True): has hooks ({', '.join(found)}), expected none: they would run "
+            "around the batch norm without its ReLU; remove them, convert, and register them again"
+        )
+    pair = torch.nn.Sequential(new, torch.nn.ReLU())
+    pair.training = pair[1].training = old.training
+    return pair

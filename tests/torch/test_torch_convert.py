@@ -1,0 +1,88 @@
+"""samestep.torch.convert: networks with torch.nn's batch norm to samestep's and back."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'samestep[torch-test]'")
+
+import samestep.torch as st
+
+NAMES = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("options", [{}, {"momentum": None, "eps": 1e-3}, {"affine": False}])
+def test_there_and_back(name, options):
+    theirs = getattr(torch.nn, name)(3, **options, dtype=torch.float64)
+    theirs.requires_grad_(False)
+    net = torch.nn.Sequential(theirs, torch.nn.Sequential(theirs)).eval()  # one layer at two places
+    before = [*theirs.parameters(), *theirs.buffers()]
+    keys = list(net.state_dict())
+    assert st.convert(net) is net
+    ours = net[0]
+    assert type(ours) is getattr(st, name)
+    assert net[1][0] is ours
+    assert "relu=False" in repr(ours)
+    assert st.convert(net, back=True) is net
+    again = net[0]
+    assert type(again) is getattr(torch.nn, name)
+    assert net[1][0] is again
+    assert repr(again) == repr(theirs)
+    for layer in (ours, again):
+        after = [*layer.parameters(), *layer.buffers()]
+        assert all(a is b for a, b in zip(after, before, strict=True))
+        assert not layer.training
+        assert not any(p.requires_grad for p in layer.parameters())
+    assert list(net.state_dict()) == keys
+
+
+def test_hooks_move_and_can_be_removed():
+    net, calls = torch.nn.Sequential(torch.nn.BatchNorm1d(3)), []
+    handle = net[0].register_forward_hook(lambda *_: calls.append(1))
+    st.convert(net)(torch.randn(4, 3))
+    assert calls == [1]
+    handle.remove()
+    net(torch.randn(4, 3))
+    assert calls == [1]
+
+
+def test_a_relu_becomes_a_module():
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), st.BatchNorm1d(3, relu=True))
+    x = torch.randn(5, 2)
+    expected = copy.deepcopy(net)(x)
+    st.convert(net, back=True)
+    assert [type(m) for m in net[1]] == [torch.nn.BatchNorm1d, torch.nn.ReLU]
+    torch.testing.assert_close(net(x), expected)
+    assert all(m.training for m in net.modules())
+    assert not any("samestep" in type(m).__module__ for m in net.modules())
+    st.convert(net)
+    assert torch.equal(st.convert(net)[1](net[0](x)), net(x))
+
+
+def test_a_relu_with_hooks_is_refused_and_nothing_changes():
+    net = torch.nn.Sequential(st.BatchNorm1d(3), st.BatchNorm1d(3, relu=True))
+    net[1].register_forward_hook(lambda *_: None)
+    with pytest.raises(NotImplementedError, match=r"BatchNorm1d\(relu=True\): has hooks \(_forward_hooks\)"):
+        st.convert(net, back=True)
+    assert type(net[0]) is st.BatchNorm1d
+
+
+def test_a_layer_itself_and_strangers():
+    assert type(st.convert(torch.nn.BatchNorm2d(3))) is st.BatchNorm2d
+    assert type(st.convert(st.BatchNorm2d(3), back=True)) is torch.nn.BatchNorm2d
+
+    class Own(torch.nn.BatchNorm2d):
+        pass
+
+    own = Own(3)
+    assert st.convert(torch.nn.Sequential(own, torch.nn.SyncBatchNorm(3)))[0] is own
+    assert "eps" in copy.deepcopy(st.BatchNorm2d(3, relu=True)).__dict__
+
+
+def test_an_exported_network_needs_no_samestep():
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), st.BatchNorm1d(3, relu=True)).eval()
+    exported = torch.export.export(st.convert(net, back=True), (torch.ones(2, 2),))
+    assert not any("samestep" in str(node.target) for node in exported.graph.nodes)
