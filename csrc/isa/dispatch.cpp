@@ -37,7 +37,7 @@ static_assert(sizeof(tables) / sizeof(tables[0]) <= kMaxIsas, "callers' arrays h
 std::atomic<const Isa*> active{nullptr};
 
 const Isa* best() {
-  const Isa* isas[kMaxIsas];
+  const Isa* isas[kMaxIsas] = {};
   available_isas(isas);
   return isas[0];
 }

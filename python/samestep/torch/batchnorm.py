@@ -108,10 +108,9 @@ def _batch_norm(
     if eps < 0.0 or (training and eps == 0.0):
         expected = "positive during training" if training else "non-negative"
         raise ValueError(f"batch_norm eps must be {expected}, but got {eps}")
+    arguments = (input, running_mean, running_var, weight, bias, training, momentum, eps, relu, batches)
     if torch.jit.is_tracing():  # shapes are traced tensors here; the operators check the real ones
-        return by_operators(
-            input, running_mean, running_var, weight, bias, training, momentum, eps, relu, batches
-        )
+        return by_operators(*arguments)
     tensors = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
     _check_tensors({"input": input, **tensors})
     if training:
@@ -119,18 +118,12 @@ def _batch_norm(
     if (running_mean is None) != (running_var is None) or (running_mean is None and not training):
         raise ValueError("running_mean, running_var: got None, expected both tensors, or in training neither")
     if input.numel() == 0:
-        return _by_torch(
-            input, running_mean, running_var, weight, bias, training, momentum, eps, relu, batches
-        )
+        return _by_torch(*arguments)
     batchnorm_kernels.check(input, tensors)
     if torch.autograd.forward_ad._current_level >= 0:  # no operator has a forward derivative
-        return _by_torch(
-            input, running_mean, running_var, weight, bias, training, momentum, eps, relu, batches
-        )
+        return _by_torch(*arguments)
     if not _is_plain(input, running_mean, running_var, weight, bias):
-        return by_operators(
-            input, running_mean, running_var, weight, bias, training, momentum, eps, relu, batches
-        )
+        return by_operators(*arguments)
     if training:
         return _Training.apply(input, weight, bias, running_mean, running_var, momentum, eps, relu, batches)
     return _Inference.apply(input, weight, bias, running_mean, running_var, eps, relu)

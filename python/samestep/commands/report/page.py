@@ -28,6 +28,8 @@ def page(pictures: list[Drawn], rows: list[Row], quick: bool, table: Table | Non
     tally = f"{checked - failed} of {checked} items {_verdict(True)}"
     if failed:
         tally += f", {failed} {_verdict(False)}"
+    if unmeasured := len(rows) - checked:
+        tally += f"; {unmeasured} without a formula to measure"
     info = cpu.info()
     made = f"{len(checks)} checks by samestep {info['version']}, bit contract {info['contract']}."
     if quick:
