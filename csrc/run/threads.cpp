@@ -20,6 +20,7 @@
 #include <thread>
 
 #include "run/fp_mode.h"
+#include "run/openmp.h"
 
 namespace samestep {
 namespace {
@@ -153,6 +154,15 @@ class Pool {
   void run(Job& job, int helpers, bool worth_waking) {
     const bool is_one_of_many = Clock::now() - last_end_ < kSpinTime;  // threads woken late will find the next job
     if (is_one_of_many || wakes_always != 0) worth_waking = true;
+    if (const OpenMpTeam* team = openmp_team(helpers + 1)) {
+      if (worth_waking) {
+        team->run([](void* work, int thread) { static_cast<Job*>(work)->work(thread); }, &job, helpers + 1);
+      } else {
+        job.work(0);
+      }
+      last_end_ = Clock::now();
+      return;
+    }
     if (worth_waking) grow(helpers);
     job_ = &job;
     wanted_ = helpers;

@@ -55,6 +55,7 @@ __all__ = [
     "set_num_threads",
     "to_host",
     "update_running",
+    "use_openmp_of",
     "zeros_like",
 ]
 
@@ -144,14 +145,32 @@ def get_num_threads() -> int:
     return _core.get_num_threads()
 
 
+def use_openmp_of(library: str) -> bool:
+    """From now on large jobs run on the OpenMP threads of a library that is loaded, by its file's name.
+
+    False: it is not loaded, its runtime is not libgomp, or ``SAMESTEP_POOL=own`` forbids it; the package's own
+    threads go on. They also do the work in forked children, inside parallel regions, and where the library
+    has fewer threads than a step may use.
+    """
+    if os.environ.get("SAMESTEP_POOL") == "own" or not _core.use_openmp_of(library):
+        return False
+    global _pool
+    _pool = library
+    return True
+
+
+_pool = "own"
+
+
 def info() -> dict[str, Any]:
     """What runs on this machine, and what a bug report needs.
 
     Returns:
         A dict: ``version`` of samestep; ``contract``, the version of the bit contract; ``isa``, the
         instruction set in use; ``isas``, all that the machine has, the best first; ``withdrawn``, those
-        that failed the check at import; ``threads``; ``compile_flags``; ``optional``, the versions of
-        optional packages, None for those that are not installed.
+        that failed the check at import; ``threads``; ``pool``, whose threads these are: "own", or the library
+        whose OpenMP runs large jobs; ``compile_flags``; ``optional``, the versions of optional packages, None
+        for those that are not installed.
 
     Example:
         >>> import samestep as ss
@@ -165,6 +184,7 @@ def info() -> dict[str, Any]:
         "isas": _core.isas(),
         "withdrawn": list(withdrawn),
         "threads": _core.get_num_threads(),
+        "pool": _pool,
         "compile_flags": _core.compile_flags,
         "optional": {name: _version_of(name) for name in OPTIONAL},
     }
@@ -236,7 +256,10 @@ def _self_check() -> None:
 
 
 def _apply_environment() -> None:
-    """Reads SAMESTEP_ISA and SAMESTEP_THREADS."""
+    """Reads SAMESTEP_ISA, SAMESTEP_THREADS and, for use_openmp_of(), SAMESTEP_POOL."""
+    pool = os.environ.get("SAMESTEP_POOL")
+    if pool not in (None, "", "own"):
+        raise ValueError(f"SAMESTEP_POOL: got {pool!r}, expected 'own', or nothing")
     isa = os.environ.get("SAMESTEP_ISA")
     if isa:
         try:

@@ -3,6 +3,7 @@
 ``import samestep`` never imports torch; ``import samestep.torch`` does, and needs it installed.
 """
 
+from ..backends import cpu
 from .batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d, batch_norm
 from .clip import clip_grad_norm_
 from .convert import convert
@@ -21,3 +22,6 @@ __all__ = [
     "clip_grad_norm_",
     "convert",
 ]
+
+# torch's threads spin for some milliseconds after each of its operations; a step on other threads would wait for them.
+cpu.use_openmp_of("libtorch_cpu.so")

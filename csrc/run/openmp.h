@@ -1,0 +1,37 @@
+// The team of threads of an OpenMP runtime that another library has loaded, for jobs of this one.
+//
+// After a parallel region a runtime's threads spin for milliseconds, in case another one follows. On a machine without
+// processors to spare, threads of a second pool would share theirs with those, and whoever waits for them waits for the
+// system to put the spinning thread aside. So what runs between that library's regions runs on its team.
+#pragma once
+
+namespace samestep {
+
+class OpenMpTeam {
+ public:
+  // Calls part(context, thread) on threads 0 .. threads-1 of the team, of which the caller is 0, and returns when all
+  // are done.
+  void run(void (*part)(void* context, int thread), void* context, int threads) const;
+
+ private:
+  friend bool use_openmp_of(const char* library);
+  friend const OpenMpTeam* openmp_team(int threads);
+
+  // Entry points of the runtime, found in what is loaded: this library is linked to no runtime, and brings none.
+  void (*parallel_)(void (*)(void*), void*, unsigned threads, unsigned flags);
+  int (*max_threads_)();
+  int (*thread_num_)();
+  int (*in_parallel_)();
+  int fork_generation_;
+};
+
+// From now on jobs may go to the team of the runtime that this library, by its file's name, is linked to. False: it is
+// not loaded, or its runtime is not libgomp; then nothing changes.
+bool use_openmp_of(const char* library);
+void use_own_threads();  // the end of it
+
+// The team for a job of so many threads; null where there is none: inside a parallel region, in a forked child, where
+// its threads are gone, or where it is smaller.
+const OpenMpTeam* openmp_team(int threads);
+
+}  // namespace samestep

@@ -1,0 +1,136 @@
+"""The threads of samestep.torch are those of torch's OpenMP, wherever they can be."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'samestep[torch-test]'")
+
+START = """if True:
+    import ctypes, hashlib, os, threading
+    import torch, samestep as ss, samestep.torch as st
+
+    def tasks():
+        return len(os.listdir("/proc/self/task"))
+
+    def torch_works():
+        torch.ones(1 << 20).add_(1.0)
+
+    def parameter():
+        p = torch.nn.Parameter(torch.linspace(-1, 1, 1 << 20))
+        p.grad = torch.linspace(2, -3, 1 << 20)
+        return p
+
+    def digest(p=None):
+        p = parameter() if p is None else p
+        st.SGD([p], lr=0.1).step()
+        return hashlib.sha256(p.detach().numpy().tobytes()).hexdigest()
+
+    torch.set_num_threads(3)
+    ss.set_num_threads(3)
+    torch_works()
+    before = tasks()
+"""
+
+
+def run(code: str, **environment: str) -> str:
+    """What a process of its own prints: threads that were once started stay."""
+    done = subprocess.run(
+        [sys.executable, "-c", START + code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+ONE_THREAD = """
+    ss.set_num_threads(1)
+    alone = digest()
+    ss.set_num_threads(3)
+"""
+
+
+def test_a_step_starts_no_second_pool():
+    code = """
+    assert digest() == alone
+    print(ss.info()["pool"], tasks() - before)
+    """
+    assert run(ONE_THREAD + code) == "libtorch_cpu.so 0"
+
+
+def test_the_environment_keeps_the_own_pool():
+    code = """
+    assert digest() == alone
+    print(ss.info()["pool"], tasks() - before)
+    """
+    assert run(ONE_THREAD + code, SAMESTEP_POOL="own") == "own 2"
+
+
+def test_fewer_threads_than_torch_end_none_of_its_team():
+    code = """
+    ss.set_num_threads(2)
+    names = set(os.listdir("/proc/self/task"))
+    assert digest() == alone
+    torch_works()
+    print(set(os.listdir("/proc/self/task")) == names)
+    """
+    assert run(ONE_THREAD + code) == "True"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_more_threads_than_torch_are_the_own_pools(threads):
+    code = f"""
+    torch.set_num_threads({threads})
+    torch_works()
+    before = tasks()
+    assert digest() == alone
+    print(tasks() - before)
+    """
+    assert run(ONE_THREAD + code) == "2"
+
+
+def test_a_forked_child_has_a_pool_of_its_own():
+    code = """
+    assert digest() == alone
+    p = parameter()  # here, and SGD needs no state: torch's own operations hang in a child once its team has worked
+    read, write = os.pipe()
+    if os.fork() == 0:
+        os.write(write, f"{digest(p)} {tasks()}".encode())
+        os._exit(0)
+    os.wait()
+    found, threads = os.read(read, 1000).decode().split()
+    assert found == alone == digest()
+    print(threads)
+    """
+    assert run(ONE_THREAD + code) == "3"
+
+
+def test_inside_a_parallel_region():
+    """Each thread of a region of somebody's steps for itself, and the region goes on."""
+    code = """
+    name = next(line.split()[-1] for line in open("/proc/self/maps") if "libgomp" in line)
+    region = ctypes.CDLL(name).GOMP_parallel
+    found = []
+    part = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: found.append(digest()))
+    region(part, None, 2, 0)
+    print(len(found), set(found) == {alone})
+    """
+    assert run(ONE_THREAD + code) == "2 True"
+
+
+def test_steps_on_several_threads_at_once():
+    code = """
+    found = []
+    workers = [threading.Thread(target=lambda: found.append(digest())) for _ in range(4)]
+    for worker in workers: worker.start()
+    for worker in workers: worker.join()
+    print(len(found), set(found) == {alone})
+    """
+    assert run(ONE_THREAD + code) == "4 True"
