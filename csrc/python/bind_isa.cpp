@@ -12,9 +12,10 @@
 #include "python/bind.h"
 #include "python/plan_arguments.h"
 #include "run/fp_mode.h"
-#include "run/self_check.h"
 #include "run/openmp.h"
+#include "run/self_check.h"
 #include "run/threads.h"
+#include "run/tuner.h"
 
 namespace samestep {
 
@@ -82,6 +83,7 @@ void bind_isa(py::module_& m) {
   m.def("get_num_threads", get_num_threads);
   m.def("set_num_threads", set_num_threads);
   m.def("wake_always", wake_always, py::arg("on"));
+  m.def("set_tuning", set_tuning, py::arg("on"));
   m.def("use_openmp_of", use_openmp_of, py::arg("library"));
   m.def("use_own_threads", use_own_threads);
   m.def("default_num_threads", default_num_threads);

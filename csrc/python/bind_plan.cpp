@@ -61,6 +61,17 @@ class BoundPlan {
 
   double norm() const { return plan_->norm(); }
 
+  // (elements of a work item, threads, seconds of its trials, whether it is kept), the default first.
+  py::list trials() const {
+    py::list found;
+    const Tuner& tuner = plan_->tuner();
+    for (int i = 0; i < static_cast<int>(tuner.trials().size()); ++i) {
+      const auto& [setting, seconds] = tuner.trials()[i];
+      found.append(py::make_tuple(setting.largest_item, setting.threads, seconds, i == tuner.kept()));
+    }
+    return found;
+  }
+
   Index step(py::handle grads, const std::vector<double>& hyper, double scale) {
     StepGuard alone(stepping_);
     check_hyper(*plan_, hyper);
@@ -212,6 +223,7 @@ void bind_plan(py::module_& m) {
   py::class_<BoundPlan>(m, "Plan")
       .def(py::init<const std::string&, const py::sequence&, py::array_t<Index>, const py::object&>(), py::arg("rule"),
            py::arg("tensors"), py::arg("steps").noconvert(), py::arg("options") = py::none())
+      .def_property_readonly("trials", &BoundPlan::trials)
       .def("step", &BoundPlan::step, py::arg("grads"), py::arg("hyper"), py::arg("scale") = 1.0)
       .def("set_weight_decay", &BoundPlan::set_weight_decay, py::arg("weight_decay"))
       .def_property_readonly("norm", &BoundPlan::norm)

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <utility>
@@ -15,6 +16,8 @@
 namespace samestep {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 // Elements of a work item: at most some 10 microseconds, at least some 2, several times what it costs a thread that is
 // awake to claim one. Tensors share items, so that a thousand small ones are cut as one large one would be.
 constexpr Index kLargestItem = 32768, kSmallestItem = 4096;
@@ -24,6 +27,9 @@ constexpr Index kPage = 4096;
 // Elements from which a step wakes a thread that sleeps: with fewer, two threads were no faster than one, on one loaded
 // machine (bench/README.md).
 constexpr Index kWorthWaking = 262144;
+
+// Elements from which the arrays exceed the caches of most processors.
+constexpr Index kMemoryBound = 1048576;
 
 // The end of an item that may reach element `end` of a parameter: the last page border up to there, if there is one.
 // Processors prefetch up to such borders; past the item's end they would fetch what another thread writes.
@@ -41,16 +47,27 @@ Plan::Plan(int rule, std::vector<Tensor> tensors, Index* steps)
       steps_(steps),
       pass_(tensors_, steps),
       coefficients_of_(tensors_.size()) {
-  for (const Tensor& tensor : tensors_) size_ += tensor.size;
-  const Index largest = std::clamp(size_ / kItems + kPage / 4, kSmallestItem, kLargestItem);
+  for (const Tensor& tensor : tensors_) {
+    size_ += tensor.size;
+    n_groups_ = std::max(n_groups_, tensor.group + 1);
+  }
+  formed_.resize(n_groups_ * kTypes);
+  start_tuning();
+}
+
+// Cuts the list into work items of at most so many elements, a little fewer where that meets a page border.
+void Plan::cut(Index largest_item) {
+  if (largest_item == largest_item_) return;
+  largest_item_ = largest_item;
+  segments_.clear();
+  items_.clear();
   Index room = 0;
   for (Index i = 0; i < static_cast<Index>(tensors_.size()); ++i) {
     const Tensor& t = tensors_[i];
-    n_groups_ = std::max(n_groups_, t.group + 1);
     for (Index begin = 0; begin < t.size;) {
       if (room == 0) {
         items_.push_back(segments_.size());
-        room = largest;
+        room = largest_item;
       }
       const bool is_last = begin + room >= t.size;
       const Index end = is_last ? t.size : end_of_item(t, begin, begin + room);
@@ -60,7 +77,28 @@ Plan::Plan(int rule, std::vector<Tensor> tensors, Index* steps)
     }
   }
   items_.push_back(segments_.size());
-  formed_.resize(n_groups_ * kTypes);
+}
+
+// The default first, then what may be faster on some processor or under some load. With half the threads a step takes
+// at most twice as long, and so no trial does.
+std::vector<Setting> Plan::settings() const {
+  const int threads = get_num_threads();
+  const Index item = std::clamp(size_ / kItems + kPage / 4, kSmallestItem, kLargestItem);
+  std::vector<Setting> found{{item, threads}};
+  if (size_ <= kSmallStep || threads == 1) return found;
+  if (size_ < kMemoryBound || threads > 2) found.push_back({item, threads / 2});
+  if (size_ >= kMemoryBound) {
+    found.push_back({kLargestItem / 4, threads});
+    found.push_back({kLargestItem * 4, threads});
+  }
+  return found;
+}
+
+void Plan::start_tuning() {
+  tuned_threads_ = get_num_threads();
+  tuned_isa_ = &active_isa();
+  tuner_ = Tuner(settings());
+  cut(tuner_.setting().largest_item);
 }
 
 // Whether the options allow a step along these gradients; lowers their scale where they are clipped by their norm.
@@ -154,10 +192,20 @@ bool Plan::step(const double* hyper, double scale) {
     FpMode mode;
     if (!prepare(hyper, scale)) return false;
   }
-  Task task = [](void* plan, Index item) { static_cast<const Plan*>(plan)->run_item(item); };
-  run_items(items_.size() - 1, task, this, size_ >= kWorthWaking);
+  run_all_items();
   count_step();
   return true;
+}
+
+void Plan::run_all_items() {
+  if (tuned_threads_ != get_num_threads() || tuned_isa_ != &active_isa()) start_tuning();
+  const bool is_trial = tuner_.begin_step();
+  const Setting setting = tuner_.setting();
+  cut(setting.largest_item);
+  const Task task = [](void* plan, Index item) { static_cast<const Plan*>(plan)->run_item(item); };
+  const auto start = is_trial ? Clock::now() : Clock::time_point{};
+  run_items(items_.size() - 1, task, this, size_ >= kWorthWaking, setting.threads);
+  if (is_trial) tuner_.record(std::chrono::duration<double>(Clock::now() - start).count());
 }
 
 bool Plan::step_here(const double* hyper) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "run/pass.h"
+#include "run/tuner.h"
 
 namespace samestep {
 
@@ -27,6 +28,9 @@ class Plan {
   // The norm of all gradients of the last step times `scale`, before clipping; NaN without clip_norm.
   double norm() const { return norm_; }
 
+  // What the first steps tried, and what is kept.
+  const Tuner& tuner() const { return tuner_; }
+
   int rule() const { return rule_; }
   int n_groups() const { return n_groups_; }
   Options& options() { return pass_.options; }
@@ -43,6 +47,10 @@ class Plan {
     Index t = 0, at = -1;
   };
 
+  std::vector<Setting> settings() const;
+  void start_tuning();
+  void cut(Index largest_item);
+  void run_all_items();
   bool prepare(const double* hyper, double scale);
   bool admits_gradients(double* scale);
   void form_coefficients(const double* hyper);
@@ -57,6 +65,11 @@ class Plan {
   // Work item i is segments_[items_[i]] .. segments_[items_[i + 1] - 1]. Its borders depend on sizes and page borders.
   std::vector<Segment> segments_;
   std::vector<Index> items_;
+  Index largest_item_ = 0;  // for which they are cut
+
+  Tuner tuner_;
+  int tuned_threads_ = 0;  // get_num_threads() and the table for which it tries settings
+  const Isa* tuned_isa_ = nullptr;
 
   Pass pass_;
   double norm_ = std::numeric_limits<double>::quiet_NaN();

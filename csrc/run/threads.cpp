@@ -337,8 +337,8 @@ void set_num_threads(int n) { threads.store(n < 1 ? 1 : n, std::memory_order_rel
 
 bool wake_always(bool on) { return wakes_always.exchange(on) != 0; }
 
-void run_items(Index items, Task task, void* context, bool worth_waking) {
-  const int wanted = static_cast<int>(std::min<Index>(get_num_threads(), items));
+void run_items(Index items, Task task, void* context, bool worth_waking, int most_threads) {
+  const int wanted = static_cast<int>(std::min<Index>(std::min(get_num_threads(), most_threads), items));
   if (wanted > 1) {
     Pool& p = get_pool();
     std::unique_lock<std::mutex> alone(p.busy, std::try_to_lock);

@@ -5,6 +5,8 @@
 
 namespace samestep {
 
+constexpr int kMostThreads = 1024;
+
 using Task = void (*)(void* context, Index item);
 
 // Calls task(context, i) once for each i in 0..items-1, in the contract's floating-point mode, and returns when all are
@@ -13,7 +15,8 @@ using Task = void (*)(void* context, Index item);
 // throw, since nobody could catch that in a helper.
 //
 // worth_waking: false where the work takes no longer than waking a thread. Threads still awake from the last job help.
-void run_items(Index items, Task task, void* context, bool worth_waking = true);
+// most_threads: where fewer than get_num_threads() are to take part.
+void run_items(Index items, Task task, void* context, bool worth_waking = true, int most_threads = kMostThreads);
 
 // Wakes threads for work of any size, so that tests run small work on many threads; returns the previous setting.
 bool wake_always(bool on);

@@ -85,6 +85,30 @@ def test_when_memory_or_threads_run_out():
     assert (done.stdout, done.returncode) == ("", 0)
 
 
+@pytest.mark.slow
+def test_what_the_tuner_tries_and_keeps():
+    done = subprocess.run(
+        [build_native("native", target="tuner") / "tuner"], capture_output=True, encoding="utf-8"
+    )
+    assert (done.stdout, done.returncode) == ("", 0)
+
+
+def test_tuning_can_be_switched_off():
+    code = """if True:
+        import numpy as np, samestep as ss
+        ss.set_num_threads(2)
+        opt = ss.SGD(np.ones(1 << 20, np.float32), lr=0.1)
+        opt.record_stats()
+        for _ in range(20): opt.step(np.ones(1 << 20, np.float32))
+        print([len(trial.seconds) for trial in opt.stats.trials], sum(trial.kept for trial in opt.stats.trials))
+    """
+    default, off = (run_python(code, SAMESTEP_TUNE=tune).stdout.strip() for tune in ("1", "0"))
+    assert off == "[0, 0, 0] 1"
+    assert default.startswith("[5, ")
+    assert default.endswith("] 1")
+    assert "SAMESTEP_TUNE: got 'no', expected '0' or '1'" in run_python(code, SAMESTEP_TUNE="no").stderr
+
+
 def in_child(act) -> int:
     """Forks, runs act in the child under an alarm, returns the child's wait status."""
     pid = os.fork()

@@ -256,7 +256,11 @@ def _self_check() -> None:
 
 
 def _apply_environment() -> None:
-    """Reads SAMESTEP_ISA, SAMESTEP_THREADS and, for use_openmp_of(), SAMESTEP_POOL."""
+    """Reads SAMESTEP_ISA, SAMESTEP_THREADS, SAMESTEP_TUNE and, for use_openmp_of(), SAMESTEP_POOL."""
+    tune = os.environ.get("SAMESTEP_TUNE")
+    if tune not in (None, "", "0", "1"):
+        raise ValueError(f"SAMESTEP_TUNE: got {tune!r}, expected '0' or '1'")
+    _core.set_tuning(tune != "0")
     pool = os.environ.get("SAMESTEP_POOL")
     if pool not in (None, "", "own"):
         raise ValueError(f"SAMESTEP_POOL: got {pool!r}, expected 'own', or nothing")

@@ -9,6 +9,22 @@ from typing import Any, NamedTuple
 from ..backends.face import STEPPED
 
 
+class Trial(NamedTuple):
+    """A way to cut and spread a step that its plan tried; the choice changes no bit.
+
+    Attributes:
+        item: elements of a work item, at most.
+        threads: threads that take part, at most.
+        seconds: of the steps that tried it.
+        kept: whether further steps go this way.
+    """
+
+    item: int
+    threads: int
+    seconds: tuple[float, ...]
+    kept: bool
+
+
 class StepStats(NamedTuple):
     """What the last recorded call cost.
 
@@ -18,6 +34,7 @@ class StepStats(NamedTuple):
         seconds: from the call of the kernels to their return, the check of the arrays included.
         steps: how many steps that were; more than one where a whole loop is compiled.
         copied: bytes of gradients that ``copy_grads`` copied into their parameters' layout before it.
+        trials: what the first steps on the CPU tried, the default first; none is kept until all are tried.
 
     Example:
         >>> from samestep.optim.stats import StepStats
@@ -29,6 +46,7 @@ class StepStats(NamedTuple):
     seconds: float
     steps: int
     copied: int = 0
+    trials: tuple[Trial, ...] = ()
 
     @property
     def gb_per_s(self) -> float:
@@ -58,7 +76,7 @@ class RecordingPlan:
         seconds = time.perf_counter() - start
         if status == STEPPED:
             moved = sum(n for g, n in zip(grads, self._nbytes, strict=True) if g is not None)
-            self.stats = StepStats(moved, seconds, 1)
+            self.stats = StepStats(moved, seconds, 1, trials=self._trials())
         return status
 
     def train(self, trainer: Any, hyper: Sequence[float], steps: int) -> int:
@@ -66,5 +84,9 @@ class RecordingPlan:
         status: int = self.plan.train(trainer, hyper, steps)
         seconds = time.perf_counter() - start
         if status == STEPPED:
-            self.stats = StepStats(steps * sum(self._nbytes), seconds, steps)
+            self.stats = StepStats(steps * sum(self._nbytes), seconds, steps, trials=self._trials())
         return status
+
+    def _trials(self) -> tuple[Trial, ...]:
+        trials = getattr(self.plan, "trials", ())  # the reference has one way
+        return tuple(Trial(item, threads, tuple(seconds), kept) for item, threads, seconds, kept in trials)
