@@ -100,7 +100,8 @@ def test_tuning_can_be_switched_off():
         opt = ss.SGD(np.ones(1 << 20, np.float32), lr=0.1)
         opt.record_stats()
         for _ in range(20): opt.step(np.ones(1 << 20, np.float32))
-        print([len(trial.seconds) for trial in opt.stats.trials], sum(trial.kept for trial in opt.stats.trials))
+        trials = opt.stats.trials
+        print([len(trial.seconds) for trial in trials], sum(trial.kept for trial in trials))
     """
     default, off = (run_python(code, SAMESTEP_TUNE=tune).stdout.strip() for tune in ("1", "0"))
     assert off == "[0, 0, 0] 1"

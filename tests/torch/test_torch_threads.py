@@ -99,7 +99,7 @@ def test_more_threads_than_torch_are_the_own_pools(threads):
 def test_a_forked_child_has_a_pool_of_its_own():
     code = """
     assert digest() == alone
-    p = parameter()  # here, and SGD needs no state: torch's own operations hang in a child once its team has worked
+    p = parameter()  # here, and SGD has no state: in a child torch's operations hang once its team has worked
     read, write = os.pipe()
     if os.fork() == 0:
         os.write(write, f"{digest(p)} {tasks()}".encode())
