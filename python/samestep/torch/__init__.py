@@ -23,5 +23,5 @@ __all__ = [
     "convert",
 ]
 
-# torch's threads spin for milliseconds after each of its operations, and a step on others would wait for them.
+# torch's threads spin for milliseconds after each of its operations; a step on others would wait for them.
 cpu.use_openmp_of("libtorch_cpu.so")
