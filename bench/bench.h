@@ -21,6 +21,7 @@ struct Contender {
   std::string name;
   std::function<void()> run;
   std::vector<double> seconds;
+  std::function<double(int repeats)> clock = nullptr;  // set: measures itself, in place of run(); returns seconds
 
   double minimum() const { return *std::min_element(seconds.begin(), seconds.end()); }
   double median() const {
@@ -30,9 +31,10 @@ struct Contender {
   }
 };
 
-inline double time_once(const std::function<void()>& run, int repeats) {
+inline double time_once(const Contender& c, int repeats) {
+  if (c.clock) return c.clock(repeats);
   auto start = std::chrono::steady_clock::now();
-  for (int i = 0; i < repeats; ++i) run();
+  for (int i = 0; i < repeats; ++i) c.run();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / repeats;
 }
 
@@ -54,17 +56,17 @@ inline void take_turns(std::vector<Contender>& contenders, int rounds, double se
                        const std::function<void()>& chill = nullptr) {
   std::vector<int> repeats;
   for (Contender& c : contenders) {
-    c.run();  // warm-up: pages, caches, threads
-    repeats.push_back(std::max(1, static_cast<int>(seconds / std::max(1e-9, time_once(c.run, 1)))));
+    time_once(c, 1);  // warm-up: pages, caches, threads
+    repeats.push_back(std::max(1, static_cast<int>(seconds / std::max(1e-9, time_once(c, 1)))));
   }
   for (int round = 0; round < rounds; ++round) {
     for (std::size_t i = 0; i < contenders.size(); ++i) {
       if (chill) {
         chill();
-        contenders[i].seconds.push_back(time_once(contenders[i].run, 1));
+        contenders[i].seconds.push_back(time_once(contenders[i], 1));
       } else {
-        contenders[i].run();
-        contenders[i].seconds.push_back(time_once(contenders[i].run, repeats[i]));
+        time_once(contenders[i], 1);
+        contenders[i].seconds.push_back(time_once(contenders[i], repeats[i]));
       }
     }
   }

@@ -164,30 +164,16 @@ constexpr Update update_of() {
   return update_of_rule;
 }
 
-// A roof's: plain alone, which is all that benchmarks step. Its other loops would be a twelfth of this file's code.
-template <class R, class T>
-constexpr Update update_of_roof() {
-  return {coefficients<R>, {update<R, T, AsIs<T>, AsIs<T>>, nullptr}, {}};
-}
-
-// Each row's struct under its row's name, such as rule_adam_outside<T>, then the table: a row for each rule, and behind
-// them one for each roof.
+// Each row's struct under its row's name, such as rule_adam_outside<T>, then the table: a row for each rule.
 // clang-format off
 #define TYPES(name, family, form, variant, hyper, states, ...) template <class T> using rule_##name = __VA_ARGS__;
 FOR_EACH_RULE(TYPES)
-FOR_EACH_ROOF(TYPES)
 
-#define ROW_OF(name, family, form, variant, hyper, states, update_of)                     \
+#define ROW(name, family, form, variant, hyper, states, ...)                              \
   {#name, #family, #form, #variant, hyper, states,                                        \
    arity(&rule_##name<float>::at), n_states<rule_##name<float>, float>,                   \
    {update_of<rule_##name<float>, float>(), update_of<rule_##name<double>, double>()}},
-#define ROW(name, family, form, variant, hyper, states, ...) \
-  ROW_OF(name, family, form, variant, hyper, states, update_of)
-#define ROOF_ROW(name, family, form, variant, hyper, states, ...) \
-  ROW_OF(name, family, form, variant, hyper, states, update_of_roof)
-constexpr Rule kRules[] = {FOR_EACH_RULE(ROW) FOR_EACH_ROOF(ROOF_ROW)};
-#define ONE(...) +1
-constexpr int kRoofs = FOR_EACH_ROOF(ONE);
+constexpr Rule kRules[] = {FOR_EACH_RULE(ROW)};
 // clang-format on
 
 // The other tables, a row for each type.
@@ -238,8 +224,8 @@ const Isa TABLE(SAMESTEP_ISA) = {
     QUOTED(SAMESTEP_ISA),
     kVectorBytes,
     kRules,
-    sizeof(kRules) / sizeof(kRules[0]) - kRoofs,
-    kRoofs,
+    sizeof(kRules) / sizeof(kRules[0]),
+    {roof_kernels<1>, roof_kernels<2>, roof_kernels<3>, roof_kernels<4>},
     {option_kernels<float>, option_kernels<double>},
     {{nullptr, nullptr}, {widen<BFloat16>, narrow<BFloat16>}, {widen<Float16>, narrow<Float16>}},
     narrow_at_random,

@@ -9,7 +9,7 @@ struct Preparation;  // options.h
 // Updates elements begin..end-1 of w (n) and of each state (n) from g (n).
 struct Apply {
   void (*plain)(const Coefficients&, void* w, const void* g, void* const* states, Index begin, Index end);
-  // Under decoupled weight decay; scales and clips the gradient as well. Null for roofs.
+  // Under decoupled weight decay; scales and clips the gradient as well.
   void (*decayed)(const Coefficients&, const Preparation&, void* w, const void* g, void* const* states, Index begin,
                   Index end);
 };
@@ -19,10 +19,10 @@ struct Update {
   // Forms the coefficients of step t (1, 2, ...) from the hyper-parameters in the row's order.
   void (*coefficients)(Index t, const double* hyper, Coefficients* out);
   Apply apply;
-  Apply apply_bfloat16[2];  // w and g kept in bfloat16, the states not or too; of float32 only, null for roofs
+  Apply apply_bfloat16[2];  // w and g kept in bfloat16, the states not or too; of float32 only
 };
 
-// One row of rules.h or roofs.h.
+// One row of rules.h.
 struct Rule {
   const char* name;
   const char *family, *form, *variant;  // form and variant: empty where there is none
@@ -31,6 +31,12 @@ struct Rule {
   int n_hyper, n_states;
   Update update[kTypes];
 };
+
+// The roof of rules that write so many streams (roofs.h), float32: without and with fetching ahead.
+struct RoofKernels {
+  void (*run[2])(float c, const float* g, float* const* written, Index begin, Index end);
+};
+constexpr int kMostWritten = 4;
 
 // The options of options.h for one type, over n elements.
 struct OptionKernels {
@@ -85,7 +91,8 @@ struct Isa {
   const char* name;
   int vector_bytes;  // as the compiler saw it: proves which table runs
   const Rule* rules;
-  int n_rules, n_roofs;  // the roofs (roofs.h) lie behind the rules
+  int n_rules;
+  RoofKernels roofs[kMostWritten];  // of 1, 2, ... written streams
   OptionKernels options[kTypes];
   StorageKernels storage[kStorages];
   void (*narrow_at_random)(const float* x, const unsigned short* random, Index n, void* bfloat16s);

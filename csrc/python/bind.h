@@ -11,6 +11,7 @@ void bind_isa(py::module_& m);
 void bind_sums(py::module_& m);
 void bind_batchnorm(py::module_& m);
 void bind_mse(py::module_& m);
+void bind_roof(py::module_& m);
 void bind_plan(py::module_& m);
 void bind_layouts(py::module_& m);
 void bind_addressed_plan(py::module_& m);

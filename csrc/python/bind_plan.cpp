@@ -33,15 +33,11 @@ class BoundPlan {
   // tensors: of samestep.backends.face.Tensor. options: of samestep.backends.options.Options, or None.
   BoundPlan(const std::string& rule, const py::sequence& tensors, py::array_t<Index> steps, const py::object& options)
       : steps_(std::move(steps)) {
-    int row = find_rule_or_roof(rule);
+    int row = find_rule(rule);
     n_states_ = active_isa().rules[row].n_states;
     check_steps(steps_, tensors.size());
     std::vector<Tensor> bound;
     for (py::handle tensor : tensors) bound.push_back(bind_tensor(tensor));
-    const auto is_stored = [](const Tensor& tensor) { return tensor.storage != as_is; };
-    if (is_roof(row) && std::any_of(bound.begin(), bound.end(), is_stored)) {
-      throw std::invalid_argument("params: got 16-bit arrays for " + rule + ", expected float32 or float64");
-    }
     written_.sort();
     plan_.emplace(row, std::move(bound), steps_.mutable_data());
     plan_->options() = options_of(options);
@@ -51,10 +47,6 @@ class BoundPlan {
     StepGuard alone(stepping_);
     if (static_cast<int>(weight_decay.size()) != plan_->n_groups()) {
       throw std::invalid_argument("weight_decay: expected one for every group");
-    }
-    const auto is_set = [](double decay) { return decay != 0.0; };
-    if (is_roof(plan_->rule()) && std::any_of(weight_decay.begin(), weight_decay.end(), is_set)) {
-      throw std::invalid_argument("weight_decay: expected 0, since a roof has none");
     }
     plan_->options().weight_decay = std::move(weight_decay);
   }

@@ -16,20 +16,13 @@
 
 namespace samestep {
 
-// The first of the table's rows up to n with this name.
-inline int find_row(const std::string& name, int n) {
-  for (int i = 0; i < n; ++i) {
+// The table's row of this name.
+inline int find_rule(const std::string& name) {
+  for (int i = 0; i < active_isa().n_rules; ++i) {
     if (name == active_isa().rules[i].name) return i;
   }
   throw std::invalid_argument("rule: got '" + name + "', expected one of rules()");
 }
-inline int find_rule(const std::string& name) { return find_row(name, active_isa().n_rules); }
-inline int find_rule_or_roof(const std::string& name) {
-  return find_row(name, active_isa().n_rules + active_isa().n_roofs);
-}
-
-// Roofs have plain loops alone (isa.cpp): none in bfloat16, none with decoupled weight decay.
-inline bool is_roof(int row) { return row >= active_isa().n_rules; }
 
 inline void read_option(py::handle value, bool* out) { *out = value.cast<bool>(); }
 inline void read_option(py::handle value, double* out) { *out = value.cast<double>(); }

@@ -1,6 +1,9 @@
 """The benchmarks run and count right; no time is asserted."""
 
 import json
+import math
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +11,9 @@ import pytest
 import samestep as ss
 from bits import same_bits
 from samestep import _core
-from samestep.backends.face import STEPPED, Tensor
-from samestep.backends.options import Options
-from samestep.commands.bench import cases, peers, run, show, turns
+from samestep.backends.face import Tensor
+from samestep.commands.bench import cases, compare, peers, ratios, run, show, situations, turns
+from samestep.commands.bench import machine as machine_of
 from samestep.commands.cli import main
 
 TINY = [(3,), (4, 5)]
@@ -53,30 +56,72 @@ def test_a_peer_makes_the_same_step(rule, peer):
         np.testing.assert_allclose(w, ours[i % len(ours)], rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("states", range(4))
-def test_the_roof_moves_the_streams_of_its_rule(states, machine):
-    w, *others = (np.full(100_003, i, np.float32) for i in range(1 + states))
-    steps = np.zeros(2, np.int64)
-    plan = _core.Plan(f"roof_{states}", [Tensor(w, others)], steps)
-    g = np.arange(100_003, dtype=np.float32)
-    assert plan.step([g], (0.0,)) == -1
-    same_bits([w, *others], [g + np.float32(i) for i in range(1 + states)])
-    assert f"roof_{states}" not in [name for name, *_ in _core.rules()]
+def streams(written, sizes):
+    """Of each tensor g, and so many arrays that are written; on no cache line's border."""
+    rng = np.random.default_rng(0)
+
+    def array(n):
+        return np.concatenate([[0.0], rng.standard_normal(n)]).astype(np.float32)[1:]
+
+    return [(array(n), [array(n) for _ in range(written)]) for n in sizes]
 
 
-def test_a_roof_refuses_what_it_has_no_loop_for(machine):
-    """It steps neither 16-bit arrays nor weight decay, and has no plan by address."""
-    steps = np.zeros(2, np.int64)
-    for dtype in (np.float16, pytest.importorskip("ml_dtypes").bfloat16):
-        with pytest.raises(ValueError, match="params: got 16-bit arrays for roof_0, expected float32 or"):
-            _core.Plan("roof_0", [Tensor(np.ones(3, dtype))], steps)
+@pytest.mark.parametrize("written", range(1, 5))
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_roof_moves_the_streams_of_its_rule(written, threads, isa):
+    """In every way each element is read once and written once, and with c = 0 keeps its value."""
+    sizes = (1, 300_003, 63, 8192, 0, 40_000)
+    roof = _core.Roof(streams(written, sizes), threads)
+    assert len(roof.ways) == (2 if threads == 1 else 10)
+    for way, name in enumerate(roof.ways):
+        tensors = streams(written, sizes)
+        before = streams(written, sizes)
+        roof = _core.Roof(tensors, threads)
+        assert roof.seconds(way, 2) > 0.0
+        for tensor, kept in zip(tensors, before, strict=True):
+            same_bits(tensor[1], kept[1])
+        roof.seconds(way, 1, 1.0)
+        roof.seconds(way, 2, 1.0)
+        for (g, arrays), (_, olds) in zip(tensors, before, strict=True):
+            for array, old in zip(arrays, olds, strict=True):
+                np.testing.assert_array_equal(array, ((old + g) + g) + g, err_msg=name)
+
+
+def test_a_roof_needs_neither_plan_nor_pool():
+    """It has threads of its own, whatever the pool's number of them, and no rule's name."""
+    assert not [name for name, *_ in _core.rules() if "roof" in name]
+    with pytest.raises(ValueError, match="rule: got 'roof_0'"):
+        _core.Plan("roof_0", [Tensor(np.ones(3, np.float32))], np.zeros(2, np.int64))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "threads", "message"),
+    [
+        ([], 1, "tensors: expected one or more"),
+        (streams(0, [3]), 1, "written: expected 1 to 4 arrays"),
+        (streams(5, [3]), 1, "written: expected 1 to 4 arrays"),
+        (streams(1, [3]) + streams(2, [3]), 1, "written: expected as many for every tensor"),
+        ([(np.ones(3, np.float32), [np.ones(4, np.float32)])], 1, "written: expected an aligned C array"),
+        ([(np.ones(3), [np.ones(3, np.float32)])], 1, "g: expected an aligned C array"),
+        ([(np.ones(6, np.float32)[::2], [np.ones(3, np.float32)])], 1, "g: expected an aligned C array"),
+        (streams(1, [3]), 0, "threads: expected 1 or more"),
+    ],
+)
+def test_a_roof_refuses_what_it_cannot_move(tensors, threads, message):
+    with pytest.raises(ValueError, match=message):
+        _core.Roof(tensors, threads)
+
+
+def test_a_roof_refuses_ways_and_passes_that_there_are_not():
+    roof = _core.Roof(streams(1, [3]), 1)
+    with pytest.raises(ValueError, match="way: expected the number of one of ways"):
+        roof.seconds(2)
+    with pytest.raises(ValueError, match="passes: expected 1 or more"):
+        roof.seconds(0, 0)
     w = np.ones(3, np.float32)
-    plan = _core.Plan("roof_0", [Tensor(w)], steps, Options(decoupled_weight_decay=True))
-    with pytest.raises(ValueError, match="weight_decay: expected 0, since a roof has none"):
-        plan.set_weight_decay([0.1])
-    assert plan.step([w.copy()], (0.0,)) == STEPPED
-    with pytest.raises(ValueError, match=r"rule: got 'roof_0', expected one of rules\(\)"):
-        _core.AddressedPlan("roof_0", [("float32", 3, w.ctypes.data, [])], steps, Options())
+    w.flags.writeable = False
+    with pytest.raises(ValueError, match="not writeable"):
+        _core.Roof([(np.ones(3, np.float32), [w])], 1)
 
 
 def test_states_are_those_of_the_rules():
@@ -86,20 +131,162 @@ def test_states_are_those_of_the_rules():
 
 def test_contenders_take_turns():
     called = []
-    times = turns.take_turns({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, 0.0)
-    assert set(times) == {"a", "b"}
-    assert all(0 < t.minimum <= t.median for t in times.values())
-    order = [name for name, before in zip(called, [None, *called], strict=False) if name != before]
-    assert order == ["a", "b"] * (1 + turns.ROUNDS)
+    samples = turns.take_turns({n: lambda n=n: called.append(n) or float(len(called)) for n in "abc"}, 0.0, 4)
+    assert "".join(called) == "abc" + "cba" + "abc" + "cba"
+    assert samples["a"].seconds == (1.0, 6.0, 7.0, 12.0)
+    assert (samples["a"].minimum, samples["a"].median) == (1.0, 6.5)
+    assert len(turns.take_turns({"a": lambda: 1.0}, 0.0)["a"].seconds) == turns.ROUNDS == 15
+
+
+def test_the_other_work_runs_before_each_timed_call():
+    ran = []
+    situation = situations.Situation("in use", "other work", lambda: ran.append("work"))
+    turn = situation.turn(lambda: ran.append("call"))
+    assert ran == ["call"]  # the warm-up
+    ran.clear()
+    assert turn() > 0.0
+    turn()
+    assert ran == ["work", "call"] * 2
+
+
+def test_hot_calls_follow_their_own():
+    """A turn calls for as long as another contender's threads spin, and then a batch; nothing else."""
+    ran = []
+    turn = situations.HOT.turn(lambda: ran.append(time.perf_counter()))
+    ran.clear()
+    start = time.perf_counter()
+    each = turn()
+    assert ran[-1] - start > situations.WARM_SECONDS
+    assert sum(t - start > situations.WARM_SECONDS for t in ran) > 1
+    assert each < situations.BATCH_SECONDS
+
+
+class Moves:
+    """Like a roof: notes what runs, and when each way is the fastest."""
+
+    ways = ("one", "two")
+
+    def __init__(self, ran):
+        self.ran = ran
+
+    def seconds(self, way, passes=1):
+        self.ran.append((way, passes))
+        return 1.0 - 0.25 * way
+
+
+def test_the_other_work_runs_before_each_way_of_a_roof(monkeypatch):
+    ran = []
+    monkeypatch.setattr(situations, "add_in_place", lambda: lambda: ran.append("work"))
+    spins = []  # the situation's own work leaves threads that spin: the machine's limit must not see it
+    turn = situations.Situation("in use", "x", lambda: spins.append(1)).turn_of_roof(Moves(ran))
+    ran.clear()
+    assert turn() == 0.75  # the fastest way
+    assert (ran, spins) == (["work", (0, 1), "work", (1, 1)], [])
+    hot = situations.HOT.turn_of_roof(Moves(ran))
+    ran.clear()
+    assert hot() == 0.75
+    assert ran == [(0, 1), (0, 1), (1, 1), (1, 1)]  # its own pass before each
+
+
+def test_the_other_work_is_of_8_mb():
+    work = situations.add_in_place()
+    assert work().nbytes == situations.WORK_BYTES == 8 * 2**20
+    assert (work() == 2).all()
+
+
+def test_the_other_work_of_torch_is_of_8_mb():
+    torch = pytest.importorskip("torch")
+    (gradient,) = situations.backward_pass()()
+    assert gradient.nbytes == situations.WORK_BYTES
+    assert torch.equal(gradient, (torch.arange(len(gradient)) >= len(gradient) // 2).float())
+
+
+def sample(*seconds):
+    return turns.Sample(seconds)
+
+
+# Paired ratios 0.5, 0.6, ..., in the order of rounds that the machine's noise gives them.
+NOISE = (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)
+
+
+def test_the_interval_is_of_the_paired_ratios():
+    slow_phase = (1.0, 100.0) * 5  # hits both contenders of a round
+    own = sample(*slow_phase)
+    other = sample(*[s * (0.5 + n / 10) for s, n in zip(slow_phase, NOISE, strict=True)])
+    ratio = ratios.times_faster(own, other)
+    assert ratio == pytest.approx((0.95, 0.6, 1.3))  # the second of ten from either end
+    assert str(ratio) == "0.95x (0.60 to 1.30)"
+
+
+@pytest.mark.parametrize("n", [6, 9, 15, 40, 101])
+def test_the_interval_holds_the_median_as_often_as_it_says(n):
+    """Each of n values lies below the true median with 1/2: the binomial distribution, added up."""
+    found = ratios.median_of(range(n))
+    k = int(found.low) + 1
+    assert found.high == n - k
+    outside = [2 * sum(math.comb(n, i) for i in range(least)) / 2**n for least in (k, k + 1)]
+    assert outside[0] <= 0.05 < outside[1]
+
+
+def test_few_rounds_have_no_interval():
+    for n in range(1, 6):
+        found = ratios.median_of([2.0] * n)
+        assert (found.low, found.high) == (0.0, math.inf)
+        assert ratios.verdict(found, 1.0) == ratios.verdict(found, 3.0) == "inconclusive"
+        assert found.as_dict() == {"median": 2.0, "low": None, "high": None}
+        assert str(found) == "2.00x (too few rounds)"
+    assert ratios.verdict(ratios.median_of([2.0] * 6), 1.0) == "met"
+
+
+@pytest.mark.parametrize(
+    ("goal", "expected"),
+    [(0.5, "met"), (0.6, "met"), (0.61, "inconclusive"), (0.95, "inconclusive"), (1.3, "inconclusive"),
+     (1.31, "missed"), (9.0, "missed")],
+)  # fmt: skip
+def test_a_verdict_is_of_the_whole_interval(goal, expected):
+    own = sample(*[1.0] * len(NOISE))
+    other = sample(*[(5 + n) / 10 for n in NOISE])
+    compared = compare.Comparison("a step", "itself", own, other, "torch fused", goal)
+    assert compared.verdict == expected
+    assert compared.row().endswith(f"| 0.95x (0.60 to 1.30) | {goal:.3g}x | {expected} |")
+    assert compared.row().count("|") == compare.TABLE.splitlines()[0].count("|")
+    assert "| itself | 1e+06 | 1e+06 | torch fused |" in compared.row()
+    found = compared.as_dict()
+    assert (found["verdict"], found["rounds"], found["just_before"]) == (expected, 10, "itself")
+    assert found["own"] == {"minimum_us": 1e6, "median_us": 1e6}
+
+
+def test_without_a_goal_there_is_no_verdict():
+    compared = compare.Comparison("a step", "itself", sample(1.0), sample(1.0), "x")
+    assert compared.verdict is None
+    assert compared.row().endswith("|  |  |")
 
 
 def test_a_row_counts():
-    row = run.Row("Adam", "x", 1, 1000, 1, {"samestep": 2.0, "roof": 1.0, "p": 6.0, "q": 5.0}, {}, 28_000)
-    assert (row.best_peer, row.ratio, row.gb_per_s, row.share_of_roof) == ("q", 2.5, 14.0, 0.5)
-    assert "2.50x q" in show.line(row)
-    alone = run.Row("Adam", "x", 1, 1000, 1, {"samestep": 2.0, "roof": 1.0}, {}, 28_000)
-    assert (alone.best_peer, alone.ratio) == (None, None)
+    samples = {"samestep": sample(1e-6, 2e-6, 3e-6), "roof": sample(*[1e-6] * 3), "p": sample(*[6e-6] * 3)}
+    own = dict(rule="Adam", case="x", tensors=1, elements=1000, threads=1, nbytes=28_000)
+    own |= dict(situation="in use", just_before="8 MB of NumPy")
+    row = run.Row(samples=samples | {"q": sample(4e-6, 5e-6, 9e-6)}, **own)
+    assert (row.best_peer, row.gb_per_s) == ("q", 14.0)
+    assert (row.ratio.median, row.share_of_roof.median) == pytest.approx((3.0, 0.5))
+    assert "q 3.00x" in show.line(row)
+    assert "8 MB of NumPy" in show.line(row)
+    alone = run.Row(samples=samples | {"p": samples["roof"]}, **own)
+    assert alone.best_peer == "p"
+    del alone.samples["p"]
+    assert (alone.best_peer, alone.ratio, alone.as_dict()["ratio"]) == (None, None, None)
     assert len(show.line(alone).split("  ")) > 1
+
+
+def test_the_machine_is_named():
+    about = machine_of.about(2)
+    words = machine_of.in_words(about)
+    assert all(str(about[key]) in words for key in ("processor", "isa", "samestep", "date", "python"))
+    assert "2 threads" in words
+    assert about["processor"]
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists() and "model name" in (text := cpuinfo.read_text(encoding="utf-8")):
+        assert about["processor"] in text
 
 
 def test_the_command(capsys, tmp_path):
@@ -109,12 +296,19 @@ def test_the_command(capsys, tmp_path):
     assert main(["bench", *arguments, "--plot", str(figure)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == show.HEADER
-    assert [line.split()[:1] for line in lines[1:]] == [["Adam"], ["SGD"]] * 3
+    assert [line.split()[0] for line in lines[1:]] == ["Adam", "Adam", "SGD", "SGD"] * 3
+    assert ["8 MB of NumPy" in line for line in lines[1:]] == [False, True] * 6
     assert "<svg" in figure.read_text(encoding="utf-8")
     assert main(["bench", *arguments, "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)["rows"]
-    assert [row["case"] for row in rows] == ["1 x 64"] * 2 + ["1 x 1000"] * 2 + ["3 x 10"] * 2
-    assert all(set(row["us"]) == {"samestep", "roof", "numpy"} for row in rows)
+    found = json.loads(capsys.readouterr().out)
+    rows = found["rows"]
+    assert found["about"]["processor"]
+    assert [row["case"] for row in rows] == ["1 x 64"] * 4 + ["1 x 1000"] * 4 + ["3 x 10"] * 4
+    assert [row["situation"] for row in rows] == ["hot", "in use"] * 6
+    for row in rows:
+        assert set(row["times"]) == {"samestep", "roof", "numpy"}
+        assert row["rounds"] == turns.QUICK_ROUNDS
+        assert 0 < row["times"]["roof"]["minimum_us"] <= row["times"]["roof"]["median_us"]
     assert ss.get_num_threads() == threads
 
 

@@ -10,11 +10,12 @@ import samestep as ss
 from mutate import FAULTS, ROOT
 from samestep import _core
 
-# Exported, but no arithmetic on arrays: settings, what looks at the tables, and what looks where tensors lie.
+# Exported, but no arithmetic on arrays: settings, what looks at the tables and where tensors lie. The roof,
+# whose time alone is used, has its tests in commands/test_bench.py.
 SETTINGS = {
     "compile_flags", "rules", "coefficients", "isas", "get_isa", "set_isa", "withdraw_isa", "self_check",
     "vector_bytes", "get_num_threads", "set_num_threads", "default_num_threads",
-    "wake_always", "set_tuning", "use_openmp_of", "use_own_threads", "Layouts", "Identities",
+    "wake_always", "set_tuning", "use_openmp_of", "use_own_threads", "Layouts", "Identities", "Roof",
 }  # fmt: skip
 
 # Against the reference; however the work is cut; wherever the arrays lie; in whatever floating-point mode.

@@ -20,9 +20,11 @@ from ..backends import cpu
 from ..optional import require
 from ..proof import verify
 from .bench import cases as bench_cases
+from .bench import machine as bench_machine
 from .bench import peers as bench_peers
 from .bench import run as bench_run
 from .bench import show as bench_show
+from .bench import turns as bench_turns
 from .demo import STAGES, run_demo
 from .digits import train_digits
 from .render import FigureError, Style, as_text, check_figure, digits_as_text, save_figure
@@ -95,7 +97,14 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--threads", nargs="+", type=_threads, default=(1, 2), metavar="N", help="1 2 by default"
     )
-    bench.add_argument("--seconds", type=_seconds, default=3.0, help="for each row of the table")
+    bench.add_argument("--seconds", type=_seconds, default=3.0, help="for each row of the table, at least")
+    bench.add_argument(
+        "--rounds",
+        type=_size,
+        default=bench_turns.ROUNDS,
+        metavar="N",
+        help="the fewest; below 6 no interval",
+    )
     bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     bench.add_argument("--plot", metavar="FILE", help="draw time against size, to a .png, .svg or .pdf file")
     bench.set_defaults(command=_bench, parser=bench)
@@ -210,9 +219,10 @@ def _seconds(text: str) -> float:
 
 def _bench(arguments: argparse.Namespace) -> int:
     lists = {name: bench_cases.LISTS[name] for name in arguments.lists}
-    sizes, seconds = arguments.sizes, arguments.seconds
+    sizes, seconds, rounds = arguments.sizes, arguments.seconds, arguments.rounds
     if arguments.quick:
-        sizes, lists, seconds = (64, 1000), {"3 x 10": [(10,)] * 3}, 0.0
+        sizes, lists = (64, 1000), {"3 x 10": [(10,)] * 3}
+        seconds, rounds = 0.0, bench_turns.QUICK_ROUNDS
     if arguments.plot is not None:
         if not sizes:
             arguments.parser.error("--plot draws time against size: it needs --sizes")
@@ -226,12 +236,14 @@ def _bench(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         peers=tuple(arguments.peers),
         seconds=seconds,
+        rounds=rounds,
         announce=lambda row: None if arguments.json else _print_now(bench_show.line(row)),
     )
     if arguments.plot is not None:
         bench_show.save_figure(rows, arguments.plot)
     if arguments.json:
-        _print_json({"info": cpu.info(), "rows": [row.as_dict() for row in rows]})
+        about = bench_machine.about(max(arguments.threads))
+        _print_json({"info": cpu.info(), "about": about, "rows": [row.as_dict() for row in rows]})
     return OK
 
 

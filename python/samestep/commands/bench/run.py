@@ -1,66 +1,86 @@
-"""Measures each case and makes a row of it: times, the best peer, GB/s, the share of the roof."""
+"""Measures each case in each situation; a row has times, the best peer, GB/s and the share of the roof."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ...backends import cpu
-from ...backends.arrays import Array
-from ...backends.face import Tensor
-from .cases import LR, RULES, Shapes, elements
+from .cases import RULES, Shapes, elements
+from .compare import fastest
 from .peers import STATES, steps_of
-from .turns import take_turns
+from .ratios import Ratio, times_faster
+from .roof import roof_of
+from .situations import HOT, after_numpy
+from .turns import ROUNDS, Sample, take_turns
 
 OURS, ROOF = "samestep", "roof"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One rule on one list of arrays with one number of threads; times in microseconds a step."""
+    """One rule on one list of arrays with one number of threads in one situation."""
 
     rule: str
     case: str
     tensors: int
     elements: int
     threads: int
-    us: dict[str, float]  # minimum by contender; the roof moves the same arrays and only adds
-    median_us: dict[str, float]
+    situation: str
+    just_before: str  # what ran just before each timed step
+    samples: dict[str, Sample]  # by contender; the roof moves the same arrays and next to nothing else
     nbytes: int = field(repr=False)
 
     @property
-    def peers(self) -> dict[str, float]:
-        return {name: us for name, us in self.us.items() if name not in (OURS, ROOF)}
-
-    @property
     def best_peer(self) -> str | None:
-        return min(self.peers, key=self.peers.__getitem__, default=None)
+        """By the median."""
+        return fastest({name: s for name, s in self.samples.items() if name not in (OURS, ROOF)})
 
     @property
-    def ratio(self) -> float | None:
+    def ratio(self) -> Ratio | None:
         """The best peer's time over ours."""
-        return None if self.best_peer is None else self.us[self.best_peer] / self.us[OURS]
+        return None if self.best_peer is None else self._times_faster_than(self.best_peer)
 
     @property
     def gb_per_s(self) -> float:
-        return self.nbytes / self.us[OURS] / 1e3
+        """By the median."""
+        return self.nbytes / self.samples[OURS].median / 1e9
 
     @property
-    def share_of_roof(self) -> float:
-        return self.us[ROOF] / self.us[OURS]
+    def share_of_roof(self) -> Ratio:
+        """The roof's time over ours."""
+        return self._times_faster_than(ROOF)
 
     def as_dict(self) -> dict[str, Any]:
-        more = ("best_peer", "ratio", "gb_per_s", "share_of_roof")
-        return {**asdict(self), **{name: getattr(self, name) for name in more}}
+        names = ("rule", "case", "tensors", "elements", "threads", "situation", "just_before", "nbytes")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "rounds": len(self.samples[OURS].seconds),
+            "times": {name: sample.summary() for name, sample in self.samples.items()},
+            "best_peer": self.best_peer,
+            "ratio": self.ratio and self.ratio.as_dict(),
+            "gb_per_s": self.gb_per_s,
+            "share_of_roof": self.share_of_roof.as_dict(),
+        }
+
+    def _times_faster_than(self, name: str) -> Ratio:
+        return times_faster(self.samples[OURS], self.samples[name])
 
 
 def measure(
-    rule: str, case: str, shapes: Shapes, *, threads: int, peers: tuple[str, ...], seconds: float
-) -> Row:
-    """Times one rule on arrays of these shapes, float32.
+    rule: str,
+    case: str,
+    shapes: Shapes,
+    *,
+    threads: int,
+    peers: tuple[str, ...],
+    seconds: float,
+    rounds: int = ROUNDS,
+) -> list[Row]:
+    """Times one rule on arrays of these shapes, float32: hot, and right after 8 MB of other work.
 
     Args:
         rule: a name from ``cases.RULES``.
@@ -68,34 +88,49 @@ def measure(
         shapes: the shapes of the parameters.
         threads: the number of threads of each contender.
         peers: names from ``peers.PEERS``.
-        seconds: the time for all contenders together.
+        seconds: the time for all contenders together, in each situation.
+        rounds: the fewest.
+
+    Returns:
+        A row for each situation.
 
     Example:
         >>> from samestep.commands.bench.run import measure
-        >>> row = measure("SGD", "two", [(3,), (4, 5)], threads=1, peers=("numpy",), seconds=0)
-        >>> row.elements, row.best_peer, row.nbytes
-        (23, 'numpy', 276)
+        >>> shapes = [(3,), (4, 5)]
+        >>> rows = measure("SGD", "two", shapes, threads=1, peers=("numpy",), seconds=0, rounds=3)
+        >>> [(row.situation, row.elements, row.best_peer, row.nbytes) for row in rows]
+        [('hot', 23, 'numpy', 276), ('in use', 23, 'numpy', 276)]
     """
     before = cpu.get_num_threads()
     cpu.set_num_threads(threads)
     try:
         rng = np.random.default_rng(0)
         params, grads = ([rng.standard_normal(s, dtype=np.float32) for s in shapes] for _ in range(2))
-        contenders = {OURS: _step(rule, params, grads), ROOF: _roof(rule, params)}
+        own = [w.copy() for w in params]
+        optimizer = RULES[rule](own)
+        contenders: dict[str, Callable[[], Any]] = {OURS: lambda: optimizer.step(grads)}
         contenders |= steps_of(peers, rule, params, grads, threads)
-        times = take_turns(contenders, seconds)
+        roof = roof_of(grads, own, list(optimizer.state.values()), threads)
+        samples = {
+            situation: take_turns(situation.turns(contenders, roof), seconds, rounds)
+            for situation in (HOT, after_numpy())
+        }
     finally:
         cpu.set_num_threads(before)
-    return Row(
-        rule=rule,
-        case=case,
-        tensors=len(shapes),
-        elements=elements(shapes),
-        threads=threads,
-        us={name: 1e6 * t.minimum for name, t in times.items()},
-        median_us={name: 1e6 * t.median for name, t in times.items()},
-        nbytes=4 * (3 + 2 * STATES[rule]) * elements(shapes),
-    )
+    return [
+        Row(
+            rule=rule,
+            case=case,
+            tensors=len(shapes),
+            elements=elements(shapes),
+            threads=threads,
+            situation=situation.name,
+            just_before=situation.just_before,
+            samples=times,
+            nbytes=4 * (3 + 2 * STATES[rule]) * elements(shapes),
+        )
+        for situation, times in samples.items()
+    ]
 
 
 def measure_all(
@@ -105,28 +140,16 @@ def measure_all(
     threads: Iterable[int],
     peers: tuple[str, ...],
     seconds: float,
+    rounds: int,
     announce: Callable[[Row], None],
 ) -> list[Row]:
     """Every rule on every case with every number of threads; ``announce`` is called with each new row."""
-    rows = []
+    rows: list[Row] = []
     for n in threads:
         for case, shapes in cases.items():
             for rule in rules:
-                rows.append(measure(rule, case, shapes, threads=n, peers=peers, seconds=seconds))
-                announce(rows[-1])
+                new = measure(rule, case, shapes, threads=n, peers=peers, seconds=seconds, rounds=rounds)
+                for row in new:
+                    announce(row)
+                rows += new
     return rows
-
-
-def _step(rule: str, params: list[Array], grads: list[Array]) -> Callable[[], float | None]:
-    optimizer = RULES[rule]([w.copy() for w in params])
-    return lambda: optimizer.step(grads)
-
-
-def _roof(rule: str, params: list[Array]) -> Callable[[], int]:
-    """A plan whose kernel reads and writes as many arrays, but only adds: the cost of the memory alone."""
-    written = [[w.copy() for w in params] for _ in range(1 + STATES[rule])]
-    zeros = [np.zeros_like(w) for w in params]
-    counts = np.zeros(len(params) + 1, np.int64)
-    tensors = [Tensor(w, states) for w, *states in zip(*written, strict=True)]
-    plan = cpu.Plan(f"roof_{STATES[rule]}", tensors, counts)
-    return lambda: plan.step(zeros, (LR,))

@@ -1,62 +1,63 @@
-"""Times contenders in turns in one process, so that a slow phase of the machine slows all of them."""
+"""Contenders take turns in one process, so that a slow phase of the machine slows all of them."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-BATCH_SECONDS = 2e-4  # length of a batch of calls: thousands of times what reading the clock takes
-ROUNDS = 3  # the fewest
+ROUNDS = 15  # the fewest where a figure counts
+QUICK_ROUNDS = 3  # to see that it runs
 
-
-class Timing(NamedTuple):
-    """Seconds of one call: minimum and median over the batches."""
-
-    minimum: float
-    median: float
+Turn = Callable[[], float]  # does its contender's work and returns the seconds of one call
 
 
-def take_turns(contenders: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, Timing]:
-    """Times each contender in rounds.
+class Sample(NamedTuple):
+    """Seconds of one call, round by round."""
 
-    A turn is one call that is not timed, and two batches that are. The first call replaces the data of the
-    contender before in the caches: in a training, too, the caches have the data of the step before.
+    seconds: tuple[float, ...]
+
+    @property
+    def minimum(self) -> float:
+        return min(self.seconds)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    def summary(self) -> dict[str, float]:
+        """Microseconds, for people and JSON."""
+        return {"minimum_us": 1e6 * self.minimum, "median_us": 1e6 * self.median}
+
+
+def take_turns(turns: Mapping[str, Turn], seconds: float, rounds: int = ROUNDS) -> dict[str, Sample]:
+    """Takes one turn of each contender a round; every other round begins with the last of them.
+
+    So what makes the machine faster or slower from turn to turn favours nobody.
 
     Args:
-        contenders: functions without arguments, by name.
-        seconds: about how long all of it takes; at least three rounds are made.
+        turns: by contender; ``Situation.turn`` makes one of a call.
+        seconds: about how long all rounds take together.
+        rounds: the fewest that are made.
 
     Returns:
-        The times by name.
+        Of each contender as many times as there were rounds: those of one round are pairs.
 
     Example:
+        >>> from samestep.commands.bench.situations import HOT
         >>> from samestep.commands.bench.turns import take_turns
-        >>> times = take_turns({"few": lambda: sum(range(10)), "many": lambda: sum(range(10_000))}, 0.01)
-        >>> times["few"].minimum < times["many"].minimum
-        True
+        >>> calls = {"few": lambda: sum(range(10)), "many": lambda: sum(range(10_000))}
+        >>> samples = take_turns({name: HOT.turn(call) for name, call in calls.items()}, 0.0, rounds=3)
+        >>> samples["few"].median < samples["many"].median, len(samples["few"].seconds)
+        (True, 3)
     """
-    repeats = {name: _calls_in_a_batch(call) for name, call in contenders.items()}
-    batches: dict[str, list[float]] = {name: [] for name in contenders}
+    found: dict[str, list[float]] = {name: [] for name in turns}
+    names = list(turns)
     end = time.perf_counter() + seconds
-    rounds = 0
-    while rounds < ROUNDS or time.perf_counter() < end:
-        for name, call in contenders.items():
-            call()
-            batches[name] += [_time(call, repeats[name]) for _ in range(2)]
-        rounds += 1
-    return {name: Timing(min(times), statistics.median(times)) for name, times in batches.items()}
-
-
-def _calls_in_a_batch(call: Callable[[], Any]) -> int:
-    call()  # warm-up: pages, caches, threads, compilers
-    once = min(_time(call, 1) for _ in range(3))
-    return max(1, round(BATCH_SECONDS / max(once, 1e-9)))
-
-
-def _time(call: Callable[[], Any], repeats: int) -> float:
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    return (time.perf_counter() - start) / repeats
+    done = 0
+    while done < rounds or time.perf_counter() < end:
+        for name in names if done % 2 == 0 else reversed(names):
+            found[name].append(turns[name]())
+        done += 1
+    return {name: Sample(tuple(times)) for name, times in found.items()}
