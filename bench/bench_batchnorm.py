@@ -1,27 +1,29 @@
-"""Times batch norm and PyTorch's in one run: their ratio, and the share of the roof, which is copies of x.
+"""Times batch norm beside PyTorch's and beside the memory: copies of x.
 
-    python bench/bench_batchnorm.py [--threads 2] [--seconds 4] [--json] [--case NHWC]
+    python bench/bench_batchnorm.py [--threads N] [--seconds S] [--json] [--quick] [--case NHWC]
 
-The calls of a case take turns, so that a slow phase of the machine slows all of them; the minimum of each
-counts. Both sides allocate their results, except in rows with "out=", which write into existing arrays.
-torch's functions have no such form; the ratio of these rows is to torch's time with allocation. "copy of x"
-is np.copyto on all threads into an existing array. "roof" is the least that a pass must take at that speed: x
-read and y written is one copy; x and dy read and dx written is one and a half.
+Each pass is timed hot and right after a backward pass of torch (without torch: NumPy's work). Both sides
+allocate their results, except in rows with "out=", which write into existing arrays. torch's functions have
+no such form; these rows stand beside torch's time with allocation. A copy of x is np.copyto on all threads
+into an existing array. "N copies of x" is the least that a pass must take at that speed: x read and y written
+is one copy; x and dy read and dx written is one and a half.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import itertools
-import json
-import platform
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 import samestep as ss
-from samestep.commands.bench.turns import take_turns
+from samestep.commands.bench.compare import Comparison
+from samestep.commands.bench.situations import Situation
+from samestep.commands.bench.turns import Sample, take_turns
+from table import Table, both_situations, parse, parser_of
 
 CASES: dict[str, tuple[tuple[int, ...], int]] = {
     "NCHW 32x64x56x56": ((32, 64, 56, 56), 1),
@@ -30,18 +32,18 @@ CASES: dict[str, tuple[tuple[int, ...], int]] = {
     "NCHW 32x256x14x14": ((32, 256, 14, 14), 1),
 }
 # The goals: torch's time over ours.
-TARGETS = {
-    ("NCHW 32x64x56x56", "forward"): 3.5,
-    ("NCHW 32x64x56x56", "backward"): 3.0,
-    ("NCHW 32x64x56x56", "bn+relu both"): 6.0,
-    ("NHWC 32x56x56x64", "forward"): 1.6,
-    ("NHWC 32x56x56x64", "backward"): 1.8,
-    ("NHWC 32x56x56x64", "bn+relu both"): 4.0,
-    ("NxC 65536x256", "forward"): 3.0,
-    ("NxC 65536x256", "backward"): 2.5,
-    ("NxC 65536x256", "bn+relu both"): 5.0,
-    ("NCHW 32x256x14x14", "forward"): 2.5,
+GOALS = {
+    ("NCHW 32x64x56x56", "forward"): 2.5,
+    ("NCHW 32x64x56x56", "backward"): 1.4,
+    ("NCHW 32x64x56x56", "bn+relu both"): 2.5,
+    ("NHWC 32x56x56x64", "forward"): 1.7,
+    ("NHWC 32x56x56x64", "backward"): 1.4,
+    ("NHWC 32x56x56x64", "bn+relu both"): 2.0,
+    ("NCHW 32x256x14x14", "forward"): 2.0,
+    ("NCHW 32x256x14x14", "backward"): 1.5,
 }
+# The bytes that a pass must move, over those of a copy of x.
+COPIES = {"forward": 1.0, "inference": 1.0, "backward": 1.5, "bn+relu both": 2.5}
 
 
 def ours(x: Any, dy: Any, axis: int) -> dict[str, Callable[[], Any]]:
@@ -101,87 +103,63 @@ def torchs(x: Any, dy: Any, axis: int, threads: int) -> dict[str, Callable[[], A
     }
 
 
-def roofs(x: Any, threads: int) -> dict[str, Callable[[], Any]]:
+def copy_of(x: Any, threads: int) -> Callable[[], Any]:
     """A copy of x on all threads: the speed of the memory."""
-    from concurrent.futures import ThreadPoolExecutor
-
     pool = ThreadPoolExecutor(threads)
     flat, to = x.reshape(-1), np.empty(x.size, x.dtype)
-    cuts = np.linspace(0, x.size, threads + 1).astype(int)
-    parts = list(itertools.pairwise(cuts))
-    return {
-        "copy": lambda: list(pool.map(lambda p: np.copyto(to[p[0] : p[1]], flat[p[0] : p[1]]), parts)),
+    parts = list(itertools.pairwise(np.linspace(0, x.size, threads + 1).astype(int)))
+    return lambda: list(pool.map(lambda p: np.copyto(to[p[0] : p[1]], flat[p[0] : p[1]]), parts))
+
+
+def inputs(name: str, samples: int | None = None) -> tuple[Any, Any, int]:
+    """x, dy and the axis of the channels; ``samples`` in place of the case's own number of them."""
+    shape, axis = CASES[name]
+    rng = np.random.default_rng(0)
+    x, dy = (rng.standard_normal((samples or shape[0], *shape[1:]), dtype=np.float32) for _ in range(2))
+    return x, dy, axis
+
+
+def measure(
+    name: str, x: Any, dy: Any, axis: int, situation: Situation, threads: int, seconds: float, rounds: int
+) -> list[Comparison]:
+    """All passes of a case beside torch's and beside copies of x."""
+    own, theirs = ours(x, dy, axis), {}
+    with contextlib.suppress(ImportError):
+        theirs = torchs(x, dy, axis, threads)
+    calls = {
+        **{f"samestep: {what}": call for what, call in own.items()},
+        **{f"torch: {what}": call for what, call in theirs.items()},
+        "copy": copy_of(x, threads),
     }
+    samples = take_turns(situation.turns(calls), seconds, rounds)
+    found = []
+    for what in own:
+        case, mine = f"{name} {what}", samples[f"samestep: {what}"]
+        plain = what.removesuffix(", out=")
+        if plain in theirs:
+            goal = GOALS.get((name, what))
+            found.append(
+                Comparison(case, situation.just_before, mine, samples[f"torch: {plain}"], "torch", goal)
+            )
+        copies = Sample(tuple(COPIES[plain] * s for s in samples["copy"].seconds))
+        found.append(Comparison(case, situation.just_before, mine, copies, f"{COPIES[plain]:g} copies of x"))
+    return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=4.0, help="for each case")
+    parser = parser_of(__doc__, seconds=4.0)
     parser.add_argument("--case", default="", help="only cases with this in their name")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    ss.set_num_threads(options.threads)
-    peer: str | None
-    try:
-        import torch
-
-        peer = f"torch {torch.__version__}"
-    except ImportError:
-        peer = None
-
-    rng = np.random.default_rng(0)
-    rows = []
-    for name, (shape, axis) in CASES.items():
-        if options.case not in name:
-            continue
-        x = rng.standard_normal(shape, dtype=np.float32)
-        dy = rng.standard_normal(shape, dtype=np.float32)
-        calls = {("samestep", k): f for k, f in ours(x, dy, axis).items()}
-        if peer:
-            calls |= {("torch", k): f for k, f in torchs(x, dy, axis, options.threads).items()}
-        calls |= {("memory", k): f for k, f in roofs(x, options.threads).items()}
-        keys = {f"{who}: {what}": f for (who, what), f in calls.items()}
-        best = {name: 1e6 * t.minimum for name, t in take_turns(keys, options.seconds).items()}
-        copy = best["memory: copy"]
-        for what in ours(x[:2], dy[:2], axis):
-            mine, theirs = best[f"samestep: {what}"], best.get(f"torch: {what.removesuffix(', out=')}")
-            rows.append(
-                {
-                    "case": name,
-                    "what": what,
-                    "us": mine,
-                    "torch_us": theirs,
-                    "ratio": theirs / mine if theirs else None,
-                    "target": TARGETS.get((name, what)),
-                    "copy_us": copy,
-                    "roof": mine
-                    / copy
-                    / (
-                        1.0
-                        if "forward" in what or "inference" in what
-                        else 1.5
-                        if "backward" in what
-                        else 2.5
-                    ),
-                }
-            )
-    about = {"cpu": platform.processor() or platform.machine(), "peer": peer, **ss.info()}
-    if options.json:
-        print(json.dumps({"about": about, "rows": rows}, indent=1))
-        return
-    print(f"isa {about['isa']}, {about['threads']} threads, {peer}; microseconds, minimum")
-    print("| case | pass | samestep | torch | ratio | must reach | copy of x | times the roof |")
-    print("|---|---|---|---|---|---|---|---|")
-    for r in rows:
-        theirs = f"{r['torch_us']:.0f} | {r['ratio']:.2f}x" if r["torch_us"] else "|"
-        target = f"{r['target']}x" if r["target"] else ""
-        print(
-            f"| {r['case']} | {r['what']} | {r['us']:.0f} | {theirs} | {target} | {r['copy_us']:.0f} "
-            f"| {r['roof']:.2f} |"
-        )
+    options = parse(parser)
+    situations = both_situations()
+    table = Table(options)
+    for name in CASES:
+        if options.case in name:
+            x, dy, axis = inputs(name, 2 if options.quick else None)
+            for situation in situations:
+                table.add(
+                    measure(name, x, dy, axis, situation, options.threads, options.seconds, options.rounds)
+                )
+    table.close()
 
 
 if __name__ == "__main__":

@@ -5,12 +5,15 @@ with their number. If memory does not hold a billion float32 parameters and thei
 windows onto one block of memory ("aliased"). Then as many bytes are read and written as for a billion
 parameters, but the results mean nothing.
 
+Each size is timed hot and right after 8 MB of NumPy's work; the figures are medians.
+
     python bench/bench_scaling.py [--rule Adam] [--threads 1 2] [--seconds S] [--json] [--plot FILE] [--quick]
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import mmap
 import os
@@ -21,9 +24,11 @@ import numpy as np
 import samestep as ss
 from samestep.backends import cpu
 from samestep.backends.face import Tensor
+from samestep.commands.bench import machine
 from samestep.commands.bench.cases import RULES
 from samestep.commands.bench.peers import STATES
-from samestep.commands.bench.turns import take_turns
+from samestep.commands.bench.situations import HOT, Situation, after_numpy
+from samestep.commands.bench.turns import QUICK_ROUNDS, ROUNDS, take_turns
 
 SIZES = (10**3, 10**4, 10**5, 10**6, 10**7, 10**8, 10**9)
 BLOCK = 2**26  # parameters of one mapped window: 256 MB an array
@@ -60,23 +65,26 @@ def optimizer_rule(rule: str) -> str:
     return RULES[rule](np.zeros(1, np.float32)).rule
 
 
-def measure(rule: str, size: int, threads: int, seconds: float, share: float) -> dict[str, Any]:
+def measure(
+    rule: str, size: int, threads: int, situation: Situation, seconds: float, rounds: int, share: float
+) -> dict[str, Any]:
     ss.set_num_threads(threads)
     fits = size * 4 * (2 + STATES[rule]) < share * available_bytes()
     file = os.memfd_create("block")
     try:
         step = whole(rule, size) if fits else aliased(rule, size, file)
-        least = take_turns({"step": step}, seconds)["step"].minimum
+        sample = take_turns({"step": situation.turn(step)}, seconds, rounds)["step"]
     finally:
         os.close(file)
     return {
         "rule": rule,
         "parameters": size,
         "threads": threads,
+        "just_before": situation.just_before,
         "memory": "whole" if fits else "aliased",
-        "seconds": least,
-        "ns_per_parameter": 1e9 * least / size,
-        "gb_per_s": 4 * size * (3 + 2 * STATES[rule]) / least / 1e9,
+        **sample.summary(),
+        "ns_per_parameter": 1e9 * sample.median / size,
+        "gb_per_s": 4 * size * (3 + 2 * STATES[rule]) / sample.median / 1e9,
     }
 
 
@@ -85,9 +93,13 @@ def save_figure(rows: list[dict[str, Any]], path: str) -> None:
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for threads in sorted({row["threads"] for row in rows}):
-        points = [(r["parameters"], r["ns_per_parameter"]) for r in rows if r["threads"] == threads]
-        axes.plot(*zip(*points, strict=True), "-o", label=f"{threads} threads", markersize=4)
+    for threads, before in dict.fromkeys((row["threads"], row["just_before"]) for row in rows):
+        points = [
+            (r["parameters"], r["ns_per_parameter"])
+            for r in rows
+            if (r["threads"], r["just_before"]) == (threads, before)
+        ]
+        axes.plot(*zip(*points, strict=True), "-o", label=f"{threads} threads, after {before}", markersize=4)
     axes.set(
         xscale="log",
         yscale="log",
@@ -107,6 +119,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=(1, 2))
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--seconds", type=float, default=2.0, help="for each size")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="the fewest")
     parser.add_argument("--share", type=float, default=0.5, help="of the free memory that arrays may take")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--plot", metavar="FILE")
@@ -114,24 +127,26 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         global BLOCK
-        BLOCK, options.sizes, options.seconds = 1024, (1000, 10_000), 0.0
+        BLOCK, options.sizes, options.seconds, options.rounds = 1024, (1000, 10_000), 0.0, QUICK_ROUNDS
+    about = machine.about(max(options.threads))
+    if not options.json:
+        print(machine.in_words(about))
     rows = []
-    for threads in options.threads:
-        for size in options.sizes:
-            share = 0.0 if options.quick and size == 10_000 else options.share
-            rows.append(measure(options.rule, size, threads, options.seconds, share))
-            if not options.json:
-                row = rows[-1]
-                print(
-                    f"{row['rule']} {size:>13,} parameters  {threads} threads  "
-                    f"{row['ns_per_parameter']:8.3f} ns each  {row['gb_per_s']:6.1f} GB/s  "
-                    f"{row['seconds']:.3g} s a step  {row['memory']}",
-                    flush=True,
-                )
+    for threads, size, situation in itertools.product(options.threads, options.sizes, (HOT, after_numpy())):
+        share = 0.0 if options.quick and size == 10_000 else options.share
+        rows.append(measure(options.rule, size, threads, situation, options.seconds, options.rounds, share))
+        if not options.json:
+            row = rows[-1]
+            print(
+                f"{row['rule']} {size:>13,} parameters  {threads} threads  after {row['just_before']:14} "
+                f"{row['ns_per_parameter']:8.3f} ns each  {row['gb_per_s']:6.1f} GB/s  us a step: "
+                f"{row['minimum_us']:.4g} at least, {row['median_us']:.4g} median  {row['memory']}",
+                flush=True,
+            )
     if options.plot:
         save_figure(rows, options.plot)
     if options.json:
-        print(json.dumps({"info": ss.info(), "rows": rows}, indent=1))
+        print(json.dumps({"about": about, "rows": rows}, indent=1))
 
 
 if __name__ == "__main__":

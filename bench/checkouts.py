@@ -3,14 +3,14 @@
 In a turn one process makes the call in a hot loop while the other waits: BATCHES batches that are not timed,
 then as many that are. What ran just before a timed call is therefore the same call. A pair is a turn of each
 side; who comes first alternates. Where its memory lies changes a process's times by some percent, so that
-several processes of each side are started, one pair of them after the other.
+several processes of each side are started, one pair of them after the other: each pair of processes gives one
+ratio.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
@@ -20,27 +20,35 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import samestep
+from samestep.commands.bench.ratios import Ratio, median_of
 
 BATCHES = 10
 BATCH_SECONDS = 3e-4
-RESAMPLES = 2000
 OWN = Path(__file__).resolve().parents[1]
 
 Pair = tuple[list[float], list[float]]  # seconds of a call in each batch: here, and in the other checkout
 
 
 class Comparison(NamedTuple):
-    """Times here over times there, each with the interval that holds 95 % of the resampled ones."""
+    """Times here over times there, paired by processes."""
 
     seconds: float  # here, the median
-    median: tuple[float, float, float]
-    tenth_percentile: tuple[float, float, float]
+    median: Ratio
+    tenth_percentile: Ratio
 
     @property
     def verdict(self) -> str:
-        """By the median."""
-        _, low, high = self.median
-        return "faster" if high < 1.0 else "slower" if low > 1.0 else "level"
+        """By the medians."""
+        return "faster" if self.median.high < 1.0 else "slower" if self.median.low > 1.0 else "inconclusive"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "us_here": 1e6 * self.seconds,
+            "median": self.median.as_dict(),
+            "tenth_percentile": self.tenth_percentile.as_dict(),
+            "verdict": self.verdict,
+            "just_before": "itself",
+        }
 
 
 def serve(call_of: Callable[[str], Callable[[], Any]]) -> None:
@@ -61,7 +69,7 @@ def serve(call_of: Callable[[str], Callable[[], Any]]) -> None:
         print(json.dumps(times[BATCHES:]), flush=True)
 
 
-def compare(
+def compare_with(
     command: Sequence[str], other: Path, names: Sequence[str], processes: int, pairs: int
 ) -> dict[str, Comparison]:
     """Compares this checkout with another.
@@ -123,22 +131,11 @@ def _time(call: Callable[[], Any], repeats: int) -> float:
 
 
 def _summary(of_processes: list[list[Pair]]) -> Comparison:
-    # A pair's ratio is that of its medians. Processes are drawn again, and from each its pairs.
-    draw = random.Random(0)
-    resampled = [
-        [
-            pair
-            for pairs in draw.choices(of_processes, k=len(of_processes))
-            for pair in draw.choices(pairs, k=len(pairs))
-        ]
-        for _ in range(RESAMPLES)
-    ]
-    everything = [pair for pairs in of_processes for pair in pairs]
-    ratios = [
-        _with_interval(ratio(everything), sorted(map(ratio, resampled)))
-        for ratio in (_median_ratio, _tenth_percentile_ratio)
-    ]
-    return Comparison(statistics.median(t for own, _ in everything for t in own), *ratios)
+    return Comparison(
+        statistics.median(t for pairs in of_processes for own, _ in pairs for t in own),
+        median_of([_median_ratio(pairs) for pairs in of_processes]),
+        median_of([_tenth_percentile_ratio(pairs) for pairs in of_processes]),
+    )
 
 
 def _median_ratio(pairs: list[Pair]) -> float:
@@ -148,7 +145,3 @@ def _median_ratio(pairs: list[Pair]) -> float:
 def _tenth_percentile_ratio(pairs: list[Pair]) -> float:
     here, there = (sorted(t for pair in pairs for t in pair[side]) for side in (0, 1))
     return here[len(here) // 10] / there[len(there) // 10]
-
-
-def _with_interval(value: float, resampled: list[float]) -> tuple[float, float, float]:
-    return value, resampled[len(resampled) // 40], resampled[-len(resampled) // 40]

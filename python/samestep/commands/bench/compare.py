@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .ratios import Ratio, Verdict, times_faster, verdict
-from .turns import Sample
+from .roof import Roof
+from .situations import ROOF, Situation
+from .turns import ROUNDS, Sample, take_turns
+
+OURS, BEST = "samestep", "torch best"
+__all__ = ["BEST", "OURS", "ROOF", "TABLE", "Comparison", "compare", "fastest"]
 
 TABLE = (
     "| case | just before | us, min | us, median | beside | its median | times faster | goal | verdict |\n"
@@ -54,6 +59,50 @@ class Comparison:
             "goal": self.goal,
             "verdict": self.verdict,
         }
+
+
+def compare(
+    case: str,
+    contenders: Mapping[str, Callable[[], Any]],
+    beside: Mapping[str, float | None],
+    situation: Situation,
+    *,
+    roof: Roof | None = None,
+    seconds: float = 0.0,
+    rounds: int = ROUNDS,
+) -> list[Comparison]:
+    """Compares "samestep" with others that take turns with it.
+
+    Args:
+        case: what is called.
+        contenders: "samestep" and others. Those that nobody is compared with are not called.
+        beside: the others' names, with the goal for each. "torch best" stands for that one of torch's
+            contenders whose median is the least, unless that one is named as well; "roof" for the roof. A
+            name that there is not is left out.
+        situation: what runs just before each timed call.
+        roof: of the arrays of "samestep".
+        seconds, rounds: see ``take_turns``.
+
+    Example:
+        >>> from samestep.commands.bench.compare import compare
+        >>> from samestep.commands.bench.situations import HOT
+        >>> calls = {"samestep": lambda: sum(range(100)), "numpy": lambda: sum(range(10_000))}
+        >>> (found,) = compare("a sum", calls, {"numpy": 2.0, "torch best": 1.0}, HOT, rounds=6)
+        >>> found.other_name, found.goal, found.just_before
+        ('numpy', 2.0, 'itself')
+    """
+    of_torch = {name for name in contenders if name.startswith("torch")}
+    wanted = {OURS} | set(beside) | (of_torch if BEST in beside else set())
+    called = {name: call for name, call in contenders.items() if name in wanted}
+    samples = take_turns(situation.turns(called, roof if ROOF in beside else None), seconds, rounds)
+    best = fastest({name: sample for name, sample in samples.items() if name in of_torch})
+    goals = {best if name == BEST and best else name: goal for name, goal in beside.items()}
+    goals |= {name: goal for name, goal in beside.items() if name in samples}
+    return [
+        Comparison(case, situation.just_before, samples[OURS], samples[name], name, goal)
+        for name, goal in goals.items()
+        if name in samples
+    ]
 
 
 def fastest(samples: Mapping[str, Sample]) -> str | None:

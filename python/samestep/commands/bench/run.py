@@ -10,14 +10,12 @@ import numpy as np
 
 from ...backends import cpu
 from .cases import RULES, Shapes, elements
-from .compare import fastest
+from .compare import OURS, ROOF, fastest
 from .peers import STATES, steps_of
 from .ratios import Ratio, times_faster
-from .roof import roof_of
+from .roof import Roof, roof_of
 from .situations import HOT, after_numpy
 from .turns import ROUNDS, Sample, take_turns
-
-OURS, ROOF = "samestep", "roof"
 
 
 @dataclass(frozen=True)
@@ -104,13 +102,7 @@ def measure(
     before = cpu.get_num_threads()
     cpu.set_num_threads(threads)
     try:
-        rng = np.random.default_rng(0)
-        params, grads = ([rng.standard_normal(s, dtype=np.float32) for s in shapes] for _ in range(2))
-        own = [w.copy() for w in params]
-        optimizer = RULES[rule](own)
-        contenders: dict[str, Callable[[], Any]] = {OURS: lambda: optimizer.step(grads)}
-        contenders |= steps_of(peers, rule, params, grads, threads)
-        roof = roof_of(grads, own, list(optimizer.state.values()), threads)
+        contenders, roof = contenders_of(rule, shapes, peers, threads)
         samples = {
             situation: take_turns(situation.turns(contenders, roof), seconds, rounds)
             for situation in (HOT, after_numpy())
@@ -131,6 +123,19 @@ def measure(
         )
         for situation, times in samples.items()
     ]
+
+
+def contenders_of(
+    rule: str, shapes: Shapes, peers: tuple[str, ...], threads: int
+) -> tuple[dict[str, Callable[[], Any]], Roof]:
+    """The same step by samestep and by the peers, and the roof of samestep's arrays."""
+    rng = np.random.default_rng(0)
+    params, grads = ([rng.standard_normal(s, dtype=np.float32) for s in shapes] for _ in range(2))
+    own = [w.copy() for w in params]
+    optimizer = RULES[rule](own)
+    others = steps_of(peers, rule, params, grads, threads)
+    roof = roof_of(grads, own, list(optimizer.state.values()), threads)
+    return {OURS: lambda: optimizer.step(grads), **others}, roof
 
 
 def measure_all(

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from os import PathLike
 
 from ...optional import require
-from .run import OURS, ROOF, Row
+from .compare import OURS, ROOF
+from .run import Row
 from .situations import HOT
 
 HEADER = (

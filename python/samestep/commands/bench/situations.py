@@ -17,6 +17,8 @@ import numpy as np
 from .roof import Roof
 from .turns import Turn
 
+ROOF = "roof"
+
 WORK_BYTES = 8 * 2**20  # of the other work
 BATCH_SECONDS = 2e-4  # of a batch of hot calls: thousands of times what reading the clock takes
 WARM_SECONDS = 0.01  # of hot calls before it: the last contender's OpenMP threads spin for up to 8 ms
@@ -77,7 +79,7 @@ class Situation:
     def turns(self, contenders: Mapping[str, Callable[[], Any]], roof: Roof | None = None) -> dict[str, Turn]:
         """A turn of each contender and, last, of the roof."""
         turns = {name: self.turn(call) for name, call in contenders.items()}
-        return turns if roof is None else {**turns, "roof": self.turn_of_roof(roof)}
+        return turns if roof is None else {**turns, ROOF: self.turn_of_roof(roof)}
 
 
 HOT = Situation("hot", "itself")
