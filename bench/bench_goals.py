@@ -4,8 +4,8 @@
 
 Each call is timed in use: right after a backward pass of torch over 8 MB of activations, through
 samestep.torch, or right after 8 MB of NumPy's work, through samestep. Ratios are the other's time over ours,
-paired by rounds; a goal is met where the whole interval of 95 % reaches it, missed where none of it does. GPT-2
-small takes 7 GB of memory.
+paired by rounds; a goal is met where the whole interval of 95 % reaches it, missed where none of it does.
+GPT-2 small takes 7 GB of memory.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from samestep.commands.bench.roof import Roof
 from samestep.commands.bench.situations import after_numpy, after_torch
 from samestep.commands.bench.turns import Sample
 from table import Table, parse, parser_of
+from torch_calls import Calls, steps
 
 LARGE, CACHED = 2**24, 2**14
 IMPORT_SECONDS = 0.05
 
-Contenders = tuple[bench_torch.Calls, Roof | None]
+Contenders = tuple[Calls, Roof | None]
 
 
 class Goal(NamedTuple):
@@ -44,7 +45,11 @@ class Goal(NamedTuple):
 
 
 def of_torch(rule: str, shapes: Shapes) -> Callable[[int], Contenders]:
-    return lambda threads: bench_torch.steps(rule, shapes, threads, with_peers=True)
+    def make(threads: int) -> Contenders:
+        calls, optimizer = steps(rule, shapes, threads)
+        return calls, bench_torch.roof_of_step(optimizer, threads)
+
+    return make
 
 
 def of_numpy(rule: str, shapes: Shapes) -> Callable[[int], Contenders]:

@@ -1,10 +1,9 @@
 """Compares the calls of two checkouts of this package: a process for each, which take turns.
 
-In a turn one process makes the call in a hot loop while the other waits: BATCHES batches that are not timed,
+In a turn one process makes the call in a hot loop while the other waits: some batches that are not timed,
 then as many that are. What ran just before a timed call is therefore the same call. A pair is a turn of each
 side; who comes first alternates. Where its memory lies changes a process's times by some percent, so that
-several processes of each side are started, one pair of them after the other: each pair of processes gives one
-ratio.
+several processes of each side are started, one pair of them after the other: each pair gives one ratio.
 """
 
 from __future__ import annotations
@@ -14,16 +13,12 @@ import os
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import samestep
 from samestep.commands.bench.ratios import Ratio, median_of
 
-BATCHES = 10
-BATCH_SECONDS = 3e-4
 OWN = Path(__file__).resolve().parents[1]
 
 Pair = tuple[list[float], list[float]]  # seconds of a call in each batch: here, and in the other checkout
@@ -51,31 +46,13 @@ class Comparison(NamedTuple):
         }
 
 
-def serve(call_of: Callable[[str], Callable[[], Any]]) -> None:
-    """What a process of one side does: for every name on stdin a turn, whose times it prints.
-
-    Args:
-        call_of: makes the call of a name. Only the last one is kept.
-    """
-    print(json.dumps(samestep.__file__), flush=True)
-    last, repeats = "", 0
-    call: Callable[[], Any] = int
-    for name in map(str.strip, sys.stdin):
-        if name != last:
-            last, call = name, call_of(name)
-            call()
-            repeats = max(1, round(BATCH_SECONDS / min(_time(call, 1) for _ in range(5))))
-        times = [_time(call, repeats) for _ in range(2 * BATCHES)]
-        print(json.dumps(times[BATCHES:]), flush=True)
-
-
 def compare_with(
     command: Sequence[str], other: Path, names: Sequence[str], processes: int, pairs: int
 ) -> dict[str, Comparison]:
     """Compares this checkout with another.
 
     Args:
-        command: arguments of Python, with which a process ends in ``serve``.
+        command: arguments of Python, with which a process serves calls as torch_calls.py does.
         other: the other checkout, built.
         names: of the calls that it serves.
         processes: how many are started of each side.
@@ -103,7 +80,7 @@ def _start(command: Sequence[str], checkout: Path) -> subprocess.Popen[str]:
         env={**os.environ, "PYTHONPATH": str(folder)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     assert side.stdout is not None
     path = json.loads(side.stdout.readline() or '""')
@@ -121,13 +98,6 @@ def _ask(side: subprocess.Popen[str], name: str) -> list[float]:
     print(name, file=side.stdin, flush=True)
     times: list[float] = json.loads(side.stdout.readline())
     return times
-
-
-def _time(call: Callable[[], Any], repeats: int) -> float:
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    return (time.perf_counter() - start) / repeats
 
 
 def _summary(of_processes: list[list[Pair]]) -> Comparison:

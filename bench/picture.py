@@ -62,9 +62,9 @@ def taken(results: str) -> str:
     machine, torch, date = (
         re.search(pattern, flat)[1]
         for pattern in (
-            r"a virtual machine with (.+?) \(family",
+            r"A virtual machine with (.+?) \(family",
             r"(torch \d+\.\d+)",
-            r"Taken on (\d{4}-\d\d-\d\d)",
+            r"were taken on (\d{4}-\d\d-\d\d)",
         )
     )
     return f"{machine}; {torch}; {date}; bench/bench_goals.py"

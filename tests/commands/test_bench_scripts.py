@@ -1,0 +1,86 @@
+"""The scripts of bench/ run, and say of every ratio what ran just before; no time is asserted."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import samestep
+
+BENCH = Path(__file__).parents[2] / "bench"
+NEEDS = {
+    "goals": ("torch", "ml_dtypes", "sklearn"),
+    "torch": ("torch",),
+    "options": ("ml_dtypes",),
+    "mse": ("sklearn",),
+    "batchnorm": (),
+}
+FOLDER = str(Path(samestep.__file__).parents[1])
+
+
+def run(script, *options):
+    path = os.pathsep.join(filter(None, (FOLDER, os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, BENCH / f"bench_{script}.py", "--quick", *options]
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", check=False, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", NEEDS)
+def test_a_script_runs(script):
+    for package in NEEDS[script]:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    found = json.loads(run(script, "--json"))
+    assert {"date", "processor", "caches", "isa", "threads", "commit", "versions"} <= found["about"].keys()
+    assert len(found["rows"]) >= 8
+    in_use = {"8 MB of NumPy", "8 MB of torch backward"}
+    before = {row["just_before"] for row in found["rows"]}
+    assert before <= in_use | {"itself", "import numpy"}
+    assert before & in_use
+    assert ("itself" in before) == (script != "goals")
+    for row in found["rows"]:
+        assert row["rounds"] == 3
+        assert row["verdict"] == (None if row["goal"] is None else "inconclusive")
+        assert 0 < row["own"]["minimum_us"] <= row["own"]["median_us"]
+    if script == "goals":  # each of the targets
+        cases = " ".join(row["case"] for row in found["rows"])
+        wanted = (
+            "SGD",
+            "Momentum",
+            "NAG",
+            "AdaGrad",
+            "RMSProp",
+            "Adam",
+            "300 x 64",
+            "NCHW",
+            "NHWC",
+            "MSE",
+            "bfloat16",
+        )
+        assert all(name in cases for name in wanted)
+        assert sum(row["other"]["name"] == "roof" for row in found["rows"]) >= 5
+
+
+@pytest.mark.slow
+def test_a_table_is_markdown_under_the_machine():
+    machine, empty, *table = run("batchnorm", "--case", "14x14", "--threads", "1").splitlines()
+    assert "1 threads" in machine
+    assert "samestep" in machine
+    assert not empty
+    assert len({line.count("|") for line in table}) == 1
+    assert all("itself" in line or "8 MB of" in line for line in table[2:])
+
+
+@pytest.mark.slow
+def test_scaling_runs():
+    rows = json.loads(run("scaling", "--json"))["rows"]
+    assert [row["just_before"] for row in rows] == ["itself", "8 MB of NumPy"] * 4
+    assert {row["memory"] for row in rows} == {"whole", "aliased"}
