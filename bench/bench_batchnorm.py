@@ -131,7 +131,7 @@ def measure(
         **{f"torch: {what}": call for what, call in theirs.items()},
         "copy": copy_of(x, threads),
     }
-    samples = take_turns(situation.turns(calls), seconds, rounds)
+    samples = take_turns(situation.turns(calls, rounds), seconds, rounds)
     found = []
     for what in own:
         case, mine = f"{name} {what}", samples[f"samestep: {what}"]

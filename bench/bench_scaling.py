@@ -73,7 +73,7 @@ def measure(
     file = os.memfd_create("block")
     try:
         step = whole(rule, size) if fits else aliased(rule, size, file)
-        sample = take_turns({"step": situation.turn(step)}, seconds, rounds)["step"]
+        sample = take_turns(situation.turns({"step": step}, rounds), seconds, rounds)["step"]
     finally:
         os.close(file)
     return {

@@ -24,6 +24,7 @@ Calls = dict[str, Callable[[], Any]]
 
 BATCHES = 10
 BATCH_SECONDS = 3e-4
+TURN_SECONDS = 0.1  # the most, if that holds a batch that is timed and one that is not
 
 SMALL = {f"{n} x 64": [(64,)] * n for n in (1, 100)}
 STEPS = {
@@ -87,15 +88,17 @@ def serve(call_of: Callable[[str], Callable[[], Any]]) -> None:
         call_of: makes the call of a name. Only the last one is kept.
     """
     print(json.dumps(ss.__file__), flush=True)
-    last, repeats = "", 0
+    last, repeats, batches = "", 0, 0
     call: Callable[[], Any] = int
     for name in map(str.strip, sys.stdin):
         if name != last:
             last, call = name, call_of(name)
             call()
-            repeats = max(1, round(BATCH_SECONDS / min(_time(call, 1) for _ in range(5))))
-        times = [_time(call, repeats) for _ in range(2 * BATCHES)]
-        print(json.dumps(times[BATCHES:]), flush=True)
+            once = min(_time(call, 1) for _ in range(5))
+            repeats = max(1, round(BATCH_SECONDS / once))
+            batches = min(BATCHES, max(1, round(TURN_SECONDS / 2 / once)))
+        times = [_time(call, repeats) for _ in range(2 * batches)]
+        print(json.dumps(times[batches:]), flush=True)
 
 
 def _time(call: Callable[[], Any], repeats: int) -> float:

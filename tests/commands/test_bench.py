@@ -141,8 +141,10 @@ def test_contenders_take_turns():
 def test_the_other_work_runs_before_each_timed_call():
     ran = []
     situation = situations.Situation("in use", "other work", lambda: ran.append("work"))
-    turn = situation.turn(lambda: ran.append("call"))
-    assert ran == ["call"]  # the warm-up
+    turn = situation.turn(lambda: ran.append("call"), 2)
+    assert (
+        ran == ["work", "call"] * 2
+    )  # the warm-ups, in which a step that tunes itself finds what it will meet
     ran.clear()
     assert turn() > 0.0
     turn()
@@ -159,6 +161,19 @@ def test_hot_calls_follow_their_own():
     assert ran[-1] - start > situations.WARM_SECONDS
     assert sum(t - start > situations.WARM_SECONDS for t in ran) > 1
     assert each < situations.BATCH_SECONDS
+
+
+def test_contenders_are_warmed_up_where_figures_count(monkeypatch):
+    ran = []
+    for rounds, calls in ((turns.ROUNDS, situations.WARM_UPS), (turns.QUICK_ROUNDS, 1)):
+        ran.clear()
+        situation = situations.Situation("in use", "x", lambda: None)
+        assert list(situation.turns({"a": lambda: ran.append(1)}, rounds)) == ["a"]
+        assert len(ran) == calls
+    monkeypatch.setattr(situations, "WARM_UP_SECONDS", 0.0)
+    ran.clear()
+    situations.HOT.turn(lambda: ran.append(1), 1000)
+    assert len(ran) < 10
 
 
 class Moves:

@@ -94,7 +94,7 @@ def compare(
     of_torch = {name for name in contenders if name.startswith("torch")}
     wanted = {OURS} | set(beside) | (of_torch if BEST in beside else set())
     called = {name: call for name, call in contenders.items() if name in wanted}
-    samples = take_turns(situation.turns(called, roof if ROOF in beside else None), seconds, rounds)
+    samples = take_turns(situation.turns(called, rounds, roof if ROOF in beside else None), seconds, rounds)
     best = fastest({name: sample for name, sample in samples.items() if name in of_torch})
     goals = {best if name == BEST and best else name: goal for name, goal in beside.items()}
     goals |= {name: goal for name, goal in beside.items() if name in samples}

@@ -104,7 +104,7 @@ def measure(
     try:
         contenders, roof = contenders_of(rule, shapes, peers, threads)
         samples = {
-            situation: take_turns(situation.turns(contenders, roof), seconds, rounds)
+            situation: take_turns(situation.turns(contenders, rounds, roof), seconds, rounds)
             for situation in (HOT, after_numpy())
         }
     finally:

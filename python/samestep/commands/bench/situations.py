@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from .roof import Roof
-from .turns import Turn
+from .turns import ROUNDS, Turn
 
 ROOF = "roof"
 
 WORK_BYTES = 8 * 2**20  # of the other work
 BATCH_SECONDS = 2e-4  # of a batch of hot calls: thousands of times what reading the clock takes
+WARM_UPS, WARM_UP_SECONDS = 60, 3.0  # calls before the first turn, and the most that they take
 WARM_SECONDS = 0.01  # of hot calls before it: the last contender's OpenMP threads spin for up to 8 ms
 
 
@@ -32,10 +33,20 @@ class Situation:
     just_before: str  # as tables say it
     work: Callable[[], Any] | None = None  # None: the call itself
 
-    def turn(self, call: Callable[[], Any]) -> Turn:
-        """A turn that times ``call``: in a batch after its own calls, or once after the other work."""
-        call()  # warm-up: pages, threads, compilers
+    def turn(self, call: Callable[[], Any], warm_ups: int = 1) -> Turn:
+        """A turn that times ``call``: in a batch after its own calls, or once after the other work.
+
+        Warm-ups, in the same situation, come first: for pages, threads, compilers, and for a step that tunes
+        itself, which tries its settings in the first tens of calls.
+        """
         work = self.work
+        end = time.perf_counter() + WARM_UP_SECONDS
+        for done in range(warm_ups):
+            if done and time.perf_counter() > end:
+                break
+            if work is not None:
+                work()
+            call()
         if work is not None:
 
             def in_use() -> float:
@@ -76,9 +87,12 @@ class Situation:
 
         return turn
 
-    def turns(self, contenders: Mapping[str, Callable[[], Any]], roof: Roof | None = None) -> dict[str, Turn]:
-        """A turn of each contender and, last, of the roof."""
-        turns = {name: self.turn(call) for name, call in contenders.items()}
+    def turns(
+        self, contenders: Mapping[str, Callable[[], Any]], rounds: int, roof: Roof | None = None
+    ) -> dict[str, Turn]:
+        """A turn of each contender and, last, of the roof; with fewer rounds than count, hardly warmed up."""
+        warm_ups = WARM_UPS if rounds >= ROUNDS else 1
+        turns = {name: self.turn(call, warm_ups) for name, call in contenders.items()}
         return turns if roof is None else {**turns, ROOF: self.turn_of_roof(roof)}
 
 
