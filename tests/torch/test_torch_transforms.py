@@ -302,7 +302,7 @@ REBUILDERS = {
         lambda net: torch.nn.utils.fusion.fuse_linear_bn_eval(torch.nn.Linear(3, 4).eval(), net[1]),
         "fuse_linear_bn_eval: rebuilds",
     ),
-    "quantization": (fuse_modules, "samestep.torch.batchnorm.BatchNorm2d"),
+    "quantization": (fuse_modules, "samestep.torch.layers.BatchNorm2d"),
     "mkldnn": (to_mkldnn, "rebuilds a batch norm"),
     "fx fuse": (fuse_graph, None),
     "replace_all": (replace_all, None),

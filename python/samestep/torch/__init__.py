@@ -3,9 +3,10 @@
 ``import samestep`` never imports torch; ``import samestep.torch`` does, and needs it installed.
 """
 
-from .batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d, batch_norm
+from .batchnorm import batch_norm
 from .clip import clip_grad_norm_
 from .convert import convert
+from .layers import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
 
 __all__ = [

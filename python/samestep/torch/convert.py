@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch.nn import Module
 
-from .batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from .layers import BatchNorm1d, BatchNorm2d, BatchNorm3d
 
 _Network = TypeVar("_Network", bound=Module)
 
