@@ -6,7 +6,14 @@
 from .batchnorm import batch_norm
 from .clip import clip_grad_norm_
 from .convert import convert
-from .layers import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from .layers import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    LazyBatchNorm1d,
+    LazyBatchNorm2d,
+    LazyBatchNorm3d,
+)
 from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
 
 __all__ = [
@@ -17,6 +24,9 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "LazyBatchNorm1d",
+    "LazyBatchNorm2d",
+    "LazyBatchNorm3d",
     "RMSprop",
     "batch_norm",
     "clip_grad_norm_",

@@ -24,7 +24,7 @@ _REBUILDERS = (
 
 
 class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
-    """The base of the three layers: torch's, with the argument ``relu`` and the kernels' forward pass."""
+    """The base of the layers: torch's, with the argument ``relu`` and the kernels' forward pass."""
 
     relu = False  # for torch's layers whose __class__ was set, and for pickles without the attribute
 
@@ -150,3 +150,61 @@ class BatchNorm3d(_BatchNorm, torch.nn.BatchNorm3d):
         >>> samestep.torch.BatchNorm3d(3)(torch.ones(2, 3, 1, 1, 1)).flatten()
         tensor([0., 0., 0., 0., 0., 0.], grad_fn=<ViewBackward0>)
     """
+
+
+class _LazyBatchNorm(_BatchNorm):
+    def initialize_parameters(self, input: Any) -> None:
+        if isinstance(input, torch.fx.Proxy):
+            fix = "call the network once before it is traced"
+            raise TypeError(f"{type(self).__name__}: a trace has no shapes to initialize it by; {fix}")
+        super().initialize_parameters(input)
+
+
+class LazyBatchNorm1d(_LazyBatchNorm, torch.nn.LazyBatchNorm1d):
+    """``torch.nn.LazyBatchNorm1d`` on the package's kernels: a ``BatchNorm1d`` from its first input on.
+
+    Args:
+        relu: whether a ReLU follows, in the same pass. The other arguments are torch's, in its order.
+
+    The first call, or a state dict, tells the number of channels. Until then the parameters and buffers are
+    torch's uninitialized ones; state dicts of this layer and of torch's can be exchanged at any time.
+
+    Example:
+        >>> import torch, samestep.torch
+        >>> layer = samestep.torch.LazyBatchNorm1d(relu=True)
+        >>> y = layer(torch.tensor([[1.0, 2], [3, 6], [5, 4], [7, 8]]))
+        >>> type(layer) is samestep.torch.BatchNorm1d, layer.num_features, layer.relu
+        (True, 2, True)
+    """
+
+    cls_to_become = BatchNorm1d
+
+
+class LazyBatchNorm2d(_LazyBatchNorm, torch.nn.LazyBatchNorm2d):
+    """``torch.nn.LazyBatchNorm2d`` on the package's kernels: a ``BatchNorm2d`` from its first input on.
+
+    Arguments and promises are those of ``LazyBatchNorm1d``.
+
+    Example:
+        >>> import torch, samestep.torch
+        >>> layer = samestep.torch.LazyBatchNorm2d()
+        >>> layer(torch.ones(2, 3, 4, 4)).shape, layer.num_features
+        (torch.Size([2, 3, 4, 4]), 3)
+    """
+
+    cls_to_become = BatchNorm2d
+
+
+class LazyBatchNorm3d(_LazyBatchNorm, torch.nn.LazyBatchNorm3d):
+    """``torch.nn.LazyBatchNorm3d`` on the package's kernels: a ``BatchNorm3d`` from its first input on.
+
+    Arguments and promises are those of ``LazyBatchNorm1d``.
+
+    Example:
+        >>> import torch, samestep.torch
+        >>> layer = samestep.torch.LazyBatchNorm3d()
+        >>> layer(torch.ones(2, 3, 1, 1, 1)).shape, layer.num_features
+        (torch.Size([2, 3, 1, 1, 1]), 3)
+    """
+
+    cls_to_become = BatchNorm3d
