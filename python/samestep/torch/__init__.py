@@ -3,6 +3,8 @@
 ``import samestep`` never imports torch; ``import samestep.torch`` does, and needs it installed.
 """
 
+from typing import TYPE_CHECKING, NoReturn
+
 from .batchnorm import batch_norm
 from .clip import clip_grad_norm_
 from .convert import convert
@@ -32,3 +34,14 @@ __all__ = [
     "clip_grad_norm_",
     "convert",
 ]
+
+if not TYPE_CHECKING:  # type checkers name an unknown attribute themselves
+
+    def __getattr__(name: str) -> NoReturn:
+        if name == "SyncBatchNorm":
+            raise AttributeError(
+                "samestep.torch has no SyncBatchNorm; use BatchNorm1d, BatchNorm2d or BatchNorm3d, which "
+                "normalise by each worker's own batch, or torch.nn.SyncBatchNorm, whose bits depend on the "
+                "number of workers"
+            )
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
