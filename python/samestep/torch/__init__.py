@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 from .batchnorm import batch_norm
 from .clip import clip_grad_norm_
 from .convert import convert
+from .decompositions import decompositions
 from .layers import (
     BatchNorm1d,
     BatchNorm2d,
@@ -33,6 +34,7 @@ __all__ = [
     "batch_norm",
     "clip_grad_norm_",
     "convert",
+    "decompositions",
 ]
 
 if not TYPE_CHECKING:  # type checkers name an unknown attribute themselves

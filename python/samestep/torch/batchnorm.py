@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.onnx
 from torch import Tensor
 
 from ..arguments import number, switch
@@ -99,7 +100,7 @@ def _batch_norm(
         raise ValueError(f"batch_norm eps must be {expected}, but got {eps}")
     arguments = (input, running_mean, running_var, weight, bias, training, momentum, eps, relu, batches)
     if torch.jit.is_tracing():  # shapes are traced tensors here; the operators check the real ones
-        return by_operators(*arguments)
+        return _traced(*arguments)
     tensors = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
     _check_tensors({"input": input, **tensors})
     if training:
@@ -112,7 +113,7 @@ def _batch_norm(
     if torch.autograd.forward_ad._current_level >= 0:  # no operator has a forward derivative
         return _by_torch(*arguments)
     if not _is_plain(input, running_mean, running_var, weight, bias):
-        return by_operators(*arguments)
+        return _traced(*arguments)
     if training:
         return _Training.apply(input, weight, bias, running_mean, running_var, momentum, eps, relu, batches)
     return _Inference.apply(input, weight, bias, running_mean, running_var, eps, relu)
@@ -170,6 +171,11 @@ def _by_torch(
     if batches is not None:
         batches.add_(1)
     return torch.relu(y) if relu else y
+
+
+def _traced(*arguments: Any) -> Tensor:
+    """In the package's operators; for ONNX, which has no node for them, in torch's."""
+    return (_by_torch if torch.onnx.is_in_onnx_export() else by_operators)(*arguments)
 
 
 class _Training(torch.autograd.Function):

@@ -140,7 +140,7 @@ def _differentiate_inference(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...
     return (*needed(ctx, saved[:3], grads), None, None, None, None)
 
 
-def _gradients_by_torch(
+def gradients_by_torch(
     grad: Any, x: Any, weight: Any, bias: Any, statistics: Any, eps: float, relu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The formulas of ``samestep.batchnorm_backward`` (``statistics`` None: those of the batch, as functions
@@ -182,7 +182,7 @@ def _differentiate_twice(fixed: bool) -> Callable[..., tuple[Tensor | None, ...]
             left = iter(values)
             dy, input, gamma, beta = (None if t is None else next(left) for t in (grad, x, weight, bias))
             known = statistics if fixed else None
-            return _gradients_by_torch(dy, input, gamma, beta, known, ctx.eps, ctx.relu)
+            return gradients_by_torch(dy, input, gamma, beta, known, ctx.eps, ctx.relu)
 
         _, pull = torch.func.vjp(first, *kept)
         grads = iter(pull(cotangents))
