@@ -143,6 +143,17 @@ class TestONNX:
         torch.testing.assert_close(results[0], net(longer), **CLOSE)
         assert (results[0].min() == 0) == relu
 
+    def test_a_network_in_training_has_the_nodes_of_torchs(self, tmp_path):
+        import onnx
+
+        kinds, net = [], network(momentum=None).train()
+        for one in (net, st.convert(copy.deepcopy(net), back=True)):
+            file, mode = str(tmp_path / "net.onnx"), torch.onnx.TrainingMode.TRAINING
+            torch.onnx.export(one, (torch.randn(2, 3, 5, 5),), file, dynamo=False, training=mode)
+            kinds.append([node.op_type for node in onnx.load(file).graph.node])
+        assert kinds[0] == kinds[1]
+        assert "BatchNormalization" in kinds[0]
+
     def test_leaves_the_operators_to_others(self):
         net, x = network(True), torch.randn(2, 3, 5, 5)
         torch.onnx.export(net, (x,), verbose=False)

@@ -222,17 +222,26 @@ def test_torchscript_trace(relu):
     assert torch.equal(torch.jit.load(file)(x), one(x))
 
 
-@pytest.mark.parametrize("momentum", [0.1, 0.5])
+@pytest.mark.parametrize("momentum", [0.1, 0.5, None])
 def test_an_ensemble_trains_under_vmap(momentum):
-    """Stacked layers with running statistics have the state of single ones."""
-    single = [layer(True, "BatchNorm1d", momentum=momentum) for _ in range(3)]
-    x, base = torch.randn(3, 8, 4), copy.deepcopy(single[0])
+    """Stacked layers with running statistics have the state of single ones, whatever each has seen."""
+    single = [layer(True, "BatchNorm1d", momentum=momentum) for _ in range(4)]
+    for k, one in enumerate(single):
+        for _ in range(k):
+            one(torch.randn(8, 4))
+    x, base = torch.randn(4, 8, 4), copy.deepcopy(single[0])
     state = torch.func.stack_module_state(single)
 
     def call(parameters, buffers, x):
         return torch.func.functional_call(base, (parameters, buffers), (x,))
 
+    def in_pairs(values):
+        return {name: value.unflatten(0, (2, 2)) for name, value in values.items()}  # views of the state
+
     y = torch.func.vmap(call)(*state, x)
+    same_bits([y], [torch.stack([one(v) for one, v in zip(single, x, strict=True)])])
+    parameters, buffers = map(in_pairs, state)
+    y = torch.func.vmap(torch.func.vmap(call))(parameters, buffers, x.unflatten(0, (2, 2))).flatten(0, 1)
     same_bits([y], [torch.stack([one(v) for one, v in zip(single, x, strict=True)])])
     for name, values in state[1].items():
         same_bits(list(values), [one.get_buffer(name) for one in single])

@@ -165,10 +165,13 @@ def _by_torch(
     """torch's own batch norm, for what the kernels do not compute."""
     if momentum is None:
         momentum = 0.0 if batches is None else 1.0 / (int(batches) + 1)
-    y = torch.nn.functional.batch_norm(
-        input, running_mean, running_var, weight, bias, training, momentum, eps
-    )
-    if batches is not None:
+    mean, var = running_mean, running_var
+    if training and mean is not None and var is not None:
+        mean, var = mean.detach().clone(), var.detach().clone()
+    y = torch.nn.functional.batch_norm(input, mean, var, weight, bias, training, momentum, eps)
+    if training and running_mean is not None:
+        operators.write_running(running_mean, running_var, batches, mean, var)
+    elif batches is not None:
         batches.add_(1)
     return torch.relu(y) if relu else y
 

@@ -73,13 +73,14 @@ def _running_statistics_kernel(
     momentum: float | None,
     batches: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    if momentum is None:  # the plain average of all batches so far
-        momentum = 1.0 / (int(batches) + 1) if batches is not None else 0.0
+    shares = [momentum]
+    if momentum is None:  # the plain average of all batches so far; under vmap a count for each element
+        counts = [] if batches is None else batches.reshape(-1).tolist()
+        shares = [1.0 / (count + 1) for count in counts] or [0.0]
     new = [torch.empty_like(per_channel(s, s[None], 0.0)).copy_(s) for s in (running_mean, running_var)]
-    mean, var = (as_array(s) for s in new)
-    cpu.update_running(
-        mean, var, as_array(mean64.contiguous()), as_array(var64.contiguous()), values, momentum, 0
-    )
+    arrays = [as_array(s).reshape(len(shares), -1) for s in (*new, mean64.contiguous(), var64.contiguous())]
+    for share, mean, var, batch_mean, batch_var in zip(shares, *arrays, strict=True):
+        cpu.update_running(mean, var, batch_mean, batch_var, values, share, 0)
     return new[0].to(running_mean.dtype), new[1].to(running_var.dtype)
 
 
@@ -214,8 +215,9 @@ def _vmap(name: str, arrays: tuple[int, ...], results: tuple[int, ...]) -> Calla
             if not isinstance(value, Tensor) or (dim is None and value.dim() == 0):
                 folded.append(value)
                 continue
-            if dim is not None and value.dim() == 1:
-                raise NotImplementedError(f"{name}: vmap over num_batches_tracked; pass a number as momentum")
+            if dim is not None and value.dim() == 1:  # a count for each element
+                folded.append(value)
+                continue
             at = 1 if i in arrays else 0
             value = value.unsqueeze(at) if dim is None else value.movedim(dim, at)
             lengths = list(value.shape)
@@ -305,8 +307,44 @@ def by_operators(
         mean, var = torch.ops.samestep.running_statistics(
             running_mean, running_var, mean64, var64, values, momentum, batches if momentum is None else None
         )
+        if not torch.jit.is_scripting():
+            write_running(running_mean, running_var, batches, mean, var)
+            return y
         running_mean.copy_(mean)
         running_var.copy_(var)
     if batches is not None:
         batches.add_(1)
     return y
+
+
+@torch.jit.ignore
+def write_running(
+    running_mean: Tensor, running_var: Tensor, batches: Tensor | None, mean: Tensor, var: Tensor
+) -> None:
+    """Writes new statistics and counts the batch, where that can be in one call that runs no Python.
+
+    So an interrupt or an error finds all of it done or none.
+    """
+    kept, new = [running_mean, running_var], [mean, var]
+    if batches is not None:
+        kept, new = [*kept, batches], [*new, batches + 1]
+    if torch.compiler.is_compiling() or _is_vmapped():  # there vmap has no rule for lists
+        for old, value in zip(kept, new, strict=True):
+            old.copy_(value)
+        return
+    for old in kept:
+        if old.is_inference() and not torch.is_inference_mode_enabled():
+            raise RuntimeError(
+                "running_mean, running_var, num_batches_tracked: got an inference tensor outside of "
+                "torch.inference_mode(); pass its clone()"
+            )
+        if torch._debug_has_internal_overlap(old) == 1:
+            raise RuntimeError("running_mean, running_var: got elements that share memory; pass its clone()")
+    # Autograd hears of it first; of a list under a dispatch mode it would not hear at all.
+    torch.autograd.graph.increment_version([old for old in kept if not old.is_inference()])
+    torch._foreach_copy_(kept, new)
+
+
+def _is_vmapped() -> bool:
+    transforms = torch._C._functorch.get_interpreter_stack() or ()
+    return any(one.key() == torch._C._functorch.TransformType.Vmap for one in transforms)
