@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import warnings
 
 import pytest
 
@@ -302,17 +303,17 @@ def parametrize(net):
 
 
 REBUILDERS = {
-    "sync": (torch.nn.SyncBatchNorm.convert_sync_batchnorm, "convert_sync_batchnorm: rebuilds"),
+    "sync": (torch.nn.SyncBatchNorm.convert_sync_batchnorm, "convert_sync_batchnorm: reads eps"),
     "conv": (
         lambda net: torch.nn.utils.fusion.fuse_conv_bn_eval(net[0], net[1]),
-        "fuse_conv_bn_eval: rebuilds",
+        "fuse_conv_bn_eval: reads eps",
     ),
     "linear": (
         lambda net: torch.nn.utils.fusion.fuse_linear_bn_eval(torch.nn.Linear(3, 4).eval(), net[1]),
-        "fuse_linear_bn_eval: rebuilds",
+        "fuse_linear_bn_eval: reads eps",
     ),
     "quantization": (fuse_modules, "samestep.torch.layers.BatchNorm2d"),
-    "mkldnn": (to_mkldnn, "rebuilds a batch norm"),
+    "mkldnn": (to_mkldnn, "a batch norm rebuilt from"),
     "fx fuse": (fuse_graph, None),
     "replace_all": (replace_all, None),
     "update_bn": (update_bn, None),
@@ -334,6 +335,23 @@ def test_no_tool_loses_the_relu(name):
     y = rebuild(net)(torch.randn(2, 3, 5, 5))
     assert y.min() == 0
     assert (y == 0).float().mean() < 0.9
+
+
+@pytest.mark.parametrize("relu", RELUS)
+def test_another_librarys_converter_is_warned_of_the_relu(relu):
+    """As timm's freeze_batch_norm_2d and detectron2's convert_frozen_batchnorm do."""
+
+    def frozen(one):
+        return torch.nn.BatchNorm2d(one.num_features, eps=one.eps, momentum=one.momentum, affine=one.affine)
+
+    one = layer(relu, eps=1e-3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert frozen(one).eps == 1e-3
+    assert len(caught) == relu
+    if relu:
+        assert "frozen: reads eps of samestep.torch.BatchNorm2d(relu=True)" in str(caught[0].message)
+        assert caught[0].filename == __file__
 
 
 def test_without_a_relu_the_tools_work():
