@@ -1,49 +1,23 @@
 // Layouts: addresses, shapes and strides of torch's tensors, read without a Python call per tensor where possible.
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <stdexcept>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "isa/kernels.h"
 #include "python/bind.h"
+#include "python/dlpack.h"
 #include "python/walks.h"
 
 namespace samestep {
 
 namespace {
-
-// DLPack's C structs, version 1: https://dmlc.github.io/dlpack. Exchange is DLPackExchangeAPI, View is DLTensor.
-namespace dlpack {
-
-constexpr std::uint32_t kMajor = 1;
-constexpr std::int32_t kCpu = 1;
-constexpr std::uint8_t kComplex = 5;
-
-struct View {
-  char* data;
-  std::int32_t device_type, device_id, n_axes;
-  struct Type {
-    std::uint8_t code, bits;
-    std::uint16_t lanes;
-    bool operator==(const Type& o) const { return code == o.code && bits == o.bits && lanes == o.lanes; }
-  } dtype;
-  const Index *shape, *strides;  // in elements
-  std::uint64_t byte_offset;
-};
-
-struct Exchange {
-  std::uint32_t major, minor;
-  const Exchange* previous;
-  void *allocate, *from_tensor, *to_tensor;  // not used here
-  int (*describe)(void* tensor, View* out);  // may be null
-  void* current_stream;
-};
-
-}  // namespace dlpack
 
 // The layouts of tensors when they were bound, which kernels walk between two steps. Torch can give a tensor other
 // memory, shape, strides and dtype at any time, even at the same address.
@@ -57,7 +31,7 @@ class Layouts {
     layouts_.resize(tensors.size());
     if (tensors.empty()) return;
     type_ = py::type::of(tensors[0]);
-    exchange_ = exchange_of(type_);
+    exchange_ = dlpack::exchange_of(type_);
     for (size_t i = 0; i < layouts_.size(); ++i) {
       if (!read_layout(tensors[i], &layouts_[i]))
         throw std::invalid_argument("tensors: expected ones in the host's memory");
@@ -118,18 +92,6 @@ class Layouts {
     Index size;
     std::vector<Index> shape, strides;
   };
-
-  static const dlpack::Exchange* exchange_of(const py::object& type) {
-    const char* name = "dlpack_exchange_api";
-    auto capsule = py::object(type.attr("__dlpack_c_exchange_api__"));
-    auto* exchange = static_cast<const dlpack::Exchange*>(PyCapsule_GetPointer(capsule.ptr(), name));
-    if (exchange == nullptr) throw py::error_already_set();
-    while (exchange != nullptr && exchange->major != dlpack::kMajor) exchange = exchange->previous;
-    if (exchange == nullptr || exchange->describe == nullptr) {
-      throw std::runtime_error("tensors: expected a type that offers DLPackExchangeAPI, version 1, with DLTensor");
-    }
-    return exchange;
-  }
 
   void check_count(const py::list& tensors) const {
     if (tensors.size() != layouts_.size()) throw std::invalid_argument("tensors: expected one for every bound one");
@@ -237,9 +199,31 @@ class Identities {
   std::vector<const PyObject*> objects_;
 };
 
+// A tensor's memory as an array, which keeps the tensor alive. What torch negates or conjugates lazily is not.
+py::array array_of(const py::object& tensor, const std::string& name) {
+  dlpack::View view;
+  if (dlpack::exchange_of(py::type::of(tensor))->describe(tensor.ptr(), &view) != 0) throw py::error_already_set();
+  static constexpr const char* kKinds = "iuf??c";  // NumPy's letters, by DLPack's codes
+  const Index size_of = view.dtype.bits / 8;
+  if (view.device_type != dlpack::kCpu || view.dtype.code > dlpack::kComplex || kKinds[view.dtype.code] == '?' ||
+      size_of == 0) {
+    throw std::invalid_argument(name + ": expected a tensor of numbers that NumPy knows, in the host's memory");
+  }
+  const char* data = view.data + view.byte_offset;
+  if (reinterpret_cast<std::uintptr_t>(data) % size_of != 0) {
+    throw std::invalid_argument(name + ": its memory does not lie on a multiple of " + std::to_string(size_of) +
+                                " bytes; pass its clone()");
+  }
+  std::vector<Index> strides(view.strides, view.strides + view.n_axes);
+  for (Index& stride : strides) stride *= size_of;
+  return py::array(py::dtype(kKinds[view.dtype.code] + std::to_string(size_of)),
+                   std::vector<Index>(view.shape, view.shape + view.n_axes), strides, data, tensor);
+}
+
 }  // namespace
 
 void bind_layouts(py::module_& m) {
+  m.def("array_of", &array_of, py::arg("tensor"), py::arg("name"));
   py::class_<Identities>(m, "Identities")
       .def(py::init<const py::list&>(), py::arg("objects"))
       .def("are_of", &Identities::are_of, py::arg("objects"));

@@ -112,6 +112,9 @@ class Plan:
     # So many steps along the gradient of the trainer's problem; returns what step() returns.
     def train(self, trainer: Trainer, hyper: Sequence[float], steps: int) -> int: ...
 
+# The memory of a tensor of torch as an array, which keeps the tensor alive; name: the argument's.
+def array_of(tensor: Any, name: str) -> Array: ...
+
 # Which objects a list held, without a reference to them.
 class Identities:
     def __init__(self, objects: list[Any]) -> None: ...

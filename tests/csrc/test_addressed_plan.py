@@ -381,3 +381,24 @@ def test_layouts_refuse_what_cannot_be_looked_at():
         other = type("Other", (Tensor,), {"__dlpack_c_exchange_api__": capsule(exchange)})
         with pytest.raises(RuntimeError, match="DLPackExchangeAPI"):
             _core.Layouts([other(W)])
+
+
+def test_the_array_of_a_tensor_is_its_memory_and_keeps_the_tensor():
+    for a in (W, W.T, W[:, ::3], W.astype(np.complex64), np.zeros(()), np.zeros((0, 5), np.int64)):
+        tensor = Tensor(a)
+        array, alive = _core.array_of(tensor, "x"), weakref.ref(tensor)
+        assert (array.dtype, array.shape, array.strides) == (a.dtype, a.shape, a.strides)
+        assert array.size == 0 or array.ctypes.data == a.ctypes.data
+        assert array.flags.writeable
+        del tensor
+        assert (alive() is not None) == (a.size > 0)
+        del array
+        assert alive() is None
+
+
+def test_no_array_of_a_tensor_that_numpy_cannot_read():
+    odd = np.frombuffer(bytearray(W.nbytes + 1), W.dtype, W.size, 1)
+    with pytest.raises(ValueError, match="x: its memory does not lie on a multiple of 8 bytes"):
+        _core.array_of(Tensor(odd), "x")
+    with pytest.raises(ValueError, match=r"x: expected a tensor of numbers .* in the host's memory"):
+        _core.array_of(Tensor(W, device=2), "x")

@@ -9,12 +9,8 @@ import torch.onnx
 from torch import Tensor
 
 from ..arguments import number, switch
-from ..backends import cpu
-from ..layers import batchnorm as kernels
 from . import batchnorm_kernels, operators
-from .batchnorm_kernels import in_kernel_layout, per_channel
 from .operators import by_operators
-from .tensors import as_array
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -120,15 +116,17 @@ def _batch_norm(
 
 
 def _check_tensors(tensors: dict[str, Tensor | None]) -> None:
-    on_meta = all(t.device.type == "meta" for t in tensors.values() if isinstance(t, Tensor))
     for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor) and (tensor is not None or name == "input"):
+        if isinstance(tensor, Tensor):
+            if not tensor.is_cpu and any(
+                isinstance(t, Tensor) and t.device.type != "meta" for t in tensors.values()
+            ):
+                raise NotImplementedError(
+                    f"{name}: got a tensor on {tensor.device}, expected one on the CPU; "
+                    "use torch.nn's batch norm there"
+                )
+        elif tensor is not None or name == "input":
             raise TypeError(f"{name}: got {type(tensor).__name__}, expected a tensor")
-        if tensor is not None and tensor.device.type != "cpu" and not on_meta:
-            raise NotImplementedError(
-                f"{name}: got a tensor on {tensor.device}, expected one on the CPU; "
-                "use torch.nn's batch norm there"
-            )
 
 
 def _is_plain(*tensors: Tensor | None) -> bool:
@@ -137,7 +135,7 @@ def _is_plain(*tensors: Tensor | None) -> bool:
         not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and torch._C._len_torch_dispatch_stack() == 0
-        and all(t is None or (type(t) in _PLAIN and t.device.type == "cpu") for t in tensors)
+        and all(t is None or (type(t) in _PLAIN and t.is_cpu) for t in tensors)
     )
 
 
@@ -197,30 +195,13 @@ class _Training(torch.autograd.Function):
     ) -> Tensor:
         if momentum is None:
             momentum = 0.0 if batches is None else 1.0 / (int(batches) + 1)
-        x = in_kernel_layout(input)
-        gamma, beta = per_channel(weight, x, 1.0), per_channel(bias, x, 0.0)
-        y = torch.empty_like(x)
-        stored = [] if running_mean is None or running_var is None else [running_mean, running_var]
-        running = [per_channel(s, x, 0.0) for s in stored]
-        arrays = dict(zip(("running_mean", "running_var"), (as_array(r) for r in running), strict=False))
-        _, mean, inv, mean64, var64 = kernels.forward_and_statistics(
-            as_array(x), as_array(gamma), as_array(beta), eps, relu, 1, as_array(y), "cpu", arrays
-        )
-        if stored:
-            values = x.numel() // x.shape[1]
-            cpu.update_running(
-                arrays["running_mean"], arrays["running_var"], mean64, var64, values, momentum, 0
-            )
-            for kept, new in zip(stored, running, strict=True):
-                if kept.data_ptr() != new.data_ptr():
-                    kept.detach().copy_(new)
-            tracked = [kept for kept in stored if not kept.is_inference()]
-            torch.autograd.graph.increment_version(tracked)
+        running = None if running_mean is None or running_var is None else (running_mean, running_var)
+        y, mean, inv, _, _ = batchnorm_kernels.training(input, weight, bias, eps, relu, running, momentum)
         if batches is not None:  # here, since torch.utils.checkpoint may leave once the tensors are saved
             batches.add_(1)
         ctx.save_for_backward(input, weight, bias, torch.from_numpy(mean), torch.from_numpy(inv))
         ctx.eps, ctx.relu = eps, relu
-        return y.to(input.dtype)
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

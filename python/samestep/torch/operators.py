@@ -78,7 +78,8 @@ def _running_statistics_kernel(
         counts = [] if batches is None else batches.reshape(-1).tolist()
         shares = [1.0 / (count + 1) for count in counts] or [0.0]
     new = [torch.empty_like(per_channel(s, s[None], 0.0)).copy_(s) for s in (running_mean, running_var)]
-    arrays = [as_array(s).reshape(len(shares), -1) for s in (*new, mean64.contiguous(), var64.contiguous())]
+    kept = {"running_mean": new[0], "running_var": new[1], "mean64": mean64, "var64": var64}
+    arrays = [as_array(s.contiguous(), name).reshape(len(shares), -1) for name, s in kept.items()]
     for share, mean, var, batch_mean, batch_var in zip(shares, *arrays, strict=True):
         cpu.update_running(mean, var, batch_mean, batch_var, values, share, 0)
     return new[0].to(running_mean.dtype), new[1].to(running_var.dtype)
