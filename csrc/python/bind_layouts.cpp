@@ -3,7 +3,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -73,10 +72,11 @@ class Layouts {
       PyObject* tensor = PyList_GET_ITEM(tensors.ptr(), i);
       py::object address = py::none();
       if (tensor != Py_None) {
+        const char* data = nullptr;
         const bool fits = Py_TYPE(tensor) == reinterpret_cast<PyTypeObject*>(type_.ptr()) &&
-                          read_layout(tensor, &now) && walks(now, layouts_[i]) && !now.is_negated && is_aligned(now);
+                          walks_with(tensor, layouts_[i], &now, &data);
         if (fits) storages.append(storage_of(tensor));
-        address = fits ? py::int_(reinterpret_cast<std::uintptr_t>(now.data)) : py::int_(-1);
+        address = fits ? py::int_(reinterpret_cast<std::uintptr_t>(data)) : py::int_(-1);
       }
       PyList_SET_ITEM(addresses.ptr(), i, address.release().ptr());
     }
@@ -100,19 +100,36 @@ class Layouts {
   bool is_in_place(PyObject* tensor, const Layout& bound, Layout* now) const {
     if (!PyObject_TypeCheck(tensor, reinterpret_cast<PyTypeObject*>(type_.ptr()))) return false;
     dlpack::View view;
-    if (bound.is_plain && exchange_->describe(tensor, &view) == 0 && is_same(view, bound)) return true;
+    if (bound.is_plain && exchange_->describe(tensor, &view) == 0 && is_laid_out(view, bound) &&
+        view.data + view.byte_offset == bound.data) {
+      return true;
+    }
     PyErr_Clear();
     return read_layout(tensor, now) && now->data == bound.data && walks(*now, bound) &&
            now->is_negated == bound.is_negated;
   }
 
-  // Whether nothing at all has changed, which is the rule; of layouts that cannot be lazy.
-  static bool is_same(const dlpack::View& view, const Layout& bound) {
+  // Whether a kernel can walk the tensor in the place of the bound one; then where it lies.
+  bool walks_with(PyObject* tensor, const Layout& bound, Layout* now, const char** data) const {
+    dlpack::View view;
+    if (bound.is_plain && exchange_->describe(tensor, &view) == 0 && is_laid_out(view, bound)) {
+      *data = view.data + view.byte_offset;
+      return *data != nullptr && is_aligned(*data, view.dtype);
+    }
+    PyErr_Clear();
+    if (!read_layout(tensor, now) || !walks(*now, bound) || now->is_negated) return false;
+    *data = now->data;
+    return is_aligned(now->data, now->dtype);
+  }
+
+  // Whether dtype, shape and strides are the bound ones, which is the rule; of layouts that cannot be lazy.
+  static bool is_laid_out(const dlpack::View& view, const Layout& bound) {
     const size_t n = bound.shape.size();
-    return view.data + view.byte_offset == bound.data && view.device_type == dlpack::kCpu &&
-           view.dtype == bound.dtype && static_cast<size_t>(view.n_axes) == n &&
-           std::equal(bound.shape.begin(), bound.shape.end(), view.shape) &&
-           std::equal(bound.strides.begin(), bound.strides.end(), view.strides);
+    bool same = view.device_type == dlpack::kCpu && view.dtype == bound.dtype && static_cast<size_t>(view.n_axes) == n;
+    for (size_t d = 0; same && d < n; ++d) {
+      same = view.shape[d] == bound.shape[d] && view.strides[d] == bound.strides[d];
+    }
+    return same;
   }
 
   static py::object storage_of(PyObject* tensor) {
@@ -170,8 +187,8 @@ class Layouts {
     return walk_together(axes_of(a), axes_of(b));
   }
 
-  static bool is_aligned(const Layout& a) {
-    return reinterpret_cast<std::uintptr_t>(a.data) % (a.dtype.bits / 8 * a.dtype.lanes) == 0;
+  static bool is_aligned(const char* data, dlpack::View::Type dtype) {
+    return reinterpret_cast<std::uintptr_t>(data) % (dtype.bits / 8 * dtype.lanes) == 0;
   }
 
   std::vector<Layout> layouts_;
@@ -197,6 +214,38 @@ class Identities {
 
  private:
   std::vector<const PyObject*> objects_;
+};
+
+// Where a group's states are among those of the optimizer.
+class StatePlaces {
+ public:
+  // positions: in the list of the optimizer's states; -1 for one that is not there. names: the keys there.
+  StatePlaces(std::vector<py::ssize_t> positions, py::list names)
+      : positions_(std::move(positions)), names_(std::move(names)) {
+    if (positions_.size() != names_.size()) throw std::invalid_argument("positions, names: expected as many of each");
+  }
+
+  // What is there in these states; None, where one of them is missing.
+  py::object look_up(const py::list& states) const {
+    py::list found(positions_.size());
+    for (size_t k = 0; k < positions_.size(); ++k) {
+      PyObject* name = PyList_GET_ITEM(names_.ptr(), k);
+      if (positions_[k] < 0 || positions_[k] >= static_cast<py::ssize_t>(states.size())) return py::none();
+      PyObject* state = PyList_GET_ITEM(states.ptr(), positions_[k]);
+      PyObject* value =
+          PyDict_CheckExact(state) ? Py_XNewRef(PyDict_GetItemWithError(state, name)) : PyObject_GetItem(state, name);
+      if (value == nullptr) {
+        PyErr_Clear();
+        return py::none();
+      }
+      PyList_SET_ITEM(found.ptr(), k, value);
+    }
+    return std::move(found);
+  }
+
+ private:
+  std::vector<py::ssize_t> positions_;
+  py::list names_;
 };
 
 // A tensor's memory as an array, which keeps the tensor alive. What torch negates or conjugates lazily is not.
@@ -227,6 +276,9 @@ void bind_layouts(py::module_& m) {
   py::class_<Identities>(m, "Identities")
       .def(py::init<const py::list&>(), py::arg("objects"))
       .def("are_of", &Identities::are_of, py::arg("objects"));
+  py::class_<StatePlaces>(m, "StatePlaces")
+      .def(py::init<std::vector<py::ssize_t>, py::list>(), py::arg("positions"), py::arg("names"))
+      .def("look_up", &StatePlaces::look_up, py::arg("states"));
   py::class_<Layouts>(m, "Layouts")
       .def(py::init<const py::list&, size_t>(), py::arg("tensors"), py::arg("n_counts") = 0)
       .def("find_moved", &Layouts::find_moved, py::arg("tensors"))

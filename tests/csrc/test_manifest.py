@@ -14,7 +14,7 @@ from samestep import _core
 SETTINGS = {
     "compile_flags", "rules", "coefficients", "isas", "get_isa", "set_isa", "withdraw_isa", "self_check",
     "vector_bytes", "get_num_threads", "set_num_threads", "default_num_threads",
-    "wake_always", "Layouts", "Identities", "array_of",
+    "wake_always", "Layouts", "Identities", "StatePlaces", "array_of",
 }  # fmt: skip
 
 # Against the reference; however the work is cut; wherever the arrays lie; in whatever floating-point mode.
