@@ -18,6 +18,26 @@ namespace samestep {
 
 namespace {
 
+// Asks tensors for their storages. Most are of one type after the other, whose method is looked up once.
+class Storages {
+ public:
+  py::object operator()(PyObject* tensor) {
+    static PyObject* const name = PyUnicode_InternFromString("untyped_storage");
+    if (Py_TYPE(tensor) != type_) {
+      type_ = Py_TYPE(tensor);
+      method_ = py::reinterpret_steal<py::object>(PyObject_GetAttr(reinterpret_cast<PyObject*>(type_), name));
+      if (!method_) throw py::error_already_set();
+    }
+    auto storage = py::reinterpret_steal<py::object>(PyObject_Vectorcall(method_.ptr(), &tensor, 1, nullptr));
+    if (!storage) throw py::error_already_set();
+    return storage;
+  }
+
+ private:
+  PyTypeObject* type_ = nullptr;
+  py::object method_;
+};
+
 // The layouts of tensors when they were bound, which kernels walk between two steps. Torch can give a tensor other
 // memory, shape, strides and dtype at any time, even at the same address.
 class Layouts {
@@ -53,6 +73,7 @@ class Layouts {
   py::object hold(const py::list& tensors) const {
     check_count(tensors);
     py::list storages(layouts_.size());
+    Storages storage_of;
     Layout now;
     for (size_t i = 0; i < layouts_.size(); ++i) {
       PyObject* tensor = PyList_GET_ITEM(tensors.ptr(), i);
@@ -67,6 +88,7 @@ class Layouts {
   std::pair<py::list, py::list> get_addresses(const py::list& tensors) const {
     check_count(tensors);
     py::list addresses(layouts_.size()), storages;
+    Storages storage_of;
     Layout now;
     for (size_t i = 0; i < layouts_.size(); ++i) {
       PyObject* tensor = PyList_GET_ITEM(tensors.ptr(), i);
@@ -130,13 +152,6 @@ class Layouts {
       same = view.shape[d] == bound.shape[d] && view.strides[d] == bound.strides[d];
     }
     return same;
-  }
-
-  static py::object storage_of(PyObject* tensor) {
-    static PyObject* const name = PyUnicode_InternFromString("untyped_storage");
-    auto storage = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(tensor, name));
-    if (!storage) throw py::error_already_set();
-    return storage;
   }
 
   // Reads a tensor's layout; false if its memory is not the host's.
