@@ -1,9 +1,9 @@
 """Compares the calls of two checkouts of this package: a process for each, which take turns.
 
-In a turn one process makes the call in a hot loop while the other waits: BATCHES batches that are not timed,
-then as many that are. What ran just before a timed call is therefore the same call. A pair is a turn of each
-side; who comes first alternates. Where its memory lies changes a process's times by some percent, so that
-several processes of each side are started, one pair of them after the other.
+In a turn one process makes the call in a hot loop while the other waits: BATCHES batches that are not timed
+(fewer of long calls), then as many that are. What ran just before a timed call is therefore the same call. A
+pair is a turn of each side; who comes first alternates. Where its memory lies changes a process's times by a
+few percent, so that several processes of each side are started, one pair of them after the other.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import samestep
 
 BATCHES = 10
 BATCH_SECONDS = 3e-4
+TURN_SECONDS = 0.1  # the most, if that holds a batch that is timed and one that is not
 RESAMPLES = 2000
 OWN = Path(__file__).resolve().parents[1]
 
@@ -50,15 +51,17 @@ def serve(call_of: Callable[[str], Callable[[], Any]]) -> None:
         call_of: makes the call of a name. Only the last one is kept.
     """
     print(json.dumps(samestep.__file__), flush=True)
-    last, repeats = "", 0
+    last, repeats, batches = "", 0, 0
     call: Callable[[], Any] = int
     for name in map(str.strip, sys.stdin):
         if name != last:
             last, call = name, call_of(name)
             call()
-            repeats = max(1, round(BATCH_SECONDS / min(_time(call, 1) for _ in range(5))))
-        times = [_time(call, repeats) for _ in range(2 * BATCHES)]
-        print(json.dumps(times[BATCHES:]), flush=True)
+            once = min(_time(call, 1) for _ in range(5))
+            repeats = max(1, round(BATCH_SECONDS / once))
+            batches = min(BATCHES, max(1, round(TURN_SECONDS / 2 / once)))
+        times = [_time(call, repeats) for _ in range(2 * batches)]
+        print(json.dumps(times[batches:]), flush=True)
 
 
 def compare(

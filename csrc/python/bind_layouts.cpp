@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -87,22 +88,25 @@ class Layouts {
   // the tensors. The address of None is None; that of a tensor whose layout is not the bound one's is -1.
   std::pair<py::list, py::list> get_addresses(const py::list& tensors) const {
     check_count(tensors);
-    py::list addresses(layouts_.size()), storages;
-    Storages storage_of;
-    Layout now;
+    Found found(layouts_.size());
+    for (size_t i = 0; i < layouts_.size(); ++i) find(PyList_GET_ITEM(tensors.ptr(), i), i, &found);
+    return {std::move(found.addresses), std::move(found.storages)};
+  }
+
+  // The gradients of parameters, and what get_addresses() says of them.
+  std::tuple<py::list, py::list, py::list> get_gradients(const py::list& params) const {
+    static PyObject* const name = PyUnicode_InternFromString("grad");
+    check_count(params);
+    py::list gradients(layouts_.size());
+    Found found(layouts_.size());
     for (size_t i = 0; i < layouts_.size(); ++i) {
-      PyObject* tensor = PyList_GET_ITEM(tensors.ptr(), i);
-      py::object address = py::none();
-      if (tensor != Py_None) {
-        const char* data = nullptr;
-        const bool fits = Py_TYPE(tensor) == reinterpret_cast<PyTypeObject*>(type_.ptr()) &&
-                          walks_with(tensor, layouts_[i], &now, &data);
-        if (fits) storages.append(storage_of(tensor));
-        address = fits ? py::int_(reinterpret_cast<std::uintptr_t>(data)) : py::int_(-1);
-      }
-      PyList_SET_ITEM(addresses.ptr(), i, address.release().ptr());
+      const py::object param = params[i];  // looked up anew: a `grad` in Python might have changed the list
+      PyObject* gradient = PyObject_GetAttr(param.ptr(), name);
+      if (gradient == nullptr) throw py::error_already_set();
+      PyList_SET_ITEM(gradients.ptr(), i, gradient);
+      find(gradient, i, &found);
     }
-    return {std::move(addresses), std::move(storages)};
+    return {std::move(gradients), std::move(found.addresses), std::move(found.storages)};
   }
 
  private:
@@ -114,6 +118,26 @@ class Layouts {
     Index size;
     std::vector<Index> shape, strides;
   };
+
+  struct Found {
+    explicit Found(size_t n) : addresses(n) {}
+
+    py::list addresses, storages;
+    Storages storage_of;
+    Layout now;
+  };
+
+  void find(PyObject* tensor, size_t i, Found* found) const {
+    py::object address = py::none();
+    if (tensor != Py_None) {
+      const char* data = nullptr;
+      const bool fits = Py_TYPE(tensor) == reinterpret_cast<PyTypeObject*>(type_.ptr()) &&
+                        walks_with(tensor, layouts_[i], &found->now, &data);
+      if (fits) found->storages.append(found->storage_of(tensor));
+      address = fits ? py::int_(reinterpret_cast<std::uintptr_t>(data)) : py::int_(-1);
+    }
+    PyList_SET_ITEM(found->addresses.ptr(), i, address.release().ptr());
+  }
 
   void check_count(const py::list& tensors) const {
     if (tensors.size() != layouts_.size()) throw std::invalid_argument("tensors: expected one for every bound one");
@@ -298,7 +322,8 @@ void bind_layouts(py::module_& m) {
       .def(py::init<const py::list&, size_t>(), py::arg("tensors"), py::arg("n_counts") = 0)
       .def("find_moved", &Layouts::find_moved, py::arg("tensors"))
       .def("hold", &Layouts::hold, py::arg("tensors"))
-      .def("get_addresses", &Layouts::get_addresses, py::arg("tensors"));
+      .def("get_addresses", &Layouts::get_addresses, py::arg("tensors"))
+      .def("get_gradients", &Layouts::get_gradients, py::arg("params"));
 }
 
 }  // namespace samestep

@@ -1,6 +1,7 @@
 """The plan that is bound by address, as samestep.torch binds it: the same bits as the plan of arrays."""
 
 import ctypes
+import types
 import weakref
 
 import numpy as np
@@ -305,6 +306,33 @@ def test_layouts_say_where_tensors_lie_and_hold_that_memory():
     for ask in (layouts.get_addresses, layouts.find_moved):
         with pytest.raises(ValueError, match="one for every"):
             ask([None])
+
+
+def test_gradients_are_found_with_their_addresses():
+    arrays = [np.zeros((3, 4), np.float32), np.zeros(3), np.zeros(2)]
+    params = [
+        Tensor(a, grad=grad) for a, grad in zip(arrays, (Tensor(arrays[0]), None, Tensor(W)), strict=True)
+    ]
+    gradients, addresses, storages = _core.Layouts(params).get_gradients(params)
+    assert gradients == [p.grad for p in params]
+    assert addresses == [arrays[0].ctypes.data, None, -1]
+    assert storages[0] is arrays[0]
+    assert len(storages) == 1
+    with pytest.raises(ValueError, match="one for every"):
+        _core.Layouts(params).get_gradients(params[1:])
+    with pytest.raises(AttributeError, match="grad"):
+        _core.Layouts(params[:1]).get_gradients([Tensor(arrays[0])])
+
+
+def test_states_are_looked_up_by_place_and_name():
+    states = [{"a": 1, "b": 2}, {"a": 3}]
+    assert _core.StatePlaces([1, 0, 0], ["a", "b", "a"]).look_up(states) == [3, 2, 1]
+    assert _core.StatePlaces([0], ["b"]).look_up([types.MappingProxyType(states[0])]) == [2]
+    for at, name in ((1, "b"), (2, "a"), (-1, "a")):
+        assert _core.StatePlaces([0, at], ["a", name]).look_up(states) is None
+    assert _core.StatePlaces([0], ["a"]).look_up([7]) is None
+    with pytest.raises(ValueError, match="positions, names"):
+        _core.StatePlaces([0], [])
 
 
 W = np.arange(24.0).reshape(2, 12)[:1].reshape(3, 4)  # not square, room behind it

@@ -5,7 +5,6 @@ A binding holds no memory of torch's: it knows where parameters and states lay, 
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,8 +25,6 @@ STATE_DTYPES[torch.bfloat16] = STATE_DTYPES[torch.float16] = torch.float32
 STEP_DTYPE = torch.float64
 # AddressedPlan's letters for what a step count may be kept in.
 STEP_LETTERS = {torch.float64: "d", torch.float32: "f", torch.int64: "i"}
-
-gradient_of = attrgetter("grad")
 
 
 class NewState(NamedTuple):
@@ -175,17 +172,20 @@ class Binding:
         gradients: list[Tensor | None] | None = None,
     ) -> StepMemory:
         """Adds the gradients, those that cannot be walked with their parameters as tensors that can."""
-        tensors = list(map(gradient_of, params)) if gradients is None else gradients
+        layouts = self.gradient_layouts
+        if gradients is None:
+            tensors, addresses, storages = layouts.get_gradients(params)
+        else:
+            tensors, (addresses, storages) = gradients, layouts.get_addresses(gradients)
         for make_fit in (self._plain, self._copied):
-            addresses, storages = self.gradient_layouts.get_addresses(tensors)
             if len(storages) == len(tensors) or DOES_NOT_FIT not in addresses:
                 break
             tensors = [
                 make_fit(tensor, param, like) if tensor is not None and address == DOES_NOT_FIT else tensor
                 for tensor, address, param, like in zip(tensors, addresses, params, self.likes, strict=True)
             ]
+            addresses, storages = layouts.get_addresses(tensors)
         else:
-            addresses, storages = self.gradient_layouts.get_addresses(tensors)
             if DOES_NOT_FIT in addresses:
                 raise RuntimeError("grad: changed by another thread during the step")
         stepped = params
