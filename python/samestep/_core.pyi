@@ -95,6 +95,7 @@ def update_running(
     values: int,
     momentum: float,
     batches: int,
+    count: NDArray[np.int64] | None = None,  # raised by one with the statistics
 ) -> None: ...
 
 class Plan:

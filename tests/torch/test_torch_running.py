@@ -15,9 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import samestep.torch as st
 from samestep.torch import batchnorm, operators
+from samestep.torch import running as running_statistics
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of forward mode
-FILES = {module.__file__ for module in (batchnorm, operators)}
+FILES = {module.__file__ for module in (batchnorm, operators, running_statistics)}
 
 
 class Watch(TorchDispatchMode):
@@ -43,7 +44,7 @@ def by_torch(one, x):
         one(torch.autograd.forward_ad.make_dual(x, x))
 
 
-PATHS = {call.__name__: call for call in (by_operators, under_a_transform, by_torch)}
+PATHS = {call.__name__: call for call in (by_the_kernels, by_operators, under_a_transform, by_torch)}
 
 
 def running(one):

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..arguments import number, switch
 from . import batchnorm_kernels, operators
 from .operators import by_operators
+from .running import write_running
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -168,7 +169,7 @@ def _by_torch(
         mean, var = mean.detach().clone(), var.detach().clone()
     y = torch.nn.functional.batch_norm(input, mean, var, weight, bias, training, momentum, eps)
     if training and running_mean is not None:
-        operators.write_running(running_mean, running_var, batches, mean, var)
+        write_running(running_mean, running_var, batches, mean, var)
     elif batches is not None:
         batches.add_(1)
     return torch.relu(y) if relu else y
@@ -195,10 +196,10 @@ class _Training(torch.autograd.Function):
     ) -> Tensor:
         if momentum is None:
             momentum = 0.0 if batches is None else 1.0 / (int(batches) + 1)
-        running = None if running_mean is None or running_var is None else (running_mean, running_var)
+        is_kept = running_mean is not None and running_var is not None
+        running = (running_mean, running_var, batches) if is_kept else None
         y, mean, inv, _, _ = batchnorm_kernels.training(input, weight, bias, eps, relu, running, momentum)
-        if batches is not None:  # here, since torch.utils.checkpoint may leave once the tensors are saved
-            batches.add_(1)
+        # The rest is after the count, since torch.utils.checkpoint may leave once the tensors are saved.
         ctx.save_for_backward(input, weight, bias, torch.from_numpy(mean), torch.from_numpy(inv))
         ctx.eps, ctx.relu = eps, relu
         return y

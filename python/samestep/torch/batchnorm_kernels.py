@@ -13,6 +13,7 @@ from ..backends.arrays import Array
 from ..backends.face import Sizes
 from ..layers import batchnorm as kernels
 from ..layers.batchnorm.checks import check_eps
+from .running import check_writable, update_running
 from .tensors import as_array
 
 HALVES = (torch.float16, torch.bfloat16)  # read and written in 16 bits, computed in float32
@@ -106,13 +107,13 @@ def training(
     bias: Tensor | None,
     eps: float,
     relu: bool,
-    running: tuple[Tensor, Tensor] | None = None,
+    running: tuple[Tensor, Tensor, Tensor | None] | None = None,
     momentum: float = 0.0,
 ) -> tuple[Tensor, Any, Any, Any, Any]:
     """Normalises by the batch.
 
     Args:
-        running: mean and variance, which are updated.
+        running: mean, variance and the count of batches or None, which are updated.
 
     Returns:
         y as a tensor; mean and 1/sqrt(var + eps) in the compute type, mean and var in float64, as arrays.
@@ -121,10 +122,11 @@ def training(
     x = in_kernel_layout(input)
     sizes, channels_last = _sizes_in_training(x)
     gamma, beta = per_channel(weight, x, 1.0), per_channel(bias, x, 0.0)
-    kept = [] if running is None else [per_channel(s, x, 0.0) for s in running]
-    written = dict(zip(("running_mean", "running_var"), kept, strict=False))
-    _check_apart(written, {"input": x, "weight": gamma, "bias": beta})
-    updated = [as_array(s, name) for name, s in written.items()]
+    if running is not None:
+        check_writable(running)
+        statistics = [per_channel(s, x, 0.0) for s in running[:2]]
+        written = dict(zip(("running_mean", "running_var"), statistics, strict=True))
+        _check_apart(written, {"input": x, "weight": gamma, "bias": beta})
     y = torch.empty_like(x)
     scale, shift = as_array(gamma, "weight"), as_array(beta, "bias")
     mean, inv = np.empty_like(scale), np.empty_like(scale)
@@ -133,11 +135,7 @@ def training(
         _rows(x), scale, shift, _rows(y), mean, inv, mean64, var64, sizes, channels_last, relu, eps
     )
     if running is not None:
-        cpu.update_running(updated[0], updated[1], mean64, var64, sizes[0] * sizes[2], momentum, 0)
-        for statistic, new in zip(running, kept, strict=True):
-            if statistic.data_ptr() != new.data_ptr():
-                statistic.detach().copy_(new)
-        torch.autograd.graph.increment_version([s for s in running if not s.is_inference()])
+        update_running(running, statistics, mean64, var64, sizes[0] * sizes[2], momentum)
     return (y.to(input.dtype), mean, inv, mean64, var64)
 
 

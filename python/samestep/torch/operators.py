@@ -24,6 +24,7 @@ from .batchnorm_kernels import (
     training,
     training_backward,
 )
+from .running import write_running
 from .tensors import as_array
 
 _LIBRARY = torch.library.Library("samestep", "DEF")
@@ -316,36 +317,3 @@ def by_operators(
     if batches is not None:
         batches.add_(1)
     return y
-
-
-@torch.jit.ignore
-def write_running(
-    running_mean: Tensor, running_var: Tensor, batches: Tensor | None, mean: Tensor, var: Tensor
-) -> None:
-    """Writes new statistics and counts the batch, where that can be in one call that runs no Python.
-
-    So an interrupt or an error finds all of it done or none.
-    """
-    kept, new = [running_mean, running_var], [mean, var]
-    if batches is not None:
-        kept, new = [*kept, batches], [*new, batches + 1]
-    if torch.compiler.is_compiling() or _is_vmapped():  # there vmap has no rule for lists
-        for old, value in zip(kept, new, strict=True):
-            old.copy_(value)
-        return
-    for old in kept:
-        if old.is_inference() and not torch.is_inference_mode_enabled():
-            raise RuntimeError(
-                "running_mean, running_var, num_batches_tracked: got an inference tensor outside of "
-                "torch.inference_mode(); pass its clone()"
-            )
-        if torch._debug_has_internal_overlap(old) == 1:
-            raise RuntimeError("running_mean, running_var: got elements that share memory; pass its clone()")
-    # Autograd hears of it first; of a list under a dispatch mode it would not hear at all.
-    torch.autograd.graph.increment_version([old for old in kept if not old.is_inference()])
-    torch._foreach_copy_(kept, new)
-
-
-def _is_vmapped() -> bool:
-    transforms = torch._C._functorch.get_interpreter_stack() or ()
-    return any(one.key() == torch._C._functorch.TransformType.Vmap for one in transforms)
