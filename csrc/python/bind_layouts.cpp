@@ -1,49 +1,43 @@
 // Layouts: addresses, shapes and strides of torch's tensors, read without a Python call per tensor where possible.
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
+#include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "isa/kernels.h"
 #include "python/bind.h"
+#include "python/dlpack.h"
 #include "python/walks.h"
 
 namespace samestep {
 
 namespace {
 
-// DLPack's C structs, version 1: https://dmlc.github.io/dlpack. Exchange is DLPackExchangeAPI, View is DLTensor.
-namespace dlpack {
+// Asks tensors for their storages. Most are of one type after the other, whose method is looked up once.
+class Storages {
+ public:
+  py::object operator()(PyObject* tensor) {
+    static PyObject* const name = PyUnicode_InternFromString("untyped_storage");
+    if (Py_TYPE(tensor) != type_) {
+      type_ = Py_TYPE(tensor);
+      method_ = py::reinterpret_steal<py::object>(PyObject_GetAttr(reinterpret_cast<PyObject*>(type_), name));
+      if (!method_) throw py::error_already_set();
+    }
+    auto storage = py::reinterpret_steal<py::object>(PyObject_Vectorcall(method_.ptr(), &tensor, 1, nullptr));
+    if (!storage) throw py::error_already_set();
+    return storage;
+  }
 
-constexpr std::uint32_t kMajor = 1;
-constexpr std::int32_t kCpu = 1;
-constexpr std::uint8_t kComplex = 5;
-
-struct View {
-  char* data;
-  std::int32_t device_type, device_id, n_axes;
-  struct Type {
-    std::uint8_t code, bits;
-    std::uint16_t lanes;
-    bool operator==(const Type& o) const { return code == o.code && bits == o.bits && lanes == o.lanes; }
-  } dtype;
-  const Index *shape, *strides;  // in elements
-  std::uint64_t byte_offset;
+ private:
+  PyTypeObject* type_ = nullptr;
+  py::object method_;
 };
-
-struct Exchange {
-  std::uint32_t major, minor;
-  const Exchange* previous;
-  void *allocate, *from_tensor, *to_tensor;  // not used here
-  int (*describe)(void* tensor, View* out);  // may be null
-  void* current_stream;
-};
-
-}  // namespace dlpack
 
 // The layouts of tensors when they were bound, which kernels walk between two steps. Torch can give a tensor other
 // memory, shape, strides and dtype at any time, even at the same address.
@@ -57,7 +51,7 @@ class Layouts {
     layouts_.resize(tensors.size());
     if (tensors.empty()) return;
     type_ = py::type::of(tensors[0]);
-    exchange_ = exchange_of(type_);
+    exchange_ = dlpack::exchange_of(type_);
     for (size_t i = 0; i < layouts_.size(); ++i) {
       if (!read_layout(tensors[i], &layouts_[i]))
         throw std::invalid_argument("tensors: expected ones in the host's memory");
@@ -80,6 +74,7 @@ class Layouts {
   py::object hold(const py::list& tensors) const {
     check_count(tensors);
     py::list storages(layouts_.size());
+    Storages storage_of;
     Layout now;
     for (size_t i = 0; i < layouts_.size(); ++i) {
       PyObject* tensor = PyList_GET_ITEM(tensors.ptr(), i);
@@ -93,20 +88,25 @@ class Layouts {
   // the tensors. The address of None is None; that of a tensor whose layout is not the bound one's is -1.
   std::pair<py::list, py::list> get_addresses(const py::list& tensors) const {
     check_count(tensors);
-    py::list addresses(layouts_.size()), storages;
-    Layout now;
+    Found found(layouts_.size());
+    for (size_t i = 0; i < layouts_.size(); ++i) find(PyList_GET_ITEM(tensors.ptr(), i), i, &found);
+    return {std::move(found.addresses), std::move(found.storages)};
+  }
+
+  // The gradients of parameters, and what get_addresses() says of them.
+  std::tuple<py::list, py::list, py::list> get_gradients(const py::list& params) const {
+    static PyObject* const name = PyUnicode_InternFromString("grad");
+    check_count(params);
+    py::list gradients(layouts_.size());
+    Found found(layouts_.size());
     for (size_t i = 0; i < layouts_.size(); ++i) {
-      PyObject* tensor = PyList_GET_ITEM(tensors.ptr(), i);
-      py::object address = py::none();
-      if (tensor != Py_None) {
-        const bool fits = Py_TYPE(tensor) == reinterpret_cast<PyTypeObject*>(type_.ptr()) &&
-                          read_layout(tensor, &now) && walks(now, layouts_[i]) && !now.is_negated && is_aligned(now);
-        if (fits) storages.append(storage_of(tensor));
-        address = fits ? py::int_(reinterpret_cast<std::uintptr_t>(now.data)) : py::int_(-1);
-      }
-      PyList_SET_ITEM(addresses.ptr(), i, address.release().ptr());
+      const py::object param = params[i];  // looked up anew: a `grad` in Python might have changed the list
+      PyObject* gradient = PyObject_GetAttr(param.ptr(), name);
+      if (gradient == nullptr) throw py::error_already_set();
+      PyList_SET_ITEM(gradients.ptr(), i, gradient);
+      find(gradient, i, &found);
     }
-    return {std::move(addresses), std::move(storages)};
+    return {std::move(gradients), std::move(found.addresses), std::move(found.storages)};
   }
 
  private:
@@ -119,16 +119,24 @@ class Layouts {
     std::vector<Index> shape, strides;
   };
 
-  static const dlpack::Exchange* exchange_of(const py::object& type) {
-    const char* name = "dlpack_exchange_api";
-    auto capsule = py::object(type.attr("__dlpack_c_exchange_api__"));
-    auto* exchange = static_cast<const dlpack::Exchange*>(PyCapsule_GetPointer(capsule.ptr(), name));
-    if (exchange == nullptr) throw py::error_already_set();
-    while (exchange != nullptr && exchange->major != dlpack::kMajor) exchange = exchange->previous;
-    if (exchange == nullptr || exchange->describe == nullptr) {
-      throw std::runtime_error("tensors: expected a type that offers DLPackExchangeAPI, version 1, with DLTensor");
+  struct Found {
+    explicit Found(size_t n) : addresses(n) {}
+
+    py::list addresses, storages;
+    Storages storage_of;
+    Layout now;
+  };
+
+  void find(PyObject* tensor, size_t i, Found* found) const {
+    py::object address = py::none();
+    if (tensor != Py_None) {
+      const char* data = nullptr;
+      const bool fits = Py_TYPE(tensor) == reinterpret_cast<PyTypeObject*>(type_.ptr()) &&
+                        walks_with(tensor, layouts_[i], &found->now, &data);
+      if (fits) found->storages.append(found->storage_of(tensor));
+      address = fits ? py::int_(reinterpret_cast<std::uintptr_t>(data)) : py::int_(-1);
     }
-    return exchange;
+    PyList_SET_ITEM(found->addresses.ptr(), i, address.release().ptr());
   }
 
   void check_count(const py::list& tensors) const {
@@ -138,26 +146,36 @@ class Layouts {
   bool is_in_place(PyObject* tensor, const Layout& bound, Layout* now) const {
     if (!PyObject_TypeCheck(tensor, reinterpret_cast<PyTypeObject*>(type_.ptr()))) return false;
     dlpack::View view;
-    if (bound.is_plain && exchange_->describe(tensor, &view) == 0 && is_same(view, bound)) return true;
+    if (bound.is_plain && exchange_->describe(tensor, &view) == 0 && is_laid_out(view, bound) &&
+        view.data + view.byte_offset == bound.data) {
+      return true;
+    }
     PyErr_Clear();
     return read_layout(tensor, now) && now->data == bound.data && walks(*now, bound) &&
            now->is_negated == bound.is_negated;
   }
 
-  // Whether nothing at all has changed, which is the rule; of layouts that cannot be lazy.
-  static bool is_same(const dlpack::View& view, const Layout& bound) {
-    const size_t n = bound.shape.size();
-    return view.data + view.byte_offset == bound.data && view.device_type == dlpack::kCpu &&
-           view.dtype == bound.dtype && static_cast<size_t>(view.n_axes) == n &&
-           std::equal(bound.shape.begin(), bound.shape.end(), view.shape) &&
-           std::equal(bound.strides.begin(), bound.strides.end(), view.strides);
+  // Whether a kernel can walk the tensor in the place of the bound one; then where it lies.
+  bool walks_with(PyObject* tensor, const Layout& bound, Layout* now, const char** data) const {
+    dlpack::View view;
+    if (bound.is_plain && exchange_->describe(tensor, &view) == 0 && is_laid_out(view, bound)) {
+      *data = view.data + view.byte_offset;
+      return *data != nullptr && is_aligned(*data, view.dtype);
+    }
+    PyErr_Clear();
+    if (!read_layout(tensor, now) || !walks(*now, bound) || now->is_negated) return false;
+    *data = now->data;
+    return is_aligned(now->data, now->dtype);
   }
 
-  static py::object storage_of(PyObject* tensor) {
-    static PyObject* const name = PyUnicode_InternFromString("untyped_storage");
-    auto storage = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(tensor, name));
-    if (!storage) throw py::error_already_set();
-    return storage;
+  // Whether dtype, shape and strides are the bound ones, which is the rule; of layouts that cannot be lazy.
+  static bool is_laid_out(const dlpack::View& view, const Layout& bound) {
+    const size_t n = bound.shape.size();
+    bool same = view.device_type == dlpack::kCpu && view.dtype == bound.dtype && static_cast<size_t>(view.n_axes) == n;
+    for (size_t d = 0; same && d < n; ++d) {
+      same = view.shape[d] == bound.shape[d] && view.strides[d] == bound.strides[d];
+    }
+    return same;
   }
 
   // Reads a tensor's layout; false if its memory is not the host's.
@@ -208,8 +226,8 @@ class Layouts {
     return walk_together(axes_of(a), axes_of(b));
   }
 
-  static bool is_aligned(const Layout& a) {
-    return reinterpret_cast<std::uintptr_t>(a.data) % (a.dtype.bits / 8 * a.dtype.lanes) == 0;
+  static bool is_aligned(const char* data, dlpack::View::Type dtype) {
+    return reinterpret_cast<std::uintptr_t>(data) % (dtype.bits / 8 * dtype.lanes) == 0;
   }
 
   std::vector<Layout> layouts_;
@@ -237,17 +255,75 @@ class Identities {
   std::vector<const PyObject*> objects_;
 };
 
+// Where a group's states are among those of the optimizer.
+class StatePlaces {
+ public:
+  // positions: in the list of the optimizer's states; -1 for one that is not there. names: the keys there.
+  StatePlaces(std::vector<py::ssize_t> positions, py::list names)
+      : positions_(std::move(positions)), names_(std::move(names)) {
+    if (positions_.size() != names_.size()) throw std::invalid_argument("positions, names: expected as many of each");
+  }
+
+  // What is there in these states; None, where one of them is missing.
+  py::object look_up(const py::list& states) const {
+    py::list found(positions_.size());
+    for (size_t k = 0; k < positions_.size(); ++k) {
+      PyObject* name = PyList_GET_ITEM(names_.ptr(), k);
+      if (positions_[k] < 0 || positions_[k] >= static_cast<py::ssize_t>(states.size())) return py::none();
+      PyObject* state = PyList_GET_ITEM(states.ptr(), positions_[k]);
+      PyObject* value =
+          PyDict_CheckExact(state) ? Py_XNewRef(PyDict_GetItemWithError(state, name)) : PyObject_GetItem(state, name);
+      if (value == nullptr) {
+        PyErr_Clear();
+        return py::none();
+      }
+      PyList_SET_ITEM(found.ptr(), k, value);
+    }
+    return std::move(found);
+  }
+
+ private:
+  std::vector<py::ssize_t> positions_;
+  py::list names_;
+};
+
+// A tensor's memory as an array, which keeps the tensor alive. What torch negates or conjugates lazily is not.
+py::array array_of(const py::object& tensor, const std::string& name) {
+  dlpack::View view;
+  if (dlpack::exchange_of(py::type::of(tensor))->describe(tensor.ptr(), &view) != 0) throw py::error_already_set();
+  static constexpr const char* kKinds = "iuf??c";  // NumPy's letters, by DLPack's codes
+  const Index size_of = view.dtype.bits / 8;
+  if (view.device_type != dlpack::kCpu || view.dtype.code > dlpack::kComplex || kKinds[view.dtype.code] == '?' ||
+      size_of == 0) {
+    throw std::invalid_argument(name + ": expected a tensor of numbers that NumPy knows, in the host's memory");
+  }
+  const char* data = view.data + view.byte_offset;
+  if (reinterpret_cast<std::uintptr_t>(data) % size_of != 0) {
+    throw std::invalid_argument(name + ": its memory does not lie on a multiple of " + std::to_string(size_of) +
+                                " bytes; pass its clone()");
+  }
+  std::vector<Index> strides(view.strides, view.strides + view.n_axes);
+  for (Index& stride : strides) stride *= size_of;
+  return py::array(py::dtype(kKinds[view.dtype.code] + std::to_string(size_of)),
+                   std::vector<Index>(view.shape, view.shape + view.n_axes), strides, data, tensor);
+}
+
 }  // namespace
 
 void bind_layouts(py::module_& m) {
+  m.def("array_of", &array_of, py::arg("tensor"), py::arg("name"));
   py::class_<Identities>(m, "Identities")
       .def(py::init<const py::list&>(), py::arg("objects"))
       .def("are_of", &Identities::are_of, py::arg("objects"));
+  py::class_<StatePlaces>(m, "StatePlaces")
+      .def(py::init<std::vector<py::ssize_t>, py::list>(), py::arg("positions"), py::arg("names"))
+      .def("look_up", &StatePlaces::look_up, py::arg("states"));
   py::class_<Layouts>(m, "Layouts")
       .def(py::init<const py::list&, size_t>(), py::arg("tensors"), py::arg("n_counts") = 0)
       .def("find_moved", &Layouts::find_moved, py::arg("tensors"))
       .def("hold", &Layouts::hold, py::arg("tensors"))
-      .def("get_addresses", &Layouts::get_addresses, py::arg("tensors"));
+      .def("get_addresses", &Layouts::get_addresses, py::arg("tensors"))
+      .def("get_gradients", &Layouts::get_gradients, py::arg("params"));
 }
 
 }  // namespace samestep

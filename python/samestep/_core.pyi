@@ -102,6 +102,7 @@ def update_running(
     values: int,
     momentum: float,
     batches: int,
+    count: NDArray[np.int64] | None = None,  # raised by one with the statistics
 ) -> None: ...
 
 class Plan:
@@ -131,10 +132,19 @@ class Roof:
     # Seconds of one pass of s = s + c g, each written s, on threads of its own that are started before.
     def seconds(self, way: int, passes: int = 1, c: float = 0.0) -> float: ...
 
+# The memory of a tensor of torch as an array, which keeps the tensor alive; name: the argument's.
+def array_of(tensor: Any, name: str) -> Array: ...
+
 # Which objects a list held, without a reference to them.
 class Identities:
     def __init__(self, objects: list[Any]) -> None: ...
     def are_of(self, objects: list[Any]) -> bool: ...
+
+# Where a group's states are: in which of the optimizer's states (-1: in none), under which name.
+class StatePlaces:
+    def __init__(self, positions: list[int], names: list[str]) -> None: ...
+    # What is there; None, where one of them is missing.
+    def look_up(self, states: list[Any]) -> list[Any] | None: ...
 
 # The memory layouts that tensors of torch had when they were bound.
 class Layouts:
@@ -144,6 +154,8 @@ class Layouts:
     # The storages of tensors that all lie as they were bound, which keep that memory alive; else None.
     def hold(self, tensors: list[Any]) -> list[Any] | None: ...
     def get_addresses(self, tensors: list[Any]) -> tuple[list[int | None], list[Any]]: ...
+    # The gradients, and what get_addresses() says of them.
+    def get_gradients(self, params: list[Any]) -> tuple[list[Any], list[int | None], list[Any]]: ...
 
 # A Plan of tensors that are named by their addresses; the caller keeps their memory alive.
 class AddressedPlan:

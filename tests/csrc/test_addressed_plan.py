@@ -1,6 +1,7 @@
 """The plan that is bound by address, as samestep.torch binds it: the same bits as the plan of arrays."""
 
 import ctypes
+import types
 import weakref
 
 import numpy as np
@@ -307,6 +308,33 @@ def test_layouts_say_where_tensors_lie_and_hold_that_memory():
             ask([None])
 
 
+def test_gradients_are_found_with_their_addresses():
+    arrays = [np.zeros((3, 4), np.float32), np.zeros(3), np.zeros(2)]
+    params = [
+        Tensor(a, grad=grad) for a, grad in zip(arrays, (Tensor(arrays[0]), None, Tensor(W)), strict=True)
+    ]
+    gradients, addresses, storages = _core.Layouts(params).get_gradients(params)
+    assert gradients == [p.grad for p in params]
+    assert addresses == [arrays[0].ctypes.data, None, -1]
+    assert storages[0] is arrays[0]
+    assert len(storages) == 1
+    with pytest.raises(ValueError, match="one for every"):
+        _core.Layouts(params).get_gradients(params[1:])
+    with pytest.raises(AttributeError, match="grad"):
+        _core.Layouts(params[:1]).get_gradients([Tensor(arrays[0])])
+
+
+def test_states_are_looked_up_by_place_and_name():
+    states = [{"a": 1, "b": 2}, {"a": 3}]
+    assert _core.StatePlaces([1, 0, 0], ["a", "b", "a"]).look_up(states) == [3, 2, 1]
+    assert _core.StatePlaces([0], ["b"]).look_up([types.MappingProxyType(states[0])]) == [2]
+    for at, name in ((1, "b"), (2, "a"), (-1, "a")):
+        assert _core.StatePlaces([0, at], ["a", name]).look_up(states) is None
+    assert _core.StatePlaces([0], ["a"]).look_up([7]) is None
+    with pytest.raises(ValueError, match="positions, names"):
+        _core.StatePlaces([0], [])
+
+
 W = np.arange(24.0).reshape(2, 12)[:1].reshape(3, 4)  # not square, room behind it
 OTHERS = {
     "smaller": Tensor(W[:2]),
@@ -381,3 +409,24 @@ def test_layouts_refuse_what_cannot_be_looked_at():
         other = type("Other", (Tensor,), {"__dlpack_c_exchange_api__": capsule(exchange)})
         with pytest.raises(RuntimeError, match="DLPackExchangeAPI"):
             _core.Layouts([other(W)])
+
+
+def test_the_array_of_a_tensor_is_its_memory_and_keeps_the_tensor():
+    for a in (W, W.T, W[:, ::3], W.astype(np.complex64), np.zeros(()), np.zeros((0, 5), np.int64)):
+        tensor = Tensor(a)
+        array, alive = _core.array_of(tensor, "x"), weakref.ref(tensor)
+        assert (array.dtype, array.shape, array.strides) == (a.dtype, a.shape, a.strides)
+        assert array.size == 0 or array.ctypes.data == a.ctypes.data
+        assert array.flags.writeable
+        del tensor
+        assert (alive() is not None) == (a.size > 0)
+        del array
+        assert alive() is None
+
+
+def test_no_array_of_a_tensor_that_numpy_cannot_read():
+    odd = np.frombuffer(bytearray(W.nbytes + 1), W.dtype, W.size, 1)
+    with pytest.raises(ValueError, match="x: its memory does not lie on a multiple of 8 bytes"):
+        _core.array_of(Tensor(odd), "x")
+    with pytest.raises(ValueError, match=r"x: expected a tensor of numbers .* in the host's memory"):
+        _core.array_of(Tensor(W, device=2), "x")

@@ -86,3 +86,19 @@ def test_an_exported_network_needs_no_samestep():
     net = torch.nn.Sequential(torch.nn.Linear(2, 3), st.BatchNorm1d(3, relu=True)).eval()
     exported = torch.export.export(st.convert(net, back=True), (torch.ones(2, 2),))
     assert not any("samestep" in str(node.target) for node in exported.graph.nodes)
+
+
+def test_synchronised_batch_norm_is_refused_by_name():
+    with pytest.raises(AttributeError, match="has no SyncBatchNorm; use BatchNorm1d"):
+        st.SyncBatchNorm  # noqa: B018  the attribute is what is tested
+    with pytest.raises(AttributeError, match=r"module 'samestep\.torch' has no attribute 'BatchNorm4d'"):
+        st.BatchNorm4d  # noqa: B018
+    assert not hasattr(st, "SyncBatchNorm")
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_torchs_synchronised_batch_norm_stays(back):
+    net = torch.nn.Sequential(torch.nn.SyncBatchNorm(3))
+    one = net[0]
+    assert st.convert(net, back=back)[0] is one
+    assert type(one) is torch.nn.SyncBatchNorm

@@ -16,6 +16,7 @@ from snippets import ROOT
 README = ROOT / "README.md"
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's own, of run_decompositions
 @pytest.mark.parametrize("page", snippets.pages_with(torch=True), ids=lambda page: page.name)
 def test_python_runs(page):
     snippets.run(page, [one for one in snippets.snippets(page) if snippets.needs_torch(one)])

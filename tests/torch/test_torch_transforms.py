@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import warnings
 
 import pytest
 
@@ -222,17 +223,26 @@ def test_torchscript_trace(relu):
     assert torch.equal(torch.jit.load(file)(x), one(x))
 
 
-@pytest.mark.parametrize("momentum", [0.1, 0.5])
+@pytest.mark.parametrize("momentum", [0.1, 0.5, None])
 def test_an_ensemble_trains_under_vmap(momentum):
-    """Stacked layers with running statistics have the state of single ones."""
-    single = [layer(True, "BatchNorm1d", momentum=momentum) for _ in range(3)]
-    x, base = torch.randn(3, 8, 4), copy.deepcopy(single[0])
+    """Stacked layers with running statistics have the state of single ones, whatever each has seen."""
+    single = [layer(True, "BatchNorm1d", momentum=momentum) for _ in range(4)]
+    for k, one in enumerate(single):
+        for _ in range(k):
+            one(torch.randn(8, 4))
+    x, base = torch.randn(4, 8, 4), copy.deepcopy(single[0])
     state = torch.func.stack_module_state(single)
 
     def call(parameters, buffers, x):
         return torch.func.functional_call(base, (parameters, buffers), (x,))
 
+    def in_pairs(values):
+        return {name: value.unflatten(0, (2, 2)) for name, value in values.items()}  # views of the state
+
     y = torch.func.vmap(call)(*state, x)
+    same_bits([y], [torch.stack([one(v) for one, v in zip(single, x, strict=True)])])
+    parameters, buffers = map(in_pairs, state)
+    y = torch.func.vmap(torch.func.vmap(call))(parameters, buffers, x.unflatten(0, (2, 2))).flatten(0, 1)
     same_bits([y], [torch.stack([one(v) for one, v in zip(single, x, strict=True)])])
     for name, values in state[1].items():
         same_bits(list(values), [one.get_buffer(name) for one in single])
@@ -293,17 +303,17 @@ def parametrize(net):
 
 
 REBUILDERS = {
-    "sync": (torch.nn.SyncBatchNorm.convert_sync_batchnorm, "convert_sync_batchnorm: rebuilds"),
+    "sync": (torch.nn.SyncBatchNorm.convert_sync_batchnorm, "convert_sync_batchnorm: reads eps"),
     "conv": (
         lambda net: torch.nn.utils.fusion.fuse_conv_bn_eval(net[0], net[1]),
-        "fuse_conv_bn_eval: rebuilds",
+        "fuse_conv_bn_eval: reads eps",
     ),
     "linear": (
         lambda net: torch.nn.utils.fusion.fuse_linear_bn_eval(torch.nn.Linear(3, 4).eval(), net[1]),
-        "fuse_linear_bn_eval: rebuilds",
+        "fuse_linear_bn_eval: reads eps",
     ),
-    "quantization": (fuse_modules, "samestep.torch.batchnorm.BatchNorm2d"),
-    "mkldnn": (to_mkldnn, "rebuilds a batch norm"),
+    "quantization": (fuse_modules, "samestep.torch.layers.BatchNorm2d"),
+    "mkldnn": (to_mkldnn, "a batch norm rebuilt from"),
     "fx fuse": (fuse_graph, None),
     "replace_all": (replace_all, None),
     "update_bn": (update_bn, None),
@@ -325,6 +335,23 @@ def test_no_tool_loses_the_relu(name):
     y = rebuild(net)(torch.randn(2, 3, 5, 5))
     assert y.min() == 0
     assert (y == 0).float().mean() < 0.9
+
+
+@pytest.mark.parametrize("relu", RELUS)
+def test_another_librarys_converter_is_warned_of_the_relu(relu):
+    """As timm's freeze_batch_norm_2d and detectron2's convert_frozen_batchnorm do."""
+
+    def frozen(one):
+        return torch.nn.BatchNorm2d(one.num_features, eps=one.eps, momentum=one.momentum, affine=one.affine)
+
+    one = layer(relu, eps=1e-3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert frozen(one).eps == 1e-3
+    assert len(caught) == relu
+    if relu:
+        assert "frozen: reads eps of samestep.torch.BatchNorm2d(relu=True)" in str(caught[0].message)
+        assert caught[0].filename == __file__
 
 
 def test_without_a_relu_the_tools_work():

@@ -3,10 +3,21 @@
 ``import samestep`` never imports torch; ``import samestep.torch`` does, and needs it installed.
 """
 
-from ..backends import cpu
-from .batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d, batch_norm
+from typing import TYPE_CHECKING, NoReturn
+
+from ..backends import cpu as _cpu
+from .batchnorm import batch_norm
 from .clip import clip_grad_norm_
 from .convert import convert
+from .decompositions import decompositions
+from .layers import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    LazyBatchNorm1d,
+    LazyBatchNorm2d,
+    LazyBatchNorm3d,
+)
 from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
 
 __all__ = [
@@ -17,11 +28,26 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "LazyBatchNorm1d",
+    "LazyBatchNorm2d",
+    "LazyBatchNorm3d",
     "RMSprop",
     "batch_norm",
     "clip_grad_norm_",
     "convert",
+    "decompositions",
 ]
 
 # torch's threads spin for milliseconds after each of its operations; a step on others would wait for them.
-cpu.use_openmp_of("libtorch_cpu.so")
+_cpu.use_openmp_of("libtorch_cpu.so")
+
+if not TYPE_CHECKING:  # type checkers name an unknown attribute themselves
+
+    def __getattr__(name: str) -> NoReturn:
+        if name == "SyncBatchNorm":
+            raise AttributeError(
+                "samestep.torch has no SyncBatchNorm; use BatchNorm1d, BatchNorm2d or BatchNorm3d, which "
+                "normalise by each worker's own batch, or torch.nn.SyncBatchNorm, whose bits depend on the "
+                "number of workers"
+            )
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

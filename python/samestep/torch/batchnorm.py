@@ -1,32 +1,19 @@
-"""torch.nn's batch norm on the package's kernels, with an optional ReLU fused into both passes."""
+"""torch.nn.functional's batch norm on the package's kernels, with an optional ReLU fused into both passes."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
-import torch.fx
+import torch.onnx
 from torch import Tensor
 
 from ..arguments import number, switch
-from ..backends import cpu
-from ..layers import batchnorm as kernels
 from . import batchnorm_kernels, operators
-from .batchnorm_kernels import in_kernel_layout, per_channel
 from .operators import by_operators
-from .tensors import as_array
+from .running import write_running
 
 _PLAIN = (Tensor, torch.nn.Parameter)
-# torch's modules that read a layer's attributes to compute the layer by other means; others only list them.
-_REBUILDERS = (
-    "torch.nn.",
-    "torch.ao.",
-    "torch.quantization.",
-    "torch.fx.",
-    "torch.utils.",
-    "torch._inductor.",
-)
 
 
 def batch_norm(
@@ -110,7 +97,7 @@ def _batch_norm(
         raise ValueError(f"batch_norm eps must be {expected}, but got {eps}")
     arguments = (input, running_mean, running_var, weight, bias, training, momentum, eps, relu, batches)
     if torch.jit.is_tracing():  # shapes are traced tensors here; the operators check the real ones
-        return by_operators(*arguments)
+        return _traced(*arguments)
     tensors = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
     _check_tensors({"input": input, **tensors})
     if training:
@@ -123,22 +110,24 @@ def _batch_norm(
     if torch.autograd.forward_ad._current_level >= 0:  # no operator has a forward derivative
         return _by_torch(*arguments)
     if not _is_plain(input, running_mean, running_var, weight, bias):
-        return by_operators(*arguments)
+        return _traced(*arguments)
     if training:
         return _Training.apply(input, weight, bias, running_mean, running_var, momentum, eps, relu, batches)
     return _Inference.apply(input, weight, bias, running_mean, running_var, eps, relu)
 
 
 def _check_tensors(tensors: dict[str, Tensor | None]) -> None:
-    on_meta = all(t.device.type == "meta" for t in tensors.values() if isinstance(t, Tensor))
     for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor) and (tensor is not None or name == "input"):
+        if isinstance(tensor, Tensor):
+            if not tensor.is_cpu and any(
+                isinstance(t, Tensor) and t.device.type != "meta" for t in tensors.values()
+            ):
+                raise NotImplementedError(
+                    f"{name}: got a tensor on {tensor.device}, expected one on the CPU; "
+                    "use torch.nn's batch norm there"
+                )
+        elif tensor is not None or name == "input":
             raise TypeError(f"{name}: got {type(tensor).__name__}, expected a tensor")
-        if tensor is not None and tensor.device.type != "cpu" and not on_meta:
-            raise NotImplementedError(
-                f"{name}: got a tensor on {tensor.device}, expected one on the CPU; "
-                "use torch.nn's batch norm there"
-            )
 
 
 def _is_plain(*tensors: Tensor | None) -> bool:
@@ -147,7 +136,7 @@ def _is_plain(*tensors: Tensor | None) -> bool:
         not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and torch._C._len_torch_dispatch_stack() == 0
-        and all(t is None or (type(t) in _PLAIN and t.device.type == "cpu") for t in tensors)
+        and all(t is None or (type(t) in _PLAIN and t.is_cpu) for t in tensors)
     )
 
 
@@ -175,12 +164,20 @@ def _by_torch(
     """torch's own batch norm, for what the kernels do not compute."""
     if momentum is None:
         momentum = 0.0 if batches is None else 1.0 / (int(batches) + 1)
-    y = torch.nn.functional.batch_norm(
-        input, running_mean, running_var, weight, bias, training, momentum, eps
-    )
-    if batches is not None:
+    mean, var = running_mean, running_var
+    if training and mean is not None and var is not None:
+        mean, var = mean.detach().clone(), var.detach().clone()
+    y = torch.nn.functional.batch_norm(input, mean, var, weight, bias, training, momentum, eps)
+    if training and running_mean is not None:
+        write_running(running_mean, running_var, batches, mean, var)
+    elif batches is not None:
         batches.add_(1)
     return torch.relu(y) if relu else y
+
+
+def _traced(*arguments: Any) -> Tensor:
+    """In the package's operators; for ONNX, which has no node for them, in torch's."""
+    return (_by_torch if torch.onnx.is_in_onnx_export() else by_operators)(*arguments)
 
 
 class _Training(torch.autograd.Function):
@@ -199,30 +196,13 @@ class _Training(torch.autograd.Function):
     ) -> Tensor:
         if momentum is None:
             momentum = 0.0 if batches is None else 1.0 / (int(batches) + 1)
-        x = in_kernel_layout(input)
-        gamma, beta = per_channel(weight, x, 1.0), per_channel(bias, x, 0.0)
-        y = torch.empty_like(x)
-        stored = [] if running_mean is None or running_var is None else [running_mean, running_var]
-        running = [per_channel(s, x, 0.0) for s in stored]
-        arrays = dict(zip(("running_mean", "running_var"), (as_array(r) for r in running), strict=False))
-        _, mean, inv, mean64, var64 = kernels.forward_and_statistics(
-            as_array(x), as_array(gamma), as_array(beta), eps, relu, 1, as_array(y), "cpu", arrays
-        )
-        if stored:
-            values = x.numel() // x.shape[1]
-            cpu.update_running(
-                arrays["running_mean"], arrays["running_var"], mean64, var64, values, momentum, 0
-            )
-            for kept, new in zip(stored, running, strict=True):
-                if kept.data_ptr() != new.data_ptr():
-                    kept.detach().copy_(new)
-            tracked = [kept for kept in stored if not kept.is_inference()]
-            torch.autograd.graph.increment_version(tracked)
-        if batches is not None:  # here, since torch.utils.checkpoint may leave once the tensors are saved
-            batches.add_(1)
+        is_kept = running_mean is not None and running_var is not None
+        running = (running_mean, running_var, batches) if is_kept else None
+        y, mean, inv, _, _ = batchnorm_kernels.training(input, weight, bias, eps, relu, running, momentum)
+        # The rest is after the count, since torch.utils.checkpoint may leave once the tensors are saved.
         ctx.save_for_backward(input, weight, bias, torch.from_numpy(mean), torch.from_numpy(inv))
         ctx.eps, ctx.relu = eps, relu
-        return y.to(input.dtype)
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -262,132 +242,3 @@ class _Inference(torch.autograd.Function):
                 grad, input, weight, bias, mean, var, ctx.eps, ctx.relu
             )
         return (*operators.needed(ctx, saved[:3], grads), None, None, None, None)
-
-
-class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
-    """The base of the three layers: torch's, with the argument ``relu`` and the kernels' forward pass."""
-
-    relu = False  # for torch's layers whose __class__ was set, and for pickles without the attribute
-
-    def __init__(self, *args: Any, relu: bool = False, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.relu = relu
-
-    __jit_unused_properties__ = ("eps",)
-
-    @property
-    def eps(self) -> float:
-        """What is added to the variance.
-
-        With relu=True no function of torch may read it that rebuilds the batch norm from its attributes, as
-        convert_sync_batchnorm and fuse_conv_bn_eval do: the result would have no ReLU.
-        """
-        value: float = self.__dict__["eps"]
-        if self.relu and not torch.compiler.is_compiling():
-            reader = sys._getframe(1)
-            module = reader.f_globals.get("__name__", "")
-            if module.startswith(_REBUILDERS):
-                raise TypeError(
-                    f"{reader.f_code.co_name}: rebuilds a batch norm from its attributes and would lose the "
-                    f"ReLU of samestep.torch.{type(self).__name__}(relu=True); first replace it by a batch "
-                    "norm and a ReLU: model = samestep.torch.convert(model, back=True)"
-                )
-        return value
-
-    @eps.setter
-    def eps(self, value: float) -> None:
-        self.__dict__["eps"] = value
-
-    def forward(self, input: Tensor) -> Tensor:
-        if torch.jit.is_scripting():
-            self._check_input_dim(input)
-            tracking = self.training and self.track_running_stats
-            use_running = tracking or not self.training
-            return by_operators(
-                input,
-                self.running_mean if use_running else None,
-                self.running_var if use_running else None,
-                self.weight,
-                self.bias,
-                self.training or self.running_mean is None,
-                self.momentum,
-                self.eps,
-                self.relu,
-                self.num_batches_tracked if tracking else None,
-            )
-        else:  # noqa: RET505  TorchScript leaves out the branch only if it stands here
-            return self._forward(input)
-
-    def _forward(self, input: Tensor) -> Tensor:
-        if isinstance(input, torch.fx.Proxy):  # a leaf, as the layers of torch.nn are
-            own = type(self).forward is not _BatchNorm.forward
-            if own or self._forward_hooks or self._forward_pre_hooks:
-                fix = "use a Tracer whose is_leaf_module is True for it"
-                raise TypeError(f"{type(self).__name__}: a trace would run its hooks or forward twice; {fix}")
-            tracer: Any = input.tracer
-            return tracer.create_proxy("call_module", tracer.path_of_module(self), (input,), {})
-        self._check_input_dim(input)
-        tracking = self.training and self.track_running_stats
-        use_running = tracking or not self.training
-        return _batch_norm(
-            input,
-            self.running_mean if use_running else None,
-            self.running_var if use_running else None,
-            self.weight,
-            self.bias,
-            self.training or self.running_mean is None,
-            self.momentum,
-            self.eps,
-            self.relu,
-            self.num_batches_tracked if tracking else None,
-        )
-
-    def extra_repr(self) -> str:
-        shown: str = super().extra_repr()
-        return f"{shown}, relu={self.relu}"
-
-
-class BatchNorm1d(_BatchNorm, torch.nn.BatchNorm1d):
-    """``torch.nn.BatchNorm1d`` on the package's kernels: (N, C) or (N, C, L).
-
-    Args:
-        relu: whether a ReLU follows, in the same pass. The other arguments are torch's, in its order.
-
-    State dicts of this layer and of torch's can be exchanged. See ``batch_norm`` for formulas, dtypes and
-    errors.
-
-    Example:
-        >>> import torch, samestep.torch
-        >>> layer = samestep.torch.BatchNorm1d(2, relu=True)
-        >>> layer(torch.tensor([[1.0, 2], [3, 6], [5, 4], [7, 8]]))[3]
-        tensor([1.3416, 1.3416], grad_fn=<SelectBackward0>)
-        >>> layer.running_mean
-        tensor([0.4000, 0.5000])
-        >>> list(layer.state_dict()) == list(torch.nn.BatchNorm1d(2).state_dict())
-        True
-    """
-
-
-class BatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
-    """``torch.nn.BatchNorm2d`` on the package's kernels: (N, C, H, W), also channels_last.
-
-    Arguments and promises are those of ``BatchNorm1d``.
-
-    Example:
-        >>> import torch, samestep.torch
-        >>> x = torch.ones(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
-        >>> samestep.torch.BatchNorm2d(3)(x).is_contiguous(memory_format=torch.channels_last)
-        True
-    """
-
-
-class BatchNorm3d(_BatchNorm, torch.nn.BatchNorm3d):
-    """``torch.nn.BatchNorm3d`` on the package's kernels: (N, C, D, H, W), also channels_last_3d.
-
-    Arguments and promises are those of ``BatchNorm1d``.
-
-    Example:
-        >>> import torch, samestep.torch
-        >>> samestep.torch.BatchNorm3d(3)(torch.ones(2, 3, 1, 1, 1)).flatten()
-        tensor([0., 0., 0., 0., 0., 0.], grad_fn=<ViewBackward0>)
-    """

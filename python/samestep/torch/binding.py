@@ -5,7 +5,6 @@ A binding holds no memory of torch's: it knows where parameters and states lay, 
 
 from __future__ import annotations
 
-from operator import attrgetter, getitem
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from .._core import AddressedPlan, Identities, Layouts
+from .._core import AddressedPlan, Identities, Layouts, StatePlaces
 from ..backends.options import Options
 from .tensors import is_aligned, is_dense, is_dtensor, local_tensor, plain_tensor
 
@@ -26,8 +25,6 @@ STATE_DTYPES[torch.bfloat16] = STATE_DTYPES[torch.float16] = torch.float32
 STEP_DTYPE = torch.float64
 # AddressedPlan's letters for what a step count may be kept in.
 STEP_LETTERS = {torch.float64: "d", torch.float32: "f", torch.int64: "i"}
-
-gradient_of = attrgetter("grad")
 
 
 class NewState(NamedTuple):
@@ -42,7 +39,8 @@ class StepMemory(NamedTuple):
     params: list[Tensor]
     gradients: list[Tensor | None]  # that of every parameter, as it is walked
     addresses: list[int | None]  # theirs
-    storages: list[Any]  # keep all of that memory alive, whatever other threads do to the tensors
+    kept: list[Any]  # storages that keep all of that memory alive, whatever other threads do to the tensors
+    kept_gradients: list[Any]
     new_states: list[NewState]
     stepped: list[Tensor]  # the parameters that have a gradient
 
@@ -72,7 +70,7 @@ class Binding:
         self.bound_at.sort()
         self.state_names: list[str] = []
         self.state_ids: list[int] = []  # of the parameter of each
-        self.state_at: list[Any] | None = None  # in the optimizer's state; None: it is not there yet
+        self.state_places: StatePlaces | None = None  # None: the state is not there yet
         self.blocks: list[Tensor] = []  # stepped in the place of parameters that are none
         self.likes: list[Tensor] = []  # without memory, laid out as what is stepped
         bound = [params[i] for i in self.bound_at]
@@ -133,12 +131,12 @@ class Binding:
                 "params: parameters or states of one group share memory, so that a step would update it "
                 "twice; pass each once, or those that share memory in groups of their own"
             )
-        self._new = StepMemory(bound, [], [], kept, new_states, [])
+        self._new = StepMemory(bound, [], [], kept, [], new_states, [])
 
     def get_new_memory(self) -> StepMemory:
         """What the first step reads and writes: held by that step, no longer by the binding."""
-        new, self._new = self._new, StepMemory([], [], [], [], [], [])
-        return self._fit(new.params, new.storages, new.new_states)
+        new, self._new = self._new, StepMemory([], [], [], [], [], [], [])
+        return self._fit(new.params, new.kept, new.new_states)
 
     def get_memory(self, params: list[Tensor], states: list[dict[str, Any]]) -> StepMemory | None:
         """What a later step reads and writes. None: something does not lie as it was bound.
@@ -147,14 +145,14 @@ class Binding:
             params: the group's.
             states: all values of the optimizer's state.
         """
-        if any(params[i].grad is not None for i in self.unbound_at) or self.state_at is None:
+        if any(params[i].grad is not None for i in self.unbound_at) or self.state_places is None:
             return None
         if len(self.bound_at) < len(params):
             params = [params[i] for i in self.bound_at]
-        try:
-            kept = [*params, *map(getitem, map(states.__getitem__, self.state_at), self.state_names)]
-        except (KeyError, TypeError):
+        found = self.state_places.look_up(states)
+        if found is None:
             return None
+        kept = params + found
         if self.has_shards:
             kept = list(map(local_tensor, kept))
         storages = self.layouts.hold(kept)
@@ -164,7 +162,7 @@ class Binding:
 
     def find_states(self, positions: dict[int, int]) -> None:
         """Notes where in the optimizer's state its own are, by the ids of parameters."""
-        self.state_at = list(map(positions.get, self.state_ids))
+        self.state_places = StatePlaces([positions.get(i, -1) for i in self.state_ids], self.state_names)
 
     def _fit(
         self,
@@ -174,23 +172,26 @@ class Binding:
         gradients: list[Tensor | None] | None = None,
     ) -> StepMemory:
         """Adds the gradients, those that cannot be walked with their parameters as tensors that can."""
-        tensors = list(map(gradient_of, params)) if gradients is None else gradients
+        layouts = self.gradient_layouts
+        if gradients is None:
+            tensors, addresses, storages = layouts.get_gradients(params)
+        else:
+            tensors, (addresses, storages) = gradients, layouts.get_addresses(gradients)
         for make_fit in (self._plain, self._copied):
-            addresses, storages = self.gradient_layouts.get_addresses(tensors)
             if len(storages) == len(tensors) or DOES_NOT_FIT not in addresses:
                 break
             tensors = [
                 make_fit(tensor, param, like) if tensor is not None and address == DOES_NOT_FIT else tensor
                 for tensor, address, param, like in zip(tensors, addresses, params, self.likes, strict=True)
             ]
+            addresses, storages = layouts.get_addresses(tensors)
         else:
-            addresses, storages = self.gradient_layouts.get_addresses(tensors)
             if DOES_NOT_FIT in addresses:
                 raise RuntimeError("grad: changed by another thread during the step")
         stepped = params
         if len(storages) < len(params):
             stepped = [p for p, address in zip(params, addresses, strict=True) if address is not None]
-        return StepMemory(params, tensors, addresses, kept + storages, new_states, stepped)
+        return StepMemory(params, tensors, addresses, kept, storages, new_states, stepped)
 
     def check_hyper(self, values: list[float]) -> None:
         """As torch does, refuses what its parameters' type cannot hold."""
@@ -201,7 +202,7 @@ class Binding:
         """With a copy of a gradient that lies where the step writes."""
         tensors = list(memory.gradients)
         tensors[i] = self._copied(memory.gradients[i], memory.params[i], self.likes[i])
-        return self._fit(memory.params, memory.storages, memory.new_states, tensors)
+        return self._fit(memory.params, memory.kept, memory.new_states, tensors)
 
     def _memory(self, name: str, tensor: Tensor) -> Tensor:
         """An alias of a tensor's local memory, or an error that says why there is none to step."""

@@ -121,4 +121,4 @@ def _in_order(grad: Tensor) -> Any:
     whole = full_tensor(grad).resolve_conj().resolve_neg()
     if whole.dtype in (torch.float16, torch.bfloat16):
         whole = whole.float()
-    return as_array(whole.contiguous()).reshape(-1)
+    return as_array(whole.contiguous(), "grad").reshape(-1)

@@ -7,15 +7,12 @@ from typing import TypeVar
 import torch
 from torch.nn import Module
 
-from .batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from . import layers
 
 _Network = TypeVar("_Network", bound=Module)
 
-_OURS: dict[type[Module], type[Module]] = {
-    torch.nn.BatchNorm1d: BatchNorm1d,
-    torch.nn.BatchNorm2d: BatchNorm2d,
-    torch.nn.BatchNorm3d: BatchNorm3d,
-}
+_NAMES = [f"{kind}BatchNorm{dim}d" for kind in ("", "Lazy") for dim in (1, 2, 3)]
+_OURS: dict[type[Module], type[Module]] = {getattr(torch.nn, n): getattr(layers, n) for n in _NAMES}
 _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 
 
@@ -24,7 +21,8 @@ def convert(model: _Network, back: bool = False) -> _Network | Module:
 
     A new layer has the parameters, buffers, hooks and settings of the old one: the same tensors, so that an
     optimizer that has them goes on. A layer at two places of the network is one layer at both afterwards.
-    Subclasses of these layers stay as they are.
+    Lazy layers stay lazy. Subclasses of these layers stay as they are. So does torch.nn.SyncBatchNorm, for
+    which there is no drop-in.
 
     Args:
         model: the network, or a batch-norm layer itself.
@@ -48,7 +46,10 @@ def convert(model: _Network, back: bool = False) -> _Network | Module:
         True
     """
     classes = _THEIRS if back else _OURS
-    new = {id(old): _replacement(old, classes[type(old)]) for old in model.modules() if type(old) in classes}
+    found = [module for module in model.modules() if type(module) in classes]
+    for old in found:
+        _check_hooks(old)
+    new = {id(old): _replacement(old, classes[type(old)]) for old in found}
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if id(child) in new:
@@ -56,18 +57,28 @@ def convert(model: _Network, back: bool = False) -> _Network | Module:
     return new.get(id(model), model)
 
 
-def _replacement(old: Module, cls: type[Module]) -> Module:
-    new: Module = object.__new__(cls)
-    new.__dict__.update(old.__dict__)  # parameters, buffers, hooks, training flag: the same objects
-    if not new.__dict__.pop("relu", False):
-        return new
-    after = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    found = [name for name in after if getattr(old, name)]
+def _check_hooks(old: Module) -> None:
+    if not getattr(old, "relu", False):
+        return
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    own = {old._initialize_hook.id} if hasattr(old, "_initialize_hook") else set()
+    found = [kind for kind in kinds if getattr(old, kind).keys() - own]
     if found:
         raise NotImplementedError(
             f"{type(old).__name__}(relu=True): has hooks ({', '.join(found)}), expected none: they would run "
             "around the batch norm without its ReLU; remove them, convert, and register them again"
         )
+
+
+def _replacement(old: Module, cls: type[Module]) -> Module:
+    new: Module = object.__new__(cls)
+    new.__dict__.update(old.__dict__)  # parameters, buffers, hooks, training flag: the same objects
+    if hasattr(old, "_initialize_hook"):  # a lazy layer's own hooks are methods of the old layer
+        new._forward_pre_hooks[old._initialize_hook.id] = new._infer_parameters
+        old._load_hook.remove()
+        new._load_hook = new._register_load_state_dict_pre_hook(new._lazy_load_hook)
+    if not new.__dict__.pop("relu", False):
+        return new
     pair = torch.nn.Sequential(new, torch.nn.ReLU())
     pair.training = pair[1].training = old.training
     return pair

@@ -24,6 +24,7 @@ from .batchnorm_kernels import (
     training,
     training_backward,
 )
+from .running import write_running
 from .tensors import as_array
 
 _LIBRARY = torch.library.Library("samestep", "DEF")
@@ -73,13 +74,15 @@ def _running_statistics_kernel(
     momentum: float | None,
     batches: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    if momentum is None:  # the plain average of all batches so far
-        momentum = 1.0 / (int(batches) + 1) if batches is not None else 0.0
+    shares = [momentum]
+    if momentum is None:  # the plain average of all batches so far; under vmap a count for each element
+        counts = [] if batches is None else batches.reshape(-1).tolist()
+        shares = [1.0 / (count + 1) for count in counts] or [0.0]
     new = [torch.empty_like(per_channel(s, s[None], 0.0)).copy_(s) for s in (running_mean, running_var)]
-    mean, var = (as_array(s) for s in new)
-    cpu.update_running(
-        mean, var, as_array(mean64.contiguous()), as_array(var64.contiguous()), values, momentum, 0
-    )
+    kept = {"running_mean": new[0], "running_var": new[1], "mean64": mean64, "var64": var64}
+    arrays = [as_array(s.contiguous(), name).reshape(len(shares), -1) for name, s in kept.items()]
+    for share, mean, var, batch_mean, batch_var in zip(shares, *arrays, strict=True):
+        cpu.update_running(mean, var, batch_mean, batch_var, values, share, 0)
     return new[0].to(running_mean.dtype), new[1].to(running_var.dtype)
 
 
@@ -140,7 +143,7 @@ def _differentiate_inference(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...
     return (*needed(ctx, saved[:3], grads), None, None, None, None)
 
 
-def _gradients_by_torch(
+def gradients_by_torch(
     grad: Any, x: Any, weight: Any, bias: Any, statistics: Any, eps: float, relu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The formulas of ``samestep.batchnorm_backward`` (``statistics`` None: those of the batch, as functions
@@ -182,7 +185,7 @@ def _differentiate_twice(fixed: bool) -> Callable[..., tuple[Tensor | None, ...]
             left = iter(values)
             dy, input, gamma, beta = (None if t is None else next(left) for t in (grad, x, weight, bias))
             known = statistics if fixed else None
-            return _gradients_by_torch(dy, input, gamma, beta, known, ctx.eps, ctx.relu)
+            return gradients_by_torch(dy, input, gamma, beta, known, ctx.eps, ctx.relu)
 
         _, pull = torch.func.vjp(first, *kept)
         grads = iter(pull(cotangents))
@@ -214,8 +217,9 @@ def _vmap(name: str, arrays: tuple[int, ...], results: tuple[int, ...]) -> Calla
             if not isinstance(value, Tensor) or (dim is None and value.dim() == 0):
                 folded.append(value)
                 continue
-            if dim is not None and value.dim() == 1:
-                raise NotImplementedError(f"{name}: vmap over num_batches_tracked; pass a number as momentum")
+            if dim is not None and value.dim() == 1:  # a count for each element
+                folded.append(value)
+                continue
             at = 1 if i in arrays else 0
             value = value.unsqueeze(at) if dim is None else value.movedim(dim, at)
             lengths = list(value.shape)
@@ -305,6 +309,9 @@ def by_operators(
         mean, var = torch.ops.samestep.running_statistics(
             running_mean, running_var, mean64, var64, values, momentum, batches if momentum is None else None
         )
+        if not torch.jit.is_scripting():
+            write_running(running_mean, running_var, batches, mean, var)
+            return y
         running_mean.copy_(mean)
         running_var.copy_(var)
     if batches is not None:

@@ -91,7 +91,7 @@ class NativeOptimizer(torch.optim.Optimizer):
         ):
             i, k = refused  # it lies where the step writes
             memories[i] = bindings[i].copy_gradient(memories[i], k)
-        if None in [binding.state_at for binding in bindings]:
+        if None in [binding.state_places for binding in bindings]:
             positions = {key: k for k, key in enumerate(map(id, self.state))}
             for binding in bindings:
                 binding.find_states(positions)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from .. import _core
+from ..backends.arrays import Array
 
 
 def is_dense(tensor: Tensor) -> bool:
@@ -54,24 +55,9 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if is_dtensor(tensor) else tensor
 
 
-class _Memory:
-    """A tensor by NumPy's array interface."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-        size = tensor.element_size()
-        self.__array_interface__ = {
-            "version": 3,
-            "shape": tuple(tensor.shape),
-            "typestr": np.dtype(str(tensor.dtype).removeprefix("torch.")).str,
-            "data": (tensor.data_ptr(), False),
-            "strides": tuple(size * stride for stride in tensor.stride()),
-        }
-
-
-def as_array(tensor: Tensor) -> np.ndarray[Any, Any]:
-    """The tensor's memory as an array.
+def as_array(tensor: Tensor, name: str) -> Array:
+    """The memory of the tensor, an argument of that name, as an array.
 
     Not by ``Tensor.numpy``, after which its storage cannot be resized, as FSDP does with parameters.
     """
-    return np.asarray(_Memory(tensor))
+    return _core.array_of(tensor, name)

@@ -1,0 +1,97 @@
+"""The operators of ``torch.ops.samestep`` in aten's, for programs that run where samestep is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .batchnorm_kernels import compute_type
+from .operators import gradients_by_torch
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """The table of ``torch.ops.samestep`` for ``ExportedProgram.run_decompositions``: aten's batch norm.
+
+    The program then runs without samestep, and has torch's bits. No table of torch has these entries:
+    torch.compile and ``run_decompositions()`` keep the operators.
+
+    Returns:
+        A new dict of functions; the keys are operators.
+
+    Example:
+        >>> import torch, samestep.torch
+        >>> for operator in samestep.torch.decompositions():
+        ...     print(operator)
+        samestep.batch_norm_training.default
+        samestep.batch_norm_training_backward.default
+        samestep.batch_norm_inference.default
+        samestep.batch_norm_inference_backward.default
+        samestep.running_statistics.default
+    """
+    operators = torch.ops.samestep
+    return {
+        operators.batch_norm_training.default: _training,
+        operators.batch_norm_training_backward.default: _training_backward,
+        operators.batch_norm_inference.default: _inference,
+        operators.batch_norm_inference_backward.default: _inference_backward,
+        operators.running_statistics.default: _running_statistics,
+    }
+
+
+def _laid(result: Tensor, x: Tensor) -> Tensor:
+    """The result in the layout that the operator gives it: later nodes of a graph may be views of it."""
+    if x.is_contiguous() or not x.movedim(1, -1).is_contiguous():
+        return result.contiguous()
+    last = result.movedim(1, -1)
+    return result if last.is_contiguous() else last.contiguous().movedim(-1, 1)
+
+
+def _training(
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, relu: bool
+) -> tuple[Tensor, ...]:
+    y, mean, inv = torch.ops.aten._native_batch_norm_legit.no_stats(input, weight, bias, True, 0.0, eps)
+    axes, narrow = [0, *range(2, input.dim())], compute_type(input.dtype)
+    var64, mean64 = torch.var_mean(input.to(torch.float64), axes, correction=0)
+    return _laid(torch.relu(y) if relu else y, input), mean.to(narrow), inv.to(narrow), mean64, var64
+
+
+def _inference(
+    input: Tensor, weight: Any, bias: Any, mean: Tensor, var: Tensor, eps: float, relu: bool
+) -> Tensor:
+    y = torch.ops.aten._native_batch_norm_legit_no_training(input, weight, bias, mean, var, 0.0, eps)[0]
+    return _laid(torch.relu(y) if relu else y, input)
+
+
+def _training_backward(
+    grad: Tensor, input: Tensor, weight: Any, bias: Any, mean: Tensor, inv: Tensor, eps: float, relu: bool
+) -> tuple[Tensor, ...]:
+    dx, *rest = gradients_by_torch(grad, input, weight, bias, None, eps, relu)
+    return (_laid(dx, input), *rest)
+
+
+def _inference_backward(
+    grad: Tensor, input: Tensor, weight: Any, bias: Any, mean: Tensor, var: Tensor, eps: float, relu: bool
+) -> tuple[Tensor, ...]:
+    dx, *rest = gradients_by_torch(grad, input, weight, bias, (mean, var), eps, relu)
+    return (_laid(dx, input), *rest)
+
+
+def _running_statistics(
+    running_mean: Tensor,
+    running_var: Tensor,
+    mean64: Tensor,
+    var64: Tensor,
+    values: int,
+    momentum: float | None,
+    batches: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    share: Any = momentum
+    if momentum is None:
+        share = 0.0 if batches is None else 1.0 / (batches + 1).to(torch.float64)
+    new = mean64, var64 * (values / (values - 1))
+    kept = running_mean, running_var
+    mean, var = ((1 - share) * old + share * one for old, one in zip(kept, new, strict=True))
+    return mean.to(running_mean.dtype), var.to(running_var.dtype)
