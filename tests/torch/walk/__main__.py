@@ -1,0 +1,12 @@
+"""Prints the table: PYTHONPATH=tests/torch python -m walk [WORD ...], of the tools whose names hold a word."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+from . import table
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    sys.stdout.write(table.page(sys.argv[1:]))

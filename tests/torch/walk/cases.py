@@ -1,0 +1,206 @@
+"""The registry of cases, and the verdict on each: the same case with torch's classes and with samestep's."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import samestep
+
+from .sides import KINDS, LAYERS, Side, passes
+
+WORKS, REFUSED, DIFFERS = "works as torch", "refused by name", "differs"
+BITS = f"{WORKS}, bits of eager mode"
+NOT_IN_TORCH = "not in torch"
+NOT_INSTALLED = "not installed"
+_SOURCE = str(Path(samestep.__file__).parent)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tool and a function that uses it: what it returns must be the same for both libraries."""
+
+    tool: str
+    area: str
+    run: Callable[[Side], Any]
+    kinds: Sequence[str]
+    covers: Sequence[str]
+    needs: Sequence[str]
+    not_in_torch: str | None
+    bits: bool
+    slow: bool
+    dtype: torch.dtype
+
+
+CASES: list[Case] = []
+
+
+def case(
+    tool: str,
+    kinds: Sequence[str] = LAYERS,
+    *,
+    covers: Sequence[str] = (),
+    needs: Sequence[str] = (),
+    not_in_torch: str | None = None,
+    bits: bool = False,
+    slow: bool = False,
+    dtype: torch.dtype = torch.float64,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Registers a function of a ``Side``.
+
+    Args:
+        tool: the dotted name of the tool, perhaps with the arguments that matter: "torch.compile, dynamic".
+        kinds: of KINDS, what takes the place of torch's.
+        covers: dotted names of further tools that the function uses.
+        needs: packages.
+        not_in_torch: what the error says with torch's own classes, where the tool does not take these.
+        bits: whether the case checks, by ``same_bits``, that the layer keeps its bits of eager mode.
+        slow: whether it takes ten seconds or more.
+        dtype: of the networks; in float64 rounding is small enough for a narrow comparison.
+    """
+
+    def register(run: Callable[..., Any]) -> Callable[..., Any]:
+        area = run.__module__.rpartition(".")[2]
+        assert tool not in [known.tool for known in CASES], tool
+        CASES.append(Case(tool, area, run, kinds, covers, needs, not_in_torch, bits, slow, dtype))
+        return run
+
+    return register
+
+
+def rebuild(
+    tool: str, *, modes: Sequence[str] = ("eval", "train"), bits: bool = False, backward: bool = True, **more: Any
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Registers a function of a network and its input that returns what can be called in the network's place.
+
+    Args:
+        tool: as in ``case``, like all other arguments.
+        modes: of the network.
+        bits: whether results, gradients and state have the bits of samestep's layer itself.
+        backward: whether what is returned has gradients.
+    """
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(side: Side) -> Any:
+            found = {}
+            for mode in modes:
+                network, x = side.network().train(mode == "train"), side.images()
+                eager = passes(side.network().train(mode == "train"), x, backward)
+                found[mode] = passes(function(network, x), x, backward, network)
+                if bits and side.ours:
+                    same_bits(found[mode], eager)
+            return found
+
+        run.__module__ = function.__module__
+        case(tool, bits=bits, **more)(run)
+        return function
+
+    return register
+
+
+class NotTheBits(AssertionError):
+    """A tool gave samestep's layer other bits than it has in eager mode."""
+
+
+def same_bits(found: Any, eager: Any) -> None:
+    """By position: a tool may give parameters other names."""
+    for one, two in zip(_tensors(found), _tensors(eager), strict=True):
+        if not torch.equal(one, two):
+            raise NotTheBits(f"{(one - two).abs().max()} apart")
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def difference(found: Any, expected: Any, where: str = "") -> str:
+    """What differs by more than rounding, in words; "" for nothing."""
+    if isinstance(expected, torch.Tensor) and isinstance(found, torch.Tensor):
+        if expected.is_floating_point() != found.is_floating_point():
+            return f"{where}: {found.dtype}, expected {expected.dtype}"
+        narrow = torch.float32 in (found.dtype, expected.dtype)
+        rtol, atol = (2e-4, 2e-5) if narrow else (1e-8, 1e-10)
+        try:
+            torch.testing.assert_close(found.double(), expected.double(), rtol=rtol, atol=atol)
+        except AssertionError as error:
+            return f"{where}: {str(error).splitlines()[0]}"
+        return ""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        if list(expected) != list(found):
+            return f"{where}: keys {list(found)}, expected {list(expected)}"
+        pairs = [(str(key), found[key], value) for key, value in expected.items()]
+    elif isinstance(expected, (list, tuple)) and isinstance(found, (list, tuple)):
+        if len(expected) != len(found):
+            return f"{where}: {len(found)} items, expected {len(expected)}"
+        pairs = [(str(i), a, b) for i, (a, b) in enumerate(zip(found, expected, strict=True))]
+    elif isinstance(expected, float) and isinstance(found, float):
+        return difference(torch.tensor(found).double(), torch.tensor(expected).double(), where)
+    else:
+        return "" if found == expected else f"{where}: {found!r}, expected {expected!r}"
+    words = (difference(a, b, f"{where}.{name}" if where else name) for name, a, b in pairs)
+    return next(filter(None, words), "")
+
+
+def missing(one: Case) -> str:
+    """The first package that a case needs and that is not installed; "" for none."""
+    for package in one.needs:
+        try:
+            importlib.import_module(package)
+        except ImportError:
+            return package
+    return ""
+
+
+def judge(one: Case, kind: str) -> tuple[str, str]:
+    """The verdict on a case for one of its kinds, and the reason for it."""
+    if missing(one):
+        return f"{NOT_INSTALLED}: {missing(one)}", ""
+    verdicts = {}
+    for name in KINDS[kind]:
+        verdicts[name] = _judge(one, kind, name)
+    found = sorted({verdict for verdict, _ in verdicts.values()})
+    if len(found) == 1:
+        return verdicts[name]
+    return DIFFERS, f"between classes: {verdicts}"
+
+
+def _judge(one: Case, kind: str, name: str) -> tuple[str, str]:
+    results: dict[bool, Any] = {}
+    for ours in (False, True):
+        torch.manual_seed(0)
+        try:
+            results[ours] = one.run(Side(ours, kind == "relu", name, one.dtype))
+        except Exception as error:
+            if not ours:
+                if one.not_in_torch is None or not re.search(one.not_in_torch, str(error)):
+                    raise
+                results[ours] = error
+            elif one.not_in_torch is not None:
+                return NOT_IN_TORCH, str(error)
+            elif names_samestep(error):
+                return REFUSED, str(error)
+            else:
+                return DIFFERS, "".join(traceback.format_exception(error))
+    if one.not_in_torch is not None:
+        if not isinstance(results[False], Exception):
+            return DIFFERS, "the case says that torch refuses its own, and it does not"
+        return f"works; {NOT_IN_TORCH}", ""
+    words = difference(results[True], results[False])
+    if words:
+        return DIFFERS, words
+    return (BITS if one.bits else WORKS), ""
+
+
+def names_samestep(error: BaseException) -> bool:
+    """Whether an error is the package's own, or has a class of the package in its text."""
+    if isinstance(error, NotTheBits):
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    return "samestep" in str(error) or frames[-1].filename.startswith(_SOURCE)
