@@ -109,7 +109,7 @@ def _batch_norm(
     if torch.autograd.forward_ad._current_level >= 0:  # no operator has a forward derivative
         return _by_torch(*arguments)
     if not _is_plain(input, running_mean, running_var, weight, bias):
-        return _traced(*arguments)
+        return _by_torch(*arguments) if _is_functionalized() else _traced(*arguments)
     if training:
         return _Training.apply(input, weight, bias, running_mean, running_var, momentum, eps, relu, batches)
     return _Inference.apply(input, weight, bias, running_mean, running_var, eps, relu)
@@ -137,6 +137,14 @@ def _is_plain(*tensors: Tensor | None) -> bool:
         and torch._C._len_torch_dispatch_stack() == 0
         and all(t is None or (type(t) in _PLAIN and t.is_cpu) for t in tensors)
     )
+
+
+def _is_functionalized() -> bool:
+    """Whether torch.func.functionalize is active: torch has no rule for autograd functions there."""
+    if torch.compiler.is_compiling():
+        return False
+    transforms = torch._C._functorch.get_interpreter_stack() or ()
+    return torch._C._functorch.TransformType.Functionalize in [one.key() for one in transforms]
 
 
 def _is_final(grad: Tensor) -> bool:
