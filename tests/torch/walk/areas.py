@@ -9,6 +9,9 @@ from .cases import CASES, Case
 
 TITLES = {
     "nn_utils": "torch.nn.utils",
+    "functions": "torch.func and torch.autograd.functional",
+    "graphs": "torch.fx",
+    "exports": "torch.export and torch.jit",
 }
 
 

@@ -18,6 +18,7 @@ from .sides import KINDS, LAYERS, Side, passes
 
 WORKS, REFUSED, DIFFERS = "works as torch", "refused by name", "differs"
 BITS = f"{WORKS}, bits of eager mode"
+LEFT = "left as it is"
 NOT_IN_TORCH = "not in torch"
 NOT_INSTALLED = "not installed"
 _SOURCE = str(Path(samestep.__file__).parent)
@@ -105,19 +106,45 @@ def rebuild(
     return register
 
 
+@dataclass
+class Fused:
+    """What a fuser made of a network: its result, and how many batch norms are left in it."""
+
+    y: Any
+    left: int
+
+
+def fuse(tool: str, **more: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Registers a function of a network and its input that returns the network without its batch norm."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(side: Side) -> Fused:
+            fused = function(side.network().eval(), side.images())
+            norms = [m for m in fused.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+            with torch.no_grad():
+                return Fused(fused(side.images()), len(norms))
+
+        run.__module__ = function.__module__
+        case(tool, **more)(run)
+        return function
+
+    return register
+
+
 class NotTheBits(AssertionError):
     """A tool gave samestep's layer other bits than it has in eager mode."""
 
 
 def same_bits(found: Any, eager: Any) -> None:
-    """By position: a tool may give parameters other names."""
-    for one, two in zip(_tensors(found), _tensors(eager), strict=True):
-        if not torch.equal(one, two):
-            raise NotTheBits(f"{(one - two).abs().max()} apart")
-
-
-def _tensors(tree: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in torch.utils._pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+    """Raises NotTheBits. Of two dicts what both have is compared: a tool may drop or rename what it does not use."""
+    if isinstance(eager, dict):
+        for name in eager.keys() & found.keys():
+            same_bits(found[name], eager[name])
+    elif isinstance(eager, (list, tuple)):
+        for one, two in zip(found, eager, strict=True):
+            same_bits(one, two)
+    elif eager is not None and not torch.equal(found, eager):
+        raise NotTheBits(f"{(found - eager).abs().max()} apart")
 
 
 def difference(found: Any, expected: Any, where: str = "") -> str:
@@ -142,6 +169,8 @@ def difference(found: Any, expected: Any, where: str = "") -> str:
         pairs = [(str(i), a, b) for i, (a, b) in enumerate(zip(found, expected, strict=True))]
     elif isinstance(expected, float) and isinstance(found, float):
         return difference(torch.tensor(found).double(), torch.tensor(expected).double(), where)
+    elif isinstance(expected, Fused) and isinstance(found, Fused):
+        return difference(vars(found), vars(expected), where)
     else:
         return "" if found == expected else f"{where}: {found!r}, expected {expected!r}"
     words = (difference(a, b, f"{where}.{name}" if where else name) for name, a, b in pairs)
@@ -178,24 +207,32 @@ def _judge(one: Case, kind: str, name: str) -> tuple[str, str]:
         try:
             results[ours] = one.run(Side(ours, kind == "relu", name, one.dtype))
         except Exception as error:
-            if not ours:
-                if one.not_in_torch is None or not re.search(one.not_in_torch, str(error)):
-                    raise
-                results[ours] = error
-            elif one.not_in_torch is not None:
-                return NOT_IN_TORCH, str(error)
-            elif names_samestep(error):
-                return REFUSED, str(error)
-            else:
-                return DIFFERS, "".join(traceback.format_exception(error))
-    if one.not_in_torch is not None:
-        if not isinstance(results[False], Exception):
-            return DIFFERS, "the case says that torch refuses its own, and it does not"
+            results[ours] = error
+    theirs, found = results[False], results[True]
+    takes_torch = not isinstance(theirs, Exception)
+    if not takes_torch and (one.not_in_torch is None or not re.search(one.not_in_torch, str(theirs))):
+        return DIFFERS, f"with torch's own classes: {_in_short(theirs)}"
+    if takes_torch and one.not_in_torch is not None:
+        return DIFFERS, "the case says that torch refuses its own classes, and it does not"
+    if isinstance(found, Exception):
+        if not takes_torch:
+            return NOT_IN_TORCH, ""
+        return (REFUSED, str(found)) if names_samestep(found) else (DIFFERS, _in_short(found))
+    if not takes_torch:
         return f"works; {NOT_IN_TORCH}", ""
-    words = difference(results[True], results[False])
+    if isinstance(found, Fused) and found.left > theirs.left:
+        words = difference(found.y, theirs.y)
+        return (DIFFERS, words) if words else (LEFT, "")
+    words = difference(found, theirs)
     if words:
         return DIFFERS, words
     return (BITS if one.bits else WORKS), ""
+
+
+def _in_short(error: BaseException) -> str:
+    """The error and where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    return f"{type(error).__name__}: {error} {[f'{f.filename}:{f.lineno}' for f in frames]}"
 
 
 def names_samestep(error: BaseException) -> bool:

@@ -122,6 +122,6 @@ def passes(
         y.pow(3).sum().backward()
     found: dict[str, Any] = {"y": y.detach(), "dx": x.grad}
     if source is not None:
-        found["grads"] = {name: p.grad for name, p in source.named_parameters()}
-        found["buffers"] = {name: b.detach().clone() for name, b in source.named_buffers()}
+        found["grads"] = {name: p.grad for name, p in sorted(source.named_parameters())}
+        found["buffers"] = {name: b.detach().clone() for name, b in sorted(source.named_buffers())}
     return found
