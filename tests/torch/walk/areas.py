@@ -12,6 +12,7 @@ TITLES = {
     "functions": "torch.func and torch.autograd.functional",
     "graphs": "torch.fx",
     "exports": "torch.export and torch.jit",
+    "optimizers": "torch.optim and torch.amp",
 }
 
 
