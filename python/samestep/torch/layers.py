@@ -77,6 +77,17 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
     def eps(self, value: float) -> None:
         self.__dict__["eps"] = value
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # So torch.ao.quantization says what shall become of a layer. It knows torch.nn's classes alone.
+        if name == "qconfig" and value is not None:
+            raise TypeError(
+                f"qconfig: got {type(value).__name__}, expected None: torch.ao would neither fuse nor "
+                f"quantize samestep.torch.{type(self).__name__}; first "
+                "model = samestep.torch.convert(model, back=True), or set the layer's qconfig = None to "
+                "leave it in floating point"
+            )
+        super().__setattr__(name, value)
+
     def forward(self, input: Tensor) -> Tensor:
         if torch.jit.is_scripting():
             self._check_input_dim(input)
