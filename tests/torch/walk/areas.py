@@ -13,6 +13,7 @@ TITLES = {
     "graphs": "torch.fx",
     "exports": "torch.export and torch.jit",
     "optimizers": "torch.optim and torch.amp",
+    "quantization": "torch.ao",
 }
 
 

@@ -18,6 +18,7 @@ from .sides import KINDS, LAYERS, Side, passes
 
 WORKS, REFUSED, DIFFERS = "works as torch", "refused by name", "differs"
 BITS = f"{WORKS}, bits of eager mode"
+REFUSED_BY_TOOL = "refused by the tool"
 LEFT = "left as it is"
 NOT_IN_TORCH = "not in torch"
 NOT_INSTALLED = "not installed"
@@ -35,6 +36,7 @@ class Case:
     covers: Sequence[str]
     needs: Sequence[str]
     not_in_torch: str | None
+    refusal: str | None
     bits: bool
     slow: bool
     dtype: torch.dtype
@@ -50,6 +52,7 @@ def case(
     covers: Sequence[str] = (),
     needs: Sequence[str] = (),
     not_in_torch: str | None = None,
+    refusal: str | None = None,
     bits: bool = False,
     slow: bool = False,
     dtype: torch.dtype = torch.float64,
@@ -62,6 +65,7 @@ def case(
         covers: dotted names of further tools that the function uses.
         needs: packages.
         not_in_torch: what the error says with torch's own classes, where the tool does not take these.
+        refusal: what the tool's own error says of samestep's classes, where it does not name them.
         bits: whether the case checks, by ``same_bits``, that the layer keeps its bits of eager mode.
         slow: whether it takes ten seconds or more.
         dtype: of the networks; in float64 rounding is small enough for a narrow comparison.
@@ -70,7 +74,7 @@ def case(
     def register(run: Callable[..., Any]) -> Callable[..., Any]:
         area = run.__module__.rpartition(".")[2]
         assert tool not in [known.tool for known in CASES], tool
-        CASES.append(Case(tool, area, run, kinds, covers, needs, not_in_torch, bits, slow, dtype))
+        CASES.append(Case(tool, area, run, kinds, covers, needs, not_in_torch, refusal, bits, slow, dtype))
         return run
 
     return register
@@ -217,7 +221,9 @@ def _judge(one: Case, kind: str, name: str) -> tuple[str, str]:
     if isinstance(found, Exception):
         if not takes_torch:
             return NOT_IN_TORCH, ""
-        return (REFUSED, str(found)) if names_samestep(found) else (DIFFERS, _in_short(found))
+        if one.refusal is not None and re.search(one.refusal, str(found)):
+            return REFUSED_BY_TOOL, ""
+        return (REFUSED, "") if names_samestep(found) else (DIFFERS, _in_short(found))
     if not takes_torch:
         return f"works; {NOT_IN_TORCH}", ""
     if isinstance(found, Fused) and found.left > theirs.left:
