@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 
@@ -9,4 +10,5 @@ from . import table
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
     sys.stdout.write(table.page(sys.argv[1:]))

@@ -14,6 +14,10 @@ TITLES = {
     "exports": "torch.export and torch.jit",
     "optimizers": "torch.optim and torch.amp",
     "quantization": "torch.ao",
+    "compilers": "torch.compile",
+    "onnx": "torch.onnx",
+    "utilities": "torch.utils, copies and files",
+    "loops": "accelerate and Lightning",
 }
 
 

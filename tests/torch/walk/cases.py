@@ -147,8 +147,11 @@ def same_bits(found: Any, eager: Any) -> None:
     elif isinstance(eager, (list, tuple)):
         for one, two in zip(found, eager, strict=True):
             same_bits(one, two)
-    elif eager is not None and not torch.equal(found, eager):
-        raise NotTheBits(f"{(found - eager).abs().max()} apart")
+    elif isinstance(eager, torch.Tensor):
+        if not torch.equal(found, eager):
+            raise NotTheBits(f"{(found - eager).abs().max()} apart")
+    elif found != eager:
+        raise NotTheBits(f"{found}, and {eager} in eager mode")
 
 
 def difference(found: Any, expected: Any, where: str = "") -> str:
