@@ -109,7 +109,7 @@ def _batch_norm(
     if torch.autograd.forward_ad._current_level >= 0:  # no operator has a forward derivative
         return _by_torch(*arguments)
     if not _is_plain(input, running_mean, running_var, weight, bias):
-        return _by_torch(*arguments) if _is_functionalized() else _traced(*arguments)
+        return _traced(*arguments)
     if training:
         return _Training.apply(input, weight, bias, running_mean, running_var, momentum, eps, relu, batches)
     return _Inference.apply(input, weight, bias, running_mean, running_var, eps, relu)
@@ -183,8 +183,9 @@ def _by_torch(
 
 
 def _traced(*arguments: Any) -> Tensor:
-    """In the package's operators; for ONNX, which has no node for them, in torch's."""
-    return (_by_torch if torch.onnx.is_in_onnx_export() else by_operators)(*arguments)
+    """In the package's operators; in torch's for ONNX, which has no node for them, and for functionalize."""
+    by_torch = torch.onnx.is_in_onnx_export() or _is_functionalized()
+    return (_by_torch if by_torch else by_operators)(*arguments)
 
 
 class _Training(torch.autograd.Function):

@@ -39,11 +39,11 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
+        bias: bool = True,
         relu: bool = False,
-        **kwargs: Any,
     ) -> None:
         # torch's own, in full: there are tools that read a signature, as skip_init does
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, **kwargs)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
         self.relu = relu
 
     __jit_unused_properties__ = ("eps",)
@@ -193,10 +193,10 @@ class _LazyBatchNorm(_BatchNorm):
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
+        bias: bool = True,
         relu: bool = False,
-        **kwargs: Any,
     ) -> None:
-        super(_BatchNorm, self).__init__(eps, momentum, affine, track_running_stats, device, dtype, **kwargs)
+        super(_BatchNorm, self).__init__(eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
         self.relu = relu
 
     def initialize_parameters(self, input: Any) -> None:
