@@ -1,4 +1,4 @@
-"""Prints the table: PYTHONPATH=tests/torch python -m walk [WORD ...], of the tools whose names hold a word."""
+"""Prints the page: PYTHONPATH=tests/torch python -m walk [WORD ...], of the tools that have such a word."""
 
 from __future__ import annotations
 

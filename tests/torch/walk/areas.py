@@ -17,6 +17,7 @@ TITLES = {
     "compilers": "torch.compile",
     "onnx": "torch.onnx",
     "utilities": "torch.utils, copies and files",
+    "distributed": "torch.distributed, two processes over gloo",
     "loops": "accelerate and Lightning",
 }
 

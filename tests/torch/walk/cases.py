@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,30 @@ import samestep
 
 from .sides import KINDS, LAYERS, Side, passes
 
-WORKS, REFUSED, DIFFERS = "works as torch", "refused by name", "differs"
+WORKS = "works as torch"
 BITS = f"{WORKS}, bits of eager mode"
+REFUSED = "refused by name"
 REFUSED_BY_TOOL = "refused by the tool"
 LEFT = "left as it is"
 NOT_IN_TORCH = "not in torch"
+WORKS_ALONE = f"works; {NOT_IN_TORCH}"
 NOT_INSTALLED = "not installed"
+DIFFERS = "differs"
+NEVER_INSTALLED = ("torchao",)  # not among the packages of the tests
+VERDICTS = {
+    WORKS: "the same results, gradients, state and names as with torch's own classes, to rounding",
+    BITS: "this, and samestep's classes have the bits that they have without the tool",
+    REFUSED: "an error names samestep's class, before anything is changed, and mostly what to do: "
+    "`samestep.torch.convert(model, back=True)`",
+    REFUSED_BY_TOOL: "the tool's own error, for it takes torch.nn's classes alone",
+    LEFT: "the result is right, but the tool, which removes a batch norm of torch.nn, has left the layer in",
+    NOT_IN_TORCH: "the tool refuses torch's own classes as well",
+    WORKS_ALONE: "the tool refuses torch's own classes, and takes samestep's",
+    NOT_INSTALLED: "the package named is not there, and nothing was tried",
+    DIFFERS: "another result, without an error: a fault. None is known",
+}
+"""What can be said of a tool, and what that means."""
+
 _SOURCE = str(Path(samestep.__file__).parent)
 
 
@@ -40,6 +59,7 @@ class Case:
     bits: bool
     slow: bool
     dtype: torch.dtype
+    processes: int
 
 
 CASES: list[Case] = []
@@ -56,6 +76,7 @@ def case(
     bits: bool = False,
     slow: bool = False,
     dtype: torch.dtype = torch.float64,
+    processes: int = 1,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Registers a function of a ``Side``.
 
@@ -69,19 +90,27 @@ def case(
         bits: whether the case checks, by ``same_bits``, that the layer keeps its bits of eager mode.
         slow: whether it takes ten seconds or more.
         dtype: of the networks; in float64 rounding is small enough for a narrow comparison.
+        processes: 2 where both ranks of a group run the case; see ranks.py.
     """
 
     def register(run: Callable[..., Any]) -> Callable[..., Any]:
         area = run.__module__.rpartition(".")[2]
         assert tool not in [known.tool for known in CASES], tool
-        CASES.append(Case(tool, area, run, kinds, covers, needs, not_in_torch, refusal, bits, slow, dtype))
+        CASES.append(
+            Case(tool, area, run, kinds, covers, needs, not_in_torch, refusal, bits, slow, dtype, processes)
+        )
         return run
 
     return register
 
 
 def rebuild(
-    tool: str, *, modes: Sequence[str] = ("eval", "train"), bits: bool = False, backward: bool = True, **more: Any
+    tool: str,
+    *,
+    modes: Sequence[str] = ("eval", "train"),
+    bits: bool = False,
+    backward: bool = True,
+    **more: Any,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Registers a function of a network and its input that returns what can be called in the network's place.
 
@@ -135,12 +164,12 @@ def fuse(tool: str, **more: Any) -> Callable[[Callable[..., Any]], Callable[...,
     return register
 
 
-class NotTheBits(AssertionError):
+class OtherBitsError(AssertionError):
     """A tool gave samestep's layer other bits than it has in eager mode."""
 
 
 def same_bits(found: Any, eager: Any) -> None:
-    """Raises NotTheBits. Of two dicts what both have is compared: a tool may drop or rename what it does not use."""
+    """Raises OtherBitsError. Of dicts what both have is compared: a tool may drop what it does not use."""
     if isinstance(eager, dict):
         for name in eager.keys() & found.keys():
             same_bits(found[name], eager[name])
@@ -149,9 +178,9 @@ def same_bits(found: Any, eager: Any) -> None:
             same_bits(one, two)
     elif isinstance(eager, torch.Tensor):
         if not torch.equal(found, eager):
-            raise NotTheBits(f"{(found - eager).abs().max()} apart")
+            raise OtherBitsError(f"{(found - eager).abs().max()} apart")
     elif found != eager:
-        raise NotTheBits(f"{found}, and {eager} in eager mode")
+        raise OtherBitsError(f"{found}, and {eager} in eager mode")
 
 
 def difference(found: Any, expected: Any, where: str = "") -> str:
@@ -198,13 +227,36 @@ def judge(one: Case, kind: str) -> tuple[str, str]:
     """The verdict on a case for one of its kinds, and the reason for it."""
     if missing(one):
         return f"{NOT_INSTALLED}: {missing(one)}", ""
-    verdicts = {}
-    for name in KINDS[kind]:
-        verdicts[name] = _judge(one, kind, name)
-    found = sorted({verdict for verdict, _ in verdicts.values()})
-    if len(found) == 1:
-        return verdicts[name]
-    return DIFFERS, f"between classes: {verdicts}"
+    by_class = {name: _judge(one, kind, name) for name in KINDS[kind]}
+    found = list(by_class.values())
+    if len({verdict for verdict, _ in found}) == 1:
+        return found[0]
+    return DIFFERS, f"between classes: {by_class}"
+
+
+def verdicts(one: Case) -> tuple[tuple[str, ...], list[str]]:
+    """The verdict for each of KINDS, "" where the case does not use it, and why some are "differs"."""
+    cells, reasons = [], []
+    with _one_thread():
+        for kind in KINDS:
+            verdict, reason = judge(one, kind) if kind in one.kinds else ("", "")
+            cells.append(verdict)
+            if verdict == DIFFERS:
+                reasons.append(f"{one.tool}, {kind}: {reason}")
+    return tuple(cells), reasons
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """The networks are so small that threads would only wait for each other."""
+    before = torch.get_num_threads(), samestep.get_num_threads()
+    torch.set_num_threads(1)
+    samestep.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        samestep.set_num_threads(before[1])
 
 
 def _judge(one: Case, kind: str, name: str) -> tuple[str, str]:
@@ -228,7 +280,7 @@ def _judge(one: Case, kind: str, name: str) -> tuple[str, str]:
             return REFUSED_BY_TOOL, ""
         return (REFUSED, "") if names_samestep(found) else (DIFFERS, _in_short(found))
     if not takes_torch:
-        return f"works; {NOT_IN_TORCH}", ""
+        return WORKS_ALONE, ""
     if isinstance(found, Fused) and found.left > theirs.left:
         words = difference(found.y, theirs.y)
         return (DIFFERS, words) if words else (LEFT, "")
@@ -246,7 +298,7 @@ def _in_short(error: BaseException) -> str:
 
 def names_samestep(error: BaseException) -> bool:
     """Whether an error is the package's own, or has a class of the package in its text."""
-    if isinstance(error, NotTheBits):
+    if isinstance(error, OtherBitsError):
         return False
     frames = traceback.extract_tb(error.__traceback__)
     return "samestep" in str(error) or frames[-1].filename.startswith(_SOURCE)

@@ -14,7 +14,7 @@ TRACKING, PLAIN = "eval, running statistics", "train, none tracked"
 
 
 def _losses(side: Side) -> dict[str, tuple[Any, dict[str, Tensor]]]:
-    """Loss of the parameters, for a network in eval mode and for one that trains without running statistics."""
+    """Losses of the parameters: of a network in eval mode, and of one that trains without statistics."""
     found = {}
     for name in (TRACKING, PLAIN):
         network, x = side.network(track_running_stats=name == TRACKING), side.images()
@@ -70,13 +70,16 @@ _over_losses("torch.func.jacrev", lambda loss, p: func.jacrev(loss)(p))
 _over_losses("torch.func.jacfwd", _of_weight(lambda loss, w: func.jacfwd(loss)(w)))
 _over_losses("torch.func.hessian", _of_weight(lambda loss, w: func.hessian(loss)(w)))
 _over_losses("torch.func.functionalize", lambda loss, p: func.functionalize(func.grad(loss))(p))
-_over_losses("torch.autograd.functional.vjp", _of_weight(lambda loss, w: torch.autograd.functional.vjp(loss, w)))
+_over_losses(
+    "torch.autograd.functional.vjp", _of_weight(lambda loss, w: torch.autograd.functional.vjp(loss, w))
+)
 _over_losses(
     "torch.autograd.functional.jvp",
     _of_weight(lambda loss, w: torch.autograd.functional.jvp(loss, w, torch.ones_like(w))),
 )
 _over_losses(
-    "torch.autograd.functional.jacobian", _of_weight(lambda loss, w: torch.autograd.functional.jacobian(loss, w))
+    "torch.autograd.functional.jacobian",
+    _of_weight(lambda loss, w: torch.autograd.functional.jacobian(loss, w)),
 )
 _over_losses(
     "torch.autograd.functional.jacobian, vectorize",
@@ -89,7 +92,8 @@ _over_losses(
     ),
 )
 _over_losses(
-    "torch.autograd.functional.hessian", _of_weight(lambda loss, w: torch.autograd.functional.hessian(loss, w))
+    "torch.autograd.functional.hessian",
+    _of_weight(lambda loss, w: torch.autograd.functional.hessian(loss, w)),
 )
 _over_losses(
     "torch.autograd.functional.hvp",

@@ -13,7 +13,9 @@ from .cases import case, fuse, rebuild
 from .sides import Side, passes
 
 
-@rebuild("torch.fx.symbolic_trace", bits=True, covers=["torch.fx.Graph", "torch.fx.GraphModule", "torch.fx.Tracer"])
+@rebuild(
+    "torch.fx.symbolic_trace", bits=True, covers=["torch.fx.Graph", "torch.fx.GraphModule", "torch.fx.Tracer"]
+)
 def symbolic_trace(network: Any, x: Tensor) -> fx.GraphModule:
     traced = fx.symbolic_trace(network)
     assert [node.op for node in traced.graph.nodes].count("call_module") == 6

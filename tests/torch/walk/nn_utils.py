@@ -44,7 +44,9 @@ def convert_conv2d(network: Any, x: Tensor) -> nn.Module:
 
 @case("torch.nn.utils.convert_conv3d_weight_memory_format(channels_last_3d)")
 def convert_conv3d(side: Side) -> dict[str, Any]:
-    network = nn.Sequential(nn.Conv3d(2, 4, 2, bias=False, dtype=side.dtype), side.batch_norm(3), side.activation())
+    network = nn.Sequential(
+        nn.Conv3d(2, 4, 2, bias=False, dtype=side.dtype), side.batch_norm(3), side.activation()
+    )
     network = nn.utils.convert_conv3d_weight_memory_format(network, torch.channels_last_3d)
     y = passes(network, side.random(2, 2, 3, 3, 3))
     return {**y, "strides": y["y"].stride()}
@@ -244,9 +246,17 @@ def _structured(network: Any) -> None:
 PRUNE = "torch.nn.utils.prune."
 for _name, _apply, _class in (
     ("identity", lambda net: prune.identity(net.bn, "weight"), "Identity"),
-    ("random_unstructured", lambda net: prune.random_unstructured(net.bn, "weight", 0.5), "RandomUnstructured"),
+    (
+        "random_unstructured",
+        lambda net: prune.random_unstructured(net.bn, "weight", 0.5),
+        "RandomUnstructured",
+    ),
     ("l1_unstructured", lambda net: prune.l1_unstructured(net.bn, "weight", 0.5), "L1Unstructured"),
-    ("random_structured", lambda net: prune.random_structured(net.conv, "weight", 0.5, 0), "RandomStructured"),
+    (
+        "random_structured",
+        lambda net: prune.random_structured(net.conv, "weight", 0.5, 0),
+        "RandomStructured",
+    ),
     ("ln_structured", _structured, "LnStructured"),
     (
         "global_unstructured",
@@ -262,7 +272,9 @@ for _name, _apply, _class in (
     ),
 ):
     case(
-        PRUNE + _name, BOTH, covers=[PRUNE + _class, PRUNE + "remove", PRUNE + "is_pruned", PRUNE + "BasePruningMethod"]
+        PRUNE + _name,
+        BOTH,
+        covers=[PRUNE + _class, PRUNE + "remove", PRUNE + "is_pruned", PRUNE + "BasePruningMethod"],
     )(_pruned(_apply))
 
 

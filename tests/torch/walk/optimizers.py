@@ -55,7 +55,9 @@ _schedule("PolynomialLR", lambda o: S.PolynomialLR(o, 4))
 _schedule("ReduceLROnPlateau", lambda o: S.ReduceLROnPlateau(o, patience=1), 1.0)
 _schedule("CyclicLR", lambda o: S.CyclicLR(o, 0.001, 0.1, 2, cycle_momentum=False))
 _schedule("OneCycleLR", lambda o: S.OneCycleLR(o, 0.1, total_steps=12, cycle_momentum="betas" in o.defaults))
-_schedule("CyclicLR, of momentum", lambda o: S.CyclicLR(o, 0.001, 0.1, 2, cycle_momentum="betas" in o.defaults))
+_schedule(
+    "CyclicLR, of momentum", lambda o: S.CyclicLR(o, 0.001, 0.1, 2, cycle_momentum="betas" in o.defaults)
+)
 
 
 @case("torch.optim.swa_utils.SWALR", OPTIMIZER)
@@ -187,8 +189,7 @@ def signature(side: Side) -> dict[str, str]:
     layer = inspect.signature(type(side.batch_norm())).parameters
     optimizer = inspect.signature(side.optimizer_class()).parameters
     found = {name: str(one.default) for name, one in [*layer.items(), *optimizer.items()]}
-    for name in ("relu", "kwargs", "bias"):  # of the layer: torch passes on what comes later
-        found.pop(name, None)
+    found.pop("relu", None)
     return found
 
 

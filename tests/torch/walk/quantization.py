@@ -57,7 +57,13 @@ def _wrapped(side: Side) -> Any:
 
 @case(
     QA + "prepare and convert, without fusion",
-    covers=[QA + "prepare", QA + "convert", QA + "QuantWrapper", QA + "propagate_qconfig_", QA + "swap_module"],
+    covers=[
+        QA + "prepare",
+        QA + "convert",
+        QA + "QuantWrapper",
+        QA + "propagate_qconfig_",
+        QA + "swap_module",
+    ],
     **FLOAT,
 )
 def eager_quantization(side: Side) -> Tensor:
@@ -90,7 +96,10 @@ def _coarse(y: Tensor) -> Tensor:
 @case(QA + "quantize_dynamic", **FLOAT)
 def quantize_dynamic(side: Side) -> dict[str, Any]:
     network = quantization.quantize_dynamic(side.network().eval(), {nn.Linear})
-    return {"y": _coarse(network(side.images())), "types": [type(m).__name__ for m in (network.bn, network.out)]}
+    return {
+        "y": _coarse(network(side.images())),
+        "types": [type(m).__name__ for m in (network.bn, network.out)],
+    }
 
 
 @case(QA + "prepare_qat, eager", covers=[QA + "prepare_qat"], **FLOAT)
@@ -120,7 +129,11 @@ def prepare_fx(side: Side) -> dict[str, Any]:
     prepared(side.images())
     converted = quantize_fx.convert_fx(prepared)
     conv = converted.conv
-    return {"y": _coarse(converted(side.images())), "conv": type(conv).__name__, "keys": list(state(converted))}
+    return {
+        "y": _coarse(converted(side.images())),
+        "conv": type(conv).__name__,
+        "keys": list(state(converted)),
+    }
 
 
 @case(
@@ -201,19 +214,26 @@ def nearly_diagonal(side: Side) -> dict[str, Any]:
     return side.trained(network)
 
 
-@case("torch.ao.pruning.LambdaSL and CubicSL", LAYERS, covers=["torch.ao.pruning.CubicSL", "torch.ao.pruning.LambdaSL"])
+@case(
+    "torch.ao.pruning.LambdaSL and CubicSL",
+    LAYERS,
+    covers=["torch.ao.pruning.CubicSL", "torch.ao.pruning.LambdaSL"],
+)
 def sparsity_schedulers(side: Side) -> Any:
     network = side.network()
     sparsifier = pruning.WeightNormSparsifier(0.5, (1, 4), 2)
     sparsifier.prepare(network, [{"tensor_fqn": "out.weight"}])
-    scheduler = pruning.LambdaSL(sparsifier, lambda t: 0.5**t)
-    for _ in range(2):
-        sparsifier.step()
-        scheduler.step()
+    for scheduler in (pruning.LambdaSL(sparsifier, lambda t: 0.5**t), pruning.CubicSL(sparsifier, 0.1, 0, 2)):
+        for _ in range(2):
+            sparsifier.step()
+            scheduler.step()
     return network.eval()(side.images())
 
 
-@case("torch.ao.pruning structured: BaseStructuredSparsifier.prune", not_in_torch="still contains FakeStructuredSparsity")
+@case(
+    "torch.ao.pruning structured: BaseStructuredSparsifier.prune",
+    not_in_torch="still contains FakeStructuredSparsity",
+)
 def structured(side: Side) -> dict[str, Any]:
     """Channels that are cut leave the batch norm behind them as well."""
     from torch.ao.pruning._experimental.pruner import BaseStructuredSparsifier

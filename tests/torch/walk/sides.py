@@ -62,7 +62,9 @@ class Side:
         torch.manual_seed(1)
         return nn.Sequential(
             OrderedDict(
-                conv=nn.Conv2d(3, 4, 3, bias=False, dtype=self.dtype),  # the gradient of a bias would be rounding
+                conv=nn.Conv2d(
+                    3, 4, 3, bias=False, dtype=self.dtype
+                ),  # the gradient of a bias would be rounding
                 bn=self.batch_norm(**options),
                 act=self.activation(),
                 pool=nn.AdaptiveAvgPool2d(2),
@@ -94,7 +96,6 @@ class Side:
             optimizer.step()
             losses.append(loss.detach())
         return {"losses": losses, "network": state(network), "optimizer": state(optimizer)}
-
 
     def trained(self, network: nn.Module, call: Any = None) -> dict[str, Any]:
         """``train`` with a new optimizer."""
