@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import warnings
 
 from .cases import CASES, Case
 
@@ -23,6 +23,8 @@ TITLES = {
 
 
 def cases() -> list[Case]:
-    for area in TITLES:
-        importlib.import_module(f"{__package__}.{area}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some of torch's modules are deprecated
+        for area in TITLES:
+            importlib.import_module(f"{__package__}.{area}")
     return CASES
