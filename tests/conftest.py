@@ -14,7 +14,7 @@ from samestep import _core
 from samestep.proof import golden
 
 # Tests alone are collected: pytest would import a helper to look for doctests, whatever that import does.
-collect_ignore = ["support"]
+collect_ignore = ["support", "torch/walk"]
 _core.wake_always(True)  # small work, too, is done by as many threads as a test asks for
 
 

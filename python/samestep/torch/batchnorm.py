@@ -140,6 +140,14 @@ def _is_plain(*tensors: Tensor | None) -> bool:
     )
 
 
+def _is_functionalized() -> bool:
+    """Whether torch.func.functionalize is active: torch has no rule for autograd functions there."""
+    if torch.compiler.is_compiling():
+        return False
+    transforms = torch._C._functorch.get_interpreter_stack() or ()
+    return torch._C._functorch.TransformType.Functionalize in [one.key() for one in transforms]
+
+
 def _is_final(grad: Tensor) -> bool:
     """Whether a gradient is plain and nobody will differentiate what comes of it."""
     return (
@@ -176,8 +184,9 @@ def _by_torch(
 
 
 def _traced(*arguments: Any) -> Tensor:
-    """In the package's operators; for ONNX, which has no node for them, in torch's."""
-    return (_by_torch if torch.onnx.is_in_onnx_export() else by_operators)(*arguments)
+    """In the package's operators; in torch's for ONNX, which has no node for them, and for functionalize."""
+    by_torch = torch.onnx.is_in_onnx_export() or _is_functionalized()
+    return (_by_torch if by_torch else by_operators)(*arguments)
 
 
 class _Training(torch.autograd.Function):

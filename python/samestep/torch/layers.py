@@ -29,8 +29,21 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
 
     relu = False  # for torch's layers whose __class__ was set, and for pickles without the attribute
 
-    def __init__(self, *args: Any, relu: bool = False, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        relu: bool = False,
+    ) -> None:
+        # torch's own, in full: there are tools that read a signature, as skip_init does
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
         self.relu = relu
 
     __jit_unused_properties__ = ("eps",)
@@ -63,6 +76,17 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
     @eps.setter
     def eps(self, value: float) -> None:
         self.__dict__["eps"] = value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # So torch.ao.quantization says what shall become of a layer. It knows torch.nn's classes alone.
+        if name == "qconfig" and value is not None:
+            raise TypeError(
+                f"qconfig: got {type(value).__name__}, expected None: torch.ao would neither fuse nor "
+                f"quantize samestep.torch.{type(self).__name__}; first "
+                "model = samestep.torch.convert(model, back=True), or set the layer's qconfig = None to "
+                "leave it in floating point"
+            )
+        super().__setattr__(name, value)
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.jit.is_scripting():
@@ -160,6 +184,21 @@ class BatchNorm3d(_BatchNorm, torch.nn.BatchNorm3d):
 
 
 class _LazyBatchNorm(_BatchNorm):
+    def __init__(
+        self,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        relu: bool = False,
+    ) -> None:
+        super(_BatchNorm, self).__init__(eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
+        self.relu = relu
+
     def initialize_parameters(self, input: Any) -> None:
         if isinstance(input, torch.fx.Proxy):
             fix = "call the network once before it is traced"

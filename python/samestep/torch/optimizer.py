@@ -27,17 +27,19 @@ class NativeOptimizer(torch.optim.Optimizer):
     counts_steps: ClassVar[bool] = True  # whether there is a "step" in the state
     sparse_advice: ClassVar[str] = ""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    # No __init__: programs look for `fused` in a constructor's signature, and so it is torch's own.
+    # GradScaler unscales and skips by itself: `fused` must not change who does it.
+    _step_supports_amp_scaling = property(lambda self: False, lambda self, value: None)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
         if not hasattr(Tensor, "__dlpack_c_exchange_api__"):
             raise RuntimeError(
                 f"torch: got {torch.__version__}, expected 2.13 or later, whose tensors C can look at: "
                 "pip install --upgrade torch"
             )
-        super().__init__(*args, **kwargs)
-        # GradScaler then unscales and skips by itself: `fused` must not change who does it.
-        self.__dict__.pop("_step_supports_amp_scaling", None)
-        for group in self.param_groups:
-            _refuse_modes(group)
+        if isinstance(param_group, dict):  # what else it may be, torch says
+            _refuse_modes({**self.defaults, **param_group})
+        super().add_param_group(param_group)
 
     def rule(self, group: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
         """The rule of the core, and torch's names of its states, in the rule's order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -78,6 +79,7 @@ class Adagrad(NativeOptimizer, torch.optim.Adagrad):
 
     sparse_advice = "; use torch.optim.Adagrad for them"
 
+    @functools.wraps(torch.optim.Adagrad.__init__)  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for group in self.param_groups:
