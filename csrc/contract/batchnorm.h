@@ -93,7 +93,7 @@ inline T value_of(const void* values, Index channel) {
 // S1 = csum(d),  S2 = csum(d*d),  d = T(x - K).  d is rounded to T before it is widened: the contract.
 template <class T, class C>
 struct Deviations {
-  static constexpr int kSums = 2;
+  static constexpr int kArrays = 1, kSums = 2;
   C shift;
   template <class X, class D>
   void operator()(const T* const* in, Index i, Index j, D* sums) const {
@@ -134,7 +134,7 @@ struct OutputGradient {
 // S1 = csum(dy),  S2 = csum(dy*(x - mean))
 template <class T, class C, bool relu>
 struct GradientSums {
-  static constexpr int kSums = 2;
+  static constexpr int kArrays = 2, kSums = 2;
   OutputGradient<T, C, relu> gradient;
   template <class X, class D>
   void operator()(const T* const* in, Index i, Index j, D* sums) const {

@@ -29,12 +29,18 @@ inline HD float float_of(Word bits) {
 // up. Any NaN becomes 0x7fc0, the one that digests are written with.
 struct BFloat16 {
   static HD float widen(Half h) { return float_of(Word(h) << 16); }
-  static HD Half narrow(float x) { return add(x, 0x7fff + ((bits_of(x) >> 16) & 1)); }
+  static HD Half narrow(float x) { return Half(rounded(x) >> 16); }
   // Stochastic rounding: up, in magnitude, with the probability (lower half)/65536. `random` is uniform on 0..65535.
-  static HD Half narrow_at_random(float x, Half random) { return add(x, random); }
+  static HD Half narrow_at_random(float x, Half random) { return Half(add(x, random) >> 16); }
+  // Two in the halves of one word.
+  static HD float lower(Word two) { return float_of(two << 16); }
+  static HD float upper(Word two) { return float_of(two & 0xffff0000); }
+  static HD Word narrow_two(float lower, float upper) { return (rounded(lower) >> 16) | (rounded(upper) & 0xffff0000); }
 
  private:
-  static HD Half add(float x, Word bias) { return Half(x == x ? (bits_of(x) + bias) >> 16 : 0x7fc0); }
+  // x in bfloat16 is the upper half of these.
+  static HD Word rounded(float x) { return add(x, 0x7fff + ((bits_of(x) >> 16) & 1)); }
+  static HD Word add(float x, Word bias) { return x == x ? bits_of(x) + bias : 0x7fc00000; }
 };
 
 // IEEE binary16: sign, 5 bits of exponent (bias 15), 10 of mantissa; after Giesen's "float->half variants" (public

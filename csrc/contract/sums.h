@@ -7,7 +7,7 @@
 // 32 lanes fill the registers of every instruction set, and are a GPU's warp; halving and pairing are a tree, whose
 // error grows with log M (Higham 1993). The NumPy twin is backends/reference/sums.py.
 //
-// A struct says what is summed. It has kSums, how many sums run side by side, and
+// A struct says what is summed. It has kArrays, how many arrays it reads, kSums, how many sums run side by side, and
 //   template <class X, class D> void operator()(const T* const* in, Index i, Index j, D* sums) const
 // which adds to sums[0..kSums-1] the terms of elements i, i+1, ... of the arrays in[]: one term (X = T, D = double) or
 // kWidth of them (X = Vectors<T>::Terms, D = Doubles). j is the column, for what differs by column.
@@ -25,7 +25,7 @@ namespace {
 // The terms x.
 template <class T>
 struct Values {
-  static constexpr int kSums = 1;
+  static constexpr int kArrays = 1, kSums = 1;
   template <class X, class D>
   void operator()(const T* const* in, Index i, Index, D* sums) const {
     sums[0] = sums[0] + widen(load<X>(in[0] + i));
@@ -35,7 +35,7 @@ struct Values {
 // The terms x*x.
 template <class T>
 struct Squares {
-  static constexpr int kSums = 1;
+  static constexpr int kArrays = 1, kSums = 1;
   template <class X, class D>
   void operator()(const T* const* in, Index i, Index, D* sums) const {
     D x = widen(load<X>(in[0] + i));
@@ -111,24 +111,44 @@ inline void run_block(const Terms& terms, const T* const* in, Index i, Index cou
   lanes.halve(out, stride);
 }
 
-// lanes (kSums, width) += the terms of kGroups rows of `width` elements. Row g begins at element i + g*group_stride,
-// sum s at lanes + s*sum_stride. All rows go to the same lane of their columns, so they are added in the order of g.
+// lanes (kSums, width) += the terms of kGroups rows, for kVectors vectors of columns at a time as long as there are so
+// many; returns the first column that is left. Row g begins at element i + g*group_stride, sum s at lanes +
+// s*sum_stride. All rows go to the same lane of their columns, so they are added in the order of g.
+template <int kGroups, int kVectors, class T, class Terms>
+inline Index add_vectors(const Terms& terms, const T* const* in, Index i, Index group_stride, Index j, Index width,
+                         double* lanes, Index sum_stride) {
+  constexpr int kSums = Terms::kSums;
+  for (; j + kVectors * kWidth <= width; j += kVectors * kWidth) {
+    Doubles sums[kVectors][kSums];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 8
+      for (int s = 0; s < kSums; ++s) sums[v][s] = load<Doubles>(lanes + s * sum_stride + j + v * kWidth);
+    }
+#pragma GCC unroll 8
+    for (int g = 0; g < kGroups; ++g) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        const Index column = j + v * kWidth;
+        terms.template operator()<typename Vectors<T>::Terms>(in, i + g * group_stride + column, column, sums[v]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 8
+      for (int s = 0; s < kSums; ++s) store(lanes + s * sum_stride + j + v * kWidth, sums[v][s]);
+    }
+  }
+  return j;
+}
+
+// The same for all `width` columns.
 template <int kGroups, class T, class Terms>
 inline void add_rows(const Terms& terms, const T* const* in, Index i, Index group_stride, Index width, double* lanes,
                      Index sum_stride) {
-  constexpr int kSums = Terms::kSums;
-  Index j = 0;
-  for (; j + kWidth <= width; j += kWidth) {
-    Doubles sums[kSums];
-#pragma GCC unroll 8
-    for (int s = 0; s < kSums; ++s) sums[s] = load<Doubles>(lanes + s * sum_stride + j);
-#pragma GCC unroll 8
-    for (int g = 0; g < kGroups; ++g) {
-      terms.template operator()<typename Vectors<T>::Terms>(in, i + g * group_stride + j, j, sums);
-    }
-#pragma GCC unroll 8
-    for (int s = 0; s < kSums; ++s) store(lanes + s * sum_stride + j, sums[s]);
-  }
+  constexpr int kSums = Terms::kSums, kVectors = 2 * Terms::kArrays;
+  Index j = add_vectors<kGroups, kVectors>(terms, in, i, group_stride, 0, width, lanes, sum_stride);
+  j = add_vectors<kGroups, 1>(terms, in, i, group_stride, j, width, lanes, sum_stride);
   for (; j < width; ++j) {
     double sums[kSums];
     for (int s = 0; s < kSums; ++s) sums[s] = lanes[s * sum_stride + j];
@@ -142,13 +162,15 @@ inline void add_rows(const Terms& terms, const T* const* in, Index i, Index grou
 //
 // lanes is (kSums, 32, width): row r adds to lane r%32 of every column. 32 rows without gaps (stride == width) are one
 // long row of 32*width elements with a lane for each, so that any number of columns fills whole vectors; there, j runs
-// to 32*width, and what differs by column must be repeated 32 times. Eight groups of 32 rows are added at a time: eight
-// streams for the processor's prefetcher, and lanes are loaded and stored once for all eight.
+// to 32*width, and what differs by column must be repeated 32 times. Several groups of 32 rows are added at a time:
+// eight streams in all for the processor's prefetcher, and lanes are loaded and stored once for all groups. Groups lie
+// 32 rows apart, often a multiple of 4 KiB, where the first cache can hold few lines side by side: a whole line of each
+// is used at once where the vectors allow it.
 template <class T, class Terms>
 inline void column_block(const Terms& terms, const T* const* in, Index i, Index rows, Index width, Index stride,
                          double* out, Index out_stride) {
   constexpr int kSums = Terms::kSums;
-  constexpr int kGroups = 8;
+  constexpr int kGroups = 8 / Terms::kArrays;
   alignas(kVectorBytes) double lanes[kSums * kLanes * kSumColumns];
   const Index sum_stride = kLanes * width;
   const bool gapless = width == stride;

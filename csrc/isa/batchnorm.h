@@ -45,15 +45,39 @@ inline void apply_run(const Formula& formula, const BatchNorm& b, const T* const
   for (; i < end; ++i, ++j) out[i] = formula.template operator()<T>(in, i, j);
 }
 
+constexpr int kRuns = 4;           // written side by side
+constexpr Index kShortRun = 1024;  // bytes; shorter rows are joined
+constexpr Index kLongRun = 2048;   // bytes; from there on AVX2 is slower side by side than one after the other
+
+// The same for kRuns runs of `count` elements, one after the other, all of columns j..j+count-1: coefficients are
+// loaded once for all runs. A run is whole vectors, and aligned where stores go past the caches.
+template <class T, class Formula>
+inline void apply_runs(const Formula& formula, const BatchNorm& b, const T* const* in, T* out, Index i, Index j,
+                       Index count) {
+  using V = typename Vectors<T>::Full;
+  constexpr Index kStep = kVectorBytes / sizeof(T);
+  for (const Index end = i + count; i < end; i += kStep, j += kStep) {
+    V results[kRuns];  // all computed before any is stored: a store might change the coefficients, for the compiler
+#pragma GCC unroll 8
+    for (int r = 0; r < kRuns; ++r) results[r] = formula.template operator()<V>(in, i + r * count, j);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRuns; ++r) {
+      T* to = out + i + r * count;
+      b.stream ? store_past_caches(to, results[r]) : store(to, results[r]);
+    }
+  }
+}
+
 // The block sums of terms first..last-1 of one channel in planes: term k is at sample k/S, position k%S, and goes to
 // lane k%32. As many whole groups of 32 as fit into a plane are added where they lie; 32 terms across the end of a
 // plane are gathered first, so that lanes keep their order. out[s*stride] = the sum of kind s.
-template <int kArrays, class T, class Terms>
+template <class T, class Terms>
 inline void plane_block(const Terms& terms, const BatchNorm& b, const T* const* in, Index channel, Index first,
                         Index last, double* out, Index stride) {
   const Index S = b.positions, next_plane = b.channels * S;
   Lanes<Terms::kSums> lanes;
   Index sample = first / S, position = first % S;
+  constexpr int kArrays = Terms::kArrays;
   T gathered[kArrays][kLanes];
   const T* from[kArrays];
   for (int a = 0; a < kArrays; ++a) from[a] = gathered[a];
@@ -114,7 +138,7 @@ void add_blocks(const BatchNorm& b, Index begin, Index end, Index first_block, I
       auto terms = Direction::template terms<ByChannel<T>>(b, c);
       for (Index block = first_block; block < last_block; ++block) {
         Index first = block * kSumBlock, last = M - first < kSumBlock ? M : first + kSumBlock;
-        plane_block<Direction::kArrays>(terms, b, in, c, first, last, b.sums + 2 * c * blocks + block, blocks);
+        plane_block(terms, b, in, c, first, last, b.sums + 2 * c * blocks + block, blocks);
       }
     }
   }
@@ -140,19 +164,27 @@ void apply(const BatchNorm& b, Index begin, Index end) {
   const T* in[] = {static_cast<const T*>(b.x), static_cast<const T*>(b.dy)};
   T* out = static_cast<T*>(b.out);
   if (b.channels_last) {
-    // As many rows of C as fill whole vectors, and 512 elements or more, run as one long row. Coefficients are repeated
-    // for twice as many rows, so that a run may begin at the first aligned address, up to C - 1 columns in, and end in
-    // the columns of one row more.
+    // As many rows of C as fill whole vectors, and kShortRun or more, run as one long row. Coefficients are repeated
+    // for twice as many rows, so that a run may begin at the first aligned address, and end in the columns of the next
+    // rows.
+    constexpr Index kBytes = sizeof(T);
     Index rows = 1;
-    while (2 * rows < b.repeats && (rows * b.channels < 512 || rows * b.channels * sizeof(T) % kVectorBytes != 0)) {
+    while (2 * rows < b.repeats &&
+           (rows * b.channels * kBytes < kShortRun || rows * b.channels * kBytes % kVectorBytes != 0)) {
       rows *= 2;
     }
     const Index width = rows * b.channels, left = end - begin;
     Index head = elements_to_alignment(out + begin);
-    head = head < b.channels && head < left ? head : 0;
+    head = head < width && head < left ? head : 0;
     auto formula = Direction::template formula<ByColumn<T>>(b, 0);
     apply_run<Direction::kArrays>(formula, b, in, out, begin, 0, head);
-    for (Index i = begin + head; i < end; i += width) {
+    Index i = begin + head;
+    const bool side_by_side =
+        width * kBytes < kLongRun && width * kBytes % kVectorBytes == 0 && elements_to_alignment(out + i) == 0;
+    for (; side_by_side && i + kRuns * width <= end; i += kRuns * width) {
+      apply_runs(formula, b, in, out, i, head, width);
+    }
+    for (; i < end; i += width) {
       apply_run<Direction::kArrays>(formula, b, in, out, i, head, end - i < width ? end - i : width);
     }
   } else {

@@ -64,10 +64,37 @@ struct InBFloat16 {
   static float read(Half kept) { return BFloat16::widen(kept); }
 };
 
+// Two neighbours kept in bfloat16, read and written as one word: vectors of halves need not be taken apart and put
+// together again, which costs more than the rule.
+struct PairInBFloat16 {
+  Half* kept;
+  float lower, upper;
+  explicit PairInBFloat16(Half* kept)
+      : kept(kept), lower(BFloat16::lower(read(kept))), upper(BFloat16::upper(read(kept))) {}
+  void keep() const {
+    const Word two = BFloat16::narrow_two(lower, upper);
+    __builtin_memcpy(kept, &two, sizeof(two));
+  }
+  static Word read(const Half* kept) {
+    Word two;
+    __builtin_memcpy(&two, kept, sizeof(two));
+    return two;
+  }
+};
+
 // One element: w, states = rule(w, g, states).
 template <class R, class T, class W, class... States>
 inline void step(const R& rule, W w, T g, States... states) {
   rule(w.x, g, states.x...);
+  (states.keep(), ...);
+  w.keep();
+}
+
+// Both elements of a pair.
+template <class R, class... States>
+inline void step_pair(const R& rule, PairInBFloat16 w, Word g, States... states) {
+  rule(w.lower, BFloat16::lower(g), states.lower...);
+  rule(w.upper, BFloat16::upper(g), states.upper...);
   (states.keep(), ...);
   w.keep();
 }
@@ -100,8 +127,14 @@ void loop(const R rule, Index n, typename W::Kept* __restrict w, const typename 
       fetch(g + i + kPrefetchDistance, kRun);
       (fetch(states + i + kPrefetchDistance, kRun), ...);
     }
-    INDEPENDENT
-    for (Index j = i; j < i + kRun; ++j) step(rule, W(w[j]), W::read(g[j]), S(states[j])...);
+    if constexpr (sizeof(*w) == sizeof(Half) && sizeof(typename S::Kept) == sizeof(Half)) {
+      using Pair = PairInBFloat16;
+      INDEPENDENT
+      for (Index j = i; j < i + kRun; j += 2) step_pair(rule, Pair(w + j), Pair::read(g + j), Pair(states + j)...);
+    } else {
+      INDEPENDENT
+      for (Index j = i; j < i + kRun; ++j) step(rule, W(w[j]), W::read(g[j]), S(states[j])...);
+    }
   }
   // The tail.
   INDEPENDENT

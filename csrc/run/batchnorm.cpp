@@ -13,7 +13,8 @@ namespace {
 constexpr Index kOneThreadElements = 32768;   // and fewer are not worth waking a thread for
 constexpr Index kItemElements = 65536;        // of a work item of elementwise work
 constexpr Index kChannelBytes = 1536 * 1024;  // of the second-level cache, for what one item reads twice
-constexpr Index kRunBytes = 4096;             // planes smaller than this are processed several at a time
+constexpr Index kForwardRun = 16384;          // bytes of x: smaller planes are processed several at a time;
+constexpr Index kBackwardRun = 4096;          // with dy beside x, more gained nothing
 constexpr Index kPlaneItems = 16;             // at most; each has several groups of channels, to prefetch the next
 constexpr Index kStreamBytes = 8 << 20;       // larger results are stored past the caches
 constexpr Index kChannelsPerItem = 16;        // at least, in finish()
@@ -105,7 +106,8 @@ void run_batchnorm(Type type, Direction direction, bool relu, BatchNorm job) {
   Index channel_bytes = work.values * size_of * (direction == backward ? 2 : 1);
   // Planes, each channel within the cache, and enough channels for some threads: x is read from memory once.
   if (!b.channels_last && direction != inference && !small && b.channels >= 8 && channel_bytes <= kChannelBytes) {
-    work.group_channels = std::min(ceil_div(kRunBytes, b.positions * size_of), kChannelBytes / channel_bytes);
+    Index run = direction == forward ? kForwardRun : kBackwardRun;
+    work.group_channels = std::min(ceil_div(run, b.positions * size_of), kChannelBytes / channel_bytes);
     work.group_channels = std::min(work.group_channels, b.channels / 8);
     Index groups = ceil_div(b.channels, work.group_channels);
     return run_all<channels>(work, b.channels, work.group_channels * ceil_div(groups, kPlaneItems));
