@@ -274,6 +274,9 @@ class StatePlaces {
       PyObject* value =
           PyDict_CheckExact(state) ? Py_XNewRef(PyDict_GetItemWithError(state, name)) : PyObject_GetItem(state, name);
       if (value == nullptr) {
+        const bool is_missing =
+            !PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_KeyError) || PyErr_ExceptionMatches(PyExc_TypeError);
+        if (!is_missing) throw py::error_already_set();  // an interrupt, of a dict's own type
         PyErr_Clear();
         return py::none();
       }

@@ -3,6 +3,9 @@
 #include <dlfcn.h>
 
 #include <atomic>
+#include <fstream>
+#include <sstream>
+#include <string>
 
 #include "run/threads.h"
 
@@ -18,6 +21,26 @@ bool find(void* library, const char* name, Function& function) {
   return function != nullptr;
 }
 
+// Whether the library's own calls go to libgomp: to what it is linked to, unless something that was preloaded takes
+// them. LLVM's and Intel's runtimes have libgomp's entry points too, and a team of other habits behind them.
+bool runs_on_libgomp(void* library) {
+  const char* name_of_others = "__kmpc_fork_call";
+  return dlsym(library, name_of_others) == nullptr && dlsym(RTLD_DEFAULT, name_of_others) == nullptr;
+}
+
+// Whether this process is a fork that runs no program of its own. Where its parent has used a team, libgomp waits here
+// for the parent's threads, for ever; and whether it has, nobody can tell who was loaded after the fork.
+bool is_forked() {
+  constexpr unsigned long kForkedWithoutExec = 0x40;  // PF_FORKNOEXEC of Linux
+  std::string line, field;
+  std::getline(std::ifstream{"/proc/self/stat"}, line);
+  std::istringstream fields{line.substr(line.rfind(')') + 1)};  // a program's name may have blanks
+  unsigned long flags = 0;
+  for (int i = 3; i < 9; ++i) fields >> field;
+  fields >> flags;
+  return fork_generation() > 0 || (flags & kForkedWithoutExec) != 0;
+}
+
 }  // namespace
 
 bool use_openmp_of(const char* library) {
@@ -25,16 +48,13 @@ bool use_openmp_of(const char* library) {
   // process may hold several, and packagers rename them.
   void* loaded = dlopen(library, RTLD_LAZY | RTLD_NOLOAD);
   if (loaded == nullptr) return false;
-  // LLVM's and Intel's runtimes have libgomp's entry points too, and a team of other habits behind them.
-  const bool is_gnu = dlsym(loaded, "__kmpc_fork_call") == nullptr;
   OpenMpTeam found;
-  if (!is_gnu || !find(loaded, "GOMP_parallel", found.parallel_) ||
+  if (is_forked() || !runs_on_libgomp(loaded) || !find(loaded, "GOMP_parallel", found.parallel_) ||
       !find(loaded, "omp_get_max_threads", found.max_threads_) ||
       !find(loaded, "omp_get_thread_num", found.thread_num_) || !find(loaded, "omp_in_parallel", found.in_parallel_)) {
     dlclose(loaded);
     return false;
   }
-  found.fork_generation_ = fork_generation();
   team.store(new OpenMpTeam(found));  // `loaded` stays open, and so the runtime loaded
   return true;
 }
@@ -43,8 +63,8 @@ void use_own_threads() { team.store(nullptr); }
 
 const OpenMpTeam* openmp_team(int threads) {
   const OpenMpTeam* t = team.load();
-  const bool is_usable = t != nullptr && t->fork_generation_ == fork_generation() && threads <= t->max_threads_() &&
-                         t->in_parallel_() == 0;
+  const bool is_usable =
+      t != nullptr && fork_generation() == 0 && threads <= t->max_threads_() && t->in_parallel_() == 0;
   return is_usable ? t : nullptr;
 }
 

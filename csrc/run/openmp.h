@@ -22,11 +22,10 @@ class OpenMpTeam {
   int (*max_threads_)();
   int (*thread_num_)();
   int (*in_parallel_)();
-  int fork_generation_;
 };
 
 // From now on jobs may go to the team of the runtime that this library, by its file's name, is linked to. False: it is
-// not loaded, or its runtime is not libgomp; then nothing changes.
+// not loaded, its runtime is not libgomp, or this is a forked child; then nothing changes.
 bool use_openmp_of(const char* library);
 void use_own_threads();  // the end of it
 

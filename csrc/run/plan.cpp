@@ -55,28 +55,31 @@ Plan::Plan(int rule, std::vector<Tensor> tensors, Index* steps)
   start_tuning();
 }
 
-// Cuts the list into work items of at most so many elements, a little fewer where that meets a page border.
+// Cuts the list into work items of at most so many elements, a little fewer where that meets a page border. Where
+// memory runs out the last cut stays: half of one would step half of the elements.
 void Plan::cut(Index largest_item) {
   if (largest_item == largest_item_) return;
-  largest_item_ = largest_item;
-  segments_.clear();
-  items_.clear();
+  std::vector<Segment> segments;
+  std::vector<Index> items;
   Index room = 0;
   for (Index i = 0; i < static_cast<Index>(tensors_.size()); ++i) {
     const Tensor& t = tensors_[i];
     for (Index begin = 0; begin < t.size;) {
       if (room == 0) {
-        items_.push_back(segments_.size());
+        items.push_back(segments.size());
         room = largest_item;
       }
       const bool is_last = begin + room >= t.size;
       const Index end = is_last ? t.size : end_of_item(t, begin, begin + room);
-      segments_.push_back({i, begin, end});
+      segments.push_back({i, begin, end});
       room = is_last ? room - (end - begin) : 0;
       begin = end;
     }
   }
-  items_.push_back(segments_.size());
+  items.push_back(segments.size());
+  segments_.swap(segments);
+  items_.swap(items);
+  largest_item_ = largest_item;
 }
 
 // The default first, then what may be faster on some processor or under some load. With half the threads a step takes
@@ -95,9 +98,9 @@ std::vector<Setting> Plan::settings() const {
 }
 
 void Plan::start_tuning() {
+  tuner_ = Tuner(settings());
   tuned_threads_ = get_num_threads();
   tuned_isa_ = &active_isa();
-  tuner_ = Tuner(settings());
   cut(tuner_.setting().largest_item);
 }
 

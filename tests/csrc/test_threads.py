@@ -93,6 +93,15 @@ def test_what_the_tuner_tries_and_keeps():
     assert (done.stdout, done.returncode) == ("", 0)
 
 
+@pytest.mark.slow
+def test_a_plan_when_memory_runs_out():
+    """The step that fails writes nothing, and the next one steps every element."""
+    done = subprocess.run(
+        [build_native("native", target="plan") / "plan"], capture_output=True, encoding="utf-8"
+    )
+    assert (done.stdout, done.returncode) == ("", 0)
+
+
 def test_tuning_can_be_switched_off():
     code = """if True:
         import numpy as np, samestep as ss

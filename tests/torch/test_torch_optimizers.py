@@ -7,6 +7,7 @@ import gc
 import io
 import itertools
 import pickle
+import subprocess
 import sys
 import weakref
 
@@ -449,6 +450,12 @@ def test_autograd_hears_of_the_step():
     assert w._version > before
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_the_import_brings_no_compiler():
+    """It takes seconds, and a program that only loads a network has no use for it."""
+    code = "import sys, samestep.torch; assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @by_name

@@ -146,3 +146,24 @@ def test_a_change_through_torch_is_seen_and_saved(kind, change, tmp_path):
     (their_facts, theirs), (our_facts, ours) = ends
     assert our_facts == their_facts
     torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_interrupt_in_a_state_of_the_users_own_type_leaves_the_step(error):
+    errors = [error]
+
+    class InterruptedOnce(dict):
+        def __getitem__(self, name):
+            if errors:
+                raise errors.pop()
+            return super().__getitem__(name)
+
+    p = Parameter(numbers(0, 5))
+    optimizer = samestep.torch.Adam([p])
+    step(optimizer, 1)
+    optimizer.state[p] = InterruptedOnce(optimizer.state[p])
+    with pytest.raises(error):
+        step(optimizer, 2)
+    assert optimizer.state[p]["step"] == 1
+    step(optimizer, 2)
+    assert optimizer.state[p]["step"] == 2

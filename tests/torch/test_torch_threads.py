@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -37,10 +38,10 @@ START = """if True:
 """
 
 
-def run(code: str, **environment: str) -> str:
+def run(code: str, start: str = START, **environment: str) -> str:
     """What a process of its own prints: threads that were once started stay."""
     done = subprocess.run(
-        [sys.executable, "-c", START + code],
+        [sys.executable, "-c", start + code],
         env={**os.environ, **environment},
         capture_output=True,
         encoding="utf-8",
@@ -110,6 +111,45 @@ def test_a_forked_child_has_a_pool_of_its_own():
     print(threads)
     """
     assert run(ONE_THREAD + code) == "3"
+
+
+@pytest.mark.parametrize("before", ["import samestep", ""])
+def test_a_forked_child_that_imports_it_has_a_pool_of_its_own(before):
+    """Its parent's team is not there, and libgomp would wait for it for ever."""
+    start = f"""if True:
+    import os, signal, torch
+    {before}
+    torch.ones(1 << 20).add_(1.0)
+    p = torch.nn.Parameter(torch.zeros(1 << 20))
+    p.grad = torch.ones(1 << 20)
+    if os.fork() == 0:
+        signal.alarm(30)
+        import samestep as ss, samestep.torch as st
+        ss.set_num_threads(2)
+        st.SGD([p], lr=1.0).step()
+        os.write(1, f"{{ss.info()['pool']}} {{p.detach().numpy().sum()}}".encode())
+        os._exit(0)
+    assert os.wait()[1] == 0
+    """
+    assert run("", start) == f"own {-(1 << 20)}.0"
+
+
+def test_a_preloaded_runtime_keeps_the_own_pool(tmp_path):
+    """LLVM's or Intel's takes the calls of torch's libgomp, whose team would be a second one."""
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    assert compiler, "the package was built by one"
+    source, library = tmp_path / "runtime.cpp", tmp_path / "runtime.so"
+    source.write_text('extern "C" void __kmpc_fork_call() {}')
+    subprocess.run([compiler, "-shared", "-fPIC", source, "-o", library], check=True)
+    assert (
+        run(
+            """
+    print(ss.info()["pool"])
+    """,
+            LD_PRELOAD=str(library),
+        )
+        == "own"
+    )
 
 
 def test_inside_a_parallel_region():

@@ -148,9 +148,9 @@ def get_num_threads() -> int:
 def use_openmp_of(library: str) -> bool:
     """From now on large jobs run on the OpenMP threads of a library that is loaded, by its file's name.
 
-    False: it is not loaded, its runtime is not libgomp, or ``SAMESTEP_POOL=own`` forbids it; the package's
-    own threads go on. They also do the work in forked children, inside parallel regions, and where the
-    library has fewer threads than a step may use.
+    False: it is not loaded, its runtime is not libgomp, this is a forked child, or ``SAMESTEP_POOL=own``
+    forbids it; the package's own threads go on. They also do the work in later forks, inside parallel
+    regions, and where the library has fewer threads than a step may use.
     """
     if os.environ.get("SAMESTEP_POOL") == "own" or not _core.use_openmp_of(library):
         return False

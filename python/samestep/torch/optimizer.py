@@ -49,7 +49,7 @@ class NativeOptimizer(torch.optim.Optimizer):
         """The rule's hyper-parameters."""
         raise NotImplementedError
 
-    @torch.compiler.disable
+    @torch._disable_dynamo  # torch.compiler.disable would import the compiler here, for seconds
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of all parameters that have a gradient or, on an error or an interrupt, of none.
 
