@@ -53,13 +53,18 @@ class BoundPlan {
 
   double norm() const { return plan_->norm(); }
 
-  // (elements of a work item, threads, seconds of its trials, whether it is kept), the default first.
-  py::list trials() const {
+  // (elements of a work item, threads, seconds of its trials, whether it is kept), the default first; none while
+  // another thread steps.
+  py::list trials() {
     py::list found;
-    const Tuner& tuner = plan_->tuner();
-    for (int i = 0; i < static_cast<int>(tuner.trials().size()); ++i) {
-      const auto& [setting, seconds] = tuner.trials()[i];
-      found.append(py::make_tuple(setting.largest_item, setting.threads, seconds, i == tuner.kept()));
+    try {
+      StepGuard alone(stepping_);
+      const Tuner& tuner = plan_->tuner();
+      for (int i = 0; i < static_cast<int>(tuner.trials().size()); ++i) {
+        const auto& [setting, seconds] = tuner.trials()[i];
+        found.append(py::make_tuple(setting.largest_item, setting.threads, seconds, i == tuner.kept()));
+      }
+    } catch (const std::runtime_error&) {
     }
     return found;
   }
