@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from .turns import Sample
 
-COVERAGE = 0.95
+ONE_IN = 20  # of the intervals, not more, may miss the true median: they hold it with 95 %
 Verdict = Literal["met", "missed", "inconclusive"]
 
 
@@ -48,7 +48,7 @@ def median_of(values: Sequence[float]) -> Ratio:
     """
     ordered, n = sorted(values), len(values)
     k, below = 0, 1  # below: of 2**n equal cases, those with at most k values below the true median
-    while 2 * below <= (1 - COVERAGE) * 2**n:
+    while 2 * below * ONE_IN <= 2**n:
         k += 1
         below += math.comb(n, k)
     low, high = (ordered[k - 1], ordered[n - k]) if k else (0.0, math.inf)
