@@ -15,7 +15,7 @@ constexpr Index kItemElements = 65536;        // of a work item of elementwise w
 constexpr Index kChannelBytes = 1536 * 1024;  // of the second-level cache, for what one item reads twice
 constexpr Index kForwardRun = 16384;          // bytes of x: smaller planes are processed several at a time;
 constexpr Index kBackwardRun = 4096;          // with dy beside x, more gained nothing
-constexpr Index kPlaneItems = 16;             // at most; each has several groups of channels, to prefetch the next
+constexpr Index kPlaneItems = 16;             // at most; most have several groups of channels, to prefetch the next
 constexpr Index kStreamBytes = 8 << 20;       // larger results are stored past the caches
 constexpr Index kChannelsPerItem = 16;        // at least, in finish()
 
