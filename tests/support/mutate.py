@@ -63,7 +63,7 @@ FAULTS = (
     Fault("eps on the other side", RULES, "(root(v) * k) + eps", "(root(v) + eps) * k"),
     Fault("step counted late", "csrc/run/plan.cpp", "Index t = steps_[i] + 1;", "Index t = steps_[i] + (steps_[i] == 0);"),
     Fault("an element lost between work items", "csrc/run/plan.cpp",
-          "segments_.push_back({i, begin, end});", "segments_.push_back({i, begin, end - (end < t.size)});"),
+          "segments.push_back({i, begin, end});", "segments.push_back({i, begin, end - (end < t.size)});"),
     Fault("guard missing in workers", "csrc/run/threads.cpp", "    FpMode mode;\n", "", "test_fp_mode.py"),
     Fault("guard missing around the scalars", "csrc/run/plan.cpp", "    FpMode mode;\n", "", "test_fp_mode.py"),
     Fault("guard flushes subnormals", "csrc/run/fp_mode.h", "kMode = 0x1f80", "kMode = 0x9fc0"),
