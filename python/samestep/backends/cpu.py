@@ -16,6 +16,8 @@ from .._core import (
     batchnorm_inference,
     canonical_sum,
     global_norm,
+    linear,
+    linear_backward,
     update_running,
 )
 from .arrays import (
@@ -48,6 +50,8 @@ __all__ = [
     "global_norm",
     "gradient_views",
     "info",
+    "linear",
+    "linear_backward",
     "read_only_copy",
     "rule",
     "rules",
