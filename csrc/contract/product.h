@@ -28,18 +28,14 @@ inline double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
 
 #elif defined(__AVX512F__)
 
-inline Floats fused(Floats a, Floats b, Floats c) {
-  return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-}
+inline Floats fused(Floats a, Floats b, Floats c) { return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 inline Doubles fused(Doubles a, Doubles b, Doubles c) {
   return (Doubles)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
 }
 
 #elif defined(__AVX2__) && defined(__FMA__)
 
-inline Floats fused(Floats a, Floats b, Floats c) {
-  return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-}
+inline Floats fused(Floats a, Floats b, Floats c) { return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 inline Doubles fused(Doubles a, Doubles b, Doubles c) {
   return (Doubles)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
 }
@@ -54,9 +50,10 @@ inline Doubles fused(Doubles a, Doubles b, Doubles c) {
 
 #if defined(__x86_64__) || defined(__i386__)
 
-// Of float32 without the instruction, by float64: the product is exact there. The sum s is rounded, its error e (Knuth's
-// two-sum) is exact, and s is rounded to odd by it: towards zero, with the last bit set. Then rounding to float32 gives
-// what one rounding of a*b + c gives, since 53 bits are more than 24 + 1 (Boldo & Melquiond 2008, theorem 3).
+// Of float32 without the instruction, by float64: the product is exact there. The sum s is rounded, its error e
+// (Knuth's two-sum) is exact, and s is rounded to odd by it: towards zero, with the last bit set. Then rounding to
+// float32 gives what one rounding of a*b + c gives, since 53 bits are more than 24 + 1 (Boldo & Melquiond 2008, theorem
+// 3).
 inline FewFloats fused(FewFloats a, FewFloats b, FewFloats c) {
   typedef unsigned long long Bits __attribute__((vector_size(kVectorBytes)));
   const Doubles p = widen(a) * widen(b), d = widen(c);

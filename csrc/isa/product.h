@@ -1,11 +1,13 @@
 // The matrix product's loops on a processor: one tile of the result. No formulas: those are in contract/product.h.
 // Compiled for one instruction set after another.
 //
-// Operands are packed into panels (Goto & van de Geijn, Anatomy of high-performance matrix multiplication, 2008): A by
-// some rows, B by some vectors of columns, each 256 terms deep and in the order in which they are read. Two panels make
-// one piece of C, whose sums are registers. Rows and vectors of a piece are template parameters, so that the last pieces
-// of a tile run the loop of all others.
+// Operands are packed into panels, in the order in which they are read (Goto & van de Geijn, Anatomy of
+// high-performance matrix multiplication, 2008): A by some rows, B by some vectors of columns, each 256 terms deep. Two
+// panels make one piece of C, whose sums stay in registers. A panel of A stays in the first cache, and those of B pass
+// by it from the second. Rows and vectors of a piece are template parameters, so that the last ones run the loop of all
+// others.
 #pragma once
+#include "contract/fetch.h"
 #include "contract/product.h"
 #include "contract/types.h"
 #include "contract/vector.h"
@@ -25,19 +27,68 @@ constexpr int kPieceRows = 8, kPieceVectors = 3;  // 24 of 32
 constexpr int kPieceRows = 4, kPieceVectors = 1;
 #endif
 
+constexpr Index kAhead = 8;  // terms from those of B that are used to those that are fetched
+// Where so few panels of A read each of B, it is read where it lies: packing would cost as much as it saves.
+constexpr Index kFewPanels = 8;
+
 template <class T>
 constexpr Index kVectorLanes = kVectorBytes / sizeof(T);
 
-// Part i of n things cut into `parts` of nearly one size begins here.
-inline Index begin_of(Index i, Index parts, Index n) { return i * n / parts; }
+// Four rows of four values, turned into their columns.
+template <class T>
+struct Square {
+  typedef T Row __attribute__((vector_size(4 * sizeof(T))));
+  Row row[4];
+
+  void transpose() {
+    const Row a = row[0], b = row[1], c = row[2], d = row[3];
+    if constexpr (sizeof(T) == 4) {  // shuffles that are one instruction each
+      const Row ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+      const Row cd0 = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd2 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+      row[0] = __builtin_shufflevector(ab0, cd0, 0, 1, 4, 5), row[1] = __builtin_shufflevector(ab0, cd0, 2, 3, 6, 7);
+      row[2] = __builtin_shufflevector(ab2, cd2, 0, 1, 4, 5), row[3] = __builtin_shufflevector(ab2, cd2, 2, 3, 6, 7);
+    } else {
+      const Row ac0 = __builtin_shufflevector(a, c, 0, 1, 4, 5), ac2 = __builtin_shufflevector(a, c, 2, 3, 6, 7);
+      const Row bd0 = __builtin_shufflevector(b, d, 0, 1, 4, 5), bd2 = __builtin_shufflevector(b, d, 2, 3, 6, 7);
+      row[0] = __builtin_shufflevector(ac0, bd0, 0, 4, 2, 6), row[1] = __builtin_shufflevector(ac0, bd0, 1, 5, 3, 7);
+      row[2] = __builtin_shufflevector(ac2, bd2, 0, 4, 2, 6), row[3] = __builtin_shufflevector(ac2, bd2, 1, 5, 3, 7);
+    }
+  }
+};
 
 // to (depth, width) = x (count, depth)^T; the columns from `count` on are +0. `across` and `along`: the strides of x
 // between its rows and in them.
 template <class T>
-inline void pack(const T* x, Index across, Index along, Index count, Index depth, Index width, T* to) {
-  for (Index p = 0; p < depth; ++p) {
-    for (Index i = 0; i < count; ++i) to[p * width + i] = x[i * across + p * along];
-    for (Index i = count; i < width; ++i) to[p * width + i] = T(0);
+void pack(const T* x, Index across, Index along, Index count, Index depth, Index width, T* to) {
+  Index i = 0;
+  if (across == 1) {
+    // Rows of the panel lie as they are read.
+    using V = typename Vectors<T>::Full;
+    constexpr Index lanes = kVectorLanes<T>;
+    for (Index p = 0; p < depth; ++p) {
+      const T* from = x + p * along;
+      for (i = 0; i + lanes <= count; i += lanes) store(to + p * width + i, load<V>(from + i));
+      for (; i + 4 <= count; i += 4) __builtin_memcpy(to + p * width + i, from + i, 4 * sizeof(T));
+    }
+  } else if (along == 1) {
+    for (; i + 4 <= count; i += 4) {
+      Index p = 0;
+      for (; p + 4 <= depth; p += 4) {
+        Square<T> square;
+        for (int r = 0; r < 4; ++r) __builtin_memcpy(&square.row[r], x + (i + r) * across + p, 4 * sizeof(T));
+        square.transpose();
+        for (int r = 0; r < 4; ++r) __builtin_memcpy(to + (p + r) * width + i, &square.row[r], 4 * sizeof(T));
+      }
+      for (; p < depth; ++p) {
+        for (int r = 0; r < 4; ++r) to[p * width + i + r] = x[(i + r) * across + p];
+      }
+    }
+  }
+  for (; i < count; ++i) {
+    for (Index p = 0; p < depth; ++p) to[p * width + i] = x[i * across + p * along];
+  }
+  for (; i < width; ++i) {
+    for (Index p = 0; p < depth; ++p) to[p * width + i] = T(0);
   }
 }
 
@@ -45,8 +96,8 @@ inline void pack(const T* x, Index across, Index along, Index count, Index depth
 template <class T>
 struct Piece {
   T* c;
-  Index stride, columns;  // of C; of this piece
-  const T* bias;          // of its first column, or nullptr
+  Index stride, columns;   // of C; of this piece
+  const T* bias;           // of its first column, or nullptr
   bool is_first, is_last;  // block of terms
   bool relu;
 };
@@ -73,10 +124,15 @@ void piece(const T* a, const T* b, Index b_stride, Index depth, const Piece<T>& 
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) s[r][v] = V{};
   }
+  // What is read at the end: it comes while the sums are formed.
+  for (int r = 0; r < rows; ++r) fetch(to.c + r * to.stride, to.columns);
   for (Index p = 0; p < depth; ++p, a += rows, b += b_stride) {
     V row[vectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) row[v] = load<V>(b + v * lanes);
+    for (int v = 0; v < vectors; ++v) {
+      row[v] = load<V>(b + v * lanes);
+      __builtin_prefetch(b + kAhead * b_stride + v * lanes);
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
       const V x = broadcast<V>(a[r]);
@@ -103,8 +159,10 @@ template <class T>
 using PieceFunction = void (*)(const T*, const T*, Index, Index, const Piece<T>&);
 template <class T, int rows, int... vectors>
 constexpr void fill_row(PieceFunction<T> (&row)[kPieceVectors]) {
-  if constexpr (sizeof...(vectors) < kPieceVectors) fill_row<T, rows, vectors..., sizeof...(vectors) + 1>(row);
-  else ((row[vectors - 1] = piece<T, rows, vectors>), ...);
+  if constexpr (sizeof...(vectors) < kPieceVectors)
+    fill_row<T, rows, vectors..., sizeof...(vectors) + 1>(row);
+  else
+    ((row[vectors - 1] = piece<T, rows, vectors>), ...);
 }
 template <class T>
 struct Pieces {
@@ -129,7 +187,8 @@ struct Panels {
 
 // ---- the function of the table ----
 
-// One tile of C. scratch: whole vectors, for the panels of the deepest block: rows, and columns rounded up to vectors.
+// One tile of C. scratch holds a panel of A, then panels of B for all columns: each as deep as the first block of
+// terms, of kPieceRows rows, and of columns rounded up to vectors.
 template <class T>
 void product_tile(const Product& p, Index row, Index rows, Index column, Index columns, void* scratch) {
   constexpr Index lanes = kVectorLanes<T>;
@@ -139,27 +198,32 @@ void product_tile(const Product& p, Index row, Index rows, Index column, Index c
   T* C = static_cast<T*>(p.c) + row * p.c_row + column;
   const Panels by_row(rows, kPieceRows), by_vector(ceil_div(columns, lanes), kPieceVectors);
   T* packed_a = static_cast<T*>(scratch);
-  const Index deepest = p.k < kProductBlock ? p.k : kProductBlock;
-  T* packed_b = packed_a + ceil_div(rows * deepest, lanes) * lanes;
+  T* packed_b = packed_a + kPieceRows * (p.k < kProductBlock ? p.k : kProductBlock);
+  const bool in_place = by_row.count <= kFewPanels && p.b_column == 1;
   Index k = 0;
   do {  // once also where there are no terms
     const Index depth = p.k - k < kProductBlock ? p.k - k : kProductBlock;
+    for (Index j = 0; j < by_vector.count; ++j) {
+      const Index first = by_vector.begin(j) * lanes, width = by_vector.size(j) * lanes, left = columns - first;
+      if (in_place && width <= left) continue;
+      pack(B + first * p.b_column + k * p.b_k, p.b_column, p.b_k, left < width ? left : width, depth, width,
+           packed_b + first * depth);
+    }
     for (Index i = 0; i < by_row.count; ++i) {
       const Index r = by_row.begin(i), n = by_row.size(i);
-      pack(A + r * p.a_row + k * p.a_k, p.a_row, p.a_k, n, depth, n, packed_a + r * depth);
-    }
-    for (Index j = 0; j < by_vector.count; ++j) {
-      const Index first = by_vector.begin(j) * lanes, width = by_vector.size(j) * lanes, left = columns - first;
-      T* to = packed_b + first * depth;
-      pack(B + first * p.b_column + k * p.b_k, p.b_column, p.b_k, left < width ? left : width, depth, width, to);
-    }
-    for (Index j = 0; j < by_vector.count; ++j) {
-      const Index first = by_vector.begin(j) * lanes, width = by_vector.size(j) * lanes, left = columns - first;
-      for (Index i = 0; i < by_row.count; ++i) {
-        const Index r = by_row.begin(i), n = by_row.size(i);
-        const Piece<T> to{C + r * p.c_row + first, p.c_row, left < width ? left : width,
-                          bias == nullptr ? nullptr : bias + first, k == 0, k + depth >= p.k, p.relu};
-        pieces<T>.of[n - 1][by_vector.size(j) - 1](packed_a + r * depth, packed_b + first * depth, width, depth, to);
+      pack(A + r * p.a_row + k * p.a_k, p.a_row, p.a_k, n, depth, n, packed_a);
+      for (Index j = 0; j < by_vector.count; ++j) {
+        const Index first = by_vector.begin(j) * lanes, width = by_vector.size(j) * lanes, left = columns - first;
+        const Piece<T> to{C + r * p.c_row + first,
+                          p.c_row,
+                          left < width ? left : width,
+                          bias == nullptr ? nullptr : bias + first,
+                          k == 0,
+                          k + depth >= p.k,
+                          p.relu};
+        const bool here = in_place && width <= left;
+        pieces<T>.of[n - 1][by_vector.size(j) - 1](packed_a, here ? B + first + k * p.b_k : packed_b + first * depth,
+                                                   here ? p.b_k : width, depth, to);
       }
     }
     k += kProductBlock;
@@ -180,7 +244,8 @@ void relu_gradient(const Matrix& dy, const Matrix& y, Index begin, Index end, vo
     if (dy.column_stride == 1 && y.column_stride == 1) {
       for (Index j = 0; j < dy.columns; ++j) to[j] = relu_gradient_of(from[j], h[j]);
     } else {
-      for (Index j = 0; j < dy.columns; ++j) to[j] = relu_gradient_of(from[j * dy.column_stride], h[j * y.column_stride]);
+      for (Index j = 0; j < dy.columns; ++j)
+        to[j] = relu_gradient_of(from[j * dy.column_stride], h[j * y.column_stride]);
     }
   }
 }

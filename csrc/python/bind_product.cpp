@@ -36,7 +36,8 @@ class Operands {
     return fits ? raw(a).data : nullptr;
   }
 
-  // An array of this shape without gaps, which is written; made anew for None, which costs nothing before the rest fits.
+  // An array of this shape without gaps, which is written; made anew for None, which costs nothing before the rest
+  // fits.
   void written(py::object& a, std::initializer_list<py::ssize_t> shape) {
     if (!fits) return;
     if (a.is_none()) {

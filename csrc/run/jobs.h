@@ -1,5 +1,6 @@
 // Canonical sums, batch norm and matrix products over the threads: each job is cut into work items by sums.cpp,
-// batchnorm.cpp or product.cpp, and where the cuts fall depends on sizes alone. Nothing is checked here: the bindings have.
+// batchnorm.cpp or product.cpp, and where the cuts fall depends on sizes alone. Nothing is checked here: the bindings
+// have.
 #pragma once
 
 #include <vector>
@@ -42,9 +43,8 @@ inline Matrix transposed(const Matrix& a) { return {a.data, a.columns, a.rows, a
 
 // c = a b, without gaps.
 inline Product product_of(const Matrix& a, const Matrix& b, void* c) {
-  return {a.rows,         b.columns,       a.columns,    a.data,          b.data, nullptr,
-          a.row_stride,   a.column_stride, b.row_stride, b.column_stride, c,      b.columns,
-          false};
+  return {a.rows,          b.columns,    a.columns,       a.data, b.data,    nullptr, a.row_stride,
+          a.column_stride, b.row_stride, b.column_stride, c,      b.columns, false};
 }
 
 }  // namespace samestep

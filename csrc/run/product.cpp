@@ -1,5 +1,5 @@
-// Cuts matrix products into tiles of the result, gives each thread the memory for its panels, and composes the gradients
-// of a linear layer. No arithmetic: that is in contract/product.h.
+// Cuts matrix products into tiles of the result, gives each thread the memory for its panels, and composes the
+// gradients of a linear layer. No arithmetic: that is in contract/product.h.
 #include <algorithm>
 #include <atomic>
 #include <memory>
@@ -13,9 +13,10 @@
 namespace samestep {
 namespace {
 
-// Of a tile's packed operands, for one block of terms: the panels of A are read again for each panel of B, and should
-// stay in the second-level cache beside one of these; B is read once for each tile.
-constexpr Index kRowBytes = 240 * 1024, kColumnBytes = 1024 * 1024;
+// Of a tile, at most. Its columns of B, 256 terms deep, should stay in the second-level cache; they are packed once for
+// all of its rows.
+constexpr Index kTileRows = 1024, kTileColumns = 512;
+constexpr Index kPanelRows = 12;            // of A: the most of any instruction set
 constexpr Index kColumnUnit = 64;           // columns: whole vectors of any instruction set
 constexpr Index kItemTerms = 1 << 19;       // fused multiply-adds for which another thread pays: some 10 microseconds
 constexpr Index kOneThreadTerms = 1 << 21;  // and fewer are not worth waking a thread for
@@ -27,7 +28,7 @@ class Slots {
  public:
   Slots(Index count, Index bytes)
       : bytes_(ceil_div(bytes, kAlignment) * kAlignment),
-        memory_(static_cast<char*>(::operator new(count* bytes_, std::align_val_t(kAlignment)))),
+        memory_(static_cast<char*>(::operator new(count * bytes_, std::align_val_t(kAlignment)))),
         is_taken_(count) {}
 
   void* take() {
@@ -107,14 +108,13 @@ void run_product(Type type, const Product& p) {
   if (p.m == 0 || p.n == 0) return;
   const Index size = bytes_of(type), deep = std::max<Index>(1, std::min(p.k, kProductBlock));
   Tiles tiles{p, active_isa().product_tile[type], {p.m, 1}, {ceil_div(p.n, kColumnUnit), 1}, nullptr};
-  tiles.rows.parts = ceil_div(p.m, std::max<Index>(16, kRowBytes / (deep * size)));
-  tiles.units.parts = ceil_div(tiles.units.n, std::max<Index>(1, kColumnBytes / (deep * size * kColumnUnit)));
+  tiles.rows.parts = ceil_div(p.m, kTileRows);
+  tiles.units.parts = ceil_div(p.n, kTileColumns);
   const Index threads = get_num_threads();
   const double terms = double(p.m) * double(p.n) * double(p.k);
-  while (tiles.count() < threads && terms > double(tiles.count() * kItemTerms) && tiles.split()) {
+  while (tiles.count() < 4 * threads && terms > double(tiles.count() * kItemTerms) && tiles.split()) {
   }
-  Slots slots(std::min(threads, tiles.count()),
-              (ceil_div(tiles.most_rows(), 16) * 16 + ceil_div(tiles.most_columns(), 16) * 16) * deep * size);
+  Slots slots(std::min(threads, tiles.count()), (kPanelRows + ceil_div(tiles.most_columns(), 16) * 16) * deep * size);
   tiles.slots = &slots;
   run_items(
       tiles.count(), [](void* context, Index item) { static_cast<const Tiles*>(context)->run(item); }, &tiles,
@@ -129,7 +129,8 @@ void run_linear_backward(Type type, const LinearBackward& b) {
   std::unique_ptr<char[]> copy;
   if (b.y.data != nullptr || dy.column_stride != 1 || dy.row_stride != columns) {
     copy.reset(new char[rows * columns * size]);
-    for_rows(rows, columns, [&](Index begin, Index end) { isa.relu_gradient[type](b.dy, b.y, begin, end, copy.get()); });
+    for_rows(rows, columns,
+             [&](Index begin, Index end) { isa.relu_gradient[type](b.dy, b.y, begin, end, copy.get()); });
     dy = {copy.get(), rows, columns, columns, 1};
   }
   if (b.dx != nullptr) run_product(type, product_of(dy, transposed(b.w), b.dx));

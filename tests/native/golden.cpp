@@ -318,8 +318,8 @@ void add_programs(std::vector<Program>& out, Type type, const std::string& dtype
   }
   for (auto [n, k, j] : {std::array{7, 600, 5}, {65, 257, 50}, {1, 1, 1}}) {
     for (std::string what : {"product", "y", "relu", "gradients", "masked"}) {
-      std::string name = "linear " + dtype + " " + std::to_string(n) + "x" + std::to_string(k) + "x" +
-                         std::to_string(j) + " " + what;
+      std::string name =
+          "linear " + dtype + " " + std::to_string(n) + "x" + std::to_string(k) + "x" + std::to_string(j) + " " + what;
       out.push_back({name, [=, n = n, k = k, j = j] { return linear_digest<T>(type, n, k, j, what); }});
     }
   }

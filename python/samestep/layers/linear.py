@@ -123,7 +123,9 @@ def linear_backward(
     if out is None:
         out = (None, None, None)
     elif not isinstance(out, (tuple, list)) or len(out) != 3:
-        raise TypeError(f"out: got {type(out).__name__}, expected a tuple of three: dx, dw and dbias, each or None")
+        raise TypeError(
+            f"out: got {type(out).__name__}, expected a tuple of three: dx, dw and dbias, each or None"
+        )
     input_gradient = switch("input_gradient", input_gradient)
     if backend in ("auto", "cpu"):
         found = cpu.linear_backward(dy, x, w, y, input_gradient, *out)
@@ -137,7 +139,9 @@ def linear_backward(
     )
     _check_matrix("dy", dy)
     _check_matrix("x", x, dy.dtype, (dy.shape[0], None), "as many rows as dy")
-    _check_matrix("w", w, dy.dtype, (x.shape[1], dy.shape[1]), "a row for each column of x, a column for each of dy")
+    _check_matrix(
+        "w", w, dy.dtype, (x.shape[1], dy.shape[1]), "a row for each column of x, a column for each of dy"
+    )
     if y is not None:
         _check_matrix("y", y, dy.dtype, dy.shape, "the shape of dy")
     shapes = ((dy.shape[0], x.shape[1]), w.shape, (dy.shape[1],))
@@ -156,7 +160,9 @@ def _choose_backend(backend: str, read: dict[str, Any], written: dict[str, Any])
 def _check_type(name: str, a: Any, dtype: np.dtype[Any] | None) -> None:
     arrays.check_aligned_array(name, a)
     if dtype is not None and a.dtype != dtype:
-        raise TypeError(f"{name}: got dtype {a.dtype}, expected {dtype} as the first argument; use {name}.astype(np.{dtype})")
+        raise TypeError(
+            f"{name}: got dtype {a.dtype}, expected {dtype} as the first argument; use {name}.astype(np.{dtype})"
+        )
 
 
 def _check_matrix(
@@ -172,7 +178,11 @@ def _check_matrix(
         raise ValueError(f"{name}: got shape {a.shape}, expected a matrix, two axes; use {name}.reshape")
     if any(want is not None and got != want for got, want in zip(a.shape, shape, strict=True)):
         wanted = ", ".join("any" if want is None else str(want) for want in shape)
-        turned = "; pass the transpose, " + name + ".T" if a.shape[0] != shape[0] and a.shape[1] == shape[0] else ""
+        turned = (
+            "; pass the transpose, " + name + ".T"
+            if a.shape[0] != shape[0] and a.shape[1] == shape[0]
+            else ""
+        )
         raise ValueError(f"{name}: got shape {a.shape}, expected ({wanted}): {because}{turned}")
 
 
@@ -196,7 +206,9 @@ def _check_out(
     if out.shape != shape:
         raise ValueError(f"{name}: got shape {out.shape}, expected {shape}")
     if not out.flags.c_contiguous:
-        raise ValueError(f"{name}: strides {out.strides} are not those of C order; pass an array as of np.empty")
+        raise ValueError(
+            f"{name}: strides {out.strides} are not those of C order; pass an array as of np.empty"
+        )
     for other, a in others.items():
         if arrays.may_overlap(out, a):
             raise ValueError(f"{name}: overlaps {other} in memory; pass a separate array")
