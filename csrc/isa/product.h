@@ -187,7 +187,7 @@ struct Panels {
 
 // ---- the function of the table ----
 
-// One tile of C. scratch holds a panel of A, then panels of B for all columns: each as deep as the first block of
+// One tile of C. scratch holds a panel of A, then the panels of B for all columns: each as deep as the first block of
 // terms, of kPieceRows rows, and of columns rounded up to vectors.
 template <class T>
 void product_tile(const Product& p, Index row, Index rows, Index column, Index columns, void* scratch) {
@@ -199,34 +199,44 @@ void product_tile(const Product& p, Index row, Index rows, Index column, Index c
   const Panels by_row(rows, kPieceRows), by_vector(ceil_div(columns, lanes), kPieceVectors);
   T* packed_a = static_cast<T*>(scratch);
   T* packed_b = packed_a + kPieceRows * (p.k < kProductBlock ? p.k : kProductBlock);
-  const bool in_place = by_row.count <= kFewPanels && p.b_column == 1;
+
+  // Panel j of B: `count` of the tile's columns from `first` on, in `width` lanes; packed, or read where it lies.
+  struct Strip {
+    Index first, width, count;
+    bool is_packed;
+  };
+  const bool reads_in_place = by_row.count <= kFewPanels && p.b_column == 1;
+  const auto strip = [&](Index j) {
+    const Index first = by_vector.begin(j) * lanes, width = by_vector.size(j) * lanes, left = columns - first;
+    return Strip{first, width, left < width ? left : width, !reads_in_place || left < width};
+  };
+
   Index k = 0;
   do {  // once also where there are no terms
     const Index depth = p.k - k < kProductBlock ? p.k - k : kProductBlock;
+    const T *a = A + k * p.a_k, *b = B + k * p.b_k;
     for (Index j = 0; j < by_vector.count; ++j) {
-      const Index first = by_vector.begin(j) * lanes, width = by_vector.size(j) * lanes, left = columns - first;
-      if (in_place && width <= left) continue;
-      pack(B + first * p.b_column + k * p.b_k, p.b_column, p.b_k, left < width ? left : width, depth, width,
-           packed_b + first * depth);
+      const Strip s = strip(j);
+      if (!s.is_packed) continue;
+      pack(b + s.first * p.b_column, p.b_column, p.b_k, s.count, depth, s.width, packed_b + s.first * depth);
     }
     for (Index i = 0; i < by_row.count; ++i) {
       const Index r = by_row.begin(i), n = by_row.size(i);
-      pack(A + r * p.a_row + k * p.a_k, p.a_row, p.a_k, n, depth, n, packed_a);
+      pack(a + r * p.a_row, p.a_row, p.a_k, n, depth, n, packed_a);
       for (Index j = 0; j < by_vector.count; ++j) {
-        const Index first = by_vector.begin(j) * lanes, width = by_vector.size(j) * lanes, left = columns - first;
-        const Piece<T> to{C + r * p.c_row + first,
-                          p.c_row,
-                          left < width ? left : width,
-                          bias == nullptr ? nullptr : bias + first,
-                          k == 0,
-                          k + depth >= p.k,
-                          p.relu};
-        const bool here = in_place && width <= left;
-        pieces<T>.of[n - 1][by_vector.size(j) - 1](packed_a, here ? B + first + k * p.b_k : packed_b + first * depth,
-                                                   here ? p.b_k : width, depth, to);
+        const Strip s = strip(j);
+        const Piece<T> to{
+            C + r * p.c_row + s.first, p.c_row, s.count, bias == nullptr ? nullptr : bias + s.first, k == 0,
+            k + depth >= p.k,          p.relu};
+        const auto piece_of_size = pieces<T>.of[n - 1][by_vector.size(j) - 1];
+        if (s.is_packed) {
+          piece_of_size(packed_a, packed_b + s.first * depth, s.width, depth, to);
+        } else {
+          piece_of_size(packed_a, b + s.first, p.b_k, depth, to);
+        }
       }
     }
-    k += kProductBlock;
+    k += depth;
   } while (k < p.k);
 }
 

@@ -1,6 +1,6 @@
-// Canonical sums, batch norm and matrix products over the threads: each job is cut into work items by sums.cpp,
-// batchnorm.cpp or product.cpp, and where the cuts fall depends on sizes alone. Nothing is checked here: the bindings
-// have.
+// Canonical sums, batch norm and matrix products over the threads. Each job is cut into work items by sums.cpp,
+// batchnorm.cpp or product.cpp; where the cuts of a sum fall depends on sizes alone. Nothing is checked here: the
+// bindings have.
 #pragma once
 
 #include <vector>

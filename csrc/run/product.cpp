@@ -112,6 +112,7 @@ void run_product(Type type, const Product& p) {
   tiles.units.parts = ceil_div(p.n, kTileColumns);
   const Index threads = get_num_threads();
   const double terms = double(p.m) * double(p.n) * double(p.k);
+  // Several for each thread, so that one that is held up leaves its tiles to others.
   while (tiles.count() < 4 * threads && terms > double(tiles.count() * kItemTerms) && tiles.split()) {
   }
   Slots slots(std::min(threads, tiles.count()), (kPanelRows + ceil_div(tiles.most_columns(), 16) * 16) * deep * size);
