@@ -82,12 +82,6 @@ inline Floats fused(Floats a, Floats b, Floats c) {
 #endif
 #endif
 
-// An element's value from its block s and, unless that is the first, the sum c of those before.
-template <class X>
-inline X add_block(bool is_first, X c, X s) {
-  return is_first ? s : c + s;
-}
-
 // +0 where the ReLU cuts y off.
 template <class X>
 inline X relu_of(X y) {
