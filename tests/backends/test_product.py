@@ -1,4 +1,4 @@
-"""The matrix product: golden digests, kernels against the NumPy twin bit for bit, fma against exact numbers."""
+"""The matrix product: golden digests, kernels against the twin bit for bit, fma against exact numbers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from samestep.proof import vectors
 
 DTYPES = ("float32", "float64")
 
-# N, K, J around the borders of blocks (256 terms), of pieces (4, 8 or 12 rows; one to three vectors), of the rows up to
-# which B is not packed, and of tiles (1024 rows, 512 columns).
+# N, K, J around the borders of blocks (256 terms), of pieces (4, 8 or 12 rows; one to three vectors), of the
+# rows up to which B is not packed, and of tiles (1024 rows, 512 columns).
 BORDERS = [
     *((3, k, 5) for k in (0, 1, 2, 3, 4, 5, 255, 256, 257, 511, 512, 513, 1030)),
     *((m, 3, 35) for m in (1, 2, 4, 5, 7, 8, 9, 11, 12, 13, 25, 95, 96, 97, 109)),
-    *((14, 5, n) for n in (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97)),
+    *(
+        (14, 5, n)
+        for n in (1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97)
+    ),
     (33, 258, 17),
     (1, 257, 40),
     (130, 257, 1),
@@ -35,7 +38,7 @@ BORDERS = [
 
 
 def special(shape, dtype, seed, finite=True):
-    """Values of all sizes, zeros of both signs, subnormals; unless ``finite`` also infinities and NaN, rarely."""
+    """Values of all sizes, zeros of both signs, subnormals; unless ``finite`` some infinities and NaN."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal(shape) * 2.0 ** rng.integers(-20, 20, shape)
     some = rng.integers(0, 40, shape)
@@ -58,7 +61,13 @@ def everything(dy, x, w, bias, **how):
     """What both passes return, with a ReLU and without."""
     y = ss.linear(x, w, bias, relu=True, **how)
     plain = ss.linear_backward(dy, x, w, **how)
-    return [ss.linear(x, w, **how), ss.linear(x, w, bias, **how), y, *plain, *ss.linear_backward(dy, x, w, y=y, **how)]
+    return [
+        ss.linear(x, w, **how),
+        ss.linear(x, w, bias, **how),
+        y,
+        *plain,
+        *ss.linear_backward(dy, x, w, y=y, **how),
+    ]
 
 
 def all_same(got, expected, what=""):
@@ -111,7 +120,9 @@ def test_fma_of_any_numbers_is_rounded_once(dtype, settings):
     """fma(a, b, c) of random bit patterns, subnormals and results of every size, as the second of two terms."""
     T = np.dtype(dtype)
     with np.errstate(all="ignore"):
-        a, b, c = (vectors.random_words(4000, seed).view(f"u{T.itemsize}")[:4000].view(T) for seed in (1, 2, 3))
+        a, b, c = (
+            vectors.random_words(4000, seed).view(f"u{T.itemsize}")[:4000].view(T) for seed in (1, 2, 3)
+        )
         c[::3] = -(a * b)[::3]  # cancels
         c[1::6] = (a * b)[1::6] * T.type(2.0**-30)
         a[:9], b[:9] = 0.0, -1.0
@@ -141,7 +152,7 @@ def test_any_number_of_threads_and_any_cut(isa, dtype, settings):
     ss.set_isa(isa)
     deep = 300 if isa == "baseline" else 600
     arrays = problem(201, deep, 170, dtype)
-    dy, x, w, bias = arrays
+    _, x, w, bias = arrays
     ss.set_num_threads(1)
     expected = everything(*arrays)
     for threads in range(2, 9):
@@ -282,7 +293,7 @@ def test_blocks_are_more_exact_than_one_chain():
     exact = x.astype(np.float64) @ w.astype(np.float64)
     error = abs(ss.linear(x, w) / exact - 1).max()
     chain = np.zeros((4, 4), np.float32)
-    for p in range(0, 100_000):
+    for p in range(100_000):
         chain = chain + x[:, p, None] * w[p]
     assert error < 1e-5
     assert error < abs(chain / exact - 1).max() / 3

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from .. import backends
 from ..arguments import switch
 from ..backends import arrays, cpu
 from ..backends.arrays import Array
 
+Like = tuple[str, Array]  # the first argument, whose dtype all others have, and its name
 Outputs = tuple[Array | None, Array | None, Array | None]
 
 
@@ -29,10 +28,11 @@ def linear(
 ) -> Array:
     """The matrix product ``y = x w + bias``; with ``relu``, ``y <= 0`` becomes +0 (NaN passes).
 
-    Element (n, j) is a chain of fused multiply-adds over k, each rounded once to the type of the arrays: k runs
-    upwards in blocks of 256, each block's chain starts at +0, and the blocks' results are added from left to
-    right. Unlike that of a BLAS, this order does not depend on the memory layout, the instruction set, the
-    number of threads or the other rows of ``x``. The rounding error is that of a plain loop, or smaller.
+    Element (n, j) is a chain of fused multiply-adds over k, each rounded once to the type of the arrays: k
+    runs upwards in blocks of 256, each block's chain starts at +0, and the blocks' results are added from
+    left to right. Unlike that of a BLAS, this order does not depend on the memory layout, the instruction
+    set, the number of threads or the other rows of ``x``. The rounding error is that of a plain loop, or
+    smaller.
 
     Args:
         x: (N, K), float32 or float64, any strides: a transposed or sliced view is read where it lies.
@@ -70,11 +70,12 @@ def linear(
     backend, (x, w, bias, out) = _choose_backend(backend, {"x": x, "w": w, "bias": bias}, {"out": out})
     relu = switch("relu", relu)
     _check_matrix("x", x)
-    _check_matrix("w", w, x.dtype, (x.shape[1], None), "as many rows as x has columns")
+    _check_matrix("w", w, ("x", x), (x.shape[1], None), "as many rows as x has columns")
     if bias is not None:
-        _check_vector("bias", bias, x.dtype, w.shape[1])
-    _check_out("out", out, x.dtype, (x.shape[0], w.shape[1]), read)
-    return backends.module(backend).linear(x, w, bias, relu, out)
+        _check_vector("bias", bias, ("x", x), w.shape[1])
+    _check_out("out", out, ("x", x), (x.shape[0], w.shape[1]), read)
+    result: Array = backends.module(backend).linear(x, w, bias, relu, out)
+    return result
 
 
 def linear_backward(
@@ -89,17 +90,18 @@ def linear_backward(
 ) -> tuple[Array | None, Array, Array]:
     """The gradients of a loss by the arguments x, w and bias of ``linear``.
 
-    ``dx = dy w^T``, ``dw = x^T dy``, both in the order of ``linear`` (k runs over the rows of the batch in dw);
-    ``dbias_j = canonical_sum(dy[:, j])``, rounded to the dtype. With ``y``, the forward pass ended in a ReLU:
-    ``dy`` is +0 in these formulas wherever ``y <= 0``.
+    ``dx = dy w^T`` and ``dw = x^T dy`` in the order of ``linear``, where the terms of dw are the rows of
+    the batch; ``dbias_j = canonical_sum(dy[:, j])``, rounded to the dtype. With ``y``, the forward pass ended
+    in a ReLU: ``dy`` is +0 in these formulas wherever ``y <= 0``.
 
     Args:
         dy: (N, J), the loss's gradient by y; float32 or float64, any strides.
         x: (N, K), that of the forward pass, as ``dy`` in dtype, any strides.
         w: (K, J), likewise.
         y: (N, J), what the forward pass returned with ``relu=True``; None without a ReLU.
-        input_gradient: whether dx is wanted. The first layer of a network needs none, which saves half the work.
-        out: three arrays for dx, dw and dbias, in C order, each None for a new one. They may overlap no other.
+        input_gradient: whether dx is wanted. The first layer of a network needs none: half the work.
+        out: three arrays for dx, dw and dbias, in C order, each None for a new one. They may not overlap
+            another argument.
         backend: "auto", "cpu", "reference" or "cuda".
 
     Returns:
@@ -138,17 +140,20 @@ def linear_backward(
         backend, {"dy": dy, "x": x, "w": w, "y": y}, dict(zip(names, out, strict=True))
     )
     _check_matrix("dy", dy)
-    _check_matrix("x", x, dy.dtype, (dy.shape[0], None), "as many rows as dy")
+    _check_matrix("x", x, ("dy", dy), (dy.shape[0], None), "as many rows as dy")
     _check_matrix(
-        "w", w, dy.dtype, (x.shape[1], dy.shape[1]), "a row for each column of x, a column for each of dy"
+        "w", w, ("dy", dy), (x.shape[1], dy.shape[1]), "a row for each column of x, a column for each of dy"
     )
     if y is not None:
-        _check_matrix("y", y, dy.dtype, dy.shape, "the shape of dy")
+        _check_matrix("y", y, ("dy", dy), dy.shape, "the shape of dy")
     shapes = ((dy.shape[0], x.shape[1]), w.shape, (dy.shape[1],))
     for name, a, shape in zip(names, outputs, shapes, strict=True):
-        _check_out(name, a, dy.dtype, shape, read)
+        _check_out(name, a, ("dy", dy), shape, read)
         read = read if a is None else {**read, name: a}
-    return backends.module(backend).linear_backward(dy, x, w, y, input_gradient, *outputs)
+    gradients: tuple[Array | None, Array, Array] = backends.module(backend).linear_backward(
+        dy, x, w, y, input_gradient, *outputs
+    )
+    return gradients
 
 
 def _choose_backend(backend: str, read: dict[str, Any], written: dict[str, Any]) -> tuple[str, list[Any]]:
@@ -157,23 +162,24 @@ def _choose_backend(backend: str, read: dict[str, Any], written: dict[str, Any])
     return backend, [arrays.as_plain(a) for a in chosen]
 
 
-def _check_type(name: str, a: Any, dtype: np.dtype[Any] | None) -> None:
+def _check_type(name: str, a: Any, like: Like | None) -> None:
     arrays.check_aligned_array(name, a)
-    if dtype is not None and a.dtype != dtype:
+    if like is not None and a.dtype != like[1].dtype:
+        dtype = like[1].dtype
         raise TypeError(
-            f"{name}: got dtype {a.dtype}, expected {dtype} as the first argument; use {name}.astype(np.{dtype})"
+            f"{name}: got dtype {a.dtype}, expected {like[0]}'s {dtype}; use {name}.astype(np.{dtype})"
         )
 
 
 def _check_matrix(
     name: str,
     a: Any,
-    dtype: np.dtype[Any] | None = None,
+    like: Like | None = None,
     shape: tuple[int | None, int | None] = (None, None),
     because: str = "",
 ) -> None:
     """Raises unless ``a`` is a matrix; None in ``shape`` is any length."""
-    _check_type(name, a, dtype)
+    _check_type(name, a, like)
     if a.ndim != 2:
         raise ValueError(f"{name}: got shape {a.shape}, expected a matrix, two axes; use {name}.reshape")
     if any(want is not None and got != want for got, want in zip(a.shape, shape, strict=True)):
@@ -186,8 +192,8 @@ def _check_matrix(
         raise ValueError(f"{name}: got shape {a.shape}, expected ({wanted}): {because}{turned}")
 
 
-def _check_vector(name: str, a: Any, dtype: np.dtype[Any], n: int) -> None:
-    _check_type(name, a, dtype)
+def _check_vector(name: str, a: Any, like: Like, n: int) -> None:
+    _check_type(name, a, like)
     if a.shape != (n,):
         fix = f"; use {name}.reshape({n})" if a.size == n else ""
         raise ValueError(f"{name}: got shape {a.shape}, expected ({n},), one for each column of w{fix}")
@@ -195,14 +201,12 @@ def _check_vector(name: str, a: Any, dtype: np.dtype[Any], n: int) -> None:
         raise ValueError(f"{name}: strides {a.strides} leave gaps; pass np.ascontiguousarray({name})")
 
 
-def _check_out(
-    name: str, out: Any, dtype: np.dtype[Any], shape: tuple[int, ...], others: dict[str, Array]
-) -> None:
+def _check_out(name: str, out: Any, like: Like, shape: tuple[int, ...], others: dict[str, Array]) -> None:
     """Raises unless results can be written to ``out``, which may be None."""
     if out is None:
         return
     arrays.check_inplace(name, out)
-    _check_type(name, out, dtype)
+    _check_type(name, out, like)
     if out.shape != shape:
         raise ValueError(f"{name}: got shape {out.shape}, expected {shape}")
     if not out.flags.c_contiguous:

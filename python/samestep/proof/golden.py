@@ -239,24 +239,16 @@ class LinearProgram(NamedTuple):
     def run(self, **options: Any) -> list[Array]:
         rows, inputs, columns = self.shape
         backend = _backend(options)
-        x, w, bias, dy = (
-            backend.from_host(integer_values(*values, self.dtype))
-            for values in (
-                ((rows, inputs), 37, 11, 1009, 400, 128.3),
-                ((inputs, columns), 53, 17, 911, 455, 257.7),
-                ((columns,), 5, 2, 11, 5, 9.1),
-                ((rows, columns), 31, 3, 401, 200, 77.7),
-            )
-        )
-        if self.what == "gradients":
-            results = linear_backward(dy, x, w, **options)
-        elif self.what == "masked":
-            y = linear(x, w, bias, relu=True, **options)
-            results = linear_backward(dy, x, w, y=y, **options)
-        else:
-            added = None if self.what == "product" else bias
-            results = (linear(x, w, added, relu=self.what == "relu", **options),)
-        return [backend.to_host(a) for a in results]
+        x = integer_values((rows, inputs), 37, 11, 1009, 400, 128.3, self.dtype)
+        w = integer_values((inputs, columns), 53, 17, 911, 455, 257.7, self.dtype)
+        bias = integer_values((columns,), 5, 2, 11, 5, 9.1, self.dtype)
+        dy = integer_values((rows, columns), 31, 3, 401, 200, 77.7, self.dtype)
+        x, w, bias, dy = (backend.from_host(a) for a in (x, w, bias, dy))
+        if self.what in ("gradients", "masked"):
+            y = linear(x, w, bias, relu=True, **options) if self.what == "masked" else None
+            return [backend.to_host(a) for a in linear_backward(dy, x, w, y=y, **options)]
+        added = None if self.what == "product" else bias
+        return [backend.to_host(linear(x, w, added, relu=self.what == "relu", **options))]
 
 
 def _backend(options: dict[str, Any]) -> Any:

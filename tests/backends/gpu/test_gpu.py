@@ -232,9 +232,11 @@ class TestBits:
         other.load_state_dict(states[0])
 
     @pytest.mark.parametrize("dtype", ["float32", "float64"])
-    @pytest.mark.parametrize("sizes", [(65, 273, 70), (3, 256, 1), (1, 513, 5), (4, 0, 3), (0, 2, 3)], ids=str)
+    @pytest.mark.parametrize(
+        "sizes", [(65, 273, 70), (3, 256, 1), (1, 513, 5), (4, 0, 3), (0, 2, 3)], ids=str
+    )
     def test_linear(self, kernels, monkeypatch, sizes, dtype):
-        """Around the borders of tiles and blocks, transposed and with gaps; more threads and fewer than needed."""
+        """Around the borders of tiles and blocks, transposed, with gaps; on more threads and fewer."""
         N, K, J = sizes
         shapes = (N, J), (N, K), (K, J), (J,)
         dy, x, w, bias = (
