@@ -125,8 +125,8 @@ def test_fma_of_any_numbers_is_rounded_once(dtype, settings):
         )
         c[::3] = -(a * b)[::3]  # cancels
         c[1::6] = (a * b)[1::6] * T.type(2.0**-30)
-        # a*b is a little less than half a unit of c's last place: rounding to a wider type first, which makes a
-        # tie of it, then goes the wrong way where c is odd. Both signs of both.
+        # a*b is a little less than half a unit of c's last place: rounding to a wider type first, which makes
+        # a tie of it, then goes the wrong way where c is odd. Both signs of both.
         n, unit = 1200, np.finfo(T).eps
         i = np.arange(n) % 200 + 1
         signs = np.where(np.arange(n) % 2, 1, -1), np.where(np.arange(n) % 4 < 2, 1, -1)
