@@ -33,12 +33,12 @@ class Slots {
 
   void* take() {
     for (Index i = 0;; i = i + 1 < Index(is_taken_.size()) ? i + 1 : 0) {
-      if (!is_taken_[i].exchange(true, std::memory_order_acquire)) return memory_.get() + i * bytes_;
+      if (is_taken_[i].exchange(1, std::memory_order_acquire) == 0) return memory_.get() + i * bytes_;
     }
   }
   void give_back(void* slot) {
     const Index i = (static_cast<char*>(slot) - memory_.get()) / bytes_;
-    is_taken_[i].store(false, std::memory_order_release);
+    is_taken_[i].store(0, std::memory_order_release);
   }
 
  private:
@@ -47,7 +47,7 @@ class Slots {
   };
   Index bytes_;
   std::unique_ptr<char, Delete> memory_;
-  std::vector<std::atomic<bool>> is_taken_;
+  std::vector<std::atomic<int>> is_taken_;  // ints: riscv64 has no exchange of a byte
 };
 
 // n things in nearly equal parts.
