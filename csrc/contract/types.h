@@ -51,6 +51,20 @@ struct BatchNorm {
 };
 constexpr int kCoefficients = 7;
 
+// The terms of a chain of the matrix product (product.h); it fixes bits.
+constexpr Index kProductBlock = 256;
+
+// C (m, n) = A B + bias, then ReLU if asked. Arrays are of the kernel's type T; strides are in elements, and those of A
+// and B may be anything.
+struct Product {
+  Index m, n, k;
+  const void *a, *b, *bias;  // (m, k), (k, n), (n) or nullptr
+  Index a_row, a_k, b_k, b_column;
+  void* c;      // (m, n), whose rows have no gaps
+  Index c_row;  // from one row to the next
+  bool relu;
+};
+
 // c of L = (c/2)|Phi w - y|^2: a factor, or a factor over the number of rows.
 struct Scale {
   double factor;

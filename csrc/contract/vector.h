@@ -108,6 +108,21 @@ inline Doubles widen(FewFloats x) {
 #endif
 }
 
+// float32 values, each rounded once.
+inline FewFloats narrow(Doubles x) {
+#if defined(__x86_64__) && !defined(__AVX2__)
+  return (FewFloats)_mm_cvtsi128_si64((__m128i)_mm_cvtpd_ps((__m128d)x));
+#else
+  return __builtin_convertvector(x, FewFloats);
+#endif
+}
+
+// x in all lanes. Nothing is computed: x - (+0) is x, -0 included.
+template <class V, class T>
+inline V broadcast(T x) {
+  return x - V{};
+}
+
 // sum + a*b, where a and b hold values of type T. The product of two float32 is exact in float64, so a fused
 // multiply-add rounds as the two operations do; the product of two float64 is rounded on its own.
 template <class T, class D>

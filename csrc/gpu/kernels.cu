@@ -6,6 +6,7 @@
 // tests/backends/gpu/test_gpu_arguments.py compares the two.
 #include "gpu/batchnorm.cuh"
 #include "gpu/mse.cuh"
+#include "gpu/product.cuh"
 #include "gpu/step.cuh"
 #include "gpu/sums.cuh"
 
@@ -73,10 +74,19 @@ FOR_EACH_RULE(RULE)
   MSE_KERNELS_OF(double, float64) \
   KERNEL(mse_loss_float64, MseArguments, loss)
 
+#define PRODUCT_KERNELS_OF(T, type)                                     \
+  KERNEL(multiply_##type, ProductArguments, multiply<T>)                \
+  KERNEL(relu_gradient_##type, ReluGradientArguments, relu_gradient<T>) \
+  KERNEL(round_sums_##type, RoundArguments, round_sums<T>)
+#define PRODUCT_KERNELS()            \
+  PRODUCT_KERNELS_OF(float, float32) \
+  PRODUCT_KERNELS_OF(double, float64)
+
 #define ALL_KERNELS()           \
   FOR_EACH_RULE(STEP_KERNELS)   \
   FOR_EACH_RULE(OPTION_KERNELS) \
   WORD_KERNELS()                \
   SUM_KERNELS()                 \
   BATCHNORM_KERNELS()           \
-  MSE_KERNELS()
+  MSE_KERNELS()                 \
+  PRODUCT_KERNELS()

@@ -9,6 +9,7 @@
 #include "contract/vector.h"
 #include "isa/batchnorm.h"
 #include "isa/kernels.h"
+#include "isa/product.h"
 #include "isa/roofs.h"
 
 namespace samestep {
@@ -273,6 +274,9 @@ const Isa TABLE(SAMESTEP_ISA) = {
     {DIRECTIONS(float), DIRECTIONS(double)},
     {update_running<float>, update_running<double>},
     {mse_kernels<float>, mse_kernels<double>},
+    {product_tile<float>, product_tile<double>},
+    {relu_gradient<float>, relu_gradient<double>},
+    {round_sums<float>, round_sums<double>},
 };
 
 }  // namespace samestep

@@ -86,6 +86,18 @@ struct MseKernels {
   void (*row)(const void* row, const void* y, const void* w, Index p, Scale scale, void* g);
 };
 
+// One tile of a matrix product: rows row..row+rows-1 of C, and columns likewise. scratch: product.cpp says how large.
+using ProductTile = void (*)(const Product&, Index row, Index rows, Index column, Index columns, void* scratch);
+
+// A matrix that is read; strides in elements.
+struct Matrix {
+  const void* data;
+  Index rows, columns, row_stride, column_stride;
+};
+
+// out (rows, columns) without gaps: rows begin..end-1 of dy, +0 wherever y <= 0, unless y.data is nullptr.
+using ReluGradient = void (*)(const Matrix& dy, const Matrix& y, Index begin, Index end, void* out);
+
 // Everything compiled for one instruction set.
 struct Isa {
   const char* name;
@@ -108,6 +120,9 @@ struct Isa {
   void (*update_running[kTypes])(const double* mean64, const double* var64, Index channels, Index values,
                                  double momentum, Index batches, void* mean, void* var);
   MseKernels mse[kTypes];
+  ProductTile product_tile[kTypes];
+  ReluGradient relu_gradient[kTypes];
+  void (*round_sums[kTypes])(const double* sums, Index n, void* out);
 };
 
 }  // namespace samestep

@@ -1,5 +1,6 @@
-// Canonical sums and batch norm over the threads: each job is cut into work items by sums.cpp or batchnorm.cpp, and
-// where the cuts fall depends on sizes alone. Nothing is checked here: the bindings have.
+// Canonical sums, batch norm and matrix products over the threads. Each job is cut into work items by sums.cpp,
+// batchnorm.cpp or product.cpp; where the cuts of a sum fall depends on sizes alone. Nothing is checked here: the
+// bindings have.
 #pragma once
 
 #include <vector>
@@ -27,5 +28,23 @@ void run_batchnorm(Type type, Direction direction, bool relu, BatchNorm job);
 // Adds one batch to the running mean and var (channels): see contract/batchnorm.h.
 void update_running(Type type, const double* mean64, const double* var64, Index channels, Index values, double momentum,
                     Index batches, void* mean, void* var);
+
+// Runs a matrix product.
+void run_product(Type type, const Product& p);
+
+// The gradients of y = x w + bias, with a ReLU if y.data is given: of x (unless dx is nullptr), w and bias.
+struct LinearBackward {
+  Matrix dy, y, x, w;  // (rows, columns) twice, (rows, inputs), (inputs, columns)
+  void *dx, *dw, *dbias;
+};
+void run_linear_backward(Type type, const LinearBackward& b);
+
+inline Matrix transposed(const Matrix& a) { return {a.data, a.columns, a.rows, a.column_stride, a.row_stride}; }
+
+// c = a b, without gaps.
+inline Product product_of(const Matrix& a, const Matrix& b, void* c) {
+  return {a.rows,          b.columns,    a.columns,       a.data, b.data,    nullptr, a.row_stride,
+          a.column_stride, b.row_stride, b.column_stride, c,      b.columns, false};
+}
 
 }  // namespace samestep

@@ -1,5 +1,6 @@
-// Runs every rule of the table in use, its sums, batch norm with ReLU and squared errors on a few numbers and hashes
-// the results: a quick check at import, not the proof. The expected hashes are in python/samestep/backends/cpu.py.
+// Runs every rule of the table in use, its sums, batch norm with ReLU, a linear layer and squared errors on a few
+// numbers and hashes the results: a quick check at import, not the proof. The expected hashes are in
+// python/samestep/backends/cpu.py.
 #include "run/self_check.h"
 
 #include <cstring>
@@ -114,6 +115,22 @@ void hash_batchnorm(Hash& hash, Type type, bool channels_last) {
   for (const auto& result : {y, mean, inv, dx, dgamma, dbeta}) hash.add(result);
 }
 
+// Thirds, whose products are not exact: else neither fma nor the order of a sum would show.
+template <class T>
+void hash_linear(Hash& hash, Type type) {
+  const int rows = 5, inputs = 258, columns = 3;
+  std::vector<T> x = numbers<T>(rows * inputs, 37, 101), w = numbers<T>(inputs * columns, 53, 97);
+  for (auto* values : {&x, &w}) {
+    for (T& value : *values) value = value / T(3);
+  }
+  const std::vector<T> bias = numbers<T>(columns, 29, 89);
+  std::vector<T> y(rows * columns);
+  Product job = product_of({x.data(), rows, inputs, inputs, 1}, {w.data(), inputs, columns, columns, 1}, y.data());
+  job.bias = bias.data(), job.relu = true;
+  run_product(type, job);
+  hash.add(y);
+}
+
 template <class T>
 void hash_mse(Hash& hash, Type type) {
   const int rows = 35, columns = 19;
@@ -137,7 +154,7 @@ std::vector<std::pair<std::string, std::uint64_t>> self_check() {
     hash_rule<double>(hash, row, float64);
     out.emplace_back(active_isa().rules[row].name, hash.value());
   }
-  Hash options, sum, batchnorm, mse;
+  Hash options, sum, batchnorm, linear, mse;
   for (bool decoupled : {false, true}) {
     hash_options<float>(options, float32, decoupled);
     hash_options<double>(options, float64, decoupled);
@@ -148,11 +165,14 @@ std::vector<std::pair<std::string, std::uint64_t>> self_check() {
     hash_batchnorm<float>(batchnorm, float32, channels_last);
     hash_batchnorm<double>(batchnorm, float64, channels_last);
   }
+  hash_linear<float>(linear, float32);
+  hash_linear<double>(linear, float64);
   hash_mse<float>(mse, float32);
   hash_mse<double>(mse, float64);
   out.emplace_back("options", options.value());
   out.emplace_back("sum", sum.value());
   out.emplace_back("batchnorm", batchnorm.value());
+  out.emplace_back("linear", linear.value());
   out.emplace_back("mse", mse.value());
   return out;
 }

@@ -20,6 +20,7 @@ PAGES = {
     "options": ("Options", "options", "options.OptionArguments"),
     "schedules": ("Schedules", "schedules", named("schedules", "constant step cosine warm_up inverse_time")),
     "batchnorm": ("Batch norm", "layers.batchnorm", BATCHNORM),
+    "linear": ("Linear layer", "layers.linear", "linear linear_backward"),
     "sums": ("Sums and digests", None, "canonical_sum global_norm digest"),
     "minimize": ("Training loops", None, "minimize Result"),
     "problems": ("Problems", "problems", None),

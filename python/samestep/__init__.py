@@ -15,6 +15,9 @@ Batch norm, with ReLU on request:
     batchnorm_forward, batchnorm_backward
     batchnorm_inference, batchnorm_inference_backward
 
+Matrix products in one order:
+    linear, linear_backward       y = x w + bias, with ReLU on request, and its gradients
+
 Sums in one order on every machine:
     canonical_sum, global_norm
     digest                        sha256 of arrays, to compare runs
@@ -45,6 +48,7 @@ from .layers.batchnorm import (
     batchnorm_inference,
     batchnorm_inference_backward,
 )
+from .layers.linear import linear, linear_backward
 from .optim import optimizers, schedules
 from .optim.optimizer import Optimizer
 from .optim.optimizers import NAG, SGD, AdaGrad, Adam, AdamW, Momentum, RMSProp
@@ -96,6 +100,8 @@ __all__ = [
     "get_num_threads",
     "global_norm",
     "info",
+    "linear",
+    "linear_backward",
     "minimize",
     "optimizers",
     "options",

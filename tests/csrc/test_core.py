@@ -106,4 +106,4 @@ def test_isa_files_include_no_library_header():
                 pending += {header.strip('"')} - seen
             else:
                 assert (name, header) == ("contract/vector.h", "<immintrin.h>")
-    assert {f"contract/{name}.h" for name in ("rules", "sums", "batchnorm", "mse", "fp")} <= seen
+    assert {f"contract/{name}.h" for name in ("rules", "sums", "batchnorm", "mse", "product", "fp")} <= seen

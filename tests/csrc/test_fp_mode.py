@@ -103,3 +103,26 @@ def test_sums_and_batch_norm(dtype, bits, threads, isa):
     with mxcsr(bits):
         got = everything()
     same_bits(got, expected)
+
+
+@pytest.mark.parametrize("bits", MODES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_linear_layer(dtype, bits, threads, isa):
+    """Subnormal terms, sums and results, and a ReLU that lets subnormals through."""
+    tiny = np.finfo(dtype).tiny
+    x, w, dy = (
+        vectors.finite_values(a * b, np.dtype(dtype), seed).reshape(a, b)
+        for a, b, seed in ((40, 300, 1), (300, 33, 2), (40, 33, 3))
+    )
+    x, dy = x * tiny, dy * tiny
+    bias = vectors.finite_values(33, np.dtype(dtype), 4) * tiny
+
+    def everything():
+        y = ss.linear(x, w, bias, relu=True)
+        return [ss.linear(x, w), y, *ss.linear_backward(dy, x, w, y=y)]
+
+    expected = everything()
+    assert ((expected[1] != 0) & (expected[1] < tiny)).any()
+    with mxcsr(bits):
+        got = everything()
+    same_bits(got, expected)

@@ -29,6 +29,12 @@ BATCHNORM = {
     "alignment": "test_batchnorm.py::test_alignment_does_not_matter",
     "fp_mode": SUM_MODES,
 }
+LINEAR = {
+    "parity": "test_product.py::test_kernels_equal_the_twin",
+    "partition": "test_product.py::test_any_number_of_threads_and_any_cut",
+    "alignment": "test_product.py::test_layout_and_alignment_do_not_matter",
+    "fp_mode": "test_fp_mode.py::test_the_linear_layer",
+}
 PROOFS = {
     "Plan": {
         "parity": "test_rules.py::test_kernels_equal_the_reference_at_every_size",
@@ -59,6 +65,8 @@ PROOFS = {
         **BATCHNORM,
         "parity": "test_batchnorm.py::test_running_statistics_have_the_twins_bits",
     },
+    "linear": LINEAR,
+    "linear_backward": LINEAR,
     "Mse": {
         "parity": "test_mse.py::test_kernels_equal_the_reference_over_shapes",
         "partition": "test_mse.py::test_work_shared_by_threads",

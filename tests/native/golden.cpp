@@ -2,6 +2,7 @@
 // python/samestep/proof/golden.py, word for word. Prints a line for each, "rule type inputs size steps hyper digest",
 // computed on every instruction set of this machine at 1, 2 and 3 threads (or --threads N); exit 1 if two of these
 // disagree.
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -256,6 +257,31 @@ std::string batchnorm_digest(Type type, bool relu, int channels, int size, const
 }
 
 template <class T>
+std::string linear_digest(Type type, int rows, int inputs, int columns, const std::string& what) {
+  const auto x = integer_values<T>(rows * inputs, 37, 11, 1009, 400, 128.3);
+  const auto w = integer_values<T>(inputs * columns, 53, 17, 911, 455, 257.7);
+  const auto bias = integer_values<T>(columns, 5, 2, 11, 5, 9.1);
+  const auto dy = integer_values<T>(rows * columns, 31, 3, 401, 200, 77.7);
+  std::vector<T> y(rows * columns), dx(x.size()), dw(w.size()), dbias(columns);
+  const Matrix X{x.data(), rows, inputs, inputs, 1}, W{w.data(), inputs, columns, columns, 1};
+  Product job = product_of(X, W, y.data());
+  job.bias = what == "product" ? nullptr : bias.data();
+  job.relu = what == "relu" || what == "masked";
+  run_product(type, job);
+  std::vector<std::uint8_t> bytes;
+  if (what != "gradients" && what != "masked") {
+    append_bytes(bytes, y);
+    return digest_of(bytes);
+  }
+  const Matrix h{what == "masked" ? y.data() : nullptr, rows, columns, columns, 1};
+  run_linear_backward(type, {{dy.data(), rows, columns, columns, 1}, h, X, W, dx.data(), dw.data(), dbias.data()});
+  append_bytes(bytes, dx);
+  append_bytes(bytes, dw);
+  append_bytes(bytes, dbias);
+  return digest_of(bytes);
+}
+
+template <class T>
 std::string mse_digest(Type type, int rows, int columns, const std::string& what) {
   const auto Phi = integer_values<T>(static_cast<long long>(rows) * columns, 29, 13, 907, 450, 331.1);
   const auto y = integer_values<T>(rows, 31, 3, 401, 200, 77.7), w = integer_values<T>(columns, 7, 1, 19, 9, 6.3);
@@ -288,6 +314,13 @@ void add_programs(std::vector<Program>& out, Type type, const std::string& dtype
                            std::to_string(size) + " " + what;
         out.push_back({name, [=, c = channels, m = size] { return batchnorm_digest<T>(type, relu, c, m, what); }});
       }
+    }
+  }
+  for (auto [n, k, j] : {std::array{7, 600, 5}, {65, 257, 50}, {1, 1, 1}}) {
+    for (std::string what : {"product", "y", "relu", "gradients", "masked"}) {
+      std::string name =
+          "linear " + dtype + " " + std::to_string(n) + "x" + std::to_string(k) + "x" + std::to_string(j) + " " + what;
+      out.push_back({name, [=, n = n, k = k, j = j] { return linear_digest<T>(type, n, k, j, what); }});
     }
   }
   for (auto [rows, columns] : {std::pair{1500, 37}, {1, 1}, {70, 1030}}) {

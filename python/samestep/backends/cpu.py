@@ -16,6 +16,8 @@ from .._core import (
     batchnorm_inference,
     canonical_sum,
     global_norm,
+    linear,
+    linear_backward,
     update_running,
 )
 from .arrays import (
@@ -48,6 +50,8 @@ __all__ = [
     "global_norm",
     "gradient_views",
     "info",
+    "linear",
+    "linear_backward",
     "read_only_copy",
     "rule",
     "rules",
@@ -228,6 +232,7 @@ SELF_CHECK = {
     "options": 0x001E09F56E6F4EF4,
     "sum": 0x108D11D2F2C17E51,
     "batchnorm": 0x52B76EA7E8D54319,
+    "linear": 0x7B40B189E700AB08,
     "mse": 0xDBE33ADCDB0D720E,
 }
 

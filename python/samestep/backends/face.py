@@ -209,6 +209,31 @@ class Backend(Protocol):
         p is 1/``batches`` where that is above 0, else ``momentum``.
         """
 
+    # ---- the linear layer ----
+    #
+    # Matrices are read with any strides; what is written is in C order. What is not given to write to is made
+    # anew and returned. The CPU's functions check their arguments themselves, in less time than Python could:
+    # where one does not fit, they return None and have written nothing.
+
+    def linear(self, x: Any, w: Any, bias: Any | None, relu: bool, out: Any | None) -> Any:
+        """y = x w + bias, of x (N, K), w (K, J) and bias (J,); then a ReLU if asked for."""
+
+    def linear_backward(
+        self,
+        dy: Any,
+        x: Any,
+        w: Any,
+        y: Any | None,
+        input_gradient: bool,
+        dx: Any | None,
+        dw: Any | None,
+        dbias: Any | None,
+    ) -> Any:
+        """dx = dy w^T, or None without ``input_gradient``; dw = x^T dy; dbias = the sums over the rows of dy.
+
+        dy is +0 in these where the forward pass's result y, given if it ended in a ReLU, is <= 0.
+        """
+
     # ---- memory where the backend's arrays live ----
 
     def zeros_like(self, a: Any, dtype: Any = None) -> Any:

@@ -15,6 +15,7 @@ from .. import backends
 from ..backends import cpu
 from ..backends.arrays import DTYPES, Array, digest
 from ..layers.batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference
+from ..layers.linear import linear, linear_backward
 from ..optim.optimizer import Optimizer
 from ..optim.optimizers import OPTIMIZERS
 from ..problems import MSE
@@ -225,13 +226,40 @@ class MseProgram(NamedTuple):
         return [np.array([problem.loss(w)], np.float64)]
 
 
+class LinearProgram(NamedTuple):
+    """The linear layer: N rows of K columns times (K, J)."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, int, int]  # (N, K, J)
+    what: str  # "product", "y", "relu", "gradients", or "masked", the gradients with a ReLU
+
+    def __str__(self) -> str:
+        return f"linear {self.dtype} {'x'.join(map(str, self.shape))} {self.what}"
+
+    def run(self, **options: Any) -> list[Array]:
+        rows, inputs, columns = self.shape
+        backend = _backend(options)
+        x = integer_values((rows, inputs), 37, 11, 1009, 400, 128.3, self.dtype)
+        w = integer_values((inputs, columns), 53, 17, 911, 455, 257.7, self.dtype)
+        bias = integer_values((columns,), 5, 2, 11, 5, 9.1, self.dtype)
+        dy = integer_values((rows, columns), 31, 3, 401, 200, 77.7, self.dtype)
+        x, w, bias, dy = (backend.from_host(a) for a in (x, w, bias, dy))
+        if self.what in ("gradients", "masked"):
+            y = linear(x, w, bias, relu=True, **options) if self.what == "masked" else None
+            return [backend.to_host(a) for a in linear_backward(dy, x, w, y=y, **options)]
+        added = None if self.what == "product" else bias
+        return [backend.to_host(linear(x, w, added, relu=self.what == "relu", **options))]
+
+
 def _backend(options: dict[str, Any]) -> Any:
     """The module that runs a program: the programs' arrays start as NumPy's, so "auto" is the CPU."""
     name = options.get("backend", "auto")
     return backends.module("cpu" if name == "auto" else name)
 
 
-Program = RuleProgram | OptionProgram | StorageProgram | SumProgram | BatchNormProgram | MseProgram
+Program = (
+    RuleProgram | OptionProgram | StorageProgram | SumProgram | BatchNormProgram | LinearProgram | MseProgram
+)
 
 
 def programs() -> dict[str, list[Program]]:
@@ -259,6 +287,11 @@ def programs() -> dict[str, list[Program]]:
             for relu in (False, True)
             for shape in ((5, 2500), (3, 49), (300, 7))
             for what in ("statistics", "y", "gradients", "inference")
+        ]
+        found[f"linear {dtype}"] = [
+            LinearProgram(dtype, shape, what)
+            for shape in ((7, 600, 5), (65, 257, 50), (1, 1, 1))
+            for what in ("product", "y", "relu", "gradients", "masked")
         ]
         found[f"mse {dtype}"] = [
             MseProgram(dtype, shape, what)

@@ -17,8 +17,9 @@ pytestmark = pytest.mark.skipif(nvrtc.library() is None, reason="not installed: 
 
 # All kernels for the first architecture, those of every rule for the last, some for those between.
 ALL = "ALL_KERNELS()"
-MOST = "FOR_EACH_RULE(STEP_KERNELS) OPTION_KERNELS(adam_outside) WORD_KERNELS() SUM_KERNELS() MSE_KERNELS()"
-SOME = "STEP_KERNELS(adam_outside) OPTION_KERNELS(adam_outside) WORD_KERNELS() SUM_KERNELS() MSE_KERNELS()"
+SUMS = "WORD_KERNELS() SUM_KERNELS() MSE_KERNELS() PRODUCT_KERNELS()"
+MOST = f"FOR_EACH_RULE(STEP_KERNELS) OPTION_KERNELS(adam_outside) {SUMS}"
+SOME = f"STEP_KERNELS(adam_outside) OPTION_KERNELS(adam_outside) {SUMS}"
 ARCHITECTURES = {75: ALL, 80: SOME, 86: SOME, 89: SOME, 90: SOME, 100: SOME, 103: SOME, 120: MOST}
 
 FORBIDDEN = re.compile(
@@ -27,8 +28,12 @@ FORBIDDEN = re.compile(
     r"|(?:add|sub|mul)\.f\d+"  # without .rn the assembler may fuse it
     r"|(?:max|min)\.\w*\.?f\d+"  # lose a NaN
 )
-# Canonical sums of float32: the product of two is exact in float64, so fusing it changes no bit.
-MAY_FUSE = re.compile(r"(sum_runs_squares|add_blocks_\w+|mse_residuals|mse_gradient_blocks)_float32")
+# Canonical sums of float32: the product of two is exact in float64, so fusing it changes no bit. And the
+# matrix product, which is defined by fused multiply-adds.
+MAY_FUSE = re.compile(
+    r"(sum_runs_squares|add_blocks_\w+|mse_residuals|mse_gradient_blocks)_float32 fma\.rn\.f64"
+    r"|multiply_float32 fma\.rn\.f32|multiply_float64 fma\.rn\.f64"
+)
 
 
 @functools.cache
@@ -56,7 +61,7 @@ def forbidden_in(code: str) -> set[tuple[str, str]]:
         (name, instruction)
         for name, body in entries(code).items()
         for instruction in FORBIDDEN.findall(body)
-        if not (instruction == "fma.rn.f64" and MAY_FUSE.fullmatch(name))
+        if not MAY_FUSE.fullmatch(f"{name} {instruction}")
     }
 
 

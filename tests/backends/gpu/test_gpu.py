@@ -231,6 +231,33 @@ class TestBits:
         same_bits(*([s[k] for k in ("running_mean", "running_var")] for s in states))
         other.load_state_dict(states[0])
 
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.parametrize(
+        "sizes", [(65, 273, 70), (3, 256, 1), (1, 513, 5), (4, 0, 3), (0, 2, 3)], ids=str
+    )
+    def test_linear(self, kernels, monkeypatch, sizes, dtype):
+        """Around the borders of tiles and blocks, transposed, with gaps; on more threads and fewer."""
+        N, K, J = sizes
+        shapes = (N, J), (N, K), (K, J), (J,)
+        dy, x, w, bias = (
+            vectors.random_values(int(np.prod(shape)), np.dtype(dtype), k).reshape(shape)
+            for k, shape in enumerate(shapes, 1)
+        )
+        x[...] = vectors.finite_values(x.size, np.dtype(dtype), 9).reshape(x.shape) * np.finfo(dtype).tiny
+        y = ss.linear(x, w, bias, relu=True, backend="reference")
+        expected = [y, *ss.linear_backward(dy, x, w, y=y, backend="reference")]
+        for threads in (96, 256, 1024):
+            monkeypatch.setattr(gpu.kernels, "THREADS", threads)
+            for lay_out in (np.ascontiguousarray, np.asfortranarray, lambda a: np.repeat(a, 2, 1)[:, ::2]):
+                g, a, b, h = (device(lay_out(m)) for m in (dy, x, w, y))
+                found = [ss.linear(a, b, device(bias), relu=True), *ss.linear_backward(g, a, b, y=h)]
+                same_bits([f.get() for f in found], expected)
+        plain = ss.linear_backward(dy, x, w, input_gradient=False, backend="reference")
+        outs = [device(np.zeros_like(a)) for a in plain[1:]]
+        found = ss.linear_backward(g, a, b, input_gradient=False, out=(None, *outs))
+        assert found[0] is None
+        same_bits([f.get() for f in outs], list(plain[1:]))
+
     def test_mean_squared_error(self, kernels):
         rng = np.random.default_rng(6)
         Phi, y, w = rng.standard_normal((1100, 35)), rng.standard_normal(1100), rng.standard_normal(35)

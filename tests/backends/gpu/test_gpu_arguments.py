@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from samestep.backends.gpu import kernels
-from samestep.backends.reference import sums
+from samestep.backends.reference import product, sums
 
 ARGUMENTS = {
     "StepArguments": kernels.STEP,
@@ -18,6 +18,9 @@ ARGUMENTS = {
     "BatchNormArguments": kernels.BATCHNORM,
     "RunningArguments": kernels.RUNNING,
     "MseArguments": kernels.MSE,
+    "ProductArguments": kernels.PRODUCT,
+    "ReluGradientArguments": kernels.RELU_GRADIENT,
+    "RoundArguments": kernels.ROUND,
 }
 SIZES = {
     "kSumBlock": (kernels.SUM_BLOCK, sums.SUM_BLOCK),
@@ -25,6 +28,8 @@ SIZES = {
     "kWarp": (kernels.WARP,),
     "kTile": (kernels.TILE,),
     "kPairedRows": (kernels.PAIRED_ROWS,),
+    "kSide": (kernels.PRODUCT_SIDE,),
+    "kProductBlock": (product.PRODUCT_BLOCK,),
     "kWords": (kernels.WORDS,),
     "kCoefficients": (kernels.BATCHNORM_COEFFICIENTS,),
 }

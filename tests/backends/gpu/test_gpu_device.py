@@ -85,6 +85,20 @@ def test_batch_norm(cupy, dtype, relu, shape, axis):
 
 
 @pytest.mark.parametrize("dtype", golden.DTYPES, ids=str)
+@pytest.mark.parametrize("sizes", [(1000, 777, 300), (1, 513, 1), (4096, 64, 10), (64, 64, 64)], ids=str)
+def test_linear(cupy, dtype, sizes):
+    rng = np.random.default_rng(3)
+    N, K, J = sizes
+    x, w, bias, dy = (rng.standard_normal(shape).astype(dtype) for shape in ((N, K), (K, J), (J,), (N, J)))
+    there = [cupy.asarray(a) for a in (x, w)]
+    y, found = ss.linear(x, w, bias, relu=True), ss.linear(*there, cupy.asarray(bias), relu=True)
+    same_bits([found.get()], [y])
+    same_bits([ss.linear(there[1].T, there[0].T).get()], [ss.linear(w.T, x.T)])
+    back = ss.linear_backward(cupy.asarray(dy), *there, y=found)
+    same_bits([a.get() for a in back], list(ss.linear_backward(dy, x, w, y=y)))
+
+
+@pytest.mark.parametrize("dtype", golden.DTYPES, ids=str)
 def test_sums_and_the_squared_error(cupy, dtype):
     rng = np.random.default_rng(2)
     x = rng.standard_normal((50_001, 123)).astype(dtype)

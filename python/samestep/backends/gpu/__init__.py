@@ -24,6 +24,7 @@ from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inferenc
 from .device import device_name, why_not
 from .mse import Mse
 from .plan import SUPPORTED, Plan, check_options
+from .product import linear, linear_backward
 from .sums import canonical_sum, global_norm
 
 __all__ = [
@@ -44,6 +45,8 @@ __all__ = [
     "from_host",
     "global_norm",
     "gradient_views",
+    "linear",
+    "linear_backward",
     "read_only_copy",
     "rules",
     "to_host",

@@ -39,6 +39,7 @@ WARP = 32  # threads
 SUM_BLOCK = 1024  # terms
 TILE = 32  # columns that a block of threads sums
 PAIRED_ROWS = 1024  # block sums that a block of threads pairs
+PRODUCT_SIDE = 64  # rows and columns of a matrix product that a block of threads computes
 WORDS = 480  # 8-byte words that one launch of write_words writes
 
 
@@ -226,7 +227,8 @@ STEP = _fields(
     clip_value="<f8",
     weight_decay="<f8",
 )
-# WordArguments, BlockSumArguments, PairArguments, BatchNormArguments, RunningArguments, MseArguments.
+# WordArguments, BlockSumArguments, PairArguments, BatchNormArguments, RunningArguments, MseArguments,
+# ProductArguments, ReluGradientArguments, RoundArguments.
 WORD = np.dtype([("to", "<i8"), ("count", "<i8"), ("words", "<i8", WORDS)])
 BLOCK_SUMS = _fields("x outer n inner out")
 PAIRS = _fields("sums sets n width stride set_stride")
@@ -237,6 +239,9 @@ BATCHNORM = _fields(
 )
 RUNNING = _fields("mean64 var64 channels values momentum batches mean var", momentum="<f8")
 MSE = _fields("Phi y w rows count p factor per_row r sums squares g loss", factor="<f8")
+PRODUCT = _fields("m n k a b bias a_row a_k b_k b_column c c_row relu")
+RELU_GRADIENT = _fields("dy y rows columns dy_row dy_column y_row y_column out")
+ROUND = _fields("sums n out")
 BATCHNORM_COEFFICIENTS = 7  # rows of scratch; kCoefficients in csrc/contract/types.h
 
 

@@ -18,6 +18,7 @@ from ..arrays import (
 from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference, update_running
 from .mse import Mse
 from .plan import Plan
+from .product import linear, linear_backward
 from .rules import power, rules
 from .sums import canonical_sum, global_norm
 
@@ -35,6 +36,8 @@ __all__ = [
     "from_host",
     "global_norm",
     "gradient_views",
+    "linear",
+    "linear_backward",
     "power",
     "read_only_copy",
     "rules",
