@@ -8,6 +8,7 @@
 #include "contract/sums.h"
 #include "contract/vector.h"
 #include "isa/batchnorm.h"
+#include "isa/functions.h"
 #include "isa/kernels.h"
 #include "isa/roofs.h"
 
@@ -210,6 +211,9 @@ constexpr BatchNormKernel inference_of() {
 template <class T>
 constexpr MseKernels mse_kernels = {mse_widen<T>, mse_block<T>, mse_gradient<T>, mse_loss, mse_row<T>};
 
+#define FUNCTION_ROW(name, ...) {#name, {map<__VA_ARGS__, float>, map<__VA_ARGS__, double>}},
+constexpr Function kFunctions[] = {FOR_EACH_FUNCTION(FUNCTION_ROW)};
+
 double root64(double x) { return root(x); }
 
 }  // namespace
@@ -240,6 +244,8 @@ const Isa TABLE(SAMESTEP_ISA) = {
     {DIRECTIONS(float), DIRECTIONS(double)},
     {update_running<float>, update_running<double>},
     {mse_kernels<float>, mse_kernels<double>},
+    kFunctions,
+    sizeof(kFunctions) / sizeof(kFunctions[0]),
 };
 
 }  // namespace samestep

@@ -86,6 +86,12 @@ struct MseKernels {
   void (*row)(const void* row, const void* y, const void* w, Index p, Scale scale, void* g);
 };
 
+// out = function(x), both (n), for each type; out may be x. A row of FOR_EACH_FUNCTION in functions.h.
+struct Function {
+  const char* name;
+  void (*map[kTypes])(const void* x, Index n, void* out);
+};
+
 // Everything compiled for one instruction set.
 struct Isa {
   const char* name;
@@ -108,6 +114,8 @@ struct Isa {
   void (*update_running[kTypes])(const double* mean64, const double* var64, Index channels, Index values,
                                  double momentum, Index batches, void* mean, void* var);
   MseKernels mse[kTypes];
+  const Function* functions;
+  int n_functions;
 };
 
 }  // namespace samestep

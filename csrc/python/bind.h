@@ -10,6 +10,7 @@ namespace py = pybind11;
 void bind_isa(py::module_& m);
 void bind_sums(py::module_& m);
 void bind_batchnorm(py::module_& m);
+void bind_functions(py::module_& m);
 void bind_mse(py::module_& m);
 void bind_roof(py::module_& m);
 void bind_plan(py::module_& m);

@@ -28,4 +28,7 @@ void run_batchnorm(Type type, Direction direction, bool relu, BatchNorm job);
 void update_running(Type type, const double* mean64, const double* var64, Index channels, Index values, double momentum,
                     Index batches, void* mean, void* var);
 
+// out = function(x), both (n), by the row of the table's functions; out may be x.
+void map_function(int function, Type type, const void* x, Index n, void* out);
+
 }  // namespace samestep

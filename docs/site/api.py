@@ -20,6 +20,7 @@ PAGES = {
     "options": ("Options", "options", "options.OptionArguments"),
     "schedules": ("Schedules", "schedules", named("schedules", "constant step cosine warm_up inverse_time")),
     "batchnorm": ("Batch norm", "layers.batchnorm", BATCHNORM),
+    "functions": ("Functions of one value", "layers.functions", "exp log tanh sigmoid"),
     "sums": ("Sums and digests", None, "canonical_sum global_norm digest"),
     "minimize": ("Training loops", None, "minimize Result"),
     "problems": ("Problems", "problems", None),

@@ -15,6 +15,9 @@ Batch norm, with ReLU on request:
     batchnorm_forward, batchnorm_backward
     batchnorm_inference, batchnorm_inference_backward
 
+Functions of one value, for float32 correctly rounded:
+    exp, log, tanh, sigmoid
+
 Sums in one order on every machine:
     canonical_sum, global_norm
     digest                        sha256 of arrays, to compare runs
@@ -45,6 +48,7 @@ from .layers.batchnorm import (
     batchnorm_inference,
     batchnorm_inference_backward,
 )
+from .layers.functions import exp, log, sigmoid, tanh
 from .optim import optimizers, schedules
 from .optim.optimizer import Optimizer
 from .optim.optimizers import NAG, SGD, AdaGrad, Adam, AdamW, Momentum, RMSProp
@@ -93,9 +97,11 @@ __all__ = [
     "batchnorm_inference_backward",
     "canonical_sum",
     "digest",
+    "exp",
     "get_num_threads",
     "global_norm",
     "info",
+    "log",
     "minimize",
     "optimizers",
     "options",
@@ -103,5 +109,7 @@ __all__ = [
     "schedules",
     "set_isa",
     "set_num_threads",
+    "sigmoid",
+    "tanh",
     "theory",
 ]

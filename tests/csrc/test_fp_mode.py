@@ -103,3 +103,19 @@ def test_sums_and_batch_norm(dtype, bits, threads, isa):
     with mxcsr(bits):
         got = everything()
     same_bits(got, expected)
+
+
+@pytest.mark.parametrize("bits", MODES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_functions_of_one_value(dtype, bits, threads, isa):
+    """Also where results are subnormal."""
+    x = vectors.random_values(40_000, np.dtype(dtype), 1)
+    x[::2] = np.linspace(-105 if dtype == np.float32 else -750, 90, 20_000)
+
+    def everything():
+        return [function(x) for function in (ss.exp, ss.log, ss.tanh, ss.sigmoid)]
+
+    expected = everything()
+    with mxcsr(bits):
+        got = everything()
+    same_bits(got, expected)

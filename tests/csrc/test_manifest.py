@@ -29,6 +29,12 @@ BATCHNORM = {
     "alignment": "test_batchnorm.py::test_alignment_does_not_matter",
     "fp_mode": SUM_MODES,
 }
+FUNCTION = {
+    "parity": "test_functions.py::test_kernels_equal_the_twin",
+    "partition": "test_functions.py::test_kernels_equal_the_twin",  # beyond a work item, on 1 to 5 threads
+    "alignment": "test_functions.py::test_any_offset_and_nothing_outside_is_touched",
+    "fp_mode": "test_fp_mode.py::test_functions_of_one_value",
+}
 PROOFS = {
     "Plan": {
         "parity": "test_rules.py::test_kernels_equal_the_reference_at_every_size",
@@ -71,6 +77,7 @@ PROOFS = {
         "alignment": "test_loop.py::test_online_steps_on_any_number_of_columns",
         "fp_mode": "test_mse.py::test_no_floating_point_mode_reaches_the_loop",
     },
+    **dict.fromkeys(("exp", "log", "tanh", "sigmoid"), FUNCTION),
     "Sampler": dict.fromkeys(KINDS, "test_loop.py::test_samplers_agree"),  # integers alone
 }
 

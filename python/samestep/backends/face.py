@@ -209,6 +209,22 @@ class Backend(Protocol):
         p is 1/``batches`` where that is above 0, else ``momentum``.
         """
 
+    # ---- functions of one value ----
+    #
+    # x and out are arrays in C order, of one size and dtype; out may be x. float32: correctly rounded.
+
+    def exp(self, x: Any, out: Any) -> None:
+        """e^x."""
+
+    def log(self, x: Any, out: Any) -> None:
+        """The natural logarithm: -inf of 0, NaN below."""
+
+    def tanh(self, x: Any, out: Any) -> None:
+        """(e^x - e^-x)/(e^x + e^-x)."""
+
+    def sigmoid(self, x: Any, out: Any) -> None:
+        """1/(1 + e^-x)."""
+
     # ---- memory where the backend's arrays live ----
 
     def zeros_like(self, a: Any, dtype: Any = None) -> Any:

@@ -16,6 +16,7 @@ from ..arrays import (
     zeros_like,
 )
 from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference, update_running
+from .functions import exp, log, sigmoid, tanh
 from .mse import Mse
 from .plan import Plan
 from .rules import power, rules
@@ -32,12 +33,16 @@ __all__ = [
     "contiguous",
     "empty",
     "empty_like",
+    "exp",
     "from_host",
     "global_norm",
     "gradient_views",
+    "log",
     "power",
     "read_only_copy",
     "rules",
+    "sigmoid",
+    "tanh",
     "to_host",
     "update_running",
     "zeros_like",
