@@ -27,6 +27,10 @@ namespace {
 
 typedef unsigned long long Bits;
 
+#ifdef __CUDACC__
+inline HD Bits bits_of(double x) { return __double_as_longlong(x); }
+inline HD double double_of(Bits bits) { return __longlong_as_double(bits); }
+#else
 inline HD Bits bits_of(double x) {
   Bits bits;
   __builtin_memcpy(&bits, &x, 8);
@@ -38,14 +42,15 @@ inline HD double double_of(Bits bits) {
   __builtin_memcpy(&x, &bits, 8);
   return x;
 }
+#endif
 
-constexpr double kInfinity = __builtin_huge_val();
 constexpr Bits kSign = 1ull << 63;
 constexpr Bits kOne = 0x3ff0000000000000, kRootHalf = 0x3fe6a09e667f3bcd, kTwo52 = 0x4330000000000000;
 constexpr double kWhole = 0x1.8p52;  // x + kWhole is x rounded to a whole number, which its lowest bits are
 
 inline HD double magnitude(double x) { return double_of(bits_of(x) & ~kSign); }
 inline HD double with_sign_of(double x, double y) { return double_of(bits_of(y) | (bits_of(x) & kSign)); }
+inline HD double infinity() { return double_of(0x7ff0000000000000); }
 inline HD double at_most(double limit, double x) { return limit < x ? limit : x; }  // NaN stays NaN
 
 // 2^n of n + kWhole, -1022 <= n <= 1023; of NaN some number or NaN.
@@ -230,8 +235,8 @@ struct Log {
 
   // y where x is positive and finite; else what the limit is, or NaN.
   static HD double or_limit(double x, double y) {
-    const double at_most_zero = x == 0.0 ? -kInfinity : kInfinity - kInfinity;
-    return x > 0.0 ? (x < kInfinity ? y : x) : at_most_zero;
+    const double at_most_zero = x == 0.0 ? -infinity() : infinity() - infinity();
+    return x > 0.0 ? (x < infinity() ? y : x) : at_most_zero;
   }
 
   static HD float of(float x) {

@@ -11,6 +11,7 @@
 #include "isa/functions.h"
 #include "isa/kernels.h"
 #include "isa/roofs.h"
+#include "isa/softmax.h"
 
 namespace samestep {
 namespace {
@@ -246,6 +247,8 @@ const Isa TABLE(SAMESTEP_ISA) = {
     {mse_kernels<float>, mse_kernels<double>},
     kFunctions,
     sizeof(kFunctions) / sizeof(kFunctions[0]),
+    {softmax_rows<float>, softmax_rows<double>},
+    softmax_mean,
 };
 
 }  // namespace samestep

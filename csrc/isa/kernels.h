@@ -116,6 +116,8 @@ struct Isa {
   MseKernels mse[kTypes];
   const Function* functions;
   int n_functions;
+  void (*softmax_rows[kTypes])(const Softmax&, Index begin, Index end);
+  double (*softmax_mean)(double sum, Index rows);
 };
 
 }  // namespace samestep

@@ -31,4 +31,7 @@ void update_running(Type type, const double* mean64, const double* var64, Index 
 // out = function(x), both (n), by the row of the table's functions; out may be x.
 void map_function(int function, Type type, const void* x, Index n, void* out);
 
+// L; dz is written. The caller sets all but losses; rows and columns are 1 or more.
+double softmax_cross_entropy(Type type, Softmax job);
+
 }  // namespace samestep

@@ -18,6 +18,9 @@ Batch norm, with ReLU on request:
 Functions of one value, for float32 correctly rounded:
     exp, log, tanh, sigmoid
 
+The loss of a classifier:
+    softmax_cross_entropy
+
 Sums in one order on every machine:
     canonical_sum, global_norm
     digest                        sha256 of arrays, to compare runs
@@ -49,6 +52,7 @@ from .layers.batchnorm import (
     batchnorm_inference_backward,
 )
 from .layers.functions import exp, log, sigmoid, tanh
+from .layers.softmax import softmax_cross_entropy
 from .optim import optimizers, schedules
 from .optim.optimizer import Optimizer
 from .optim.optimizers import NAG, SGD, AdaGrad, Adam, AdamW, Momentum, RMSProp
@@ -110,6 +114,7 @@ __all__ = [
     "set_isa",
     "set_num_threads",
     "sigmoid",
+    "softmax_cross_entropy",
     "tanh",
     "theory",
 ]

@@ -11,6 +11,7 @@ import pytest
 import samestep as ss
 from bits import same_bits
 from function_cases import HARD, SPECIAL, any_bits, nearest_float32, truth
+from prove_functions import tried
 
 FUNCTIONS = ("exp", "log", "tanh", "sigmoid")
 DTYPES = (np.float32, np.float64)
@@ -104,12 +105,25 @@ def test_hard_cases_are_rounded_to_the_nearest_float32(name, isa):
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_sample_is_rounded_to_the_nearest_float32(name):
-    rng = np.random.default_rng(5)
-    x = np.concatenate([values(1500, np.float32), (rng.standard_normal(1500) * 20).astype(np.float32)])
-    x = x[np.isfinite(x) & (x != 0) & ((x > 0) | (name != "log"))]
-    expected = np.array([nearest_float32(truth(name, v)) for v in x.tolist()], np.float32)
-    same_bits([getattr(ss, name)(x)], [expected])
+def test_a_sample_of_all_float32_is_rounded_to_the_nearest(name, isa):
+    """Every 1009th of all 2^32, from another start for each instruction set; prove_functions.py tries all."""
+    first = ss.info()["isas"].index(isa)
+    found = tried(name, np.arange(first, 2**32, 1009, dtype=np.uint64).astype(np.uint32))
+    assert found.wrong == []
+
+
+def test_that_trial_fails_on_the_wrong_float32(monkeypatch):
+    x = np.arange(0x3F000000, 0x3F001000, dtype=np.uint32)
+    monkeypatch.setattr(
+        ss, "exp", lambda v: np.nextafter(np.exp(v.astype(float)).astype(np.float32), np.float32(9))
+    )
+    assert len(tried("exp", x).wrong) == len(x)
+    hard = np.array(HARD["tanh"], np.uint32)
+    monkeypatch.setattr(
+        ss, "tanh", lambda v: np.nextafter(np.tanh(v.astype(float)).astype(np.float32), np.float32(9))
+    )
+    assert len(tried("tanh", hard).hard) == len(hard)
+    assert len(tried("tanh", hard).wrong) > len(hard) / 2
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ FUNCTION = {
     "parity": "test_functions.py::test_kernels_equal_the_twin",
     "partition": "test_functions.py::test_kernels_equal_the_twin",  # beyond a work item, on 1 to 5 threads
     "alignment": "test_functions.py::test_any_offset_and_nothing_outside_is_touched",
-    "fp_mode": "test_fp_mode.py::test_functions_of_one_value",
+    "fp_mode": "test_fp_mode.py::test_functions_of_one_value_and_softmax",
 }
 PROOFS = {
     "Plan": {
@@ -78,6 +78,12 @@ PROOFS = {
         "fp_mode": "test_mse.py::test_no_floating_point_mode_reaches_the_loop",
     },
     **dict.fromkeys(("exp", "log", "tanh", "sigmoid"), FUNCTION),
+    "softmax_cross_entropy": {
+        "parity": "test_softmax.py::test_kernels_equal_the_twin",
+        "partition": "test_golden.py::test_kernels",
+        "alignment": "test_softmax.py::test_any_offset_and_in_place",
+        "fp_mode": "test_fp_mode.py::test_functions_of_one_value_and_softmax",
+    },
     "Sampler": dict.fromkeys(KINDS, "test_loop.py::test_samplers_agree"),  # integers alone
 }
 

@@ -12,9 +12,10 @@ import numpy as np
 
 # Written by prove_functions.py: for each function the bits of the float32 values whose result lies within 2^-48,
 # relative, of the middle between two float32.
+FILE = Path(__file__).with_name("hard_functions.txt")
 HARD = {
     line.split()[0]: [int(bits, 16) for bits in line.split()[1:]]
-    for line in Path(__file__).with_name("hard_functions.txt").read_text(encoding="utf-8").splitlines()
+    for line in FILE.read_text(encoding="utf-8").splitlines()
 }
 
 # Both zeros, infinities, NaN, the least and largest of either type, and where functions over- and underflow.

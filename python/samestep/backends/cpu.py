@@ -19,6 +19,7 @@ from .._core import (
     global_norm,
     log,
     sigmoid,
+    softmax_cross_entropy,
     tanh,
     update_running,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "set_isa",
     "set_num_threads",
     "sigmoid",
+    "softmax_cross_entropy",
     "tanh",
     "to_host",
     "update_running",

@@ -225,6 +225,15 @@ class Backend(Protocol):
     def sigmoid(self, x: Any, out: Any) -> None:
         """1/(1 + e^-x)."""
 
+    def softmax_cross_entropy(self, z: Any, labels: Any, dz: Any) -> float:
+        """L, the mean over the rows of log(sum_j e^z_ij) - z_i,label; its gradient is written to ``dz``.
+
+        Args:
+            z: (N, C), N and C at least 1, C order.
+            labels: (N,), int64, from 0 to C - 1, C order.
+            dz: like z; it may be z.
+        """
+
     # ---- memory where the backend's arrays live ----
 
     def zeros_like(self, a: Any, dtype: Any = None) -> Any:

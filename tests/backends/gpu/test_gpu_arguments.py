@@ -18,6 +18,8 @@ ARGUMENTS = {
     "BatchNormArguments": kernels.BATCHNORM,
     "RunningArguments": kernels.RUNNING,
     "MseArguments": kernels.MSE,
+    "FunctionArguments": kernels.FUNCTION,
+    "SoftmaxArguments": kernels.SOFTMAX,
 }
 SIZES = {
     "kSumBlock": (kernels.SUM_BLOCK, sums.SUM_BLOCK),

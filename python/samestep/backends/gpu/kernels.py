@@ -226,7 +226,8 @@ STEP = _fields(
     clip_value="<f8",
     weight_decay="<f8",
 )
-# WordArguments, BlockSumArguments, PairArguments, BatchNormArguments, RunningArguments, MseArguments.
+# WordArguments, BlockSumArguments, PairArguments, BatchNormArguments, RunningArguments, MseArguments,
+# FunctionArguments, SoftmaxArguments.
 WORD = np.dtype([("to", "<i8"), ("count", "<i8"), ("words", "<i8", WORDS)])
 BLOCK_SUMS = _fields("x outer n inner out")
 PAIRS = _fields("sums sets n width stride set_stride")
@@ -237,6 +238,8 @@ BATCHNORM = _fields(
 )
 RUNNING = _fields("mean64 var64 channels values momentum batches mean var", momentum="<f8")
 MSE = _fields("Phi y w rows count p factor per_row r sums squares g loss", factor="<f8")
+FUNCTION = _fields("x n out")
+SOFTMAX = _fields("z labels rows columns losses dz")
 BATCHNORM_COEFFICIENTS = 7  # rows of scratch; kCoefficients in csrc/contract/types.h
 
 

@@ -20,6 +20,7 @@ from .functions import exp, log, sigmoid, tanh
 from .mse import Mse
 from .plan import Plan
 from .rules import power, rules
+from .softmax import softmax_cross_entropy
 from .sums import canonical_sum, global_norm
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "read_only_copy",
     "rules",
     "sigmoid",
+    "softmax_cross_entropy",
     "tanh",
     "to_host",
     "update_running",
