@@ -1,4 +1,5 @@
-"""exp, log, tanh, sigmoid: correctly rounded in float32, within 1 ulp in float64, the twin's bits everywhere."""
+"""exp, log, tanh, sigmoid: correctly rounded in float32, within 1 ulp in float64, the twin's bits
+everywhere."""
 
 from __future__ import annotations
 

@@ -151,5 +151,5 @@ def test_errors(z, labels, out, error, says):
 
 def test_an_out_that_overlaps_the_labels():
     room = np.zeros(6, np.int64)
-    with pytest.raises(ValueError, match="^out: overlaps labels"):
+    with pytest.raises(ValueError, match="out: overlaps labels"):
         ss.softmax_cross_entropy(np.zeros((2, 3)), room[:2], out=room.view(np.float64).reshape(2, 3))

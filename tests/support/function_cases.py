@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-# Written by prove_functions.py: for each function the bits of the float32 values whose result lies within 2^-48,
-# relative, of the middle between two float32.
+# Written by prove_functions.py: for each function the bits of the float32 values whose result lies within
+# 2^-48, relative, of the middle between two float32.
 FILE = Path(__file__).with_name("hard_functions.txt")
 HARD = {
     line.split()[0]: [int(bits, 16) for bits in line.split()[1:]]
@@ -23,8 +23,10 @@ SPECIAL = (
     0.0, -0.0, np.inf, -np.inf, np.nan, -np.nan, 1.0, -1.0, 0.5, 2.0**-24, 2.0**-25, -(2.0**-25), 2.0**-54,
     1e-45, -1e-45, 5e-324, 1.1754944e-38, 2.2250738585072014e-308, 3.4028234e38, -3.4028234e38,
     1.7976931348623157e308, 88.722839, 88.72284, -87.3365, -103.27893, -103.97208, -103.972084, 128.0, -129.0,
-    709.782712893384, 709.7827128933841, -708.3964185322641, -745.1332191019411, -745.1332191019412, 9.010913, 17.32868, 18.7149738751185, 19.06, 20.5,
-    0.34657359027997264, 0.70710678, 0.7071067811865475, 0.7071067811865476, 1.4142135, 1 - 2.0**-24, 1 + 2.0**-23,
+    709.782712893384, 709.7827128933841, -708.3964185322641, -745.1332191019411, -745.1332191019412,
+    9.010913, 17.32868, 18.7149738751185, 19.06, 20.5,
+    0.34657359027997264, 0.70710678, 0.7071067811865475, 0.7071067811865476, 1.4142135,
+    1 - 2.0**-24, 1 + 2.0**-23,
 )  # fmt: skip
 
 

@@ -1,11 +1,13 @@
-"""Tries exp, log, tanh and sigmoid of all 2^32 float32 values: is each result the float32 nearest to the true value?
+"""Tries exp, log, tanh and sigmoid of all 2^32 float32 values: is each result the float32 nearest to the true
+value?
 
     python tests/support/prove_functions.py [--only exp] [--isa avx2] [--processes 2] [--write]
 
-NumPy's float64 functions, which are off by 4 units in the last place at most, tell the true value within 2^-48 of
-itself. Where all of that interval is rounded to one float32, that is the result to have. Where it is not, the value is
-hard to round: it is computed with 80 digits (Python's decimal) and rounded exactly. --write keeps the hard values in
-hard_functions.txt, which the tests try every time. Some minutes on two cores; exit 1 if a result is wrong.
+NumPy's float64 functions, which are off by 4 units in the last place at most, tell the true value within
+2^-48 of itself. Where all of that interval is rounded to one float32, that is the result to have. Where it is
+not, the value is hard to round: it is computed with 80 digits (Python's decimal) and rounded exactly. --write
+keeps the hard values in hard_functions.txt, which the tests try every time. Some minutes on two cores; exit 1
+if a result is wrong.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
 """exp, log, tanh and sigmoid with the same bits on every machine.
 
-Of float32 arrays every result is the float32 nearest to the true value, ties to even: correctly rounded, for all
-2^32 values. Of float64 arrays it lies within 1 unit in the last place of the true value and has the bits that
-docs/numerics.md fixes. Subnormals are kept; NaN gives NaN.
+Of float32 arrays every result is the float32 nearest to the true value, ties to even: correctly rounded, for
+all 2^32 values. Of float64 arrays it lies within 1 unit in the last place of the true value and has the bits
+that docs/numerics.md fixes. Subnormals are kept; NaN gives NaN.
 
-``backend`` is "auto" (by the memory in which the arrays live), "cpu", "reference" (the NumPy twin: the same bits,
-slowly) or "cuda" (arrays on a GPU; results are CuPy arrays).
+``backend`` is "auto" (by the memory in which the arrays live), "cpu", "reference" (the NumPy twin: the same
+bits, slowly) or "cuda" (arrays on a GPU; results are CuPy arrays).
 """
 
 from __future__ import annotations
 
 from .. import backends
-from ..backends import arrays
+from ..backends import arrays, cpu
 from ..backends.arrays import Array
 from .checks import check_out
 
@@ -29,10 +29,12 @@ def exp(x: Array, out: Array | None = None, *, backend: str = "auto") -> Array:
 
     Raises:
         TypeError: an argument has another type or dtype.
-        ValueError: an argument has another shape or layout, or overlaps. In both cases nothing has been written.
+        ValueError: an argument has another shape or layout, or overlaps. In both cases nothing has been
+        written.
 
     Source:
-        Tang, Table-driven implementation of the exponential function in IEEE floating-point arithmetic (1989).
+        Tang, Table-driven implementation of the exponential function in IEEE floating-point arithmetic
+        (1989).
 
     Example:
         >>> import numpy as np, samestep as ss
@@ -85,14 +87,19 @@ def sigmoid(x: Array, out: Array | None = None, *, backend: str = "auto") -> Arr
 
 
 def _map(function: str, x: Array, out: Array | None, backend: str) -> Array:
+    if backend in ("auto", "cpu"):
+        y: Array | None = getattr(cpu, function)(x, out)
+        if y is not None:
+            return y
+    # Something does not fit, has another layout or lies elsewhere.
     backend, (x, out) = backends.choose_backend(backend, {"x": x}, {"out": out})
     module = backends.module(backend)
     x = arrays.as_plain(x)
     arrays.check_aligned_array("x", x)
     if x.size and not arrays.is_dense(x):
         raise ValueError(
-            f"x: strides {x.strides} for shape {x.shape} leave gaps or repeat elements, expected one block of "
-            "memory; pass x.copy()"
+            f"x: strides {x.strides} for shape {x.shape} leave gaps or repeat elements, expected one block "
+            "of memory; pass x.copy()"
         )
     y = check_out(module, out, x, {}, ("x", x))
     getattr(module, function)(_in_order_of_memory(x), _in_order_of_memory(y))

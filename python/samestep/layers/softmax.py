@@ -17,9 +17,9 @@ def softmax_cross_entropy(
 ) -> tuple[float, Array]:
     """The mean cross-entropy of the softmax of every row with its label, and the gradient by ``z``.
 
-    ``p_ij = e^z_ij / sum_k e^z_ik``, ``loss = -mean_i(log p_i,label)``, ``dz_ij = (p_ij - [j = label])/N``. The
-    largest logit of a row is subtracted first, so that nothing overflows. The row's sum is a canonical sum of
-    correctly rounded exponentials: no bit depends on the machine, the threads or the other rows.
+    ``p_ij = e^z_ij / sum_k e^z_ik``, ``loss = -mean_i(log p_i,label)``, ``dz_ij = (p_ij - [j = label])/N``.
+    The largest logit of a row is subtracted first, so that nothing overflows. The row's sum is a canonical
+    sum of correctly rounded exponentials: no bit depends on the machine, the threads or the other rows.
 
     Args:
         z: (N, C), the logits, float32 or float64, C order; N and C at least 1.
@@ -33,8 +33,8 @@ def softmax_cross_entropy(
 
     Raises:
         TypeError: an argument has another type or dtype.
-        ValueError: an argument has another shape or layout, or a label is no column. In both cases nothing has
-            been written.
+        ValueError: an argument has another shape or layout, or a label is no column. In both cases nothing
+            has been written.
 
     Source:
         Goodfellow, Bengio & Courville, Deep Learning (2016), section 6.2.2.3; docs/numerics.md for the bits.
@@ -82,8 +82,6 @@ def _check_labels(module: Any, labels: Any, z: Array) -> Array:
         raise ValueError(f"labels[{i}]: got {int(on_host[i])}, expected a column of z, 0 to {z.shape[1] - 1}")
     if isinstance(labels, np.ndarray):
         return np.ascontiguousarray(labels, np.int64)
-    return (
-        labels
-        if labels.dtype == np.int64 and labels.flags.c_contiguous
-        else module.from_host(on_host.astype(np.int64))
-    )
+    fits = labels.dtype == np.int64 and labels.flags.c_contiguous
+    checked: Array = labels if fits else module.from_host(np.ascontiguousarray(on_host, np.int64))
+    return checked

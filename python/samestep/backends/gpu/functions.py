@@ -1,5 +1,5 @@
-"""Functions of one value, and softmax with cross-entropy, on a GPU. The formulas are in reference/functions.py and
-reference/softmax.py.
+"""Functions of one value, and softmax with cross-entropy, on a GPU. The formulas are in
+reference/functions.py and reference/softmax.py.
 """
 
 from __future__ import annotations
@@ -31,4 +31,5 @@ def softmax_cross_entropy(z: Any, labels: Any, dz: Any) -> float:
         losses = get_cupy().empty(rows, z.dtype)
         argument = struct_of(SOFTMAX, z=z, labels=labels, rows=rows, columns=columns, losses=losses, dz=dz)
         run_kernel("FUNCTION_KERNELS()", f"softmax_rows_{z.dtype}", warps(rows), argument)
-        return float(sum_terms("values", losses, 1, rows, 1).get()[0]) / rows
+        total = float(sum_terms("values", losses, 1, rows, 1).get()[0])
+        return total / float(rows)

@@ -1,7 +1,8 @@
 """exp, log, tanh and sigmoid in NumPy; twin of csrc/contract/functions.h, which tells the method.
 
-``out = function(x)`` for arrays of one shape and type, float32 or float64; ``out`` may be ``x``. Powers of two are
-made and taken apart by integers. ``x + WHOLE`` is x rounded to a whole number, which its lowest bits are.
+``out = function(x)`` for arrays of one shape and type, float32 or float64; ``out`` may be ``x``. Powers of
+two are made and taken apart by integers. ``x + WHOLE`` is x rounded to a whole number, which its lowest bits
+are.
 """
 
 from __future__ import annotations
@@ -127,8 +128,8 @@ EVEN32, ODD32, EVEN64, ODD64, LOG = (
 
 
 def _polynomial(coefficients: list[float], z: Doubles) -> Doubles:
-    p: Any = coefficients[0]
-    for c in coefficients[1:]:
+    p: Doubles = (coefficients[0] * z) + coefficients[1]
+    for c in coefficients[2:]:
         p = (p * z) + c
     return p
 
