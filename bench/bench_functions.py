@@ -1,44 +1,42 @@
-"""Times exp, log, tanh and sigmoid beside NumPy's, and softmax with cross-entropy beside PyTorch's, in one
-run.
+"""Times exp, log and tanh beside NumPy's, and softmax with cross-entropy beside PyTorch's.
 
-    python bench/bench_functions.py [--threads 2] [--seconds 4] [--json] [--case exp]
+    python bench/bench_functions.py [--threads N] [--seconds S] [--json] [--quick] [--case exp]
 
-The calls of a case take turns, so that a slow phase of the machine slows all of them; the minimum of each
-counts. All write into existing arrays, but for torch's softmax, which has no such form: its row is the loss
-and its gradient by autograd. NumPy computes on one thread, and its results differ between machines in the
-last bit.
+Each case is timed hot and right after a backward pass of torch (without torch: NumPy's work). Functions write
+into existing arrays; NumPy's run on one thread. torch's cross_entropy is timed with its backward pass, since
+samestep's call returns the gradient with the loss.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 import samestep as ss
-from samestep.commands.bench.turns import take_turns
+from samestep.commands.bench.compare import compare
+from table import Table, both_situations, parse, parser_of
 
 Calls = dict[str, Callable[[], Any]]
+
+FUNCTIONS = {("exp", "float32", 1_000_000): 1.0}  # and the goals for NumPy's time over ours
+SOFTMAX = {("float32", 4096, 1000): 1.0}  # for torch's
 
 
 def functions(name: str, dtype: str, n: int) -> Calls:
     x = np.random.default_rng(0).standard_normal(n).astype(dtype)
     x = abs(x) if name == "log" else x
     out = np.empty_like(x)
-    ours, theirs = getattr(ss, name), getattr(np, name, None)
-    calls: Calls = {"samestep": lambda: ours(x, out=out)}
-    return calls | ({"numpy": lambda: theirs(x, out=out)} if theirs else {})
+    ours, theirs = getattr(ss, name), getattr(np, name)
+    return {"samestep": lambda: ours(x, out), "NumPy": lambda: theirs(x, out=out)}
 
 
 def softmax(dtype: str, rows: int, columns: int, threads: int) -> Calls:
     rng = np.random.default_rng(0)
     z = rng.standard_normal((rows, columns)).astype(dtype)
-    labels, out = rng.integers(0, columns, rows), np.empty_like(z)
-    calls: Calls = {"samestep": lambda: ss.softmax_cross_entropy(z, labels, out=out)}
+    labels = rng.integers(0, columns, rows)
+    calls: Calls = {"samestep": lambda: ss.softmax_cross_entropy(z, labels)}
     try:
         import torch
     except ImportError:
@@ -54,43 +52,28 @@ def softmax(dtype: str, rows: int, columns: int, threads: int) -> Calls:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=4.0, help="for each case")
+    parser = parser_of(__doc__, seconds=4.0)
     parser.add_argument("--case", default="", help="only cases with this in their name")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    ss.set_num_threads(options.threads)
-    cases: dict[str, Callable[[], Calls]] = {
-        f"{name} {dtype} {n:,}": lambda name=name, dtype=dtype, n=n: functions(name, dtype, n)
-        for name in ("exp", "log", "tanh", "sigmoid")
-        for dtype in ("float32", "float64")
-        for n in (1000, 1_000_000)
-    }
-    cases |= {
-        f"softmax {dtype} {n} x {c}": lambda d=dtype, n=n, c=c: softmax(d, n, c, options.threads)
-        for dtype in ("float32", "float64")
-        for n, c in ((32, 10), (4096, 1000))
-    }
-    rows = []
-    for name, make in cases.items():
-        if options.case in name:
-            best = {who: 1e6 * t.minimum for who, t in take_turns(make(), options.seconds).items()}
-            peer = next((who for who in best if who != "samestep"), None)
-            ratio = best[peer] / best["samestep"] if peer else None
-            rows.append({"case": name, "us": best["samestep"], "peer": peer, "ratio": ratio})
-    about = {"cpu": platform.processor() or platform.machine(), **ss.info()}
-    if options.json:
-        print(json.dumps({"about": about, "rows": rows}, indent=1))
-        return
-    print(f"isa {about['isa']}, {about['threads']} threads; microseconds, minimum")
-    print("| case | samestep | peer | times faster |")
-    print("|---|---|---|---|")
-    for r in rows:
-        ratio = f"{r['ratio']:.2f}x" if r["ratio"] else ""
-        print(f"| {r['case']} | {r['us']:.1f} | {r['peer'] or ''} | {ratio} |")
+    options = parse(parser)
+    scale = 100 if options.quick else 1
+    cases: dict[str, tuple[Calls, dict[str, float | None]]] = {}
+    for name in ("exp", "log", "tanh"):
+        for dtype in ("float32", "float64"):
+            for n in (1000, 1_000_000):
+                goal = FUNCTIONS.get((name, dtype, n))
+                cases[f"{name} {dtype} {n // scale}"] = functions(name, dtype, n // scale), {"NumPy": goal}
+    for dtype in ("float32", "float64"):
+        for rows, columns in ((32, 10), (4096, 1000)):
+            goal = SOFTMAX.get((dtype, rows, columns))
+            calls = softmax(dtype, max(1, rows // scale), columns, options.threads)
+            cases[f"softmax {dtype} {rows}x{columns}"] = calls, {"torch": goal}
+    table = Table(options)
+    for situation in both_situations():
+        for case, (calls, beside) in cases.items():
+            if options.case in case:
+                how = {"seconds": options.seconds, "rounds": options.rounds}
+                table.add(compare(case, calls, beside, situation, **how))
+    table.close()
 
 
 if __name__ == "__main__":
