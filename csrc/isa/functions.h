@@ -6,20 +6,24 @@
 namespace samestep {
 namespace {
 
-// The elements of the next loop are independent, also where it writes over what it reads.
-#ifdef __clang__
-#define ELEMENTWISE _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define ELEMENTWISE _Pragma("GCC ivdep")
-#endif
+constexpr Index kBuffered = 512;  // elements
+
+// to_i = formula(from_i), i = 0..n-1; `to` may be `from`. By way of a buffer: as the compiler sees, what its loop
+// writes is not what it reads, and so it vectorises.
+template <class T, class Formula>
+inline void buffered(const Formula& formula, const T* from, Index n, T* to) {
+  T buffer[kBuffered];
+  for (Index begin = 0; begin < n; begin += kBuffered) {
+    const Index count = n - begin < kBuffered ? n - begin : kBuffered;
+    for (Index j = 0; j < count; ++j) buffer[j] = formula(from[begin + j]);
+    __builtin_memcpy(to + begin, buffer, count * sizeof(T));
+  }
+}
 
 // out_i = F(x_i), i = 0..n-1; out may be x.
 template <class F, class T>
 void map(const void* x, Index n, void* out) {
-  const T* from = static_cast<const T*>(x);
-  T* to = static_cast<T*>(out);
-  ELEMENTWISE
-  for (Index i = 0; i < n; ++i) to[i] = F::of(from[i]);
+  buffered([](T x_i) { return F::of(x_i); }, static_cast<const T*>(x), n, static_cast<T*>(out));
 }
 
 }  // namespace

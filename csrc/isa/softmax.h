@@ -36,8 +36,7 @@ inline double exponentials(const T* z, T m, Index n, T* e) {
   Pairing blocks;
   for (Index begin = 0; begin < n; begin += kSumBlock) {
     const Index count = n - begin < kSumBlock ? n - begin : kSumBlock;
-    ELEMENTWISE
-    for (Index j = begin; j < begin + count; ++j) e[j] = Exp::of(z[j] - m);
+    buffered([m](T z_j) { return Exp::of(z_j - m); }, z + begin, count, e + begin);
     const T* in[] = {e};
     double sum;
     run_block(Values<T>{}, in, begin, count, &sum, 1);
@@ -60,10 +59,8 @@ void softmax_rows(const Softmax& a, Index begin, Index end) {
     static_cast<T*>(a.losses)[i] = softmax_loss(s, d_label);
     if (is_power_of_2) {  // its reciprocal is exact, and so the product is the quotient
       const T per_row = T(1) / rows;
-      ELEMENTWISE
       for (Index j = 0; j < a.columns; ++j) dz[j] = (dz[j] / s) * per_row;
     } else {
-      ELEMENTWISE
       for (Index j = 0; j < a.columns; ++j) dz[j] = softmax_gradient(dz[j], s, T(0), rows);
     }
     dz[label] = softmax_gradient(e_label, s, T(1), rows);

@@ -239,6 +239,7 @@ SELF_CHECK = {
     "sum": 0x108D11D2F2C17E51,
     "batchnorm": 0x52B76EA7E8D54319,
     "mse": 0xDBE33ADCDB0D720E,
+    "functions": 0x9D482F6933DA1B78,
 }
 
 
