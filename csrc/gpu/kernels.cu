@@ -77,9 +77,9 @@ FOR_EACH_RULE(RULE)
 #define FUNCTION_KERNELS_OF(name, ...)                               \
   KERNEL(name##_float32, FunctionArguments, map<__VA_ARGS__, float>) \
   KERNEL(name##_float64, FunctionArguments, map<__VA_ARGS__, double>)
-#define FUNCTION_KERNELS()                                              \
-  FOR_EACH_FUNCTION(FUNCTION_KERNELS_OF)                                \
-  KERNEL(softmax_rows_float32, SoftmaxArguments, softmax_rows<float>)   \
+#define FUNCTION_KERNELS()                                            \
+  FOR_EACH_FUNCTION(FUNCTION_KERNELS_OF)                              \
+  KERNEL(softmax_rows_float32, SoftmaxArguments, softmax_rows<float>) \
   KERNEL(softmax_rows_float64, SoftmaxArguments, softmax_rows<double>)
 
 #define ALL_KERNELS()           \
