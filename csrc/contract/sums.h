@@ -43,6 +43,28 @@ struct Squares {
   }
 };
 
+// Pairs block sums as pair() does, but one by one as they are added, in memory for log2 of their count: like
+// a binary counter, whose set bits say which sums of 1, 2, 4, ... blocks wait for their partner.
+class Pairing {
+ public:
+  void add(double sum) {
+    Index i = count_++;
+    for (; i & 1; i >>= 1) sum = waiting_[--top_] + sum;
+    waiting_[top_++] = sum;
+  }
+  double total() const {
+    if (top_ == 0) return 0.0;
+    double sum = waiting_[top_ - 1];
+    for (int i = top_ - 2; i >= 0; --i) sum = waiting_[i] + sum;
+    return sum;
+  }
+
+ private:
+  Index count_ = 0;
+  int top_ = 0;
+  double waiting_[64];
+};
+
 #ifndef __CUDACC__  // a GPU's loops are in gpu/sums.cuh
 
 // The lanes (kSums, 32) of one block.

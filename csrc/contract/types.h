@@ -85,6 +85,15 @@ struct MseBlock {
   double* square_sum;     // (1)
 };
 
+// The arguments of a softmax with cross-entropy.
+struct Softmax {
+  const void* z;        // (rows, columns), logits
+  const Index* labels;  // (rows), the right column of each row
+  Index rows, columns;
+  void* losses;  // (rows)
+  void* dz;      // (rows, columns)
+};
+
 // The length of a row of p sums, so that whole vectors of any instruction set (8 doubles at most) fill it.
 static constexpr Index padded_columns(Index p) { return (p + 7) / 8 * 8; }
 

@@ -5,6 +5,7 @@
 // Every kernel takes one struct, XArguments, by value. kernels.py lays it out again, field by field, and
 // tests/backends/gpu/test_gpu_arguments.py compares the two.
 #include "gpu/batchnorm.cuh"
+#include "gpu/functions.cuh"
 #include "gpu/mse.cuh"
 #include "gpu/product.cuh"
 #include "gpu/step.cuh"
@@ -82,6 +83,14 @@ FOR_EACH_RULE(RULE)
   PRODUCT_KERNELS_OF(float, float32) \
   PRODUCT_KERNELS_OF(double, float64)
 
+#define FUNCTION_KERNELS_OF(name, ...)                               \
+  KERNEL(name##_float32, FunctionArguments, map<__VA_ARGS__, float>) \
+  KERNEL(name##_float64, FunctionArguments, map<__VA_ARGS__, double>)
+#define FUNCTION_KERNELS()                                            \
+  FOR_EACH_FUNCTION(FUNCTION_KERNELS_OF)                              \
+  KERNEL(softmax_rows_float32, SoftmaxArguments, softmax_rows<float>) \
+  KERNEL(softmax_rows_float64, SoftmaxArguments, softmax_rows<double>)
+
 #define ALL_KERNELS()           \
   FOR_EACH_RULE(STEP_KERNELS)   \
   FOR_EACH_RULE(OPTION_KERNELS) \
@@ -89,4 +98,5 @@ FOR_EACH_RULE(RULE)
   SUM_KERNELS()                 \
   BATCHNORM_KERNELS()           \
   MSE_KERNELS()                 \
-  PRODUCT_KERNELS()
+  PRODUCT_KERNELS()             \
+  FUNCTION_KERNELS()

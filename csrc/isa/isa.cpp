@@ -8,9 +8,11 @@
 #include "contract/sums.h"
 #include "contract/vector.h"
 #include "isa/batchnorm.h"
+#include "isa/functions.h"
 #include "isa/kernels.h"
 #include "isa/product.h"
 #include "isa/roofs.h"
+#include "isa/softmax.h"
 
 namespace samestep {
 namespace {
@@ -244,6 +246,9 @@ constexpr BatchNormKernel inference_of() {
 template <class T>
 constexpr MseKernels mse_kernels = {mse_widen<T>, mse_block<T>, mse_gradient<T>, mse_loss, mse_row<T>};
 
+#define FUNCTION_ROW(name, ...) {#name, {map<__VA_ARGS__, float>, map<__VA_ARGS__, double>}},
+constexpr Function kFunctions[] = {FOR_EACH_FUNCTION(FUNCTION_ROW)};
+
 double root64(double x) { return root(x); }
 
 }  // namespace
@@ -277,6 +282,10 @@ const Isa TABLE(SAMESTEP_ISA) = {
     {product_tile<float>, product_tile<double>},
     {relu_gradient<float>, relu_gradient<double>},
     {round_sums<float>, round_sums<double>},
+    kFunctions,
+    sizeof(kFunctions) / sizeof(kFunctions[0]),
+    {softmax_rows<float>, softmax_rows<double>},
+    softmax_mean,
 };
 
 }  // namespace samestep

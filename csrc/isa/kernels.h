@@ -98,6 +98,12 @@ struct Matrix {
 // out (rows, columns) without gaps: rows begin..end-1 of dy, +0 wherever y <= 0, unless y.data is nullptr.
 using ReluGradient = void (*)(const Matrix& dy, const Matrix& y, Index begin, Index end, void* out);
 
+// out = function(x), both (n), for each type; out may be x. A row of FOR_EACH_FUNCTION in functions.h.
+struct Function {
+  const char* name;
+  void (*map[kTypes])(const void* x, Index n, void* out);
+};
+
 // Everything compiled for one instruction set.
 struct Isa {
   const char* name;
@@ -123,6 +129,10 @@ struct Isa {
   ProductTile product_tile[kTypes];
   ReluGradient relu_gradient[kTypes];
   void (*round_sums[kTypes])(const double* sums, Index n, void* out);
+  const Function* functions;
+  int n_functions;
+  void (*softmax_rows[kTypes])(const Softmax&, Index begin, Index end);
+  double (*softmax_mean)(double sum, Index rows);
 };
 
 }  // namespace samestep

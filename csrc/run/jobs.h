@@ -46,5 +46,10 @@ inline Product product_of(const Matrix& a, const Matrix& b, void* c) {
   return {a.rows,          b.columns,    a.columns,       a.data, b.data,    nullptr, a.row_stride,
           a.column_stride, b.row_stride, b.column_stride, c,      b.columns, false};
 }
+// out = function(x), both (n), by the row of the table's functions; out may be x.
+void map_function(int function, Type type, const void* x, Index n, void* out);
+
+// L; dz is written. The caller sets all but losses; rows and columns are 1 or more.
+double softmax_cross_entropy(Type type, Softmax job);
 
 }  // namespace samestep

@@ -1,5 +1,5 @@
-// Runs every rule of the table in use, its sums, batch norm with ReLU, a linear layer and squared errors on a few
-// numbers and hashes the results: a quick check at import, not the proof. The expected hashes are in
+// Runs every rule of the table in use, its sums, batch norm with ReLU, a linear layer, squared errors, functions and
+// softmax on a few numbers and hashes the results: a quick check at import, not the proof. The expected hashes are in
 // python/samestep/backends/cpu.py.
 #include "run/self_check.h"
 
@@ -143,6 +143,23 @@ void hash_mse(Hash& hash, Type type) {
   hash.add(g);
 }
 
+// The functions of one value where their results differ in size: of numbers, and of numbers a hundred times as large.
+template <class T>
+void hash_functions(Hash& hash, Type type) {
+  std::vector<T> x = numbers<T>(kSize, 37, 101);
+  for (int i = 0; i < kSize; i += 2) x[i] = x[i] * T(100);
+  for (int row = 0; row < active_isa().n_functions; ++row) {
+    std::vector<T> y(x.size());
+    map_function(row, type, x.data(), kSize, y.data());
+    for (T& value : y) value = value == value ? value : T(-1);  // which NaN is the processor's choice
+    hash.add(y);
+  }
+  const std::vector<Index> labels = {3, 0, 10};
+  std::vector<T> dz(33);
+  hash.add(std::vector<double>{softmax_cross_entropy(type, {x.data(), labels.data(), 3, 11, nullptr, dz.data()})});
+  hash.add(dz);
+}
+
 }  // namespace
 
 std::vector<std::pair<std::string, std::uint64_t>> self_check() {
@@ -154,7 +171,7 @@ std::vector<std::pair<std::string, std::uint64_t>> self_check() {
     hash_rule<double>(hash, row, float64);
     out.emplace_back(active_isa().rules[row].name, hash.value());
   }
-  Hash options, sum, batchnorm, linear, mse;
+  Hash options, sum, batchnorm, linear, mse, functions;
   for (bool decoupled : {false, true}) {
     hash_options<float>(options, float32, decoupled);
     hash_options<double>(options, float64, decoupled);
@@ -169,11 +186,14 @@ std::vector<std::pair<std::string, std::uint64_t>> self_check() {
   hash_linear<double>(linear, float64);
   hash_mse<float>(mse, float32);
   hash_mse<double>(mse, float64);
+  hash_functions<float>(functions, float32);
+  hash_functions<double>(functions, float64);
   out.emplace_back("options", options.value());
   out.emplace_back("sum", sum.value());
   out.emplace_back("batchnorm", batchnorm.value());
   out.emplace_back("linear", linear.value());
   out.emplace_back("mse", mse.value());
+  out.emplace_back("functions", functions.value());
   return out;
 }
 

@@ -21,6 +21,8 @@ PAGES = {
     "schedules": ("Schedules", "schedules", named("schedules", "constant step cosine warm_up inverse_time")),
     "batchnorm": ("Batch norm", "layers.batchnorm", BATCHNORM),
     "linear": ("Linear layer", "layers.linear", "linear linear_backward"),
+    "functions": ("Functions of one value", "layers.functions", "exp log tanh sigmoid"),
+    "softmax": ("Softmax and cross-entropy", "layers.softmax", "softmax_cross_entropy"),
     "sums": ("Sums and digests", None, "canonical_sum global_norm digest"),
     "minimize": ("Training loops", None, "minimize Result"),
     "problems": ("Problems", "problems", None),

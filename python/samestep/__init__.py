@@ -18,6 +18,12 @@ Batch norm, with ReLU on request:
 Matrix products in one order:
     linear, linear_backward       y = x w + bias, with ReLU on request, and its gradients
 
+Functions of one value, for float32 correctly rounded:
+    exp, log, tanh, sigmoid
+
+The loss of a classifier:
+    softmax_cross_entropy
+
 Sums in one order on every machine:
     canonical_sum, global_norm
     digest                        sha256 of arrays, to compare runs
@@ -48,7 +54,9 @@ from .layers.batchnorm import (
     batchnorm_inference,
     batchnorm_inference_backward,
 )
+from .layers.functions import exp, log, sigmoid, tanh
 from .layers.linear import linear, linear_backward
+from .layers.softmax import softmax_cross_entropy
 from .optim import optimizers, schedules
 from .optim.optimizer import Optimizer
 from .optim.optimizers import NAG, SGD, AdaGrad, Adam, AdamW, Momentum, RMSProp
@@ -97,11 +105,13 @@ __all__ = [
     "batchnorm_inference_backward",
     "canonical_sum",
     "digest",
+    "exp",
     "get_num_threads",
     "global_norm",
     "info",
     "linear",
     "linear_backward",
+    "log",
     "minimize",
     "optimizers",
     "options",
@@ -109,5 +119,8 @@ __all__ = [
     "schedules",
     "set_isa",
     "set_num_threads",
+    "sigmoid",
+    "softmax_cross_entropy",
+    "tanh",
     "theory",
 ]

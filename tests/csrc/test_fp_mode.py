@@ -126,3 +126,23 @@ def test_the_linear_layer(dtype, bits, threads, isa):
     with mxcsr(bits):
         got = everything()
     same_bits(got, expected)
+
+
+@pytest.mark.parametrize("bits", MODES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_functions_of_one_value_and_softmax(dtype, bits, threads, isa):
+    """Also where results are subnormal."""
+    x = vectors.random_values(40_000, np.dtype(dtype), 1)
+    x[::2] = np.linspace(-105 if dtype == np.float32 else -750, 90, 20_000)
+
+    z, labels = x[1:].reshape(-1, 3), np.arange(13_333) % 3
+
+    def everything():
+        loss, dz = ss.softmax_cross_entropy(z, labels)
+        values = [function(x) for function in (ss.exp, ss.log, ss.tanh, ss.sigmoid)]
+        return [*values, np.array([loss]), dz]
+
+    expected = everything()
+    with mxcsr(bits):
+        got = everything()
+    same_bits(got, expected)

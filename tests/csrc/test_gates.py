@@ -116,7 +116,7 @@ def test_each_table_has_its_vectors_and_no_wider_ones(native):
 
 def scalar_loops(obj: Path) -> set[str]:
     """Loops of rules that have arithmetic, but none on vectors."""
-    loops = [(f, m) for f, m in instructions(obj) if re.search(r"\b(update|update_decayed|loop)<", f)]
+    loops = [(f, m) for f, m in instructions(obj) if re.search(r"\b(update|update_decayed|loop|map)<", f)]
     scalar, packed = ({f for f, m in loops if re.fullmatch(rf"v?(add|sub|mul){x}[sd]", m)} for x in "sp")
     assert scalar, "the listing shows no loops"
     return scalar - packed

@@ -35,6 +35,12 @@ LINEAR = {
     "alignment": "test_product.py::test_layout_and_alignment_do_not_matter",
     "fp_mode": "test_fp_mode.py::test_the_linear_layer",
 }
+FUNCTION = {
+    "parity": "test_functions.py::test_kernels_equal_the_twin",
+    "partition": "test_functions.py::test_kernels_equal_the_twin",  # beyond a work item, on 1 to 5 threads
+    "alignment": "test_functions.py::test_any_offset_and_nothing_outside_is_touched",
+    "fp_mode": "test_fp_mode.py::test_functions_of_one_value_and_softmax",
+}
 PROOFS = {
     "Plan": {
         "parity": "test_rules.py::test_kernels_equal_the_reference_at_every_size",
@@ -78,6 +84,13 @@ PROOFS = {
         "partition": "test_loop.py::test_large_batches_on_any_number_of_threads",
         "alignment": "test_loop.py::test_online_steps_on_any_number_of_columns",
         "fp_mode": "test_mse.py::test_no_floating_point_mode_reaches_the_loop",
+    },
+    **dict.fromkeys(("exp", "log", "tanh", "sigmoid"), FUNCTION),
+    "softmax_cross_entropy": {
+        "parity": "test_softmax.py::test_kernels_equal_the_twin",
+        "partition": "test_golden.py::test_kernels",
+        "alignment": "test_softmax.py::test_any_offset_and_in_place",
+        "fp_mode": "test_fp_mode.py::test_functions_of_one_value_and_softmax",
     },
     "Sampler": dict.fromkeys(KINDS, "test_loop.py::test_samplers_agree"),  # integers alone
 }

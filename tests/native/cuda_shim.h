@@ -26,6 +26,16 @@ static Dim3 threadIdx, blockIdx, blockDim, gridDim;
 inline float __fsqrt_rn(float x) { return std::sqrt(x); }
 inline double __dsqrt_rn(double x) { return std::sqrt(x); }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+inline long long __double_as_longlong(double x) {
+  long long bits;
+  std::memcpy(&bits, &x, 8);
+  return bits;
+}
+inline double __longlong_as_double(long long bits) {
+  double x;
+  std::memcpy(&x, &bits, 8);
+  return x;
+}
 inline double __fma_rn(double a, double b, double c) { return std::fma(a, b, c); }
 
 namespace shim {
@@ -72,11 +82,17 @@ class Block {
 
   template <class T>
   T shuffle_down(T value, unsigned by) {
-    const unsigned thread = current_->thread, lane = thread % 32;
+    return shuffle(value, current_->thread % 32 + by);
+  }
+
+  // The value of thread `from` of the warp; of none, the own one.
+  template <class T>
+  T shuffle(T value, unsigned from) {
+    const unsigned thread = current_->thread;
     Warp& warp = warps_[thread / 32];
-    std::memcpy(&warp.values[lane], &value, sizeof(T));
+    std::memcpy(&warp.values[thread % 32], &value, sizeof(T));
     wait(warp.barrier, 32);
-    if (lane + by < 32) std::memcpy(&value, &warp.values[lane + by], sizeof(T));
+    if (from < 32) std::memcpy(&value, &warp.values[from], sizeof(T));
     wait(warp.barrier, 32);
     return value;
   }
@@ -152,4 +168,8 @@ inline void __syncthreads() { shim::block.wait_for_block(); }
 template <class T>
 inline T __shfl_down_sync(unsigned, T value, unsigned by) {
   return shim::block.shuffle_down(value, by);
+}
+template <class T>
+inline T __shfl_sync(unsigned, T value, unsigned from) {
+  return shim::block.shuffle(value, from);
 }

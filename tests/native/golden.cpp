@@ -296,6 +296,30 @@ std::string mse_digest(Type type, int rows, int columns, const std::string& what
 }
 
 template <class T>
+std::string function_digest(Type type, int row, int size) {
+  std::vector<std::uint8_t> bytes;
+  for (auto x : {random_values<T>(size, 1), integer_values<T>(size, 37, 11, 100003, 50001, 401.7)}) {
+    map_function(row, type, x.data(), size, x.data());
+    append_bytes(bytes, x);
+  }
+  return digest_of(bytes);
+}
+
+template <class T>
+std::string softmax_digest(Type type, int rows, int columns) {
+  const auto z = integer_values<T>(static_cast<long long>(rows) * columns, 37, 11, 1009, 400, 31.7);
+  std::vector<Index> labels(rows);
+  for (int i = 0; i < rows; ++i) labels[i] = (3 * i + 1) % columns;
+  std::vector<T> dz(z.size());
+  const std::vector<double> loss = {
+      softmax_cross_entropy(type, {z.data(), labels.data(), rows, columns, nullptr, dz.data()})};
+  std::vector<std::uint8_t> bytes;
+  append_bytes(bytes, loss);
+  append_bytes(bytes, dz);
+  return digest_of(bytes);
+}
+
+template <class T>
 void add_programs(std::vector<Program>& out, Type type, const std::string& dtype) {
   for (int row = 0; row < active_isa().n_rules; ++row) {
     for (const RuleProgram& p : rule_programs()) {
@@ -322,6 +346,16 @@ void add_programs(std::vector<Program>& out, Type type, const std::string& dtype
           "linear " + dtype + " " + std::to_string(n) + "x" + std::to_string(k) + "x" + std::to_string(j) + " " + what;
       out.push_back({name, [=, n = n, k = k, j = j] { return linear_digest<T>(type, n, k, j, what); }});
     }
+  }
+  for (int row = 0; row < active_isa().n_functions; ++row) {
+    for (int size : kSizes) {
+      out.push_back({std::string(active_isa().functions[row].name) + " " + dtype + " " + std::to_string(size),
+                     [=] { return function_digest<T>(type, row, size); }});
+    }
+  }
+  for (auto [rows, columns] : {std::pair{9, 11}, {1, 1}, {64, 33}, {5, 2500}, {1100, 3}}) {
+    out.push_back({"softmax " + dtype + " " + std::to_string(rows) + "x" + std::to_string(columns),
+                   [=, n = rows, c = columns] { return softmax_digest<T>(type, n, c); }});
   }
   for (auto [rows, columns] : {std::pair{1500, 37}, {1, 1}, {70, 1030}}) {
     for (std::string what : {"residual", "gradient", "loss"}) {

@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
+import samestep as ss
 from regenerate_golden import FILE, regenerate
 from samestep.proof import golden
 
@@ -42,6 +44,9 @@ def test_digests_of_the_specification():
         "mse float64 1500x37 residual": "3a92b75a98e16990",
     }.items():
         assert golden.DIGESTS[name] == expected
+    loss, dz = golden.SoftmaxProgram(np.dtype(np.float32), (9, 11)).run()
+    assert float(loss[0]).hex() == "0x1.09c83748e38e4p+3"
+    assert ss.digest(dz)[:16] == "27e11d87674a33b9"
 
 
 def test_kernels(group, isa, threads):

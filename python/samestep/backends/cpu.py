@@ -15,9 +15,14 @@ from .._core import (
     batchnorm_forward,
     batchnorm_inference,
     canonical_sum,
+    exp,
     global_norm,
     linear,
     linear_backward,
+    log,
+    sigmoid,
+    softmax_cross_entropy,
+    tanh,
     update_running,
 )
 from .arrays import (
@@ -45,6 +50,7 @@ __all__ = [
     "contiguous",
     "empty",
     "empty_like",
+    "exp",
     "from_host",
     "get_num_threads",
     "global_norm",
@@ -52,11 +58,15 @@ __all__ = [
     "info",
     "linear",
     "linear_backward",
+    "log",
     "read_only_copy",
     "rule",
     "rules",
     "set_isa",
     "set_num_threads",
+    "sigmoid",
+    "softmax_cross_entropy",
+    "tanh",
     "to_host",
     "update_running",
     "use_openmp_of",
@@ -234,6 +244,7 @@ SELF_CHECK = {
     "batchnorm": 0x52B76EA7E8D54319,
     "linear": 0x7B40B189E700AB08,
     "mse": 0xDBE33ADCDB0D720E,
+    "functions": 0x9D482F6933DA1B78,
 }
 
 

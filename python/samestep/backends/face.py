@@ -234,6 +234,31 @@ class Backend(Protocol):
         dy is +0 in these where the forward pass's result y, given if it ended in a ReLU, is <= 0.
         """
 
+    # ---- functions of one value ----
+    #
+    # x and out are arrays in C order, of one size and dtype; out may be x. float32: correctly rounded.
+
+    def exp(self, x: Any, out: Any) -> None:
+        """e^x."""
+
+    def log(self, x: Any, out: Any) -> None:
+        """The natural logarithm: -inf of 0, NaN below."""
+
+    def tanh(self, x: Any, out: Any) -> None:
+        """(e^x - e^-x)/(e^x + e^-x)."""
+
+    def sigmoid(self, x: Any, out: Any) -> None:
+        """1/(1 + e^-x)."""
+
+    def softmax_cross_entropy(self, z: Any, labels: Any, dz: Any) -> float:
+        """L, the mean over the rows of log(sum_j e^z_ij) - z_i,label; its gradient is written to ``dz``.
+
+        Args:
+            z: (N, C), N and C at least 1, C order.
+            labels: (N,), int64, from 0 to C - 1, C order.
+            dz: like z; it may be z.
+        """
+
     # ---- memory where the backend's arrays live ----
 
     def zeros_like(self, a: Any, dtype: Any = None) -> Any:

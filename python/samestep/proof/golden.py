@@ -16,11 +16,13 @@ from ..backends import cpu
 from ..backends.arrays import DTYPES, Array, digest
 from ..layers.batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference
 from ..layers.linear import linear, linear_backward
+from ..layers.functions import exp, log, sigmoid, tanh
+from ..layers.softmax import softmax_cross_entropy
 from ..optim.optimizer import Optimizer
 from ..optim.optimizers import OPTIMIZERS
 from ..problems import MSE
 from ..sums import canonical_sum, global_norm
-from .vectors import HYPER, OPTIONS, STORAGE, finite_values, inputs_of, integer_values
+from .vectors import HYPER, OPTIONS, STORAGE, finite_values, inputs_of, integer_values, random_values
 
 FILE = resources.files(__package__).joinpath("golden.json")
 DIGESTS: dict[str, str] = json.loads(FILE.read_text(encoding="utf-8"))["digests"]
@@ -249,6 +251,39 @@ class LinearProgram(NamedTuple):
             return [backend.to_host(a) for a in linear_backward(dy, x, w, y=y, **options)]
         added = None if self.what == "product" else bias
         return [backend.to_host(linear(x, w, added, relu=self.what == "relu", **options))]
+class FunctionProgram(NamedTuple):
+    """exp, log, tanh or sigmoid of values of all kinds, and of some over the range where it is curved."""
+
+    name: str
+    dtype: np.dtype[Any]
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} {self.size}"
+
+    def run(self, **options: Any) -> list[Array]:
+        backend = _backend(options)
+        curved = integer_values((self.size,), 37, 11, 100_003, 50_001, 401.7, self.dtype)
+        given = [backend.from_host(x) for x in (random_values(self.size, self.dtype, 1), curved)]
+        return [backend.to_host(FUNCTIONS[self.name](x, **options)) for x in given]
+
+
+class SoftmaxProgram(NamedTuple):
+    """Loss and gradient of N rows of C logits."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, int]  # (N, C)
+
+    def __str__(self) -> str:
+        return f"softmax {self.dtype} {self.shape[0]}x{self.shape[1]}"
+
+    def run(self, **options: Any) -> list[Array]:
+        backend = _backend(options)
+        rows, columns = self.shape
+        z = backend.from_host(integer_values(self.shape, 37, 11, 1009, 400, 31.7, self.dtype))
+        labels = backend.from_host((3 * np.arange(rows) + 1) % columns)
+        loss, dz = softmax_cross_entropy(z, labels, **options)
+        return [np.array([loss]), backend.to_host(dz)]
 
 
 def _backend(options: dict[str, Any]) -> Any:
@@ -257,8 +292,18 @@ def _backend(options: dict[str, Any]) -> Any:
     return backends.module("cpu" if name == "auto" else name)
 
 
+FUNCTIONS = {"exp": exp, "log": log, "tanh": tanh, "sigmoid": sigmoid}
+
 Program = (
-    RuleProgram | OptionProgram | StorageProgram | SumProgram | BatchNormProgram | LinearProgram | MseProgram
+    RuleProgram
+    | OptionProgram
+    | StorageProgram
+    | SumProgram
+    | BatchNormProgram
+    | LinearProgram
+    | MseProgram
+    | FunctionProgram
+    | SoftmaxProgram
 )
 
 
@@ -297,6 +342,12 @@ def programs() -> dict[str, list[Program]]:
             MseProgram(dtype, shape, what)
             for shape in ((1500, 37), (1, 1), (70, 1030))
             for what in ("residual", "gradient", "loss")
+        ]
+        found[f"functions {dtype}"] = [
+            FunctionProgram(name, dtype, size) for name in FUNCTIONS for size in SIZES
+        ]
+        found[f"softmax {dtype}"] = [
+            SoftmaxProgram(dtype, shape) for shape in ((9, 11), (1, 1), (64, 33), (5, 2500), (1100, 3))
         ]
     return found
 

@@ -383,3 +383,30 @@ class TestOptions:
         again.step(device(g))
         assert again.backend == "cuda"
         same_bits([there.get(), again.state["r"][0].get()], [here, one.state["r"][0]])
+
+
+class TestFunctions:
+    def test_in_place_and_in_any_layout(self, kernels):
+        x = vectors.random_values(600, np.dtype(np.float64), 1).reshape(20, 30)
+        for name in ("exp", "log", "tanh", "sigmoid"):
+            expected = getattr(ss, name)(x)
+            there = device(x.T.copy()).transpose(1, 0)
+            assert getattr(ss, name)(there, out=there) is there
+            same_bits([np.ascontiguousarray(there.host)], [expected])
+
+    @pytest.mark.parametrize("kind", ["i8", "i4", "u1"])
+    def test_labels_of_any_integer_type(self, kernels, kind):
+        z = vectors.finite_values(70 * 40, np.dtype(np.float32), 1).reshape(70, 40)
+        labels = (np.arange(70) % 40).astype(kind)
+        loss, dz = ss.softmax_cross_entropy(z, labels)
+        found, dz_there = ss.softmax_cross_entropy(device(z), device(labels))
+        assert found == loss
+        same_bits([dz_there.host], [dz])
+
+    def test_wrong_labels(self, kernels):
+        z = device(np.zeros((2, 3), np.float32))
+        with pytest.raises(ValueError, match=r"^labels\[1\]: got 3"):
+            ss.softmax_cross_entropy(z, device(np.array([0, 3])))
+        with pytest.raises(TypeError, match=r"^labels: got .*ndarray, which is not on a GPU"):
+            ss.softmax_cross_entropy(z, np.array([0, 1]))
+        assert kernels.launches == []

@@ -21,6 +21,8 @@ ARGUMENTS = {
     "ProductArguments": kernels.PRODUCT,
     "ReluGradientArguments": kernels.RELU_GRADIENT,
     "RoundArguments": kernels.ROUND,
+    "FunctionArguments": kernels.FUNCTION,
+    "SoftmaxArguments": kernels.SOFTMAX,
 }
 SIZES = {
     "kSumBlock": (kernels.SUM_BLOCK, sums.SUM_BLOCK),

@@ -22,6 +22,7 @@ from .arrays import (
 )
 from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference, update_running
 from .device import device_name, why_not
+from .functions import exp, log, sigmoid, softmax_cross_entropy, tanh
 from .mse import Mse
 from .plan import SUPPORTED, Plan, check_options
 from .product import linear, linear_backward
@@ -42,13 +43,18 @@ __all__ = [
     "device_name",
     "empty",
     "empty_like",
+    "exp",
     "from_host",
     "global_norm",
     "gradient_views",
     "linear",
     "linear_backward",
+    "log",
     "read_only_copy",
     "rules",
+    "sigmoid",
+    "softmax_cross_entropy",
+    "tanh",
     "to_host",
     "update_running",
     "why_not",

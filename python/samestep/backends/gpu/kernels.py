@@ -228,7 +228,7 @@ STEP = _fields(
     weight_decay="<f8",
 )
 # WordArguments, BlockSumArguments, PairArguments, BatchNormArguments, RunningArguments, MseArguments,
-# ProductArguments, ReluGradientArguments, RoundArguments.
+# ProductArguments, ReluGradientArguments, RoundArguments, FunctionArguments, SoftmaxArguments.
 WORD = np.dtype([("to", "<i8"), ("count", "<i8"), ("words", "<i8", WORDS)])
 BLOCK_SUMS = _fields("x outer n inner out")
 PAIRS = _fields("sums sets n width stride set_stride")
@@ -242,6 +242,8 @@ MSE = _fields("Phi y w rows count p factor per_row r sums squares g loss", facto
 PRODUCT = _fields("m n k a b bias a_row a_k b_k b_column c c_row relu")
 RELU_GRADIENT = _fields("dy y rows columns dy_row dy_column y_row y_column out")
 ROUND = _fields("sums n out")
+FUNCTION = _fields("x n out")
+SOFTMAX = _fields("z labels rows columns losses dz")
 BATCHNORM_COEFFICIENTS = 7  # rows of scratch; kCoefficients in csrc/contract/types.h
 
 

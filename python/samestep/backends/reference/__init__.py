@@ -16,10 +16,12 @@ from ..arrays import (
     zeros_like,
 )
 from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference, update_running
+from .functions import exp, log, sigmoid, tanh
 from .mse import Mse
 from .plan import Plan
 from .product import linear, linear_backward
 from .rules import power, rules
+from .softmax import softmax_cross_entropy
 from .sums import canonical_sum, global_norm
 
 __all__ = [
@@ -33,14 +35,19 @@ __all__ = [
     "contiguous",
     "empty",
     "empty_like",
+    "exp",
     "from_host",
     "global_norm",
     "gradient_views",
     "linear",
     "linear_backward",
+    "log",
     "power",
     "read_only_copy",
     "rules",
+    "sigmoid",
+    "softmax_cross_entropy",
+    "tanh",
     "to_host",
     "update_running",
     "zeros_like",

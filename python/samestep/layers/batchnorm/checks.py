@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from ...arguments import finite_number, number
 from ...backends import arrays
 from ...backends.arrays import Array
 from ...backends.face import Sizes
+from ..checks import reshape_hint
 
 
 class ChannelLayout(NamedTuple):
@@ -47,14 +48,6 @@ def check_axis(axis: Any) -> int:
     if not isinstance(axis, (int, np.integer)) or isinstance(axis, bool) or axis not in (1, -1):
         raise ValueError(f"axis: got {axis!r}, expected 1 or -1, the axis of the channels")
     return int(axis)
-
-
-def reshape_hint(name: str, a: Array, shape: tuple[int, ...] | None = None) -> str:
-    """The call that gives an array the right shape, or "" if it has another number of elements."""
-    if shape is not None and a.size != math.prod(shape):
-        return ""
-    to = a.size if shape is None else shape[0] if len(shape) == 1 else shape
-    return f"; pass {f'np.asarray({name})' if isinstance(a, np.ndarray) else name}.reshape({to})"
 
 
 def check_input(x: Any, axis: int, min_values: int) -> ChannelLayout:
@@ -111,23 +104,6 @@ def _move_axis(a: Array, axis: int, to: int) -> Array:
     return a.transpose(axes)
 
 
-def check_same_layout(name: str, a: Any, x: Array) -> None:
-    """Raises unless ``a`` has the dtype, shape and layout of ``x``."""
-    arrays.check_aligned_array(name, a)
-    if a.dtype != x.dtype:
-        raise TypeError(
-            f"{name}: got dtype {a.dtype}, expected x's {x.dtype}; use {name}.astype(np.{x.dtype})"
-        )
-    if a.shape != x.shape:
-        fix = reshape_hint(name, a, x.shape)
-        raise ValueError(f"{name}: got shape {a.shape}, expected x's {x.shape}{fix}")
-    if a.size and not arrays.same_layout(a, x):
-        raise ValueError(
-            f"{name}: strides {a.strides} differ from x's {x.strides}, expected the layout of x; "
-            f"copy it into that: a = np.empty_like(x); a[...] = {name}"
-        )
-
-
 def check_per_channel(name: str, a: Any, layout: ChannelLayout, x: Array) -> None:
     """Raises unless ``a`` has shape (C,), the dtype of ``x`` and no gaps."""
     arrays.check_aligned_array(name, a)
@@ -142,33 +118,3 @@ def check_per_channel(name: str, a: Any, layout: ChannelLayout, x: Array) -> Non
         )
     if not a.flags.c_contiguous:
         raise ValueError(f"{name}: strides {a.strides} leave gaps; pass np.ascontiguousarray({name})")
-
-
-def check_out(
-    module: Any, out: Any, x: Array, read: Mapping[str, Array], may_be: tuple[str, Array] | None = None
-) -> Array:
-    """The array for the result: ``out``, checked, or a new one if that is None.
-
-    Args:
-        module: the backend.
-        out: the caller's array, or None.
-        x: the array whose dtype, shape and layout the result has.
-        read: arrays that must not overlap ``out``, by name.
-        may_be: name and array of the one that ``out`` may be; it may not overlap a part of it.
-    """
-    if out is None:
-        new: Array = module.empty_like(x)
-        return new
-    arrays.check_inplace("out", out)
-    check_same_layout("out", out, x)
-    if may_be is not None:
-        name, a = may_be
-        if arrays.address(out) != arrays.address(a) and arrays.may_overlap(out, a):
-            raise ValueError(f"out: overlaps a part of {name}; pass {name} itself, or a separate array")
-    for name, a in read.items():
-        if arrays.may_overlap(out, a):
-            raise ValueError(
-                f"out: overlaps {name} in memory, which is read after out is written; pass a separate array"
-            )
-    result: Array = np.asarray(out) if isinstance(out, np.ndarray) else out
-    return result

@@ -11,7 +11,8 @@ from ... import backends
 from ...arguments import switch
 from ...backends import arrays
 from ...backends.arrays import Array
-from .checks import check_eps, check_input, check_out, check_per_channel, check_same_layout
+from ..checks import check_out, check_same_layout
+from .checks import check_eps, check_input, check_per_channel
 
 
 def batchnorm_forward(

@@ -12,7 +12,8 @@ from ... import backends
 from ...arguments import switch, whole_number
 from ...backends import arrays
 from ...backends.arrays import Array
-from .checks import check_axis, check_eps, check_momentum, reshape_hint
+from ..checks import reshape_hint
+from .checks import check_axis, check_eps, check_momentum
 from .functions import batchnorm_backward, batchnorm_inference, forward_and_statistics
 
 
