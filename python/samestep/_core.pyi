@@ -102,7 +102,15 @@ def update_running(
     values: int,
     momentum: float,
     batches: int,
-    count: NDArray[np.int64] | None = None,  # raised by one with the statistics
+) -> None: ...
+def update_running_and_count(
+    running_mean: Array,
+    running_var: Array,
+    mean64: NDArray[np.float64],
+    var64: NDArray[np.float64],
+    values: int,
+    momentum: float,
+    count: Array,  # of one int64, raised by one
 ) -> None: ...
 
 class Plan:

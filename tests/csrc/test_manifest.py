@@ -59,6 +59,10 @@ PROOFS = {
         **BATCHNORM,
         "parity": "test_batchnorm.py::test_running_statistics_have_the_twins_bits",
     },
+    "update_running_and_count": {
+        **BATCHNORM,
+        "parity": "test_batchnorm.py::test_a_count_is_raised_with_the_statistics",
+    },
     "Mse": {
         "parity": "test_mse.py::test_kernels_equal_the_reference_over_shapes",
         "partition": "test_mse.py::test_work_shared_by_threads",

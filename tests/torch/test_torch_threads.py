@@ -139,7 +139,7 @@ def test_a_preloaded_runtime_keeps_the_own_pool(tmp_path):
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     assert compiler, "the package was built by one"
     source, library = tmp_path / "runtime.cpp", tmp_path / "runtime.so"
-    source.write_text('extern "C" void __kmpc_fork_call() {}')
+    source.write_text('extern "C" void __kmpc_fork_call() {}', encoding="utf-8")
     subprocess.run([compiler, "-shared", "-fPIC", source, "-o", library], check=True)
     assert (
         run(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core import update_running_and_count
 from ..backends import cpu
 from .tensors import as_array
 
@@ -49,9 +50,12 @@ def update_running(
     is_in_place = mean.data_ptr() == running_mean.data_ptr() and var.data_ptr() == running_var.data_ptr()
     if is_in_place and (batches is None or batches.dtype == torch.int64):
         arrays = as_array(mean, "running_mean"), as_array(var, "running_var")
-        count = None if batches is None else as_array(batches, "num_batches_tracked")
         _increase_versions(kept)
-        cpu.update_running(*arrays, mean64, var64, values, momentum, 0, count)
+        if batches is None:
+            cpu.update_running(*arrays, mean64, var64, values, momentum, 0)
+        else:
+            count = as_array(batches, "num_batches_tracked")
+            update_running_and_count(*arrays, mean64, var64, values, momentum, count)
         return
     mean, var = mean.clone(), var.clone()
     arrays = as_array(mean, "running_mean"), as_array(var, "running_var")
