@@ -5,7 +5,7 @@ the defaults and tuned, beside the same step on 1 thread, whose processor nobody
 in one process and each is timed alone; right before it ran the step of another contender. The figure is the
 median, in brackets the nearest rank to 95 %: the waits are in the tail.
 
-    python bench/bench_spinner.py [--rounds N] [--json]
+    python bench/bench_spinner.py [--rounds N] [--quick] [--json]
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import numpy as np
 
 import samestep as ss
 from samestep import _core
+from samestep.commands.bench import machine
 
 SIZES = (2**14, 2**18, 2**22, 2**24)
 SPIN = "import os, sys\nos.sched_setaffinity(0, [int(sys.argv[1])])\nprint(flush=True)\nwhile True: pass"
@@ -79,16 +80,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=150)
+    parser.add_argument("--quick", action="store_true", help="few rounds of one size, to see that it runs")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    sizes, rounds = (SIZES[:1], 3) if options.quick else (SIZES, options.rounds)
+    about = machine.about(2)
     found: dict[str, Any] = {}
     for spins in (False, True):
         with spinner(spins):
-            for size in SIZES:
-                found[f"{size:,}{', with a spinner' if spins else ''}"] = measure(size, options.rounds)
+            for size in sizes:
+                found[f"{size:,}{', with a spinner' if spins else ''}"] = measure(size, rounds)
     if options.json:
-        print(json.dumps({"info": ss.info(), "us": found}, indent=1))
+        print(json.dumps({"about": about, "us": found}, indent=1))
         return
+    print(f"{machine.in_words(about)}\n")
     names = list(next(iter(found.values())))
     print(f"| Adam, microseconds | {' | '.join(names)} |")
     print("|---" * (1 + len(names)) + "|")

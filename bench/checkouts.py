@@ -24,7 +24,7 @@ OWN = Path(__file__).resolve().parents[1]
 Pair = tuple[list[float], list[float]]  # seconds of a call in each batch: here, and in the other checkout
 
 
-class Comparison(NamedTuple):
+class Change(NamedTuple):
     """Times here over times there, paired by processes."""
 
     seconds: float  # here, the median
@@ -48,7 +48,7 @@ class Comparison(NamedTuple):
 
 def compare_with(
     command: Sequence[str], other: Path, names: Sequence[str], processes: int, pairs: int
-) -> dict[str, Comparison]:
+) -> dict[str, Change]:
     """Compares this checkout with another.
 
     Args:
@@ -100,8 +100,8 @@ def _ask(side: subprocess.Popen[str], name: str) -> list[float]:
     return times
 
 
-def _summary(of_processes: list[list[Pair]]) -> Comparison:
-    return Comparison(
+def _summary(of_processes: list[list[Pair]]) -> Change:
+    return Change(
         statistics.median(t for pairs in of_processes for own, _ in pairs for t in own),
         median_of([_median_ratio(pairs) for pairs in of_processes]),
         median_of([_tenth_percentile_ratio(pairs) for pairs in of_processes]),

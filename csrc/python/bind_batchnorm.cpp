@@ -3,7 +3,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <optional>
 #include <stdexcept>
 #include <tuple>
 
@@ -83,16 +82,21 @@ void batchnorm_inference(const Array& x, const Array& gamma, const Array& beta, 
   a.run(inference, relu);
 }
 
-// count: an int64 to be raised by one with the statistics, so that nobody sees one without the other; or None.
 void update_running_of(const Array& running_mean, const Array& running_var, const Doubles& mean64, const Doubles& var64,
-                       Index values, double momentum, Index batches, const std::optional<Array>& count) {
+                       Index values, double momentum, Index batches) {
   BatchNormArguments a(running_mean, Sizes(1, running_mean.size(), 1), false);
-  if (count && (!count->dtype().equal(py::dtype::of<Index>()) || count->size() != 1 || !has_flags(*count, kInPlace))) {
-    throw std::invalid_argument("count: expected a writeable array of one int64");
-  }
   update_running(type_of(running_mean), a.doubles(mean64), a.doubles(var64), a.job.channels, values, momentum, batches,
                  a.out(running_mean), a.out(running_var));
-  if (count) ++*reinterpret_cast<Index*>(raw(*count).data);
+}
+
+// The same, and count, an int64, is raised by one: in one call, so that nobody sees the one without the other.
+void update_running_and_count(const Array& running_mean, const Array& running_var, const Doubles& mean64,
+                              const Doubles& var64, Index values, double momentum, const Array& count) {
+  if (!count.dtype().equal(py::dtype::of<Index>()) || count.size() != 1 || !has_flags(count, kInPlace)) {
+    throw std::invalid_argument("count: expected a writeable array of one int64");
+  }
+  update_running_of(running_mean, running_var, mean64, var64, values, momentum, 0);
+  ++*reinterpret_cast<Index*>(raw(count).data);
 }
 
 }  // namespace
@@ -101,8 +105,8 @@ void bind_batchnorm(py::module_& m) {
   m.def("batchnorm_forward", batchnorm_forward);
   m.def("batchnorm_backward", batchnorm_backward);
   m.def("batchnorm_inference", batchnorm_inference);
-  m.def("update_running", update_running_of, py::arg("running_mean"), py::arg("running_var"), py::arg("mean64"),
-        py::arg("var64"), py::arg("values"), py::arg("momentum"), py::arg("batches"), py::arg("count") = py::none());
+  m.def("update_running", update_running_of);
+  m.def("update_running_and_count", update_running_and_count);
 }
 
 }  // namespace samestep

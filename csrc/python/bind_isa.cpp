@@ -85,7 +85,7 @@ void bind_isa(py::module_& m) {
   m.def("wake_always", wake_always, py::arg("on"));
   m.def("set_tuning", set_tuning, py::arg("on"));
   m.def("use_openmp_of", use_openmp_of, py::arg("library"));
-  m.def("use_own_threads", use_own_threads);
+  m.def("openmp_library", openmp_library);
   m.def("default_num_threads", default_num_threads);
 }
 

@@ -5,7 +5,6 @@
 #include <atomic>
 #include <fstream>
 #include <sstream>
-#include <string>
 
 #include "run/threads.h"
 
@@ -14,6 +13,9 @@ namespace {
 
 // Never freed, since another thread may be running on it.
 std::atomic<const OpenMpTeam*> team{nullptr};
+
+// In a fork the team's threads are gone.
+const OpenMpTeam* team_here() { return fork_generation() == 0 ? team.load() : nullptr; }
 
 template <class Function>
 bool find(void* library, const char* name, Function& function) {
@@ -55,17 +57,19 @@ bool use_openmp_of(const char* library) {
     dlclose(loaded);
     return false;
   }
+  found.library_ = library;
   team.store(new OpenMpTeam(found));  // `loaded` stays open, and so the runtime loaded
   return true;
 }
 
-void use_own_threads() { team.store(nullptr); }
+std::string openmp_library() {
+  const OpenMpTeam* t = team_here();
+  return t == nullptr ? "" : t->library_;
+}
 
 const OpenMpTeam* openmp_team(int threads) {
-  const OpenMpTeam* t = team.load();
-  const bool is_usable =
-      t != nullptr && fork_generation() == 0 && threads <= t->max_threads_() && t->in_parallel_() == 0;
-  return is_usable ? t : nullptr;
+  const OpenMpTeam* t = team_here();
+  return t != nullptr && threads <= t->max_threads_() && t->in_parallel_() == 0 ? t : nullptr;
 }
 
 void OpenMpTeam::run(void (*part)(void* context, int thread), void* context, int threads) const {

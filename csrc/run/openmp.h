@@ -5,6 +5,8 @@
 // system to put the spinning thread aside. So what runs between that library's regions runs on its team.
 #pragma once
 
+#include <string>
+
 namespace samestep {
 
 class OpenMpTeam {
@@ -15,6 +17,7 @@ class OpenMpTeam {
 
  private:
   friend bool use_openmp_of(const char* library);
+  friend std::string openmp_library();
   friend const OpenMpTeam* openmp_team(int threads);
 
   // Entry points of the runtime, found in what is loaded: this library is linked to no runtime, and brings none.
@@ -22,12 +25,15 @@ class OpenMpTeam {
   int (*max_threads_)();
   int (*thread_num_)();
   int (*in_parallel_)();
+  std::string library_;
 };
 
 // From now on jobs may go to the team of the runtime that this library, by its file's name, is linked to. False: it is
 // not loaded, its runtime is not libgomp, or this is a forked child; then nothing changes.
 bool use_openmp_of(const char* library);
-void use_own_threads();  // the end of it
+
+// That library; empty where this process has no team, and the pool's own threads do all work.
+std::string openmp_library();
 
 // The team for a job of so many threads; null where there is none: inside a parallel region, in a forked child, where
 // its threads are gone, or where it is smaller.

@@ -1,11 +1,11 @@
 // Runs numbered work items on a pool of threads. It does not know what an item does.
 #pragma once
 
+#include <limits>
+
 #include "isa/kernels.h"
 
 namespace samestep {
-
-constexpr int kMostThreads = 1024;
 
 using Task = void (*)(void* context, Index item);
 
@@ -16,7 +16,8 @@ using Task = void (*)(void* context, Index item);
 //
 // worth_waking: false where the work takes no longer than waking a thread. Threads still awake from the last job help.
 // most_threads: where fewer than get_num_threads() are to take part.
-void run_items(Index items, Task task, void* context, bool worth_waking = true, int most_threads = kMostThreads);
+void run_items(Index items, Task task, void* context, bool worth_waking = true,
+               int most_threads = std::numeric_limits<int>::max());
 
 // Wakes threads for work of any size, so that tests run small work on many threads; returns the previous setting.
 bool wake_always(bool on);

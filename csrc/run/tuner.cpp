@@ -10,7 +10,7 @@ namespace {
 // A setting replaces the default where its median is below this share of the default's: less is noise.
 constexpr double kClearlyFaster = 0.98;
 
-// A setting whose first time is above so many times the best is not tried again.
+// A setting whose first time is above so many times the default's is not tried again.
 constexpr double kHopeless = 1.5;
 
 // Of kTrials; allocates nothing, since the step whose time came last is not counted yet.
@@ -25,9 +25,8 @@ std::atomic<int> tunes{1};  // an int: riscv64 has no exchange of a byte
 }  // namespace
 
 bool set_tuning(bool on) { return tunes.exchange(on) != 0; }
-bool is_tuning() { return tunes != 0; }
 
-Tuner::Tuner(const std::vector<Setting>& settings) : is_trying_(settings.size() > 1 && is_tuning()) {
+Tuner::Tuner(const std::vector<Setting>& settings) : is_trying_(settings.size() > 1 && tunes != 0) {
   for (const Setting& setting : settings) {
     trials_.push_back({setting, {}});
     trials_.back().seconds.reserve(kTrials);

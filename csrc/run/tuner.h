@@ -48,6 +48,5 @@ class Tuner {
 
 // Whether plans tune themselves; else they keep their default. Returns the previous setting.
 bool set_tuning(bool on);
-bool is_tuning();
 
 }  // namespace samestep

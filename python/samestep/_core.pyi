@@ -48,7 +48,9 @@ def set_tuning(on: bool) -> bool: ...
 
 # Large jobs go to the threads of the OpenMP runtime that this library, if it is loaded, is linked to.
 def use_openmp_of(library: str) -> bool: ...
-def use_own_threads() -> None: ...
+
+# That library; empty where the package's own threads do all work, as in a forked child.
+def openmp_library() -> str: ...
 
 # The number of processors that the affinity mask and the cgroup quota grant.
 def default_num_threads() -> int: ...
@@ -114,7 +116,15 @@ def update_running(
     values: int,
     momentum: float,
     batches: int,
-    count: NDArray[np.int64] | None = None,  # raised by one with the statistics
+) -> None: ...
+def update_running_and_count(
+    running_mean: Array,
+    running_var: Array,
+    mean64: NDArray[np.float64],
+    var64: NDArray[np.float64],
+    values: int,
+    momentum: float,
+    count: Array,  # of one int64, raised by one
 ) -> None: ...
 
 class Plan:

@@ -11,6 +11,8 @@ import pytest
 
 import samestep as ss
 from batchnorm_arrays import passes, same, special
+from bits import same_bits
+from samestep import _core
 
 ISAS = ss.info()["isas"]
 DTYPES = ("float32", "float64")
@@ -505,3 +507,18 @@ def test_more_values_than_32_bits_count():
     finally:
         libc.munmap(ctypes.c_void_p(room), ctypes.c_size_t(times * MiB))
         os.close(fd)
+
+
+def test_a_count_is_raised_with_the_statistics():
+    """The bits of update_running; and where the count cannot be raised, nothing is written."""
+    new = np.linspace(0.1, 2.0, 5), np.linspace(3.0, 0.2, 5)
+    expected, found = ([np.full(5, 0.5, np.float32), np.full(5, 1.5, np.float32)] for _ in range(2))
+    count = np.array(41)
+    _core.update_running(*expected, *new, 7, 0.3, 0)
+    _core.update_running_and_count(*found, *new, 7, 0.3, count)
+    same_bits(found, expected)
+    assert count == 42
+    for wrong in (np.array(41, np.int32), np.array([1, 2]), np.broadcast_to(np.array(41), (1,))):
+        with pytest.raises(ValueError, match="count: expected a writeable array of one int64"):
+            _core.update_running_and_count(*found, *new, 7, 0.3, wrong)
+    same_bits(found, expected)

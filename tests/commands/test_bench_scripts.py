@@ -40,7 +40,7 @@ def test_a_script_runs(script):
             pytest.skip(f"{package} is not installed")
     found = json.loads(run(script, "--json"))
     assert {"date", "processor", "caches", "isa", "threads", "commit", "versions"} <= found["about"].keys()
-    assert len(found["rows"]) >= 8
+    assert len(found["rows"]) >= (8 if importlib.util.find_spec("torch") else 4)  # rows beside torch
     in_use = {"8 MB of NumPy", "8 MB of torch backward"}
     before = {row["just_before"] for row in found["rows"]}
     assert before <= in_use | {"itself", "import numpy"}
@@ -84,3 +84,12 @@ def test_scaling_runs():
     rows = json.loads(run("scaling", "--json"))["rows"]
     assert [row["just_before"] for row in rows] == ["itself", "8 MB of NumPy"] * 4
     assert {row["memory"] for row in rows} == {"whole", "aliased"}
+
+
+@pytest.mark.slow
+def test_the_spinner_runs():
+    times = json.loads(run("spinner", "--json"))["us"]
+    assert list(times) == ["16,384", "16,384, with a spinner"]
+    for contenders in times.values():
+        assert list(contenders) == ["1 thread", "2 threads", "2 threads, tuned"]
+        assert all(len(us) == 2 and min(us) > 0 for us in contenders.values())  # of three, one warms up

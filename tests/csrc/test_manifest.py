@@ -15,7 +15,7 @@ from samestep import _core
 SETTINGS = {
     "compile_flags", "rules", "coefficients", "isas", "get_isa", "set_isa", "withdraw_isa", "self_check",
     "vector_bytes", "get_num_threads", "set_num_threads", "default_num_threads",
-    "wake_always", "set_tuning", "use_openmp_of", "use_own_threads", "Layouts", "Identities", "Roof",
+    "wake_always", "set_tuning", "use_openmp_of", "openmp_library", "Layouts", "Identities", "Roof",
     "StatePlaces", "array_of",
 }  # fmt: skip
 
@@ -70,6 +70,10 @@ PROOFS = {
     "update_running": {
         **BATCHNORM,
         "parity": "test_batchnorm.py::test_running_statistics_have_the_twins_bits",
+    },
+    "update_running_and_count": {
+        **BATCHNORM,
+        "parity": "test_batchnorm.py::test_a_count_is_raised_with_the_statistics",
     },
     "linear": LINEAR,
     "linear_backward": LINEAR,

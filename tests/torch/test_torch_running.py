@@ -151,3 +151,13 @@ def test_every_path_updates_as_the_kernels_do(path):
             assert all(v._version > old for v, old in zip(one.buffers(), versions, strict=True))
     for found, expected in zip(*(one.buffers() for one in ones), strict=True):
         torch.testing.assert_close(found, expected, **({} if path == "by_torch" else {"rtol": 0, "atol": 0}))
+
+
+@pytest.mark.parametrize("path", [by_the_kernels, by_operators, by_torch], ids=lambda path: path.__name__)
+def test_a_layer_whose_statistics_were_taken_away_counts_on_as_torchs(path):
+    layers = [lib.BatchNorm1d(3) for lib in (torch.nn, st)]
+    for one, call in zip(layers, (by_the_kernels, path), strict=True):
+        one.running_mean = one.running_var = None
+        for _ in range(2):
+            call(one, torch.randn(4, 3))
+    assert [int(one.num_batches_tracked) for one in layers] == [2, 2]

@@ -166,14 +166,7 @@ def use_openmp_of(library: str) -> bool:
     forbids it; the package's own threads go on. They also do the work in later forks, inside parallel
     regions, and where the library has fewer threads than a step may use.
     """
-    if os.environ.get("SAMESTEP_POOL") == "own" or not _core.use_openmp_of(library):
-        return False
-    global _pool
-    _pool = library
-    return True
-
-
-_pool = "own"
+    return os.environ.get("SAMESTEP_POOL") != "own" and _core.use_openmp_of(library)
 
 
 def info() -> dict[str, Any]:
@@ -198,7 +191,7 @@ def info() -> dict[str, Any]:
         "isas": _core.isas(),
         "withdrawn": list(withdrawn),
         "threads": _core.get_num_threads(),
-        "pool": _pool,
+        "pool": _core.openmp_library() or "own",
         "compile_flags": _core.compile_flags,
         "optional": {name: _version_of(name) for name in OPTIONAL},
     }

@@ -12,6 +12,7 @@ from ..arguments import number, switch
 from . import batchnorm_kernels, operators
 from .operators import by_operators
 from .running import write_running
+from .tensors import is_transformed_by
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -140,14 +141,6 @@ def _is_plain(*tensors: Tensor | None) -> bool:
     )
 
 
-def _is_functionalized() -> bool:
-    """Whether torch.func.functionalize is active: torch has no rule for autograd functions there."""
-    if torch.compiler.is_compiling():
-        return False
-    transforms = torch._C._functorch.get_interpreter_stack() or ()
-    return torch._C._functorch.TransformType.Functionalize in [one.key() for one in transforms]
-
-
 def _is_final(grad: Tensor) -> bool:
     """Whether a gradient is plain and nobody will differentiate what comes of it."""
     return (
@@ -184,8 +177,10 @@ def _by_torch(
 
 
 def _traced(*arguments: Any) -> Tensor:
-    """In the package's operators; in torch's for ONNX, which has no node for them, and for functionalize."""
-    by_torch = torch.onnx.is_in_onnx_export() or _is_functionalized()
+    """In the package's operators; in torch's for ONNX, which has no node for them, and for functionalize,
+    where torch has no rule for autograd functions.
+    """
+    by_torch = torch.onnx.is_in_onnx_export() or is_transformed_by("Functionalize")
     return (_by_torch if by_torch else by_operators)(*arguments)
 
 
@@ -208,6 +203,8 @@ class _Training(torch.autograd.Function):
         is_kept = running_mean is not None and running_var is not None
         running = (running_mean, running_var, batches) if is_kept else None
         y, mean, inv, _, _ = batchnorm_kernels.training(input, weight, bias, eps, relu, running, momentum)
+        if running is None and batches is not None:  # a layer whose statistics were taken away counts on
+            batches.add_(1)
         # The rest is after the count, since torch.utils.checkpoint may leave once the tensors are saved.
         ctx.save_for_backward(input, weight, bias, torch.from_numpy(mean), torch.from_numpy(inv))
         ctx.eps, ctx.relu = eps, relu

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core import update_running_and_count
 from ..backends import cpu
-from .tensors import as_array
+from .tensors import as_array, is_transformed_by
 
 
 def check_writable(kept: Iterable[Tensor | None]) -> None:
@@ -49,9 +50,12 @@ def update_running(
     is_in_place = mean.data_ptr() == running_mean.data_ptr() and var.data_ptr() == running_var.data_ptr()
     if is_in_place and (batches is None or batches.dtype == torch.int64):
         arrays = as_array(mean, "running_mean"), as_array(var, "running_var")
-        count = None if batches is None else as_array(batches, "num_batches_tracked")
         _increase_versions(kept)
-        cpu.update_running(*arrays, mean64, var64, values, momentum, 0, count)
+        if batches is None:
+            cpu.update_running(*arrays, mean64, var64, values, momentum, 0)
+        else:
+            count = as_array(batches, "num_batches_tracked")
+            update_running_and_count(*arrays, mean64, var64, values, momentum, count)
         return
     mean, var = mean.clone(), var.clone()
     arrays = as_array(mean, "running_mean"), as_array(var, "running_var")
@@ -67,7 +71,7 @@ def write_running(
     kept, new = [running_mean, running_var], [mean, var]
     if batches is not None:
         kept, new = [*kept, batches], [*new, batches + 1]
-    if torch.compiler.is_compiling() or _is_vmapped():  # there vmap has no rule for lists
+    if torch.compiler.is_compiling() or is_transformed_by("Vmap"):  # there vmap has no rule for lists
         for old, value in zip(kept, new, strict=True):
             old.copy_(value)
         return
@@ -82,8 +86,3 @@ def _increase_versions(kept: Iterable[Tensor | None]) -> None:
     """Before the first is written, so that autograd hears of whatever is."""
     tracked = [tensor for tensor in kept if tensor is not None and not tensor.is_inference()]
     torch.autograd.graph.increment_version(tracked)
-
-
-def _is_vmapped() -> bool:
-    transforms = torch._C._functorch.get_interpreter_stack() or ()
-    return any(one.key() == torch._C._functorch.TransformType.Vmap for one in transforms)

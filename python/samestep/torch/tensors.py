@@ -61,3 +61,11 @@ def as_array(tensor: Tensor, name: str) -> Array:
     Not by ``Tensor.numpy``, after which its storage cannot be resized, as FSDP does with parameters.
     """
     return _core.array_of(tensor, name)
+
+
+def is_transformed_by(name: str) -> bool:
+    """Whether a transform of torch.func of this name, such as "Vmap", is active; torch.compile shows none."""
+    if torch.compiler.is_compiling():
+        return False
+    transforms = torch._C._functorch.get_interpreter_stack() or ()
+    return getattr(torch._C._functorch.TransformType, name) in [one.key() for one in transforms]

@@ -44,7 +44,7 @@ def rows(words: Sequence[str] = ()) -> dict[str, Row]:
         finally:
             for rank in ranks:
                 rank.kill()
-        first, second = (json.loads((folder / f"{rank}.json").read_text("utf-8")) for rank in (0, 1))
+        first, second = (json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1))
     found = {}
     for tool, (cells, reasons) in first.items():
         others, more = second[tool]
