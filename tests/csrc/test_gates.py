@@ -225,7 +225,8 @@ NUMPY_ALLOWED = {
     "uint16", "uint32", "uint64", "signbit",  # bits
     "abs", "nonzero",  # of a sign and of comparisons: nothing is rounded
     "empty", "zeros", "empty_like", "zeros_like", "full", "array", "asarray", "ascontiguousarray",  # arrays
-    "arange", "stack", "concatenate", "moveaxis", "broadcast_to", "broadcast_arrays", "newaxis", "argmax",  # shapes
+    "arange", "stack", "concatenate", "moveaxis", "broadcast_to", "broadcast_arrays", "newaxis",  # shapes
+    "argmax",  # of comparisons
     "random",
 }  # fmt: skip
 OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)

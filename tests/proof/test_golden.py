@@ -23,6 +23,11 @@ def test_all_there():
     assert set(golden.DIGESTS) <= {str(program) for group in PROGRAMS.values() for program in group}
 
 
+def test_the_changelog_counts_them():
+    changelog = (FILE.parents[3] / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"- {len(golden.DIGESTS)} golden digests" in changelog
+
+
 def test_digests_of_the_specification():
     """Some that came with the contract, from an implementation independent of this one."""
     for name, expected in {

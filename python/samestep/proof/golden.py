@@ -15,8 +15,8 @@ from .. import backends
 from ..backends import cpu
 from ..backends.arrays import DTYPES, Array, digest
 from ..layers.batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference
-from ..layers.linear import linear, linear_backward
 from ..layers.functions import exp, log, sigmoid, tanh
+from ..layers.linear import linear, linear_backward
 from ..layers.softmax import softmax_cross_entropy
 from ..optim.optimizer import Optimizer
 from ..optim.optimizers import OPTIMIZERS
@@ -251,6 +251,8 @@ class LinearProgram(NamedTuple):
             return [backend.to_host(a) for a in linear_backward(dy, x, w, y=y, **options)]
         added = None if self.what == "product" else bias
         return [backend.to_host(linear(x, w, added, relu=self.what == "relu", **options))]
+
+
 class FunctionProgram(NamedTuple):
     """exp, log, tanh or sigmoid of values of all kinds, and of some over the range where it is curved."""
 
