@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "isa/dispatch.h"
+#include "run/fp_mode.h"
 #include "run/jobs.h"
 #include "run/threads.h"
 
@@ -54,34 +55,6 @@ struct Work {
   }
 };
 
-// Calls run(work, begin, end) on the pool for 0..count-1, cut into runs of per_item.
-template <void (*run)(const Work&, Index begin, Index end)>
-void run_all(Work& work, Index count, Index per_item) {
-  struct Phase {
-    const Work& work;
-    Index count, per_item;
-  } phase{work, count, std::max<Index>(1, per_item)};
-  run_items(
-      ceil_div(count, phase.per_item),
-      [](void* context, Index item) {
-        const Phase& p = *static_cast<const Phase*>(context);
-        run(p.work, item * p.per_item, std::min(p.count, (item + 1) * p.per_item));
-      },
-      &phase);
-}
-
-void channels(const Work& w, Index begin, Index end) { w.run_channels(begin, end); }
-void prepare(const Work& w, Index begin, Index end) { w.kernel.prepare(w.b, begin, end); }
-void add_units(const Work& w, Index begin, Index end) {
-  for (Index unit = begin; unit < end; ++unit) w.add_unit(unit);
-}
-void finish(const Work& w, Index begin, Index end) { w.kernel.finish(w.b, begin, end); }
-// From the end: what the sums read last is still in the caches.
-void apply(const Work& w, Index begin, Index end) {
-  Index size = w.b.channels_last ? w.b.channels : 1, all = w.elements();
-  w.kernel.apply(w.b, all - end * size, all - begin * size);
-}
-
 }  // namespace
 
 void run_batchnorm(Type type, Direction direction, bool relu, BatchNorm job) {
@@ -110,39 +83,30 @@ void run_batchnorm(Type type, Direction direction, bool relu, BatchNorm job) {
     work.group_channels = std::min(ceil_div(run, b.positions * size_of), kChannelBytes / channel_bytes);
     work.group_channels = std::min(work.group_channels, b.channels / 8);
     Index groups = ceil_div(b.channels, work.group_channels);
-    return run_all<channels>(work, b.channels, work.group_channels * ceil_div(groups, kPlaneItems));
+    return run_parts(b.channels, work.group_channels * ceil_div(groups, kPlaneItems),
+                     [&](Index begin, Index end) { work.run_channels(begin, end); });
   }
   // Otherwise one phase after the other over all of x, which is read twice.
   Index everything = work.elements();
-  run_all<prepare>(work, b.channels, everything);
+  run_parts(b.channels, everything, [&](Index begin, Index end) { work.kernel.prepare(b, begin, end); });
   if (direction != inference) {
     Index unit = std::min(work.values, kSumBlock) * (b.channels_last ? std::min(b.channels, kSumColumns) : 1);
-    run_all<add_units>(work, work.blocks * work.slabs(), small ? everything : kItemElements / unit);
-    run_all<finish>(work, b.channels, small ? everything : std::max(kChannelsPerItem, kItemElements / work.blocks));
+    run_parts(work.blocks * work.slabs(), small ? everything : kItemElements / unit, [&](Index begin, Index end) {
+      for (Index i = begin; i < end; ++i) work.add_unit(i);
+    });
+    run_parts(b.channels, small ? everything : std::max(kChannelsPerItem, kItemElements / work.blocks),
+              [&](Index begin, Index end) { work.kernel.finish(b, begin, end); });
   }
+  // From the end: what the sums read last is still in the caches.
   Index size = b.channels_last ? b.channels : 1;
-  run_all<apply>(work, work.elements() / size, small ? everything : kItemElements / size);
+  run_parts(everything / size, small ? everything : kItemElements / size,
+            [&](Index begin, Index end) { work.kernel.apply(b, everything - end * size, everything - begin * size); });
 }
 
 void update_running(Type type, const double* mean64, const double* var64, Index channels, Index values, double momentum,
                     Index batches, void* mean, void* var) {
-  struct Update {
-    const Isa& isa;
-    Type type;
-    const double *mean64, *var64;
-    Index channels, values;
-    double momentum;
-    Index batches;
-    void *mean, *var;
-  } update{active_isa(), type, mean64, var64, channels, values, momentum, batches, mean, var};
-  // One item: on this thread, in the contract's floating-point mode.
-  run_items(
-      1,
-      [](void* context, Index) {
-        const Update& u = *static_cast<const Update*>(context);
-        u.isa.update_running[u.type](u.mean64, u.var64, u.channels, u.values, u.momentum, u.batches, u.mean, u.var);
-      },
-      &update);
+  FpMode mode;
+  active_isa().update_running[type](mean64, var64, channels, values, momentum, batches, mean, var);
 }
 
 }  // namespace samestep

@@ -1,6 +1,4 @@
 // Cuts the functions of one value into work items. No arithmetic: that is in contract/functions.h.
-#include <algorithm>
-
 #include "isa/dispatch.h"
 #include "run/jobs.h"
 #include "run/threads.h"
@@ -9,26 +7,18 @@ namespace samestep {
 namespace {
 
 // Elements of a work item: some 10 microseconds, many times what it costs a thread to claim one.
-constexpr Index kItem = 16384;
+constexpr Index kItemElements = 16384;
 
 }  // namespace
 
 void map_function(int function, Type type, const void* x, Index n, void* out) {
-  struct Job {
-    void (*map)(const void*, Index, void*);
-    const char* x;
-    char* out;
-    Index n, size_of;
-  } job{active_isa().functions[function].map[type], static_cast<const char*>(x), static_cast<char*>(out), n,
-        bytes_of(type)};
-  run_items(
-      ceil_div(n, kItem),
-      [](void* context, Index item) {
-        const Job& j = *static_cast<const Job*>(context);
-        const Index begin = item * kItem, at = begin * j.size_of;
-        j.map(j.x + at, std::min(kItem, j.n - begin), j.out + at);
-      },
-      &job, n > kItem);
+  const auto map = active_isa().functions[function].map[type];
+  const Index size_of = bytes_of(type);
+  const char* from = static_cast<const char*>(x);
+  char* to = static_cast<char*>(out);
+  run_parts(
+      n, kItemElements, [&](Index begin, Index end) { map(from + begin * size_of, end - begin, to + begin * size_of); },
+      n > kItemElements);
 }
 
 }  // namespace samestep

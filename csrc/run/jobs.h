@@ -1,6 +1,6 @@
-// Canonical sums, batch norm and matrix products over the threads. Each job is cut into work items by sums.cpp,
-// batchnorm.cpp or product.cpp; where the cuts of a sum fall depends on sizes alone. Nothing is checked here: the
-// bindings have.
+// Canonical sums, batch norm, matrix products, functions of one value and softmax over the threads. Each job is cut
+// into work items by the file of its name: sums.cpp, batchnorm.cpp, ...; where the cuts of a sum fall depends on sizes
+// alone. Nothing is checked here: the bindings have.
 #pragma once
 
 #include <vector>
@@ -46,6 +46,7 @@ inline Product product_of(const Matrix& a, const Matrix& b, void* c) {
   return {a.rows,          b.columns,    a.columns,       a.data, b.data,    nullptr, a.row_stride,
           a.column_stride, b.row_stride, b.column_stride, c,      b.columns, false};
 }
+
 // out = function(x), both (n), by the row of the table's functions; out may be x.
 void map_function(int function, Type type, const void* x, Index n, void* out);
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "isa/dispatch.h"
+#include "run/fp_mode.h"
 #include "run/jobs.h"
 #include "run/threads.h"
 
@@ -20,7 +21,9 @@ constexpr Index kPanelRows = 12;            // of A: the most of any instruction
 constexpr Index kColumnUnit = 64;           // columns: whole vectors of any instruction set
 constexpr Index kItemTerms = 1 << 19;       // fused multiply-adds for which another thread pays: some 10 microseconds
 constexpr Index kOneThreadTerms = 1 << 21;  // and fewer are not worth waking a thread for
-constexpr std::size_t kAlignment = 64;      // of packed vectors
+constexpr Index kItemElements = 16384;      // of the masked gradient, likewise
+constexpr Index kOneThreadElements = 65536;
+constexpr std::size_t kAlignment = 64;  // of packed vectors
 
 // Memory for the panels of as many tiles as run at a time. A thread takes a slot for each tile, since items do not know
 // their thread.
@@ -86,22 +89,6 @@ struct Tiles {
   }
 };
 
-// run(begin, end) over rows 0..n-1 on the pool, some 16384 elements at a time.
-template <class Run>
-void for_rows(Index n, Index width, const Run& run) {
-  struct Rows {
-    const Run& run;
-    Index n, per_item;
-  } rows{run, n, std::max<Index>(1, 16384 / std::max<Index>(1, width))};
-  run_items(
-      ceil_div(n, rows.per_item),
-      [](void* context, Index item) {
-        const Rows& r = *static_cast<const Rows*>(context);
-        r.run(item * r.per_item, std::min(r.n, (item + 1) * r.per_item));
-      },
-      &rows, n * width > 65536);
-}
-
 }  // namespace
 
 void run_product(Type type, const Product& p) {
@@ -130,26 +117,18 @@ void run_linear_backward(Type type, const LinearBackward& b) {
   std::unique_ptr<char[]> copy;
   if (b.y.data != nullptr || dy.column_stride != 1 || dy.row_stride != columns) {
     copy.reset(new char[rows * columns * size]);
-    for_rows(rows, columns,
-             [&](Index begin, Index end) { isa.relu_gradient[type](b.dy, b.y, begin, end, copy.get()); });
+    run_parts(
+        rows, kItemElements / std::max<Index>(1, columns),
+        [&](Index begin, Index end) { isa.relu_gradient[type](b.dy, b.y, begin, end, copy.get()); },
+        rows * columns > kOneThreadElements);
     dy = {copy.get(), rows, columns, columns, 1};
   }
   if (b.dx != nullptr) run_product(type, product_of(dy, transposed(b.w), b.dx));
   run_product(type, product_of(transposed(b.x), dy, b.dw));
   std::vector<double> sums(columns);
   canonical_sum(type, values, dy.data, 1, rows, columns, sums.data());
-  struct Rounding {
-    void (*round)(const double*, Index, void*);
-    const std::vector<double>& sums;
-    void* out;
-  } rounding{isa.round_sums[type], sums, b.dbias};
-  run_items(
-      1,
-      [](void* context, Index) {
-        const Rounding& r = *static_cast<const Rounding*>(context);
-        r.round(r.sums.data(), static_cast<Index>(r.sums.size()), r.out);
-      },
-      &rounding);
+  FpMode mode;
+  isa.round_sums[type](sums.data(), columns, b.dbias);
 }
 
 }  // namespace samestep

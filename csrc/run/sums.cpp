@@ -19,11 +19,11 @@ struct Sums {
   Sum sum;
   const char* x;
   Index size_of, outer, n, inner, blocks;
-  Index per_item;      // units in a work item; a unit is one block of terms of a run, or of kSumColumns columns
   double* block_sums;  // (outer, blocks, inner)
   double* out;         // (outer, inner)
 
   Index slabs() const { return ceil_div(inner, kSumColumns); }  // of kSumColumns columns
+  // A unit is one block of terms of a run, or of kSumColumns columns.
   Index units() const { return outer * blocks * slabs(); }
 
   // The block sums of units first..last-1.
@@ -68,35 +68,13 @@ void canonical_sum(Type type, Terms terms, const void* x, Index outer, Index n, 
   std::vector<double> block_sums(outer * blocks * inner);
   Index size_of = bytes_of(type);
   Index unit = std::min(n, kSumBlock) * std::min(inner, kSumColumns);
-  Sums sums{isa,
-            isa.sum[type][terms],
-            static_cast<const char*>(x),
-            size_of,
-            outer,
-            n,
-            inner,
-            blocks,
-            std::max<Index>(1, kItemTerms / unit),
-            block_sums.data(),
+  Sums sums{isa, isa.sum[type][terms], static_cast<const char*>(x), size_of, outer, n, inner, blocks, block_sums.data(),
             out};
-  // First pass: block sums.
-  run_items(
-      ceil_div(sums.units(), sums.per_item),
-      [](void* context, Index item) {
-        const Sums& s = *static_cast<const Sums*>(context);
-        s.add_units(item * s.per_item, std::min(s.units(), (item + 1) * s.per_item));
-      },
-      &sums);
-  // Second pass: their pairing.
-  sums.per_item = std::max<Index>(1, kItemTerms / (blocks * inner));
-  run_items(
-      ceil_div(outer, sums.per_item),
-      [](void* context, Index item) {
-        const Sums& s = *static_cast<const Sums*>(context);
-        Index end = std::min(s.outer, (item + 1) * s.per_item);
-        for (Index o = item * s.per_item; o < end; ++o) s.pair_and_copy(o);
-      },
-      &sums);
+  // First pass: block sums. Second pass: their pairing.
+  run_parts(sums.units(), kItemTerms / unit, [&](Index begin, Index end) { sums.add_units(begin, end); });
+  run_parts(outer, kItemTerms / (blocks * inner), [&](Index begin, Index end) {
+    for (Index o = begin; o < end; ++o) sums.pair_and_copy(o);
+  });
 }
 
 double global_norm(const std::vector<Run>& runs, double scale) {

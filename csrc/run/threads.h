@@ -1,6 +1,7 @@
 // Runs numbered work items on a pool of threads. It does not know what an item does.
 #pragma once
 
+#include <algorithm>
 #include <limits>
 
 #include "isa/kernels.h"
@@ -18,6 +19,22 @@ using Task = void (*)(void* context, Index item);
 // most_threads: where fewer than get_num_threads() are to take part.
 void run_items(Index items, Task task, void* context, bool worth_waking = true,
                int most_threads = std::numeric_limits<int>::max());
+
+// run(begin, end) over 0..count-1, cut into work items of per_item, or of 1 where that is less.
+template <class Run>
+void run_parts(Index count, Index per_item, const Run& run, bool worth_waking = true) {
+  struct Parts {
+    const Run& run;
+    Index count, per_item;
+  } parts{run, count, std::max<Index>(1, per_item)};
+  run_items(
+      ceil_div(count, parts.per_item),
+      [](void* context, Index item) {
+        const Parts& p = *static_cast<const Parts*>(context);
+        p.run(item * p.per_item, std::min(p.count, (item + 1) * p.per_item));
+      },
+      &parts, worth_waking);
+}
 
 // Wakes threads for work of any size, so that tests run small work on many threads; returns the previous setting.
 bool wake_always(bool on);
