@@ -32,6 +32,11 @@ constexpr int kContiguous = kAligned | py::array::c_style;
 
 using Doubles = py::array_t<double, py::array::c_style>;
 
+// Mostly it is the same object, which is known at once.
+inline bool has_dtype(py::handle array, const py::dtype& dtype) {
+  return raw(array).descr == dtype.ptr() || dtype.equal(py::handle(raw(array).descr));
+}
+
 inline Type type_of(const py::array& array) {
   if (array.dtype().equal(py::dtype::of<float>())) return float32;
   if (array.dtype().equal(py::dtype::of<double>())) return float64;
@@ -85,9 +90,7 @@ class BoundArray {
 
   // Whether `g` can be its gradient: a plain array of the same dtype that one loop walks together with it.
   bool takes_gradient(py::handle g) const {
-    if (!is_plain_array(g)) return false;
-    const bool same_dtype = raw(g).descr == dtype_.ptr() || py::reinterpret_borrow<py::array>(g).dtype().equal(dtype_);
-    return same_dtype && walks_with(g, itemsize_);
+    return is_plain_array(g) && has_dtype(g, dtype_) && walks_with(g, itemsize_);
   }
 
  private:

@@ -236,18 +236,19 @@ class Backend(Protocol):
 
     # ---- functions of one value ----
     #
-    # x and out are arrays in C order, of one size and dtype; out may be x. float32: correctly rounded.
+    # x and out are arrays in C order, of one size and dtype; out may be x. float32: correctly rounded. The CPU's
+    # functions check that themselves, as the linear layer's do.
 
-    def exp(self, x: Any, out: Any) -> None:
+    def exp(self, x: Any, out: Any) -> Any:
         """e^x."""
 
-    def log(self, x: Any, out: Any) -> None:
+    def log(self, x: Any, out: Any) -> Any:
         """The natural logarithm: -inf of 0, NaN below."""
 
-    def tanh(self, x: Any, out: Any) -> None:
+    def tanh(self, x: Any, out: Any) -> Any:
         """(e^x - e^-x)/(e^x + e^-x)."""
 
-    def sigmoid(self, x: Any, out: Any) -> None:
+    def sigmoid(self, x: Any, out: Any) -> Any:
         """1/(1 + e^-x)."""
 
     def softmax_cross_entropy(self, z: Any, labels: Any, dz: Any) -> float:
