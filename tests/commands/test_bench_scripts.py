@@ -18,6 +18,8 @@ NEEDS = {
     "options": ("ml_dtypes",),
     "mse": ("sklearn",),
     "batchnorm": (),
+    "product": ("threadpoolctl",),
+    "functions": (),
 }
 FOLDER = str(Path(samestep.__file__).parents[1])
 

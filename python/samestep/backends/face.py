@@ -236,8 +236,8 @@ class Backend(Protocol):
 
     # ---- functions of one value ----
     #
-    # x and out are arrays in C order, of one size and dtype; out may be x. float32: correctly rounded. The CPU's
-    # functions check that themselves, as the linear layer's do.
+    # x and out are arrays in C order, of one size and dtype; out may be x. float32: correctly rounded. The
+    # CPU's functions check that themselves, as the linear layer's do.
 
     def exp(self, x: Any, out: Any) -> Any:
         """e^x."""
