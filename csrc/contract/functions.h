@@ -69,13 +69,13 @@ struct Two {
 };
 
 // a + b exactly.
-inline HD Two sum_of(double a, double b) {
+inline HD Two two_sum(double a, double b) {
   const double s = a + b, t = s - a;
   return {s, (a - (s - t)) + (b - t)};
 }
 
 // a*b exactly: the halves have 26 bits, so that their products are exact.
-inline HD Two product_of(double a, double b) {
+inline HD Two two_product(double a, double b) {
   const double p = a * b, c = 134217729.0 * a, d = 134217729.0 * b;
   const double a1 = c - (c - a), a2 = a - a1, b1 = d - (d - b), b2 = b - b1;
   return {p, (((a1 * b1) - p) + ((a1 * b2) + (a2 * b1))) + (a2 * b2)};
@@ -84,7 +84,7 @@ inline HD Two product_of(double a, double b) {
 // a/b: the quotient of the high parts, and its remainder divided once more.
 inline HD double quotient_of(Two a, Two b) {
   const double q = a.high / b.high;
-  const Two p = product_of(q, b.high);
+  const Two p = two_product(q, b.high);
   return q + ((((a.high - p.high) - p.low) + (a.low - (q * b.low))) / b.high);
 }
 
@@ -180,9 +180,9 @@ struct Tanh {
   static HD double of(double x) {
     const Reduced a = reduced(2.0 * at_most(20.0, magnitude(x)));
     const double power = power_of_2(a.whole);
-    const Two y = exp_of(a), less = sum_of(power * y.high, -1.0);
-    const Two E = sum_of(less.high, (power * y.low) + less.low);
-    Two D = sum_of(E.high, 2.0);
+    const Two y = exp_of(a), less = two_sum(power * y.high, -1.0);
+    const Two E = two_sum(less.high, (power * y.low) + less.low);
+    Two D = two_sum(E.high, 2.0);
     D.low = D.low + E.low;
     return with_sign_of(x, quotient_of(E, D));
   }
@@ -200,8 +200,8 @@ struct Sigmoid {
   static HD double of(double x) {
     const double a = magnitude(x);
     const Reduced b = reduced(-at_most(746.0, a));
-    const Two y = exp_of(b), e = sum_of(y.high, y.low);
-    Two D = sum_of(1.0, scaled(e.high, b.n));
+    const Two y = exp_of(b), e = two_sum(y.high, y.low);
+    Two D = two_sum(1.0, scaled(e.high, b.n));
     D.low = D.low + scaled(e.low, b.n);
     const Two top = {x < 0.0 ? e.high : 1.0, x < 0.0 ? e.low : 0.0};
     return scaled(quotient_of(top, D), x < 0.0 ? b.n : 0.0);

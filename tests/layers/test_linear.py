@@ -41,7 +41,7 @@ NOT_ALIGNED = misaligned(X)
         (
             {"bias": np.ones((1, 2), np.float32)},
             ValueError,
-            r"bias: got shape \(1, 2\), .*bias\.reshape\(2\)",
+            r"bias: got shape \(1, 2\), .*bias\)\.reshape\(2\)",
         ),
         ({"bias": np.ones(3, np.float32)}, ValueError, r"bias: got shape \(3,\), expected \(2,\)"),
         ({"bias": np.ones(4, np.float32)[::2]}, ValueError, "bias: strides"),

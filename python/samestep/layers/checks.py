@@ -11,6 +11,8 @@ import numpy as np
 from ..backends import arrays
 from ..backends.arrays import Array
 
+Like = tuple[str, Array]  # an argument whose dtype others have, and its name
+
 
 def reshape_hint(name: str, a: Array, shape: tuple[int, ...] | None = None) -> str:
     """The call that gives an array the right shape, or "" if it has another number of elements."""
@@ -20,13 +22,29 @@ def reshape_hint(name: str, a: Array, shape: tuple[int, ...] | None = None) -> s
     return f"; pass {f'np.asarray({name})' if isinstance(a, np.ndarray) else name}.reshape({to})"
 
 
+def check_dtype(name: str, a: Any, like: Like) -> None:
+    """Raises unless ``a`` is an aligned array of the dtype of ``like``."""
+    arrays.check_aligned_array(name, a)
+    other, dtype = like[0], like[1].dtype
+    if a.dtype != dtype:
+        raise TypeError(
+            f"{name}: got dtype {a.dtype}, expected {other}'s {dtype}; use {name}.astype(np.{dtype})"
+        )
+
+
+def check_vector(name: str, a: Any, like: Like, n: int, what: str) -> None:
+    """Raises unless ``a`` has shape (n,), one for each ``what``, the dtype of ``like`` and no gaps."""
+    check_dtype(name, a, like)
+    if a.shape != (n,):
+        fix = reshape_hint(name, a, (n,))
+        raise ValueError(f"{name}: got shape {a.shape}, expected ({n},), one for each {what}{fix}")
+    if not a.flags.c_contiguous:
+        raise ValueError(f"{name}: strides {a.strides} leave gaps; pass np.ascontiguousarray({name})")
+
+
 def check_same_layout(name: str, a: Any, x: Array) -> None:
     """Raises unless ``a`` has the dtype, shape and layout of ``x``."""
-    arrays.check_aligned_array(name, a)
-    if a.dtype != x.dtype:
-        raise TypeError(
-            f"{name}: got dtype {a.dtype}, expected x's {x.dtype}; use {name}.astype(np.{x.dtype})"
-        )
+    check_dtype(name, a, ("x", x))
     if a.shape != x.shape:
         fix = reshape_hint(name, a, x.shape)
         raise ValueError(f"{name}: got shape {a.shape}, expected x's {x.shape}{fix}")

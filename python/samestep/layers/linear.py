@@ -12,8 +12,8 @@ from .. import backends
 from ..arguments import switch
 from ..backends import arrays, cpu
 from ..backends.arrays import Array
+from .checks import Like, check_dtype, check_vector
 
-Like = tuple[str, Array]  # the first argument, whose dtype all others have, and its name
 Outputs = tuple[Array | None, Array | None, Array | None]
 
 
@@ -69,10 +69,10 @@ def linear(
     read = {"x": x, "w": w} if bias is None else {"x": x, "w": w, "bias": bias}
     backend, (x, w, bias, out) = _choose_backend(backend, {"x": x, "w": w, "bias": bias}, {"out": out})
     relu = switch("relu", relu)
-    _check_matrix("x", x)
+    _check_matrix("x", x, ("x", x))
     _check_matrix("w", w, ("x", x), (x.shape[1], None), "as many rows as x has columns")
     if bias is not None:
-        _check_vector("bias", bias, ("x", x), w.shape[1])
+        check_vector("bias", bias, ("x", x), w.shape[1], "column of w")
     _check_out("out", out, ("x", x), (x.shape[0], w.shape[1]), read)
     result: Array = backends.module(backend).linear(x, w, bias, relu, out)
     return result
@@ -139,7 +139,7 @@ def linear_backward(
     backend, (dy, x, w, y, *outputs) = _choose_backend(
         backend, {"dy": dy, "x": x, "w": w, "y": y}, dict(zip(names, out, strict=True))
     )
-    _check_matrix("dy", dy)
+    _check_matrix("dy", dy, ("dy", dy))
     _check_matrix("x", x, ("dy", dy), (dy.shape[0], None), "as many rows as dy")
     _check_matrix(
         "w", w, ("dy", dy), (x.shape[1], dy.shape[1]), "a row for each column of x, a column for each of dy"
@@ -162,24 +162,15 @@ def _choose_backend(backend: str, read: dict[str, Any], written: dict[str, Any])
     return backend, [arrays.as_plain(a) for a in chosen]
 
 
-def _check_type(name: str, a: Any, like: Like | None) -> None:
-    arrays.check_aligned_array(name, a)
-    if like is not None and a.dtype != like[1].dtype:
-        dtype = like[1].dtype
-        raise TypeError(
-            f"{name}: got dtype {a.dtype}, expected {like[0]}'s {dtype}; use {name}.astype(np.{dtype})"
-        )
-
-
 def _check_matrix(
     name: str,
     a: Any,
-    like: Like | None = None,
+    like: Like,
     shape: tuple[int | None, int | None] = (None, None),
     because: str = "",
 ) -> None:
     """Raises unless ``a`` is a matrix; None in ``shape`` is any length."""
-    _check_type(name, a, like)
+    check_dtype(name, a, like)
     if a.ndim != 2:
         raise ValueError(f"{name}: got shape {a.shape}, expected a matrix, two axes; use {name}.reshape")
     if any(want is not None and got != want for got, want in zip(a.shape, shape, strict=True)):
@@ -192,21 +183,12 @@ def _check_matrix(
         raise ValueError(f"{name}: got shape {a.shape}, expected ({wanted}): {because}{turned}")
 
 
-def _check_vector(name: str, a: Any, like: Like, n: int) -> None:
-    _check_type(name, a, like)
-    if a.shape != (n,):
-        fix = f"; use {name}.reshape({n})" if a.size == n else ""
-        raise ValueError(f"{name}: got shape {a.shape}, expected ({n},), one for each column of w{fix}")
-    if not a.flags.c_contiguous:
-        raise ValueError(f"{name}: strides {a.strides} leave gaps; pass np.ascontiguousarray({name})")
-
-
 def _check_out(name: str, out: Any, like: Like, shape: tuple[int, ...], others: dict[str, Array]) -> None:
     """Raises unless results can be written to ``out``, which may be None."""
     if out is None:
         return
     arrays.check_inplace(name, out)
-    _check_type(name, out, like)
+    check_dtype(name, out, like)
     if out.shape != shape:
         raise ValueError(f"{name}: got shape {out.shape}, expected {shape}")
     if not out.flags.c_contiguous:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import Array
+from .exact import Two, odd_sum, two_product, two_sum
 from .sums import Doubles
 
 SIGN, ONE, ROOT_HALF, TWO_52 = (
@@ -56,41 +57,11 @@ def _scaled(x: Doubles, n: Doubles) -> Doubles:
     return (x * _power_of_2(half + WHOLE)) * _power_of_2((n - half) + WHOLE)
 
 
-class Two(NamedTuple):
-    """high + low, |low| some 2^-53 of |high|."""
-
-    high: Doubles
-    low: Doubles
-
-
-def _sum(a: Any, b: Any) -> Two:
-    """a + b exactly."""
-    s = a + b
-    t = s - a
-    return Two(s, (a - (s - t)) + (b - t))
-
-
-def _product(a: Doubles, b: Doubles) -> Two:
-    """a*b exactly: the halves have 26 bits, so that their products are exact."""
-    p, c, d = a * b, 134217729.0 * a, 134217729.0 * b
-    a1, b1 = c - (c - a), d - (d - b)
-    a2, b2 = a - a1, b - b1
-    return Two(p, (((a1 * b1) - p) + ((a1 * b2) + (a2 * b1))) + (a2 * b2))
-
-
 def _quotient(a: Two, b: Two) -> Doubles:
     """a/b: the quotient of the high parts, and its remainder divided once more."""
     q = a.high / b.high
-    p = _product(q, b.high)
+    p = two_product(q, b.high)
     return q + ((((a.high - p.high) - p.low) + (a.low - (q * b.low))) / b.high)
-
-
-def _odd_sum(a: Doubles, b: Doubles) -> Doubles:
-    """a + b rounded to odd: where it is not exact, the last bit is 1."""
-    s = a + b
-    low = b - (s - a)
-    toward_zero = _bits(s) - ((_bits(s) ^ _bits(low)) >> np.uint64(63))
-    return np.where(low == 0.0, s, _double(toward_zero | np.uint64(1)))
 
 
 class Reduced(NamedTuple):
@@ -180,9 +151,9 @@ def _tanh32(x: Doubles) -> Doubles:
 def _tanh64(x: Doubles) -> Doubles:
     a = _reduced(2.0 * _at_most(20.0, _magnitude(x)))
     power, y = _power_of_2(a.whole), _exp_of(a)
-    less = _sum(power * y.high, -1.0)
-    E = _sum(less.high, (power * y.low) + less.low)
-    D = _sum(E.high, 2.0)
+    less = two_sum(power * y.high, -1.0)
+    E = two_sum(less.high, (power * y.low) + less.low)
+    D = two_sum(E.high, 2.0)
     return _with_sign_of(x, _quotient(E, Two(D.high, D.low + E.low)))
 
 
@@ -197,8 +168,8 @@ def _sigmoid32(x: Doubles) -> Doubles:
 def _sigmoid64(x: Doubles) -> Doubles:
     a = _reduced(-_at_most(746.0, _magnitude(x)))
     y = _exp_of(a)
-    e = _sum(y.high, y.low)
-    D = _sum(1.0, _scaled(e.high, a.n))
+    e = two_sum(y.high, y.low)
+    D = two_sum(1.0, _scaled(e.high, a.n))
     top = Two(np.where(x < 0.0, e.high, 1.0), np.where(x < 0.0, e.low, 0.0))
     q = _quotient(top, Two(D.high, D.low + _scaled(e.low, a.n)))
     return _scaled(q, np.where(x < 0.0, a.n, 0.0))
@@ -220,7 +191,7 @@ def _or_limit(x: Doubles, y: Doubles) -> Doubles:
 
 
 def _log32(x: Doubles) -> Doubles:
-    return _or_limit(x, _odd_sum(*_log_parts(x, 0.0)))
+    return _or_limit(x, odd_sum(*_log_parts(x, 0.0)))
 
 
 def _log64(x: Doubles) -> Doubles:

@@ -19,40 +19,10 @@ from fractions import Fraction
 import numpy as np
 
 from ..arrays import Array
+from .exact import odd_sum, two_product, two_sum
 from .sums import Doubles, csum
 
 PRODUCT_BLOCK = 256
-
-
-def _two_sum(a: Doubles, b: Doubles) -> tuple[Doubles, Doubles]:
-    """s = a + b rounded, and its error: a + b = s + e exactly."""
-    s = a + b
-    v = s - a
-    return s, (a - (s - v)) + (b - v)
-
-
-def _add_to_odd(a: Doubles, b: Doubles) -> Doubles:
-    """a + b; where that is no float64, the one of its two neighbours whose last bit is set.
-
-    Rounding such a sum once more, to 51 bits or fewer, gives what rounding a + b would have given.
-    """
-    s, e = _two_sum(a, b)
-    inexact = (e < 0) | (e > 0)
-    bits = s.view(np.uint64)
-    towards_zero = bits - (inexact & (np.signbit(s) != np.signbit(e)))
-    return np.where(inexact, towards_zero | np.uint64(1), bits).view(np.float64)
-
-
-def _two_product(a: Doubles, b: Doubles) -> tuple[Doubles, Doubles]:
-    """p = a*b rounded, and its error, by halves of 26 bits; exact unless numbers are very large or small."""
-
-    def split(x: Doubles) -> tuple[Doubles, Doubles]:
-        c = 134217729.0 * x  # 2^27 + 1
-        high = c - (c - x)
-        return high, x - high
-
-    p, (a1, a2), (b1, b2) = a * b, split(a), split(b)
-    return p, (a2 * b2) - (((p - (a1 * b1)) - (a2 * b1)) - (a1 * b2))
 
 
 def _fused_exactly(a: float, b: float, c: float) -> float:
@@ -66,10 +36,10 @@ def _fused_exactly(a: float, b: float, c: float) -> float:
 
 def _fused64(a: Doubles, b: Doubles, c: Doubles) -> Doubles:
     a, b, c = np.broadcast_arrays(a, b, c)
-    p, low = _two_product(a, b)
-    t, t_low = _two_sum(c, low)
-    s, s_low = _two_sum(p, t)
-    result: Doubles = s + _add_to_odd(t_low, s_low)
+    p, low = two_product(a, b)
+    t, t_low = two_sum(c, low)
+    s, s_low = two_sum(p, t)
+    result: Doubles = s + odd_sum(t_low, s_low)
     # With a factor of zero, or an infinite or NaN one, the product is exact; an infinite or NaN c stays.
     simple = (a == 0) | (b == 0) | ~np.isfinite(a) | ~np.isfinite(b)
     result = np.where(simple, (a * b) + c, np.where(np.isfinite(c), result, c))
@@ -88,7 +58,7 @@ def fused(a: Array, b: Array, c: Array) -> Array:
         return _fused64(a, b, c)
     # The product is exact in float64; the sum is rounded to odd there, then to float32.
     wide: Doubles = a.astype(np.float64) * b.astype(np.float64)
-    return _add_to_odd(wide, c.astype(np.float64)).astype(np.float32)
+    return odd_sum(wide, c.astype(np.float64)).astype(np.float32)
 
 
 def product(a: Array, b: Array) -> Array:

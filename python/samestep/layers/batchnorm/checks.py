@@ -12,7 +12,7 @@ from ...arguments import finite_number, number
 from ...backends import arrays
 from ...backends.arrays import Array
 from ...backends.face import Sizes
-from ..checks import reshape_hint
+from ..checks import check_vector
 
 
 class ChannelLayout(NamedTuple):
@@ -106,15 +106,4 @@ def _move_axis(a: Array, axis: int, to: int) -> Array:
 
 def check_per_channel(name: str, a: Any, layout: ChannelLayout, x: Array) -> None:
     """Raises unless ``a`` has shape (C,), the dtype of ``x`` and no gaps."""
-    arrays.check_aligned_array(name, a)
-    if a.dtype != x.dtype:
-        raise TypeError(
-            f"{name}: got dtype {a.dtype}, expected x's {x.dtype}; use {name}.astype(np.{x.dtype})"
-        )
-    if a.shape != (layout.channels,):
-        fix = reshape_hint(name, a, (layout.channels,))
-        raise ValueError(
-            f"{name}: got shape {a.shape}, expected ({layout.channels},), one for each channel{fix}"
-        )
-    if not a.flags.c_contiguous:
-        raise ValueError(f"{name}: strides {a.strides} leave gaps; pass np.ascontiguousarray({name})")
+    check_vector(name, a, ("x", x), layout.channels, "channel")
