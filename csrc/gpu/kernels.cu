@@ -8,6 +8,7 @@
 #include "gpu/functions.cuh"
 #include "gpu/mse.cuh"
 #include "gpu/product.cuh"
+#include "gpu/softmax.cuh"
 #include "gpu/step.cuh"
 #include "gpu/sums.cuh"
 
@@ -86,8 +87,9 @@ FOR_EACH_RULE(RULE)
 #define FUNCTION_KERNELS_OF(name, ...)                               \
   KERNEL(name##_float32, FunctionArguments, map<__VA_ARGS__, float>) \
   KERNEL(name##_float64, FunctionArguments, map<__VA_ARGS__, double>)
-#define FUNCTION_KERNELS()                                            \
-  FOR_EACH_FUNCTION(FUNCTION_KERNELS_OF)                              \
+#define FUNCTION_KERNELS() FOR_EACH_FUNCTION(FUNCTION_KERNELS_OF)
+
+#define SOFTMAX_KERNELS()                                             \
   KERNEL(softmax_rows_float32, SoftmaxArguments, softmax_rows<float>) \
   KERNEL(softmax_rows_float64, SoftmaxArguments, softmax_rows<double>)
 
@@ -99,4 +101,5 @@ FOR_EACH_RULE(RULE)
   BATCHNORM_KERNELS()           \
   MSE_KERNELS()                 \
   PRODUCT_KERNELS()             \
-  FUNCTION_KERNELS()
+  FUNCTION_KERNELS()            \
+  SOFTMAX_KERNELS()

@@ -12,6 +12,7 @@ void bind_sums(py::module_& m);
 void bind_batchnorm(py::module_& m);
 void bind_product(py::module_& m);
 void bind_functions(py::module_& m);
+void bind_softmax(py::module_& m);
 void bind_mse(py::module_& m);
 void bind_roof(py::module_& m);
 void bind_plan(py::module_& m);

@@ -1,12 +1,10 @@
-// The functions of one value, and softmax with cross-entropy.
+// The functions of one value.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
 #include <optional>
-#include <stdexcept>
 
 #include "isa/dispatch.h"
-#include "python/arrays.h"
 #include "python/bind.h"
 #include "python/operands.h"
 #include "python/step_guard.h"
@@ -30,26 +28,9 @@ py::object map_array(int row, py::handle x, py::object out) {
   return out;
 }
 
-double softmax_of_arrays(const py::array& z, const py::array_t<Index>& labels, const py::array& dz) {
-  if (z.ndim() != 2 || z.size() == 0) throw std::invalid_argument("z: expected rows and columns");
-  const Type type = type_of(z);
-  const Index rows = z.shape(0), columns = z.shape(1);
-  check_dense(z, z.dtype(), {rows, columns}, "z");
-  check_dense(dz, z.dtype(), {rows, columns}, "dz");
-  check_dense(labels, py::dtype::of<Index>(), {rows}, "labels");
-  if (!has_flags(dz, kInPlace)) throw std::invalid_argument("dz: expected a writeable array");
-  const Softmax job{z.data(), labels.data(), rows, columns, nullptr, raw(dz).data};
-  for (Index i = 0; i < rows; ++i) {
-    if (job.labels[i] < 0 || job.labels[i] >= columns) throw std::invalid_argument("labels: expected columns of z");
-  }
-  py::gil_scoped_release others_may_run;
-  return softmax_cross_entropy(type, job);
-}
-
 }  // namespace
 
 void bind_functions(py::module_& m) {
-  m.def("softmax_cross_entropy", softmax_of_arrays);
   for (int row = 0; row < active_isa().n_functions; ++row) {
     m.def(active_isa().functions[row].name, [row](py::handle x, py::object out) { return map_array(row, x, out); });
   }

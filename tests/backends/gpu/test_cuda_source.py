@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(nvrtc.library() is None, reason="not installed: 
 
 # All kernels for the first architecture, those of every rule for the last, some for those between.
 ALL = "ALL_KERNELS()"
-OTHERS = "WORD_KERNELS() SUM_KERNELS() MSE_KERNELS() PRODUCT_KERNELS() FUNCTION_KERNELS()"
+OTHERS = "WORD_KERNELS() SUM_KERNELS() MSE_KERNELS() PRODUCT_KERNELS() FUNCTION_KERNELS() SOFTMAX_KERNELS()"
 MOST = f"FOR_EACH_RULE(STEP_KERNELS) OPTION_KERNELS(adam_outside) {OTHERS}"
 SOME = f"STEP_KERNELS(adam_outside) OPTION_KERNELS(adam_outside) {OTHERS}"
 ARCHITECTURES = {75: ALL, 80: SOME, 86: SOME, 89: SOME, 90: SOME, 100: SOME, 103: SOME, 120: MOST}

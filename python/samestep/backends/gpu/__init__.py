@@ -22,10 +22,11 @@ from .arrays import (
 )
 from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference, update_running
 from .device import device_name, why_not
-from .functions import exp, log, sigmoid, softmax_cross_entropy, tanh
+from .functions import exp, log, sigmoid, tanh
 from .mse import Mse
 from .plan import SUPPORTED, Plan, check_options
 from .product import linear, linear_backward
+from .softmax import softmax_cross_entropy
 from .sums import canonical_sum, global_norm
 
 __all__ = [
