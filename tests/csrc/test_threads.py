@@ -119,6 +119,19 @@ def test_tuning_can_be_switched_off():
     assert "SAMESTEP_TUNE: got 'no', expected '0' or '1'" in run_python(code, SAMESTEP_TUNE="no").stderr
 
 
+def test_a_setting_can_be_kept():
+    opt = ss.SGD(np.ones(1 << 20, np.float32), lr=0.1)
+    plan, g = opt._plan, np.ones(1 << 20, np.float32)
+    for setting in range(len(plan.trials)):
+        plan.keep(setting)
+        opt.step(g)
+        assert [kept for *_, kept in plan.trials] == [i == setting for i in range(len(plan.trials))]
+        assert not any(seconds for *_, seconds, _ in plan.trials)
+    for setting in (-1, len(plan.trials)):
+        with pytest.raises(ValueError, match="setting: expected the index of one of trials"):
+            plan.keep(setting)
+
+
 def in_child(act) -> int:
     """Forks, runs act in the child under an alarm, returns the child's wait status."""
     pid = os.fork()
