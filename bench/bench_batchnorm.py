@@ -22,7 +22,7 @@ import numpy as np
 import samestep as ss
 from samestep.commands.bench.compare import Comparison
 from samestep.commands.bench.situations import Situation
-from samestep.commands.bench.turns import Sample, take_turns
+from samestep.commands.bench.turns import Sample
 from table import Table, both_situations, parse, parser_of
 
 CASES: dict[str, tuple[tuple[int, ...], int]] = {
@@ -131,7 +131,7 @@ def measure(
         **{f"torch: {what}": call for what, call in theirs.items()},
         "copy": copy_of(x, threads),
     }
-    samples = take_turns(situation.turns(calls, rounds), seconds, rounds)
+    samples = situation.sample(calls, seconds, rounds)
     found = []
     for what in own:
         case, mine = f"{name} {what}", samples[f"samestep: {what}"]

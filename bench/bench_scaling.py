@@ -28,7 +28,7 @@ from samestep.commands.bench import machine
 from samestep.commands.bench.cases import RULES
 from samestep.commands.bench.peers import STATES
 from samestep.commands.bench.situations import HOT, Situation, after_numpy
-from samestep.commands.bench.turns import QUICK_ROUNDS, ROUNDS, take_turns
+from samestep.commands.bench.turns import QUICK_ROUNDS, ROUNDS
 
 SIZES = (10**3, 10**4, 10**5, 10**6, 10**7, 10**8, 10**9)
 BLOCK = 2**26  # parameters of one mapped window: 256 MB an array
@@ -73,7 +73,7 @@ def measure(
     file = os.memfd_create("block")
     try:
         step = whole(rule, size) if fits else aliased(rule, size, file)
-        sample = take_turns(situation.turns({"step": step}, rounds), seconds, rounds)["step"]
+        sample = situation.sample({"step": step}, seconds, rounds)["step"]
     finally:
         os.close(file)
     return {

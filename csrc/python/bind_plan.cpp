@@ -69,6 +69,14 @@ class BoundPlan {
     return found;
   }
 
+  void keep(int setting) {
+    StepGuard alone(stepping_);
+    if (setting < 0 || setting >= static_cast<int>(plan_->tuner().trials().size())) {
+      throw std::invalid_argument("setting: expected the index of one of trials");
+    }
+    plan_->keep(setting);
+  }
+
   Index step(py::handle grads, const std::vector<double>& hyper, double scale) {
     StepGuard alone(stepping_);
     check_hyper(*plan_, hyper);
@@ -221,6 +229,7 @@ void bind_plan(py::module_& m) {
       .def(py::init<const std::string&, const py::sequence&, py::array_t<Index>, const py::object&>(), py::arg("rule"),
            py::arg("tensors"), py::arg("steps").noconvert(), py::arg("options") = py::none())
       .def_property_readonly("trials", &BoundPlan::trials)
+      .def("keep", &BoundPlan::keep, py::arg("setting"))
       .def("step", &BoundPlan::step, py::arg("grads"), py::arg("hyper"), py::arg("scale") = 1.0)
       .def("set_weight_decay", &BoundPlan::set_weight_decay, py::arg("weight_decay"))
       .def_property_readonly("norm", &BoundPlan::norm)

@@ -21,7 +21,7 @@ using Clock = std::chrono::steady_clock;
 // Elements of a work item: at most some 10 microseconds, at least some 2, several times what it costs a thread that is
 // awake to claim one. Tensors share items, so that a thousand small ones are cut as one large one would be.
 constexpr Index kLargestItem = 32768, kSmallestItem = 4096;
-constexpr Index kItems = 4;  // of small work: a thread that comes late runs one fewer
+constexpr Index kItems = 4, kItemsPerThread = 2;  // of small work: a thread that comes late runs one fewer
 constexpr Index kPage = 4096;
 
 // Elements from which a step wakes a thread that sleeps: with fewer, two threads were no faster than one, on one loaded
@@ -86,7 +86,8 @@ void Plan::cut(Index largest_item) {
 // at most twice as long, and so no trial does.
 std::vector<Setting> Plan::settings() const {
   const int threads = get_num_threads();
-  const Index item = std::clamp(size_ / kItems + kPage / 4, kSmallestItem, kLargestItem);
+  const Index items = std::max(kItems, kItemsPerThread * threads);
+  const Index item = std::clamp(size_ / items + kPage / 4, kSmallestItem, kLargestItem);
   std::vector<Setting> found{{item, threads}};
   if (size_ <= kSmallStep || threads == 1) return found;
   if (size_ < kMemoryBound || threads > 2) found.push_back({item, threads / 2});

@@ -31,6 +31,9 @@ class Plan {
   // What the first steps tried, and what is kept.
   const Tuner& tuner() const { return tuner_; }
 
+  // Has all further steps run with one of the settings, an index into the tuner's trials(), so that it can be measured.
+  void keep(int setting) { tuner_.keep(setting); }
+
   int rule() const { return rule_; }
   int n_groups() const { return n_groups_; }
   Options& options() { return pass_.options; }

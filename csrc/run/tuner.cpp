@@ -33,6 +33,12 @@ Tuner::Tuner(const std::vector<Setting>& settings) : is_trying_(settings.size() 
   }
 }
 
+void Tuner::keep(int index) {
+  current_ = index;
+  is_trying_ = false;
+  left_ = 0;
+}
+
 // A machine that was busy in the first steps may have been free since then.
 bool Tuner::begin_step() {
   if (is_trying_ || left_ == 0) return is_trying_;

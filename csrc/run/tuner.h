@@ -29,6 +29,9 @@ class Tuner {
   bool begin_step();
   void record(double seconds);
 
+  // Ends the trials: this one of trials() is kept for good.
+  void keep(int index);
+
   // What the next step is to run with.
   const Setting& setting() const { return trials_[current_].setting; }
 

@@ -119,6 +119,29 @@ def test_tuning_can_be_switched_off():
     assert "SAMESTEP_TUNE: got 'no', expected '0' or '1'" in run_python(code, SAMESTEP_TUNE="no").stderr
 
 
+@pytest.mark.parametrize(("threads", "item"), [(1, 32768), (2, 32768), (8, 9216), (16, 5120), (64, 4096)])
+def test_small_work_is_cut_for_as_many_threads(threads, item):
+    before = ss.get_num_threads()
+    ss.set_num_threads(threads)
+    try:
+        assert ss.SGD(np.ones(1 << 17, np.float32), lr=0.1)._plan.trials[0][:2] == (item, threads)
+    finally:
+        ss.set_num_threads(before)
+
+
+def test_a_setting_can_be_kept():
+    opt = ss.SGD(np.ones(1 << 20, np.float32), lr=0.1)
+    plan, g = opt._plan, np.ones(1 << 20, np.float32)
+    for setting in range(len(plan.trials)):
+        plan.keep(setting)
+        opt.step(g)
+        assert [kept for *_, kept in plan.trials] == [i == setting for i in range(len(plan.trials))]
+        assert not any(seconds for *_, seconds, _ in plan.trials)
+    for setting in (-1, len(plan.trials)):
+        with pytest.raises(ValueError, match="setting: expected the index of one of trials"):
+            plan.keep(setting)
+
+
 def in_child(act) -> int:
     """Forks, runs act in the child under an alarm, returns the child's wait status."""
     pid = os.fork()

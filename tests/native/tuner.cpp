@@ -85,6 +85,14 @@ int main() {
     expect_text("and tried again", steps(tuner, 15, equal), turns(5));
   }
   {
+    Tuner tuner(kThree);
+    steps(tuner, 3, [](const Setting&, int) { return 1.0; });
+    tuner.keep(2);
+    expect_text("one is to be kept", steps(tuner, 3000, [](const Setting&, int) { return 1.0; }), "");
+    expect("that one", tuner.kept(), 2);
+    expect("and used", tuner.setting().largest_item, samestep::Index(200));
+  }
+  {
     Tuner tuner({{100, 8}});
     expect_text("with one setting there is nothing to try", steps(tuner, 3000, [](const Setting&, int) { return 1.0; }),
                 "");

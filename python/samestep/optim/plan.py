@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..backends import arrays, cpu
+from ..backends.arrays import Array
 from ..backends.face import MOVED, NONFINITE, STEPPED
 from .gradients import check_gradients
 from .owner import Owner
@@ -69,3 +70,9 @@ def train(optimizer: Owner, trainer: cpu.Trainer, steps: int) -> None:
         optimizer._bind()
         if optimizer._plan.train(trainer, optimizer._hyper_values, steps) != STEPPED:
             raise RuntimeError("params: moved by another thread during the steps")
+
+
+def like_params(optimizer: Owner, g: Array) -> Any:
+    """The gradient of the one parameter in the structure in which the optimizer was given it."""
+    structured = optimizer.groups[0].structure.unflatten([g])
+    return [structured] if optimizer._grouped else structured

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..optim.optimizer import Optimizer, like_params
+from ..optim.optimizer import Optimizer
+from ..optim.plan import like_params
 from ..problems import Floats
 from ..sums import global_norm
 from .checks import check_function, check_not_negative

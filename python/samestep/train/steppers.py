@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Protocol, TypeGuard
 
 from ..backends import cpu
-from ..optim.optimizer import Optimizer, like_params
+from ..optim.optimizer import Optimizer
+from ..optim.plan import like_params
 from ..problems import MSE, Integers, Problem
 from ..problems.function import can_call_with, check_returned_gradient
 from ..problems.mse import is_least_squares

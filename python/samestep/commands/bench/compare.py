@@ -9,7 +9,7 @@ from typing import Any
 from .ratios import Ratio, Verdict, times_faster, verdict
 from .roof import Roof
 from .situations import ROOF, Situation
-from .turns import ROUNDS, Sample, take_turns
+from .turns import ROUNDS, Sample
 
 OURS, BEST = "samestep", "torch best"
 __all__ = ["BEST", "OURS", "ROOF", "TABLE", "Comparison", "compare", "fastest"]
@@ -94,7 +94,7 @@ def compare(
     of_torch = {name for name in contenders if name.startswith("torch")}
     wanted = {OURS} | set(beside) | (of_torch if BEST in beside else set())
     called = {name: call for name, call in contenders.items() if name in wanted}
-    samples = take_turns(situation.turns(called, rounds, roof if ROOF in beside else None), seconds, rounds)
+    samples = situation.sample(called, seconds, rounds, roof if ROOF in beside else None)
     best = fastest({name: sample for name, sample in samples.items() if name in of_torch})
     goals = {best if name == BEST and best else name: goal for name, goal in beside.items()}
     goals |= {name: goal for name, goal in beside.items() if name in samples}

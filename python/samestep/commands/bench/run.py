@@ -15,7 +15,7 @@ from .peers import STATES, steps_of
 from .ratios import Ratio, times_faster
 from .roof import Roof, roof_of
 from .situations import HOT, after_numpy
-from .turns import ROUNDS, Sample, take_turns
+from .turns import ROUNDS, Sample
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def measure(
     try:
         contenders, roof = contenders_of(rule, shapes, peers, threads)
         samples = {
-            situation: take_turns(situation.turns(contenders, rounds, roof), seconds, rounds)
+            situation: situation.sample(contenders, seconds, rounds, roof)
             for situation in (HOT, after_numpy())
         }
     finally:

@@ -1,7 +1,8 @@
 """What runs just before a timed call: its own calls, or other work, as in a training.
 
 In a training a step follows a backward pass or other arrays' work, which has filled the caches and, with
-OpenMP, left threads that spin for milliseconds. A loop over steps alone shows neither.
+OpenMP, left threads that spin for milliseconds. A loop over steps alone shows neither. What ran before that
+is the step itself: of arrays that a large cache holds, something is still there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .roof import Roof
-from .turns import ROUNDS, Turn
+from .turns import ROUNDS, Sample, Turn, take_turns
 
 ROOF = "roof"
 
@@ -34,7 +35,9 @@ class Situation:
     work: Callable[[], Any] | None = None  # None: the call itself
 
     def turn(self, call: Callable[[], Any], warm_ups: int = 1) -> Turn:
-        """A turn that times ``call``: in a batch after its own calls, or once after the other work.
+        """A turn that times ``call``: in a batch after its own calls, or in the second of two laps.
+
+        A lap is the other work and the call. The first one takes the caches from the contender before.
 
         Warm-ups, in the same situation, come first: for pages, threads, compilers, and for a step that tunes
         itself, which tries its settings in the first tens of calls.
@@ -51,6 +54,8 @@ class Situation:
 
             def in_use() -> float:
                 work()
+                call()
+                work()
                 return _time(call, 1)
 
             return in_use
@@ -65,35 +70,57 @@ class Situation:
 
         return hot
 
-    def turn_of_roof(self, roof: Roof) -> Turn:
-        """A turn in which every way of a roof runs; the fastest counts.
+    def sample(
+        self,
+        contenders: Mapping[str, Callable[[], Any]],
+        seconds: float,
+        rounds: int = ROUNDS,
+        roof: Roof | None = None,
+    ) -> dict[str, Sample]:
+        """Lets the contenders take turns, and every way of the roof with them.
 
-        It follows a pause, since threads of other contenders that still spin are none of the machine's
-        limits, and for the same reason its other work is NumPy's.
+        Args:
+            contenders: the calls by name. They are warmed up, unless the rounds are too few to count.
+            seconds, rounds: see ``take_turns``.
+            roof: its sample is that of the way whose median is the least.
+
+        Example:
+            >>> from samestep.commands.bench.situations import HOT
+            >>> samples = HOT.sample({"a sum": lambda: sum(range(100))}, 0.0, rounds=3)
+            >>> samples["a sum"].minimum < 1.0
+            True
         """
-        work = None if self.work is None else add_in_place()
-        passes = [1 if work else _in_a_batch(roof.seconds(way, 1)) for way in range(len(roof.ways))]
-
-        def turn() -> float:
-            time.sleep(2 * WARM_SECONDS)
-            best = np.inf
-            for way, n in enumerate(passes):
-                if work is None:
-                    roof.seconds(way, 1)
-                else:
-                    work()
-                best = min(best, roof.seconds(way, n))
-            return float(best)
-
-        return turn
-
-    def turns(
-        self, contenders: Mapping[str, Callable[[], Any]], rounds: int, roof: Roof | None = None
-    ) -> dict[str, Turn]:
-        """A turn of each contender and, last, of the roof; with fewer rounds than count, hardly warmed up."""
         warm_ups = WARM_UPS if rounds >= ROUNDS else 1
         turns = {name: self.turn(call, warm_ups) for name, call in contenders.items()}
-        return turns if roof is None else {**turns, ROOF: self.turn_of_roof(roof)}
+        ways = {} if roof is None else self._turns_of(roof)
+        samples = take_turns({**turns, **ways}, seconds, rounds)
+        found = {name: samples[name] for name in contenders}
+        if ways:
+            found[ROOF] = min((samples[way] for way in ways), key=lambda sample: sample.median)
+        return found
+
+    def _turns_of(self, roof: Roof) -> dict[str, Turn]:
+        """A turn of each way: a pause, since threads of others that spin are none of the machine's limits.
+
+        For the same reason the other work is NumPy's.
+        """
+        work = None if self.work is None else add_in_place()
+
+        def turn_of(way: int) -> Turn:
+            passes = 1 if work else _in_a_batch(roof.seconds(way, 1))
+
+            def turn() -> float:
+                time.sleep(2 * WARM_SECONDS)
+                if work is not None:
+                    work()
+                roof.seconds(way, 1)
+                if work is not None:
+                    work()
+                return roof.seconds(way, passes)
+
+            return turn
+
+        return {f"{ROOF}: {name}": turn_of(way) for way, name in enumerate(roof.ways)}
 
 
 HOT = Situation("hot", "itself")

@@ -37,7 +37,7 @@ def take_turns(turns: Mapping[str, Turn], seconds: float, rounds: int = ROUNDS) 
     So what makes the machine faster or slower from turn to turn favours nobody.
 
     Args:
-        turns: by contender; ``Situation.turn`` makes one of a call.
+        turns: by contender; ``Situation.turn`` makes one of a call, ``Situation.sample`` of many.
         seconds: about how long all rounds take together.
         rounds: the fewest that are made.
 
