@@ -84,9 +84,11 @@ struct Lanes {
 };
 
 // Adds the terms of elements i .. i + 32*groups - 1; the first goes to lane 0. Few lanes at a time over all groups, so
-// that they stay in registers: gcc 12 would keep all 32 in memory, at half the speed.
-template <class T, class Terms>
-inline void add_groups(const Terms& terms, const T* const* in, Index i, Index groups, Lanes<Terms::kSums>& lanes) {
+// that they stay in registers: gcc 12 would keep all 32 in memory, at half the speed. fetches: also fetches the
+// elements that lie `ahead` behind those that are added.
+template <bool fetches = false, class T, class Terms>
+inline void add_groups(const Terms& terms, const T* const* in, Index i, Index groups, Lanes<Terms::kSums>& lanes,
+                       [[maybe_unused]] Index ahead = 0) {
   constexpr int kSums = Terms::kSums;
   constexpr int kHeld = 8 / kSums < 4 ? 8 / kSums : 4;  // vectors of lanes held in registers at a time
   for (Index first = 0; first < kLanes; first += kHeld * kWidth) {
@@ -98,6 +100,9 @@ inline void add_groups(const Terms& terms, const T* const* in, Index i, Index gr
       for (int s = 0; s < kSums; ++s) sums[v][s] = load<Doubles>(&lanes.lane[s][first + v * kWidth]);
     }
     for (Index g = 0; g < groups; ++g) {
+      if constexpr (fetches) {
+        for (int a = 0; a < Terms::kArrays; ++a) fetch(in[a] + i + g * kLanes + first + ahead, kHeld * kWidth);
+      }
 #pragma GCC unroll 8
       for (int v = 0; v < kHeld; ++v) {
         terms.template operator()<typename Vectors<T>::Terms>(in, i + g * kLanes + first + v * kWidth, 0, sums[v]);

@@ -35,7 +35,7 @@ struct BatchNorm {
   Index samples, channels, positions;  // N, C, S
   bool channels_last;                  // value (n, c, s) is at (n*S + s)*C + c, else at (n*C + c)*S + s
   bool stream;                         // write out past the caches
-  Index ahead;                         // while applying element i, prefetch element i + ahead of x and dy; 0: none
+  bool fetch;                          // planes: fetch what is read and written soon
   double eps;
   const void *x, *dy;              // (N, C, S), or (N, S, C) channels last
   const void *gamma, *beta, *var;  // (C)

@@ -15,29 +15,29 @@ inline Index elements_to_alignment(const T* address) {
   return (0 - reinterpret_cast<unsigned long long>(address)) % kVectorBytes / sizeof(T);
 }
 
+constexpr Index kReadAhead = 4096;  // bytes of an array that is summed: memory delivers many lines at a time
+constexpr Index kWriteAhead = 256;  // bytes of a result in the caches, whose lines are read before they are written
+
 // out[k] = formula(in, k) for k = i..i+count-1, whose columns are j..j+count-1. in[0] = x, in[1] = dy and out are all
 // of (N, C, S) or (N, S, C). b.stream: stores past the caches, which need aligned addresses; that changes no bit.
-template <int kArrays, class T, class Formula>
+template <class T, class Formula>
 inline void apply_run(const Formula& formula, const BatchNorm& b, const T* const* in, T* out, Index i, Index j,
                       Index count) {
   using V = typename Vectors<T>::Full;
   constexpr Index kStep = kVectorBytes / sizeof(T);
-  const Index end = i + count, ahead = b.ahead;
-  auto fetch = [&] {
-    for (int a = 0; a < kArrays; ++a) __builtin_prefetch(in[a] + i + ahead, 0, 2);
-  };
+  const Index end = i + count;
+  const bool fetches = b.fetch;  // read once: a store might change b, for the compiler
   if (b.stream) {
     // Up to the first aligned address one by one, then whole vectors.
     for (Index head = elements_to_alignment(out + i); i < end && head > 0; ++i, ++j, --head) {
       out[i] = formula.template operator()<T>(in, i, j);
     }
     for (; i + kStep <= end; i += kStep, j += kStep) {
-      if (ahead != 0) fetch();
       store_past_caches(out + i, formula.template operator()<V>(in, i, j));
     }
   } else {
     for (; i + kStep <= end; i += kStep, j += kStep) {
-      if (ahead != 0) fetch();
+      if (fetches) __builtin_prefetch(out + i + kWriteAhead / Index(sizeof(T)), 1);
       store(out + i, formula.template operator()<V>(in, i, j));
     }
   }
@@ -70,10 +70,13 @@ inline void apply_runs(const Formula& formula, const BatchNorm& b, const T* cons
 
 // The block sums of terms first..last-1 of one channel in planes: term k is at sample k/S, position k%S, and goes to
 // lane k%32. As many whole groups of 32 as fit into a plane are added where they lie; 32 terms across the end of a
-// plane are gathered first, so that lanes keep their order. out[s*stride] = the sum of kind s.
+// plane are gathered first, so that lanes keep their order. b.fetch: fetches the terms that are kReadAhead further on,
+// or those of the next plane where planes are smaller; the processor itself stops at the end of a plane.
+// out[s*stride] = the sum of kind s.
 template <class T, class Terms>
 inline void plane_block(const Terms& terms, const BatchNorm& b, const T* const* in, Index channel, Index first,
                         Index last, double* out, Index stride) {
+  constexpr Index kAhead = kReadAhead / Index(sizeof(T));
   const Index S = b.positions, next_plane = b.channels * S;
   Lanes<Terms::kSums> lanes;
   Index sample = first / S, position = first % S;
@@ -85,8 +88,16 @@ inline void plane_block(const Terms& terms, const BatchNorm& b, const T* const* 
     Index i = sample * next_plane + channel * S + position;
     Index groups = (S - position < last - k ? S - position : last - k) / kLanes;
     if (groups > 0) {
-      // In place: groups of 32 that end within this plane.
-      add_groups(terms, in, i, groups, lanes);
+      // In place: groups of 32 that end within this plane. First those that have all they fetch in it as well.
+      Index inside = b.fetch && position + kAhead < S ? (S - position - kAhead) / kLanes : 0;
+      inside = inside < groups ? inside : groups;
+      if (inside > 0) add_groups<true>(terms, in, i, inside, lanes, kAhead);
+      const Index rest = groups - inside, behind = i + inside * kLanes;
+      if (rest > 0 && b.fetch && sample + 1 < b.samples) {
+        add_groups<true>(terms, in, behind, rest, lanes, next_plane - (S > kAhead ? S - kAhead : 0));
+      } else if (rest > 0) {
+        add_groups(terms, in, behind, rest, lanes);
+      }
       k += groups * kLanes;
       position += groups * kLanes;
     } else {
@@ -177,7 +188,7 @@ void apply(const BatchNorm& b, Index begin, Index end) {
     Index head = elements_to_alignment(out + begin);
     head = head < width && head < left ? head : 0;
     auto formula = Direction::template formula<ByColumn<T>>(b, 0);
-    apply_run<Direction::kArrays>(formula, b, in, out, begin, 0, head);
+    apply_run(formula, b, in, out, begin, 0, head);
     Index i = begin + head;
     const bool side_by_side =
         width * kBytes < kLongRun && width * kBytes % kVectorBytes == 0 && elements_to_alignment(out + i) == 0;
@@ -185,7 +196,7 @@ void apply(const BatchNorm& b, Index begin, Index end) {
       apply_runs(formula, b, in, out, i, head, width);
     }
     for (; i < end; i += width) {
-      apply_run<Direction::kArrays>(formula, b, in, out, i, head, end - i < width ? end - i : width);
+      apply_run(formula, b, in, out, i, head, end - i < width ? end - i : width);
     }
   } else {
     // Plane after plane, with the coefficients of one channel each.
@@ -193,7 +204,7 @@ void apply(const BatchNorm& b, Index begin, Index end) {
     for (Index i = begin; i < end; plane_end += b.positions, c = c + 1 < b.channels ? c + 1 : 0) {
       Index run_end = plane_end < end ? plane_end : end;
       auto formula = Direction::template formula<ByChannel<T>>(b, c);
-      apply_run<Direction::kArrays>(formula, b, in, out, i, 0, run_end - i);
+      apply_run(formula, b, in, out, i, 0, run_end - i);
       i = run_end;
     }
   }

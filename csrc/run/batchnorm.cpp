@@ -16,7 +16,8 @@ constexpr Index kItemElements = 65536;        // of a work item of elementwise w
 constexpr Index kChannelBytes = 1536 * 1024;  // of the second-level cache, for what one item reads twice
 constexpr Index kForwardRun = 16384;          // bytes of x: smaller planes are processed several at a time;
 constexpr Index kBackwardRun = 4096;          // with dy beside x, more gained nothing
-constexpr Index kPlaneItems = 16;             // at most; most have several groups of channels, to prefetch the next
+constexpr Index kPlaneItems = 16;             // at most: one item reads several adjacent planes of every sample
+constexpr Index kFetchedBytes = 1536 * 1024;  // of x and dy; fewer may lie in a cache, where fetching costs 4 %
 constexpr Index kStreamBytes = 8 << 20;       // larger results are stored past the caches
 constexpr Index kChannelsPerItem = 16;        // at least, in finish()
 
@@ -31,19 +32,16 @@ struct Work {
   Index slabs() const { return b.channels_last ? ceil_div(b.channels, kSumColumns) : b.channels; }
 
   // Planes only: everything for a range of channels, group_channels at a time, so that x is read from memory once and
-  // from the cache afterwards. While one group is written, the next is prefetched: otherwise memory would be half idle
-  // during the sums, which write nothing.
+  // from the cache afterwards.
   void run_channels(Index begin, Index end) const {
     for (Index next; begin < end; begin = next) {
       next = std::min(end, begin + group_channels);
-      BatchNorm job = b;
-      job.ahead = next < end ? (next - begin) * b.positions : 0;
-      kernel.prepare(job, begin, next);
-      kernel.add_blocks(job, begin, next, 0, blocks);
-      kernel.finish(job, begin, next);
+      kernel.prepare(b, begin, next);
+      kernel.add_blocks(b, begin, next, 0, blocks);
+      kernel.finish(b, begin, next);
       for (Index n = 0; n < b.samples; ++n) {
         Index first = n * b.channels * b.positions;
-        kernel.apply(job, first + begin * b.positions, first + next * b.positions);
+        kernel.apply(b, first + begin * b.positions, first + next * b.positions);
       }
     }
   }
@@ -74,9 +72,11 @@ void run_batchnorm(Type type, Direction direction, bool relu, BatchNorm job) {
   b.coefficients = scratch.data();
   b.sums = scratch.data() + ceil_div(kCoefficients * b.repeats * b.channels * size_of, 8);
   b.stream = work.elements() * size_of > kStreamBytes && b.out != b.dy && b.out != b.x;
+  const Index arrays = direction == backward ? 2 : 1;  // that are read
+  b.fetch = !b.channels_last && arrays * work.elements() * size_of > kFetchedBytes;
 
   const bool small = work.elements() <= kOneThreadElements;
-  Index channel_bytes = work.values * size_of * (direction == backward ? 2 : 1);
+  Index channel_bytes = work.values * size_of * arrays;
   // Planes, each channel within the cache, and enough channels for some threads: x is read from memory once.
   if (!b.channels_last && direction != inference && !small && b.channels >= 8 && channel_bytes <= kChannelBytes) {
     Index run = direction == forward ? kForwardRun : kBackwardRun;

@@ -22,7 +22,7 @@ struct Run {
 // |scale|*sqrt(sum of all squares): csum(x*x) of each run, these sums paired in the order of the list.
 double global_norm(const std::vector<Run>& runs, double scale = 1.0);
 
-// Runs a batch norm. The caller sets sizes, arrays and eps; coefficients, repeats, sums, stream and ahead are set here.
+// Runs a batch norm. The caller sets sizes, arrays and eps; coefficients, repeats, sums, stream and fetch are set here.
 void run_batchnorm(Type type, Direction direction, bool relu, BatchNorm job);
 
 // Adds one batch to the running mean and var (channels): see contract/batchnorm.h.
