@@ -2,8 +2,8 @@
 
 python examples/digits.py [--epochs N] [--seed N]
 
-The network is that of samestep.commands.digits: NumPy computes the matrix products and the softmax, samestep
-batch norm, ReLU and Adam.
+The network is that of samestep.commands.digits, trained wholly inside the bit contract: the digest of the
+weights is the same on every machine.
 """
 
 import argparse

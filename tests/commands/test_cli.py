@@ -478,11 +478,11 @@ class TestDigits:
         assert shipped["test_accuracy"] >= shipped["required_accuracy"] == 0.97
         assert shipped["seconds"] > 0
         assert re.fullmatch("[0-9a-f]{64}", shipped["digest"])
-        assert "not on every machine" in shipped["digest_note"]
+        assert shipped["digest_note"].startswith("The digest is the same on every machine")
 
     @pytest.mark.parametrize("isa", ss.info()["isas"])
     @pytest.mark.parametrize("threads", [1, 2])
-    def test_the_digest_on_one_machine(self, shipped, isa, threads):
+    def test_one_digest(self, shipped, isa, threads):
         done = samestep("demo", "--digits", "--json", SAMESTEP_ISA=isa, SAMESTEP_THREADS=str(threads))
         assert json.loads(done.stdout)["digest"] == shipped["digest"]
 
@@ -492,7 +492,7 @@ class TestDigits:
         assert "PASS" in done.stdout
         assert f"{shipped['test_accuracy']:.2%} told right" in done.stdout
         assert shipped["digest"][:16] in done.stdout
-        assert "NumPy's" in done.stdout
+        assert "the same on every machine" in done.stdout
         assert max(map(len, done.stdout.splitlines())) < 100
 
     def test_a_terminal_without_greek_letters(self):

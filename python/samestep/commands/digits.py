@@ -1,12 +1,12 @@
-"""A small network on scikit-learn's handwritten digits: batch norm, ReLU and updates by samestep.
+"""A small network on scikit-learn's handwritten digits, trained wholly inside the bit contract.
 
-64 pixels - 64 hidden units with batch norm and ReLU - 10 classes, softmax cross-entropy. The two matrix
-products and the softmax are NumPy's, and so the bits of the whole depend on this machine's BLAS. The rest is
-in the bit contract: neither SAMESTEP_ISA nor SAMESTEP_THREADS changes the digest.
+64 pixels - 64 hidden units with batch norm and ReLU - 10 classes, softmax cross-entropy, Adam. Initial
+weights and batches come from the sampler. So the weights at the end are the same on every machine.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from ..backends.arrays import Array, digest
 from ..backends.reference.sampling import Sampler
-from ..layers.batchnorm import BatchNorm
 from ..optim.optimizers import Adam
 from ..optional import require
+from ..proof.network import Network
+from ..sums import canonical_sum
 
 HIDDEN = 64
 CLASSES = 10
@@ -28,8 +29,8 @@ EPOCHS = 30
 LR = 3e-3
 REQUIRED = 0.97  # the share of test images that must be classified right
 DIGEST_NOTE = (
-    "The digest is the same on every instruction set and number of threads of samestep, but not on every "
-    "machine: matrix products and softmax are NumPy's, whose last bits depend on its BLAS and processor."
+    "The digest is the same on every machine, instruction set and number of threads: all that lies between "
+    "the images and the weights is in the bit contract, matrix products and softmax as well."
 )
 
 Labels = NDArray[np.int64]
@@ -75,76 +76,31 @@ class DigitsResult:
         }
 
 
-class Network:
-    """``logits = relu(batchnorm(x W1)) W2 + b2``.
+def new_network(
+    pixels: int, sampler: Sampler, dtype: type[np.floating[Any]] = np.float32, backend: str = "auto"
+) -> Network:
+    """The network with random weights: uniform between -a and a, where a = sqrt(6/(inputs of the layer)).
 
-    The layer before a batch norm has no bias, since subtracting the mean would remove it.
-
-    Args:
-        pixels: the number of values of an image.
-        seed: of the initial weights, which have He's normal distribution.
-        dtype: float32 or float64.
-
-    Attributes:
-        params: the arrays to optimize, by name.
-        norm: the batch norm between the layers.
+    A weight is a multiple of 2^-23 times a, rounded once: what numpy.random makes of its words goes through
+    the C library's logarithm for normal numbers, and may change with its version.
 
     Source:
-        He et al., Delving deep into rectifiers (2015), for the initial weights.
+        He et al., Delving deep into rectifiers (2015), for the variance, 2/(inputs of the layer).
     """
 
-    def __init__(self, pixels: int, seed: int = 0, dtype: type[np.floating[Any]] = np.float32) -> None:
-        rng = np.random.default_rng(seed)
+    def weights(rows: int, columns: int) -> Array:
+        grid = sampler.draws(rows * columns, 2**24) / 2**23 - 1
+        return (grid * math.sqrt(6 / rows)).astype(dtype).reshape(rows, columns)
 
-        def start(rows: int, columns: int) -> Array:
-            return rng.normal(0.0, np.sqrt(2.0 / rows), (rows, columns)).astype(dtype)
+    return Network(weights(pixels, HIDDEN), weights(HIDDEN, CLASSES), backend)
 
-        self.norm = BatchNorm(HIDDEN, relu=True, dtype=dtype)
-        self.params: dict[str, Array] = {
-            "W1": start(pixels, HIDDEN),
-            "gamma": self.norm.weight,
-            "beta": self.norm.bias,
-            "W2": start(HIDDEN, CLASSES),
-            "b2": np.zeros(CLASSES, dtype),
-        }
 
-    def logits(self, x: Array) -> Array:
-        """Scores of the classes, shape (n, 10), for images x of shape (n, pixels)."""
-        self._hidden = self.norm.forward(x @ self.params["W1"])
-        scores: Array = self._hidden @ self.params["W2"] + self.params["b2"]
-        return scores
-
-    def loss_and_gradients(self, x: Array, labels: Labels) -> tuple[float, dict[str, Array]]:
-        """The mean cross-entropy, and its gradient by every parameter.
-
-        d loss/d logits = (p - e)/n, where p is the softmax of the logits, and e is 1 for the true class and
-        else 0; the chain rule gives the rest. x has shape (n, pixels), labels (n,).
-        """
-        logits = self.logits(x)
-        n = np.arange(len(x))
-        shifted = logits - logits.max(axis=1, keepdims=True)
-        exponentials = np.exp(shifted)
-        total = exponentials.sum(axis=1, keepdims=True)
-        loss = float(np.mean(np.log(total[:, 0]) - shifted[n, labels]))
-
-        d_logits = exponentials / total
-        d_logits[n, labels] -= 1
-        d_logits /= len(x)
-        d_before, d_gamma, d_beta = self.norm.backward(d_logits @ self.params["W2"].T)
-        return loss, {
-            "W1": x.T @ d_before,
-            "gamma": d_gamma,
-            "beta": d_beta,
-            "W2": self._hidden.T @ d_logits,
-            "b2": d_logits.sum(axis=0),
-        }
-
-    def accuracy(self, x: Array, labels: Labels) -> float:
-        """The share of images that are classified right, with the running statistics."""
-        self.norm.eval()
-        right = self.logits(x).argmax(axis=1) == labels
-        self.norm.train()
-        return float(right.mean())
+def accuracy(network: Network, x: Array, labels: Labels) -> float:
+    """The share of images that are classified right, with the running statistics."""
+    network.norm.eval()
+    right = network.logits(x).argmax(axis=1) == labels
+    network.norm.train()
+    return float(right.mean())
 
 
 def load() -> tuple[Array, Labels, Array, Labels]:
@@ -160,20 +116,21 @@ def load() -> tuple[Array, Labels, Array, Labels]:
     return x[train], labels[train], x[test], labels[test]
 
 
-def train_digits(epochs: int = EPOCHS, seed: int = 0) -> DigitsResult:
+def train_digits(epochs: int = EPOCHS, seed: int = 0, backend: str = "auto") -> DigitsResult:
     """Trains the network by Adam on shuffled mini-batches and tests it.
 
     Args:
         epochs: passes over the 1437 training images, 1 or more.
         seed: of the initial weights and of the batches.
+        backend: "auto", "cpu" or "reference" (the same bits, slowly).
 
     Raises:
         ImportError: without scikit-learn.
     """
     x, labels, x_test, labels_test = load()
-    network = Network(x.shape[1], seed)
-    optimizer = Adam(network.params, lr=LR)
     sampler = Sampler(seed)
+    network = new_network(x.shape[1], sampler, backend=backend)
+    optimizer = Adam(network.params, lr=LR, backend=backend)
     losses = []
     start = time.perf_counter()
     for epoch in range(epochs):
@@ -185,11 +142,11 @@ def train_digits(epochs: int = EPOCHS, seed: int = 0) -> DigitsResult:
             loss, gradients = network.loss_and_gradients(x[rows], labels[rows])
             optimizer.step(gradients)
             batch_losses.append(loss)
-        losses.append(float(np.mean(batch_losses)))
+        losses.append(float(canonical_sum(np.array(batch_losses))) / len(batch_losses))
     seconds = time.perf_counter() - start
     return DigitsResult(
-        network.accuracy(x, labels),
-        network.accuracy(x_test, labels_test),
+        accuracy(network, x, labels),
+        accuracy(network, x_test, labels_test),
         losses,
         seconds,
         optimizer.t,
