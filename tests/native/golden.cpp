@@ -16,6 +16,7 @@
 
 #include "inputs.h"
 #include "isa/dispatch.h"
+#include "network.h"
 #include "run/jobs.h"
 #include "run/mse_problem.h"
 #include "run/plan.h"
@@ -320,6 +321,14 @@ std::string softmax_digest(Type type, int rows, int columns) {
 }
 
 template <class T>
+std::string network_digest(Type type) {
+  int adam = 0;
+  while (std::string(active_isa().rules[adam].name) != "adam_outside") ++adam;
+  const std::vector<double> hyper = hyper_values(active_isa().rules[adam], "default");
+  return digest_of(run_network<T>(type, {40, 270, 16, 5}, 20, adam, hyper));
+}
+
+template <class T>
 void add_programs(std::vector<Program>& out, Type type, const std::string& dtype) {
   for (int row = 0; row < active_isa().n_rules; ++row) {
     for (const RuleProgram& p : rule_programs()) {
@@ -357,6 +366,7 @@ void add_programs(std::vector<Program>& out, Type type, const std::string& dtype
     out.push_back({"softmax " + dtype + " " + std::to_string(rows) + "x" + std::to_string(columns),
                    [=, n = rows, c = columns] { return softmax_digest<T>(type, n, c); }});
   }
+  out.push_back({"network " + dtype + " 40x270x16x5 20", [=] { return network_digest<T>(type); }});
   for (auto [rows, columns] : {std::pair{1500, 37}, {1, 1}, {70, 1030}}) {
     for (std::string what : {"residual", "gradient", "loss"}) {
       std::string name = "mse " + dtype + " " + std::to_string(rows) + "x" + std::to_string(columns) + " " + what;

@@ -22,6 +22,7 @@ from ..optim.optimizer import Optimizer
 from ..optim.optimizers import OPTIMIZERS
 from ..problems import MSE
 from ..sums import canonical_sum, global_norm
+from .network import NetworkProgram
 from .vectors import HYPER, OPTIONS, STORAGE, finite_values, inputs_of, integer_values, random_values
 
 FILE = resources.files(__package__).joinpath("golden.json")
@@ -306,6 +307,7 @@ Program = (
     | MseProgram
     | FunctionProgram
     | SoftmaxProgram
+    | NetworkProgram
 )
 
 
@@ -351,6 +353,7 @@ def programs() -> dict[str, list[Program]]:
         found[f"softmax {dtype}"] = [
             SoftmaxProgram(dtype, shape) for shape in ((9, 11), (1, 1), (64, 33), (5, 2500), (1100, 3))
         ]
+        found[f"whole run {dtype}"] = [NetworkProgram(dtype, (40, 270, 16, 5), 20)]
     return found
 
 

@@ -1,5 +1,6 @@
-"""Proof on this machine: every kernel and dtype, on every instruction set, several thread counts and, where
-there is one, a GPU, compared bit for bit with the golden digests of the contract and the NumPy reference.
+"""Proof on this machine: every kernel and dtype, and the training of a small network from weights to weights,
+on every instruction set, several thread counts and, where there is one, a GPU, compared bit for bit with the
+golden digests of the contract and the NumPy reference.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ def run(report: Callable[[str], None]) -> dict[str, Any]:
                 if got_digest != golden:
                     by = "reference" if by_reference else "first configuration"
                     found.append(f"{program}, {by}: digest {got_digest}, expected {golden}")
-        report(f"{'FAIL' if found else 'ok  '} {kernel:42} {len(group)} digests")
+        digests = f"{len(group)} digest{'s' * (len(group) > 1)}"
+        report(f"{'FAIL' if found else 'ok  '} {kernel:42} {digests}")
         for line in found:
             report(f"     {line}")
         failures += found
