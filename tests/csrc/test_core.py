@@ -56,7 +56,8 @@ PACKAGE = ROOT / "python" / "samestep"
 FLOORS = (
     {"_core", "arguments", "optional"},
     {"backends"},
-    {"optim", "layers", "sums", "problems"},
+    {"optim", "layers", "sums"},
+    {"problems"},
     {"result"},
     {"theory"},
     {"train"},

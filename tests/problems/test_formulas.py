@@ -7,6 +7,7 @@ from sklearn.datasets import load_diabetes
 import samestep as ss
 from samestep import problems
 from samestep.problems import MSE, Higham, Hyperbola, Quartic, Rosenbrock
+from samestep.proof.vectors import finite_values
 
 ALL = pytest.mark.parametrize("kind", [Higham, Hyperbola, Quartic, Rosenbrock])
 
@@ -143,6 +144,17 @@ class TestHigham:
     def test_costs_of_the_first_ten_thousand_steps(self):
         costs = [problem.loss(w) for problem, w in self.descend(5000, (1000, 10_000))]
         assert costs == pytest.approx([0.249622875585, 0.241057723267], rel=1e-9)
+
+    @pytest.mark.usefixtures("isa", "threads")
+    def test_one_digest_everywhere(self):
+        """Fifty steps with one point, two points and all; every output, slope and sum has its part."""
+        problem, w = Higham(), finite_values(23, np.dtype(np.float64), 1)
+        opt = ss.SGD(w, lr=0.5)
+        for step in range(50):
+            for rows in (np.array([step % 10]), np.array([step % 7, 3]), None):
+                opt.step(problem.gradient(w, rows))
+        assert ss.digest(w)[:16] == "c62f4152cad9261b"
+        assert problem.loss(w).hex() == "0x1.01c90cf2cbbc7p-2"
 
     @pytest.mark.slow
     def test_a_million_steps_tell_all_ten_points_right(self):
