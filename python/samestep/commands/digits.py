@@ -81,8 +81,8 @@ def new_network(
 ) -> Network:
     """The network with random weights: uniform between -a and a, where a = sqrt(6/(inputs of the layer)).
 
-    A weight is a multiple of 2^-23 times a, rounded once: what numpy.random makes of its words goes through
-    the C library's logarithm for normal numbers, and may change with its version.
+    A weight is a whole multiple of 2^-23, times a: integers and one product, the same everywhere. The normal
+    numbers of numpy.random go through the C library's functions, and may change with NumPy's version.
 
     Source:
         He et al., Delving deep into rectifiers (2015), for the variance, 2/(inputs of the layer).
