@@ -18,6 +18,8 @@ from .layers import (
     LazyBatchNorm2d,
     LazyBatchNorm3d,
 )
+from .linear import linear
+from .linear_layers import LazyLinear, Linear
 from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
 
 __all__ = [
@@ -31,11 +33,14 @@ __all__ = [
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
+    "LazyLinear",
+    "Linear",
     "RMSprop",
     "batch_norm",
     "clip_grad_norm_",
     "convert",
     "decompositions",
+    "linear",
 ]
 
 # torch's threads spin for milliseconds after each of its operations; a step on others would wait for them.

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .batchnorm_kernels import compute_type
-from .operators import gradients_by_torch
+from .batchnorm_operators import gradients_by_torch
+from .tensors import compute_type
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
