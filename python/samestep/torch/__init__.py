@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NoReturn
 from ..backends import cpu as _cpu
 from .batchnorm import batch_norm
 from .clip import clip_grad_norm_
-from .convert import convert
+from .convert import convert, unconverted
+from .cross_entropy import cross_entropy
 from .decompositions import decompositions
 from .layers import (
     BatchNorm1d,
@@ -39,8 +40,10 @@ __all__ = [
     "batch_norm",
     "clip_grad_norm_",
     "convert",
+    "cross_entropy",
     "decompositions",
     "linear",
+    "unconverted",
 ]
 
 # torch's threads spin for milliseconds after each of its operations; a step on others would wait for them.
