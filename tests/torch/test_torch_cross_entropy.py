@@ -64,14 +64,13 @@ def test_bits_are_the_packages_own_on_all_instruction_sets_and_threads(dtype, is
         ss.set_isa(isa)
         ss.set_num_threads(threads)
         found = passes(st.cross_entropy, x, target)
-        turned = passes(
-            st.cross_entropy, x.t().contiguous().t(), target.repeat_interleave(2)[::2].to(torch.uint8)
-        )
+        turned = passes(st.cross_entropy, x.t().contiguous().t(), target.repeat_interleave(2)[::2])
+        narrow = passes(st.cross_entropy, x, target.to(torch.uint8))
         scaled = passes(st.cross_entropy, x, target, scale=0.3)
     finally:
         ss.set_isa(before[0])
         ss.set_num_threads(before[1])
-    for one in (found, turned):
+    for one in (found, turned, narrow):
         assert torch.equal(one[0], torch.tensor(loss, dtype=dtype))
         assert torch.equal(one[1], torch.from_numpy(dz))
     assert torch.equal(scaled[1], torch.tensor(0.3, dtype=dtype) * torch.from_numpy(dz))

@@ -56,7 +56,8 @@ def product(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> T
     x, w = _read(_rows(input), "input"), _read(weight, "weight").T
     b = None if bias is None else _read(bias.contiguous(), "bias")
     y = input.new_empty((*input.shape[:-1], weight.shape[0]), dtype=compute_type(input.dtype))
-    cpu.linear(x, w, b, relu, as_array(_rows(y), "y"))
+    fits = cpu.linear(x, w, b, relu, as_array(_rows(y), "y")) is not None
+    assert fits  # what might not has been refused
     return y.to(input.dtype)
 
 
@@ -64,17 +65,10 @@ def column_sums(x: Tensor) -> Tensor:
     """The canonical sum over the rows of a matrix: the gradient of a bias."""
     rows = _read(x, "grad")
     sums = x.new_empty(x.shape[1], dtype=compute_type(x.dtype))
-    none = np.empty((0, rows.shape[1]), rows.dtype)  # a layer without inputs has no other gradient
-    cpu.linear_backward(
-        rows,
-        np.empty((len(rows), 0), rows.dtype),
-        none,
-        None,
-        False,
-        None,
-        none.copy(),
-        as_array(sums, "sums"),
-    )
+    x0, w0 = np.empty((len(rows), 0), rows.dtype), np.empty((0, rows.shape[1]), rows.dtype)  # no inputs
+    out = np.empty_like(w0), as_array(sums, "sums")
+    fits = cpu.linear_backward(rows, x0, w0, None, False, None, *out) is not None
+    assert fits  # what might not has been refused
     return sums.to(x.dtype)
 
 
