@@ -1,4 +1,4 @@
-"""samestep.torch.convert: networks with torch.nn's batch norm to samestep's and back."""
+"""samestep.torch.convert: networks of torch.nn's layers to samestep's and back; what is left of torch's."""
 
 from __future__ import annotations
 
@@ -102,3 +102,85 @@ def test_torchs_synchronised_batch_norm_stays(back):
     one = net[0]
     assert st.convert(net, back=back)[0] is one
     assert type(one) is torch.nn.SyncBatchNorm
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": False}])
+def test_linear_there_and_back(options):
+    theirs = torch.nn.Linear(3, 4, **options, dtype=torch.float64)
+    embedding = torch.nn.Embedding(4, 3, dtype=torch.float64)
+    theirs.weight = embedding.weight  # tied
+    net = torch.nn.ModuleDict({"in": embedding, "out": theirs, "again": torch.nn.Sequential(theirs)}).eval()
+    keys, before = list(net.state_dict()), list(net.parameters())
+    assert st.convert(net) is net
+    ours = net["out"]
+    assert type(ours) is st.Linear
+    assert net["again"][0] is ours
+    assert not ours.training
+    assert ours.weight is embedding.weight
+    x = torch.randn(5, 3, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), theirs(x))
+    st.convert(net, back=True)
+    assert type(net["out"]) is torch.nn.Linear
+    assert repr(net["out"]) == repr(theirs)
+    assert list(net.state_dict()) == keys
+    assert all(a is b for a, b in zip(net.parameters(), before, strict=True))
+
+
+def test_linear_with_a_relu_becomes_a_pair_and_lazy_stays_lazy():
+    net, x = torch.nn.Sequential(st.Linear(3, 4, relu=True), st.LazyLinear(2)), torch.randn(5, 3)
+    hidden = net[0](x)
+    st.convert(net, back=True)
+    assert [type(one) for one in net[0]] == [torch.nn.Linear, torch.nn.ReLU]
+    torch.testing.assert_close(net[0](x), hidden)
+    assert type(net[1]) is torch.nn.LazyLinear
+    st.convert(net)
+    assert type(net[1]) is st.LazyLinear
+    assert net(x).shape == (5, 2)
+    assert [type(one) for one in (net[0][0], net[1])] == [st.Linear, st.Linear]
+
+
+def test_subclasses_of_linear_stay():
+    attention = torch.nn.MultiheadAttention(4, 2)
+    weighted = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(4, 4))
+    net = st.convert(torch.nn.ModuleDict({"attention": attention, "weighted": weighted}))
+    assert type(net["attention"].out_proj) is torch.nn.modules.linear.NonDynamicallyQuantizableLinear
+    assert net["weighted"] is weighted
+    names = [name for name, _ in st.unconverted(net)]
+    assert {"attention", "attention.out_proj", "weighted"} <= set(names)
+
+
+def test_a_converted_encoder_computes_the_same():
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+    x, one = torch.randn(3, 5, 8), st.convert(copy.deepcopy(layer))
+    assert type(one.linear1) is type(one.linear2) is st.Linear
+    for training in (True, False):
+        torch.testing.assert_close(one.train(training)(x), layer.train(training)(x))
+
+
+def test_unconverted_lists_what_torch_computes():
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(1))
+            self.inner = torch.nn.Linear(2, 2)
+
+    class Plain(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.ReLU()
+
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.ReLU(), torch.nn.Flatten(), Own(), Plain()
+    )
+    net.append(torch.nn.Softmax(1)).append(torch.nn.SyncBatchNorm(2)).append(torch.nn.Sequential())
+    left = {
+        "0": torch.nn.Conv2d,
+        "4": Own,
+        "6": torch.nn.Softmax,
+        "7": torch.nn.SyncBatchNorm,
+    }
+    before = dict(st.unconverted(net))
+    assert before == {**left, "1": torch.nn.BatchNorm2d, "4.inner": torch.nn.Linear}
+    assert st.unconverted(st.convert(net)) == list(left.items())
+    assert st.unconverted(st.Linear(2, 2)) == []
+    assert st.unconverted(torch.nn.Linear(2, 2)) == [("", torch.nn.Linear)]

@@ -52,6 +52,7 @@ def test_each_is_the_operator_to_rounding(dtype, relu, layout):
     x, grad = (LAYOUTS[layout](torch.randn(3, 4, 5, dtype=dtype)) for _ in range(2))
     weight, bias, mean = (torch.randn(4, dtype=wide) for _ in range(3))
     var, last = torch.rand(4, dtype=wide) + 0.5, (1e-3, relu)
+    matrix, added = torch.randn(5, 2, dtype=dtype).t(), torch.randn(2, dtype=dtype)
     _, batch_mean, inv, mean64, var64 = OPERATORS.batch_norm_training(x, weight, bias, *last)
     cases = {
         "batch_norm_training": [(x, weight, bias, *last), (x, None, None, *last)],
@@ -62,6 +63,9 @@ def test_each_is_the_operator_to_rounding(dtype, relu, layout):
             (mean, var, mean64, var64, 15, 0.1, None),
             (mean, var, mean64, var64, 15, None, torch.tensor(3)),
         ],
+        "linear": [(x, matrix, added, relu), (x[0, 0], matrix, None, relu)],
+        "column_sums": [(x[:, 0],)],
+        "cross_entropy": [(x[:, 0], torch.tensor([4, 0, 2]))],
     }
     table = {str(operator).split(".")[1]: function for operator, function in st.decompositions().items()}
     assert table.keys() == cases.keys()

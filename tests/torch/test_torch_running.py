@@ -14,11 +14,11 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import samestep.torch as st
-from samestep.torch import batchnorm, operators
+from samestep.torch import batchnorm, batchnorm_operators
 from samestep.torch import running as running_statistics
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of forward mode
-FILES = {module.__file__ for module in (batchnorm, operators, running_statistics)}
+FILES = {module.__file__ for module in (batchnorm, batchnorm_operators, running_statistics)}
 
 
 class Watch(TorchDispatchMode):

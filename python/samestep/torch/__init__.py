@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NoReturn
 from ..backends import cpu as _cpu
 from .batchnorm import batch_norm
 from .clip import clip_grad_norm_
-from .convert import convert
+from .convert import convert, unconverted
+from .cross_entropy import cross_entropy
 from .decompositions import decompositions
 from .layers import (
     BatchNorm1d,
@@ -18,6 +19,8 @@ from .layers import (
     LazyBatchNorm2d,
     LazyBatchNorm3d,
 )
+from .linear import linear
+from .linear_layers import LazyLinear, Linear
 from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
 
 __all__ = [
@@ -31,11 +34,16 @@ __all__ = [
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
+    "LazyLinear",
+    "Linear",
     "RMSprop",
     "batch_norm",
     "clip_grad_norm_",
     "convert",
+    "cross_entropy",
     "decompositions",
+    "linear",
+    "unconverted",
 ]
 
 # torch's threads spin for milliseconds after each of its operations; a step on others would wait for them.

@@ -10,11 +10,9 @@ from torch import Tensor
 
 from ..arguments import number, switch
 from . import batchnorm_kernels, operators
-from .operators import by_operators
+from .batchnorm_operators import by_operators
 from .running import write_running
-from .tensors import is_transformed_by
-
-_PLAIN = (Tensor, torch.nn.Parameter)
+from .tensors import check_tensors, is_final, is_plain, is_transformed_by
 
 
 def batch_norm(
@@ -100,7 +98,7 @@ def _batch_norm(
     if torch.jit.is_tracing():  # shapes are traced tensors here; the operators check the real ones
         return _traced(*arguments)
     tensors = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
-    _check_tensors({"input": input, **tensors})
+    check_tensors({"input": input, **tensors}, "torch.nn's batch norm")
     if training:
         torch.nn.functional._verify_batch_size(input.size())
     if (running_mean is None) != (running_var is None) or (running_mean is None and not training):
@@ -110,44 +108,11 @@ def _batch_norm(
     batchnorm_kernels.check(input, tensors)
     if torch.autograd.forward_ad._current_level >= 0:  # no operator has a forward derivative
         return _by_torch(*arguments)
-    if not _is_plain(input, running_mean, running_var, weight, bias):
+    if not is_plain(input, running_mean, running_var, weight, bias):
         return _traced(*arguments)
     if training:
         return _Training.apply(input, weight, bias, running_mean, running_var, momentum, eps, relu, batches)
     return _Inference.apply(input, weight, bias, running_mean, running_var, eps, relu)
-
-
-def _check_tensors(tensors: dict[str, Tensor | None]) -> None:
-    for name, tensor in tensors.items():
-        if isinstance(tensor, Tensor):
-            if not tensor.is_cpu and any(
-                isinstance(t, Tensor) and t.device.type != "meta" for t in tensors.values()
-            ):
-                raise NotImplementedError(
-                    f"{name}: got a tensor on {tensor.device}, expected one on the CPU; "
-                    "use torch.nn's batch norm there"
-                )
-        elif tensor is not None or name == "input":
-            raise TypeError(f"{name}: got {type(tensor).__name__}, expected a tensor")
-
-
-def _is_plain(*tensors: Tensor | None) -> bool:
-    """Whether nothing traces or transforms: then an autograd function costs less than the dispatcher."""
-    return (
-        not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and all(t is None or (type(t) in _PLAIN and t.is_cpu) for t in tensors)
-    )
-
-
-def _is_final(grad: Tensor) -> bool:
-    """Whether a gradient is plain and nobody will differentiate what comes of it."""
-    return (
-        not torch.is_grad_enabled()
-        and _is_plain(grad)
-        and not torch._C._functorch.is_legacy_batchedtensor(grad)  # of is_grads_batched=True
-    )
 
 
 def _by_torch(
@@ -213,7 +178,7 @@ class _Training(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        if not _is_final(grad):
+        if not is_final(grad):
             grads = operators.call("batch_norm_training_backward", grad, *saved, ctx.eps, ctx.relu)
         else:
             input, weight, bias, mean, inv = saved
@@ -240,7 +205,7 @@ class _Inference(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        if not _is_final(grad):
+        if not is_final(grad):
             grads = operators.call("batch_norm_inference_backward", grad, *saved, ctx.eps, ctx.relu)
         else:
             input, weight, bias, mean, var = saved

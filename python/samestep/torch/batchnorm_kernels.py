@@ -14,16 +14,12 @@ from ..backends.face import Sizes
 from ..layers import batchnorm as kernels
 from ..layers.batchnorm.checks import check_eps
 from .running import check_writable, update_running
-from .tensors import as_array
-
-HALVES = (torch.float16, torch.bfloat16)  # read and written in 16 bits, computed in float32
-TYPES = (torch.float32, torch.float64, *HALVES)
+from .tensors import HALVES, as_array, check_type, compute_type
 
 
 def check(input: Tensor, per_channel: dict[str, Tensor | None]) -> None:
     """Raises with torch's names of the arguments; those of ``samestep.batchnorm_forward`` differ."""
-    if input.dtype not in TYPES:
-        raise TypeError(f"input: got {input.dtype}, expected one of {', '.join(map(str, TYPES))}")
+    check_type(input)
     if input.dim() < 2:
         raise ValueError(f"input: got shape {tuple(input.shape)}, expected (N, C) or (N, C, ...)")
     dtype, shape = input.dtype, input.shape[1:2]
@@ -36,10 +32,6 @@ def check(input: Tensor, per_channel: dict[str, Tensor | None]) -> None:
             raise ValueError(
                 f"{name}: got shape {tuple(values.shape)}, expected ({input.shape[1]},), one for each channel"
             )
-
-
-def compute_type(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype in HALVES else dtype
 
 
 def in_kernel_layout(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Networks of torch.nn's batch norm to samestep's layers and back."""
+"""Networks of torch.nn's layers to samestep's and back, and what of a network has no counterpart."""
 
 from __future__ import annotations
 
@@ -7,17 +7,35 @@ from typing import TypeVar
 import torch
 from torch.nn import Module
 
-from . import layers
+from . import layers, linear_layers
+from .layer import Layer
 
 _Network = TypeVar("_Network", bound=Module)
 
 _NAMES = [f"{kind}BatchNorm{dim}d" for kind in ("", "Lazy") for dim in (1, 2, 3)]
-_OURS: dict[type[Module], type[Module]] = {getattr(torch.nn, n): getattr(layers, n) for n in _NAMES}
+_OURS: dict[type[Module], type[Module]] = {
+    torch.nn.Linear: linear_layers.Linear,
+    torch.nn.LazyLinear: linear_layers.LazyLinear,
+    **{getattr(torch.nn, name): getattr(layers, name) for name in _NAMES},
+}
+# Whose results and gradients are numbers of the input, or zeros, at places that a comparison decides.
+_EXACT = {
+    getattr(torch.nn, name)
+    for name in (
+        *("Sequential", "ModuleList", "ModuleDict"),
+        *("Identity", "ReLU", "ReLU6", "Hardtanh", "Threshold"),
+        *("Flatten", "Unflatten", "PixelShuffle", "PixelUnshuffle", "ChannelShuffle"),
+        *(f"{kind}Pad{dim}d" for kind in ("Constant", "Zero") for dim in (1, 2, 3)),
+    )
+}
 _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 
 
 def convert(model: _Network, back: bool = False) -> _Network | Module:
-    """Replaces torch.nn's batch-norm layers in a network by samestep's, in place; ``back``: the other way.
+    """Replaces torch.nn's layers in a network by samestep's, in place; ``back``: the other way.
+
+    These are Linear, BatchNorm1d, BatchNorm2d, BatchNorm3d and their lazy forms; ``unconverted`` lists what
+    is left of torch's.
 
     A new layer has the parameters, buffers, hooks and settings of the old one: the same tensors, so that an
     optimizer that has them goes on. A layer at two places of the network is one layer at both afterwards.
@@ -25,16 +43,16 @@ def convert(model: _Network, back: bool = False) -> _Network | Module:
     which there is no drop-in.
 
     Args:
-        model: the network, or a batch-norm layer itself.
+        model: the network, or a layer itself.
         back: samestep's layers become torch.nn's. One with ``relu=True`` becomes
-            ``Sequential(BatchNorm, ReLU)``; the names of its parameters in a state dict have "0." before the
+            ``Sequential(layer, ReLU)``; the names of its parameters in a state dict have "0." before the
             last part from then on.
 
     Returns:
-        ``model``; if that is a batch-norm layer itself, its replacement.
+        ``model``; if that is such a layer itself, its replacement.
 
     Raises:
-        NotImplementedError: a layer with ``relu=True`` has hooks, which would then run around the batch norm
+        NotImplementedError: a layer with ``relu=True`` has hooks, which would then run around the layer
             without its ReLU. Nothing has been replaced.
 
     Example:
@@ -57,6 +75,35 @@ def convert(model: _Network, back: bool = False) -> _Network | Module:
     return new.get(id(model), model)
 
 
+def unconverted(model: Module) -> list[tuple[str, type[Module]]]:
+    """The modules of a network whose results or gradients torch computes, with bits of this machine.
+
+    Listed is every module that is not samestep's and that has parameters or buffers of its own, or no other
+    modules in it. Left out are modules that only select, move or compare numbers, such as ReLU and Flatten.
+    Functions that a ``forward`` calls, as ``torch.matmul``, cannot be seen from outside.
+
+    Args:
+        model: the network, before or after ``convert``.
+
+    Returns:
+        Names, as in ``model.named_modules()``, and classes; an empty list: nothing is left of torch's.
+
+    Example:
+        >>> import torch, samestep.torch
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(), torch.nn.Linear(2, 2))
+        >>> for name, kind in samestep.torch.unconverted(samestep.torch.convert(net)):
+        ...     print(name, kind.__name__)
+        0 Conv2d
+    """
+    return [
+        (name, type(module))
+        for name, module in model.named_modules()
+        if not isinstance(module, Layer)
+        and type(module) not in _EXACT
+        and (module._parameters or module._buffers or not module._modules)
+    ]
+
+
 def _check_hooks(old: Module) -> None:
     if not getattr(old, "relu", False):
         return
@@ -66,7 +113,7 @@ def _check_hooks(old: Module) -> None:
     if found:
         raise NotImplementedError(
             f"{type(old).__name__}(relu=True): has hooks ({', '.join(found)}), expected none: they would run "
-            "around the batch norm without its ReLU; remove them, convert, and register them again"
+            "around the layer without its ReLU; remove them, convert, and register them again"
         )
 
 

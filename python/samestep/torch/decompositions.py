@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .batchnorm_kernels import compute_type
-from .operators import gradients_by_torch
+from .batchnorm_operators import gradients_by_torch
+from .tensors import compute_type
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """The table of ``torch.ops.samestep`` for ``ExportedProgram.run_decompositions``: aten's batch norm.
+    """The table of ``torch.ops.samestep`` for ``ExportedProgram.run_decompositions``: aten's operators.
 
     The program then runs without samestep, and has torch's bits. No table of torch has these entries:
     torch.compile and ``run_decompositions()`` keep the operators.
@@ -30,6 +30,9 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         samestep.batch_norm_inference.default
         samestep.batch_norm_inference_backward.default
         samestep.running_statistics.default
+        samestep.linear.default
+        samestep.column_sums.default
+        samestep.cross_entropy.default
     """
     operators = torch.ops.samestep
     return {
@@ -38,6 +41,9 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         operators.batch_norm_inference.default: _inference,
         operators.batch_norm_inference_backward.default: _inference_backward,
         operators.running_statistics.default: _running_statistics,
+        operators.linear.default: _linear,
+        operators.column_sums.default: _column_sums,
+        operators.cross_entropy.default: _cross_entropy,
     }
 
 
@@ -95,3 +101,19 @@ def _running_statistics(
     kept = running_mean, running_var
     mean, var = ((1 - share) * old + share * one for old, one in zip(kept, new, strict=True))
     return mean.to(running_mean.dtype), var.to(running_var.dtype)
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    y = torch.ops.aten.linear(input, weight, bias)
+    return (torch.relu(y) if relu else y).contiguous()
+
+
+def _column_sums(x: Tensor) -> Tensor:
+    return x.sum(0)
+
+
+def _cross_entropy(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    rows, classes = input.shape
+    is_target = target[:, None] == torch.arange(classes)
+    gradient = (torch.softmax(input, 1) - is_target.to(input.dtype)) / rows
+    return torch.nn.functional.cross_entropy(input, target.long()), gradient

@@ -11,7 +11,8 @@ import torch.fx
 from torch import Tensor
 
 from .batchnorm import _batch_norm
-from .operators import by_operators
+from .batchnorm_operators import by_operators
+from .layer import Layer, as_node
 
 # torch's modules that read a layer's attributes to compute the layer by other means; others only list them.
 _REBUILDERS = (
@@ -24,10 +25,8 @@ _REBUILDERS = (
 )
 
 
-class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
+class _BatchNorm(Layer, torch.nn.modules.batchnorm._BatchNorm):
     """The base of the layers: torch's, with the argument ``relu`` and the kernels' forward pass."""
-
-    relu = False  # for torch's layers whose __class__ was set, and for pickles without the attribute
 
     def __init__(
         self,
@@ -77,17 +76,6 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
     def eps(self, value: float) -> None:
         self.__dict__["eps"] = value
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # So torch.ao.quantization says what shall become of a layer. It knows torch.nn's classes alone.
-        if name == "qconfig" and value is not None:
-            raise TypeError(
-                f"qconfig: got {type(value).__name__}, expected None: torch.ao would neither fuse nor "
-                f"quantize samestep.torch.{type(self).__name__}; first "
-                "model = samestep.torch.convert(model, back=True), or set the layer's qconfig = None to "
-                "leave it in floating point"
-            )
-        super().__setattr__(name, value)
-
     def forward(self, input: Tensor) -> Tensor:
         if torch.jit.is_scripting():
             self._check_input_dim(input)
@@ -109,13 +97,8 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
             return self._forward(input)
 
     def _forward(self, input: Tensor) -> Tensor:
-        if isinstance(input, torch.fx.Proxy):  # a leaf, as the layers of torch.nn are
-            own = type(self).forward is not _BatchNorm.forward
-            if own or self._forward_hooks or self._forward_pre_hooks:
-                fix = "use a Tracer whose is_leaf_module is True for it"
-                raise TypeError(f"{type(self).__name__}: a trace would run its hooks or forward twice; {fix}")
-            tracer: Any = input.tracer
-            return tracer.create_proxy("call_module", tracer.path_of_module(self), (input,), {})
+        if isinstance(input, torch.fx.Proxy):
+            return as_node(self, input, _BatchNorm.forward)
         self._check_input_dim(input)
         tracking = self.training and self.track_running_stats
         use_running = tracking or not self.training
@@ -131,10 +114,6 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
             self.relu,
             self.num_batches_tracked if tracking else None,
         )
-
-    def extra_repr(self) -> str:
-        shown: str = super().extra_repr()
-        return f"{shown}, relu={self.relu}"
 
 
 class BatchNorm1d(_BatchNorm, torch.nn.BatchNorm1d):

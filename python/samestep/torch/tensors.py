@@ -1,4 +1,4 @@
-"""How torch's tensors lie in memory: dense or with gaps, aligned or not, whole or in shards."""
+"""What a torch tensor is: its type, how it lies in memory, who traces or transforms it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,58 @@ from torch import Tensor
 
 from .. import _core
 from ..backends.arrays import Array
+
+HALVES = (torch.float16, torch.bfloat16)  # read and written in 16 bits, computed in float32
+TYPES = (torch.float32, torch.float64, *HALVES)  # of layers
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def compute_type(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in HALVES else dtype
+
+
+def check_type(input: Tensor) -> None:
+    """Raises for a type that no layer takes."""
+    if input.dtype not in TYPES:
+        raise TypeError(f"input: got {input.dtype}, expected one of {', '.join(map(str, TYPES))}")
+
+
+def check_tensors(tensors: dict[str, Tensor | None], instead: str) -> None:
+    """Raises unless all are tensors on the CPU, or all on meta; those after the first may be None.
+
+    Args:
+        tensors: a layer's arguments by their names.
+        instead: what to use on other devices.
+    """
+    for i, (name, tensor) in enumerate(tensors.items()):
+        if isinstance(tensor, Tensor):
+            if not tensor.is_cpu and any(
+                isinstance(t, Tensor) and t.device.type != "meta" for t in tensors.values()
+            ):
+                raise NotImplementedError(
+                    f"{name}: got a tensor on {tensor.device}, expected one on the CPU; use {instead} there"
+                )
+        elif tensor is not None or i == 0:
+            raise TypeError(f"{name}: got {type(tensor).__name__}, expected a tensor")
+
+
+def is_plain(*tensors: Tensor | None) -> bool:
+    """Whether nothing traces or transforms: then an autograd function costs less than the dispatcher."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and all(t is None or (type(t) in _PLAIN and t.is_cpu) for t in tensors)
+    )
+
+
+def is_final(grad: Tensor) -> bool:
+    """Whether a gradient is plain and nobody will differentiate what comes of it."""
+    return (
+        not torch.is_grad_enabled()
+        and is_plain(grad)
+        and not torch._C._functorch.is_legacy_batchedtensor(grad)  # of is_grads_batched=True
+    )
 
 
 def is_dense(tensor: Tensor) -> bool:
@@ -69,3 +121,12 @@ def is_transformed_by(name: str) -> bool:
         return False
     transforms = torch._C._functorch.get_interpreter_stack() or ()
     return getattr(torch._C._functorch.TransformType, name) in [one.key() for one in transforms]
+
+
+def under_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The tensors in autocast's type, if it is on: what torch does to the arguments of its products."""
+    if not torch.is_autocast_enabled("cpu"):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype("cpu")
+    narrow = (torch.float32, *HALVES)
+    return [t.to(dtype) if t is not None and t.dtype in narrow else t for t in tensors]

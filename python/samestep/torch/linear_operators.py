@@ -1,0 +1,166 @@
+"""The linear layer's operators, their kernels and the gradients that are made of them.
+
+All gradients of a product are products, and so derivatives of any order have the bits of the kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..backends import cpu
+from ..backends.arrays import Array
+from .operators import call, each, register
+from .tensors import as_array, check_type, compute_type
+
+
+def check(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raises with torch's names of the arguments; those of ``samestep.linear`` differ."""
+    check_type(input)
+    if weight.dim() != 2:
+        raise ValueError(f"weight: got shape {tuple(weight.shape)}, expected (out_features, in_features)")
+    outputs, inputs = weight.shape
+    if input.dim() == 0 or input.shape[-1] != inputs:
+        raise ValueError(
+            f"input: got shape {tuple(input.shape)}, expected (..., {inputs}), as many as the weight has "
+            f"columns; its shape is {tuple(weight.shape)}"
+        )
+    if bias is not None and bias.shape != (outputs,):
+        raise ValueError(
+            f"bias: got shape {tuple(bias.shape)}, expected ({outputs},), one for each row of the weight"
+        )
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and tensor.dtype != input.dtype:
+            raise TypeError(
+                f"{name}: got {tensor.dtype}, expected the input's {input.dtype}; use {name}.to(input.dtype)"
+            )
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(..., K) as a matrix of rows."""
+    return x if x.dim() == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+def _read(x: Tensor, name: str) -> Array:
+    return as_array(x.detach().resolve_neg().to(compute_type(x.dtype)), name)
+
+
+def product(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    """``samestep.linear`` of the rows of the input; the weight's transpose is read where it lies."""
+    check(input, weight, bias)
+    x, w = _read(_rows(input), "input"), _read(weight, "weight").T
+    b = None if bias is None else _read(bias.contiguous(), "bias")
+    y = input.new_empty((*input.shape[:-1], weight.shape[0]), dtype=compute_type(input.dtype))
+    fits = cpu.linear(x, w, b, relu, as_array(_rows(y), "y")) is not None
+    assert fits  # what might not has been refused
+    return y.to(input.dtype)
+
+
+def column_sums(x: Tensor) -> Tensor:
+    """The canonical sum over the rows of a matrix: the gradient of a bias."""
+    rows = _read(x, "grad")
+    sums = x.new_empty(x.shape[1], dtype=compute_type(x.dtype))
+    x0, w0 = np.empty((len(rows), 0), rows.dtype), np.empty((0, rows.shape[1]), rows.dtype)  # no inputs
+    out = np.empty_like(w0), as_array(sums, "sums")
+    fits = cpu.linear_backward(rows, x0, w0, None, False, None, *out) is not None
+    assert fits  # what might not has been refused
+    return sums.to(x.dtype)
+
+
+def gradients(
+    product: Callable[..., Tensor],
+    column_sums: Callable[[Tensor], Tensor],
+    grad: Tensor,
+    input: Tensor | None,
+    weight: Tensor | None,
+    y: Tensor | None,
+    wanted: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """``samestep.linear_backward`` of what is wanted.
+
+    Args:
+        product, column_sums: the kernels, or the operators, which can be differentiated.
+        grad: by the result.
+        input: None where the weight's gradient is not wanted.
+        weight: None where the input's gradient is not wanted.
+        y: the result, if it ends in a ReLU.
+        wanted: the gradients by input, weight and bias.
+    """
+    if y is not None:
+        grad = torch.where(y <= 0, 0.0, grad)
+    dx = product(grad, weight.t(), None, False) if wanted[0] and weight is not None else None
+    rows = _rows(grad)
+    dw = product(rows.t(), _rows(input).t(), None, False) if wanted[1] and input is not None else None
+    return dx, dw, column_sums(rows) if wanted[2] else None
+
+
+def differentiable(*args: Any) -> tuple[Tensor | None, ...]:
+    """``gradients`` in the operators."""
+    return gradients(lambda *args: call("linear", *args), lambda x: call("column_sums", x), *args)
+
+
+def _fake_linear(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    return input.new_empty((*input.shape[:-1], weight.shape[0]))
+
+
+def _save_linear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    input, weight, _, relu = inputs
+    ctx.save_for_backward(input, weight, output if relu else None)
+
+
+def _differentiate_linear(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return (*differentiable(grad, *ctx.saved_tensors, ctx.needs_input_grad), None)
+
+
+def _vmap_linear(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
+    """A mapped input has more rows, mapped weights are one call each."""
+    input, *rest = args
+    if in_dims[1] is None and in_dims[2] is None:
+        return call("linear", input.movedim(in_dims[0], 0), *rest), 0
+    stacked: tuple[Tensor, int] = each("linear")(info, in_dims, *args)
+    return stacked
+
+
+def _vmap_column_sums(info: Any, in_dims: tuple[Any, ...], x: Tensor) -> tuple[Tensor, int]:
+    """The mapped dimension joins the columns, of which each is summed for itself."""
+    x = x.movedim(in_dims[0], 1)
+    return call("column_sums", x.flatten(1)).unflatten(0, x.shape[1:]), 0
+
+
+def _save_rows(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+    ctx.rows = inputs[0].shape[0]
+
+
+def _differentiate_column_sums(ctx: Any, grad: Tensor) -> Tensor:
+    return grad.expand(ctx.rows, -1)
+
+
+register(
+    "linear(Tensor input, Tensor weight, Tensor? bias, bool relu) -> Tensor",
+    product,
+    _fake_linear,
+    _vmap_linear,
+    _save_linear,
+    _differentiate_linear,
+)
+register(
+    "column_sums(Tensor input) -> Tensor",
+    column_sums,
+    lambda x: x.new_empty(x.shape[1]),
+    _vmap_column_sums,
+    _save_rows,
+    _differentiate_column_sums,
+)
+
+
+def by_operators(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    """The layer in the operators alone. TorchScript compiles this function as well."""
+    if torch.jit.is_scripting():
+        return torch.ops.samestep.linear(input, weight, bias, relu)
+    else:  # noqa: RET505  TorchScript leaves out the branch only if it stands here
+        return call("linear", input, weight, bias, relu)

@@ -1,0 +1,201 @@
+"""samestep.torch.Linear under what traces, transforms, exports and rebuilds layers."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'samestep[torch-test]'")
+
+from torch.utils.checkpoint import checkpoint
+
+import samestep.torch as st
+
+RELUS = (False, True)
+OPERATORS = torch.ops.samestep
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`torch.jit:DeprecationWarning",
+    "ignore:.*torch.ao:DeprecationWarning",
+    "ignore:.*LeafSpec:FutureWarning",
+)
+
+
+def passes(function, source, x):
+    x = x.clone().requires_grad_()
+    y = function(x)
+    y.pow(3).sum().backward()
+    return [y.detach(), x.grad, *(p.grad.clone() for p in source.parameters())]
+
+
+def same_bits(found, expected):
+    assert len(found) == len(expected)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_opcheck(dtype):
+    def random(*shape):
+        return torch.randn(*shape, dtype=dtype, requires_grad=True)
+
+    turned = torch.randn(3, 4, dtype=dtype).t().requires_grad_()
+    for arguments in (
+        (random(2, 3, 4), random(5, 4), random(5), True),
+        (turned, random(5, 3), None, False),
+        (random(4), random(5, 4), random(5), False),
+    ):
+        torch.library.opcheck(OPERATORS.linear.default, arguments)
+    for rows in (random(3, 4), turned):
+        torch.library.opcheck(OPERATORS.column_sums.default, (rows,))
+
+
+def test_operators_check_their_arguments():
+    with pytest.raises(ValueError, match=r"input: got shape \(3, 4\), expected \(\.\.\., 3\)"):
+        OPERATORS.linear(torch.ones(3, 4), torch.ones(2, 3), None, False)
+
+
+@pytest.mark.parametrize("relu", RELUS)
+@pytest.mark.parametrize("shape", [(5, 300), (2, 5, 300)], ids=str)
+def test_compiled_layers_have_the_bits_of_the_eager_layer(shape, relu):
+    one = torch.nn.Sequential(st.Linear(300, 4, relu=relu), st.Linear(4, 3))
+    two, x = copy.deepcopy(one), torch.randn(shape)
+    compiled = torch.compile(two, backend="aot_eager", fullgraph=True)
+    same_bits(passes(compiled, two, x), passes(one, one, x))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_export(strict):
+    one, x = st.Linear(4, 3, relu=True), torch.randn(2, 5, 4)
+    batch = torch.export.Dim("batch", min=1)
+    exported = torch.export.export(one, (x,), strict=strict, dynamic_shapes=({0: batch},))
+    called = [str(node.target) for node in exported.graph.nodes if node.op == "call_function"]
+    assert called == ["samestep.linear.default"]
+    x = torch.randn(7, 5, 4)
+    assert torch.equal(exported.module()(x), one(x))
+    apart = exported.run_decompositions(st.decompositions())
+    assert not any("samestep" in str(node.target) for node in apart.graph.nodes)
+    torch.testing.assert_close(apart.module()(x), one(x))
+
+
+def test_exported_gradients_can_be_decomposed():
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    one, x = st.Linear(4, 3, relu=True), torch.randn(5, 4)
+
+    def gradients(x, weight, bias):
+        return torch.func.grad(lambda *p: st.linear(x, *p, relu=True).pow(2).sum(), (0, 1))(weight, bias)
+
+    graph = make_fx(gradients, decomposition_table=st.decompositions())(x, *one.parameters())
+    assert not any("samestep" in str(node.target) for node in graph.graph.nodes)
+    torch.testing.assert_close(graph(x, *one.parameters()), gradients(x, *one.parameters()))
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_onnx_gets_torchs_nodes(dynamo):
+    for name in ("onnx", "onnxscript") if dynamo else ("onnx",):
+        pytest.importorskip(name, reason=f"{name} is not installed: pip install 'samestep[torch-test]'")
+    import onnx
+
+    file, one = io.BytesIO(), st.Linear(4, 3, relu=True).eval()
+    torch.onnx.export(one, (torch.randn(2, 4),), file, dynamo=dynamo)
+    nodes = onnx.load_from_string(file.getvalue()).graph.node
+    assert [node.op_type for node in nodes] == ["Gemm", "Relu"]
+
+
+def test_shapes_without_data():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    assert st.Linear(4, 3).to("meta")(torch.ones(2, 5, 4, device="meta")).shape == (2, 5, 3)
+    with FakeTensorMode():
+        assert st.Linear(4, 3)(torch.ones(2, 5, 4)).shape == (2, 5, 3)
+
+
+@pytest.mark.parametrize("relu", RELUS)
+def test_transforms(relu):
+    one = st.Linear(4, 3, relu=relu, dtype=torch.float64)
+    x = torch.randn(5, 4, dtype=torch.float64)
+    parameters = dict(one.named_parameters())
+
+    def loss(parameters, x):
+        return torch.func.functional_call(one, parameters, (x,)).pow(3).sum()
+
+    found = torch.func.grad(loss)(parameters, x)
+    same_bits(list(found.values()), torch.autograd.grad(loss(parameters, x), list(parameters.values())))
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
+    single = [torch.func.grad(loss)(parameters, row) for row in x]
+    for name, values in each.items():
+        same_bits(list(values), [grads[name] for grads in single])
+    theirs = st.convert(copy.deepcopy(one), back=True)
+    for way in (torch.func.jacrev, torch.func.jacfwd, torch.func.hessian):
+        torch.testing.assert_close(*(torch.func.vmap(way(net))(x) for net in (one, theirs)))
+    functionalized = torch.func.functionalize(torch.func.grad(loss))(parameters, x)
+    torch.testing.assert_close(functionalized, found)
+
+
+@pytest.mark.parametrize(
+    "in_dims", [(0, None, None), (1, None, None), (None, 1, None), (1, 0, 1), (None, None, 0)], ids=str
+)
+def test_vmap_has_the_bits_of_single_calls(in_dims):
+    shapes = ((5, 300), (3, 300), (3,))
+    tensors = [
+        torch.randn(shape if dim is None else (*shape[:dim], 4, *shape[dim:]))
+        for shape, dim in zip(shapes, in_dims, strict=True)
+    ]
+
+    def call(*tensors):
+        return st.linear(*tensors, relu=True)
+
+    found = torch.func.vmap(call, in_dims)(*tensors)
+    single = [
+        call(*(t if dim is None else t.select(dim, i) for t, dim in zip(tensors, in_dims, strict=True)))
+        for i in range(4)
+    ]
+    same_bits(list(found), single)
+
+
+@pytest.mark.parametrize("relu", RELUS)
+def test_torchscript(relu):
+    one, x = st.Linear(4, 3, relu=relu), torch.randn(2, 5, 4)
+    for made in (torch.jit.script(one), torch.jit.trace(one, x)):
+        file = io.BytesIO()
+        torch.jit.save(made, file)
+        file.seek(0)
+        loaded = torch.jit.load(file)
+        same_bits(passes(loaded, loaded, x[:, :3]), passes(one, one, x[:, :3]))
+        one.zero_grad()
+
+
+def test_fx_keeps_the_layer_whole_and_refuses_what_it_would_run_twice():
+    net = torch.nn.Sequential(torch.nn.Flatten(), st.Linear(4, 3))
+    graph = torch.fx.symbolic_trace(net)
+    assert [str(node.target) for node in graph.graph.nodes] == ["input", "0", "1", "output"]
+    x = torch.randn(2, 2, 2)
+    assert torch.equal(graph(x), net(x))
+    net[1].register_forward_hook(lambda module, args, y: y + 1)
+    with pytest.raises(TypeError, match="Linear: a trace would run its hooks or forward twice"):
+        torch.fx.symbolic_trace(net)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoint(reentrant):
+    one, x = st.Linear(4, 3, relu=True), torch.randn(5, 4)
+    plain = passes(one, one, x)
+    one.zero_grad()
+    same_bits(passes(lambda x: checkpoint(one, x, use_reentrant=reentrant), one, x), plain)
+
+
+def test_no_tool_loses_the_relu():
+    from torch.utils.mkldnn import to_mkldnn
+
+    one = st.Linear(4, 3, relu=True).eval()
+    with pytest.raises(TypeError, match=r"fuse_linear_bn_eval: reads the weight of samestep\.torch\.Linear"):
+        torch.nn.utils.fusion.fuse_linear_bn_eval(one, torch.nn.BatchNorm1d(3).eval())
+    with pytest.raises(TypeError, match=r"a layer rebuilt from it has lost the ReLU"):
+        to_mkldnn(torch.nn.Sequential(one))
+    with pytest.raises(TypeError, match=r"quantize samestep\.torch\.Linear"):
+        one.qconfig = torch.ao.quantization.default_qconfig
+    fused = torch.nn.utils.fusion.fuse_linear_bn_eval(st.Linear(4, 3).eval(), torch.nn.BatchNorm1d(3).eval())
+    assert fused(torch.randn(2, 4)).shape == (2, 3)
+    torch.nn.utils.parametrizations.weight_norm(one)
+    assert one(torch.randn(5, 4)).min() >= 0
