@@ -1,4 +1,4 @@
-"""Draws the README's picture, docs/speed.svg, from the goals in bench/README.md; prints its figures.
+"""Draws the README's picture, docs/speed.svg, from the newest goals in bench/README.md; prints its figures.
 
 python bench/picture.py
 """
@@ -28,19 +28,21 @@ svg { font: 13px system-ui, sans-serif }
 Bars = list[tuple[str, float]]
 
 
-def goals(results: str) -> dict[str, tuple[float, float, str]]:
-    """Of each case in the table of goals: the share of the roof, the times faster, and than what."""
-    rows = re.findall(
-        r"^\| ([^|]+?) \| [\d.]+ \| [\d.]+ \| ([\d.]+) \| [^|]*\| ([\d.]+)x (torch \w+) \|", results, re.M
-    )
-    return {case: (float(share), float(times), peer) for case, share, times, peer in rows}
+def goals(results: str) -> dict[tuple[str, str], float]:
+    """Of each case and whom it stands beside: the times faster. Newer tables stand above older ones."""
+    cell = r" ([^|]+?) \|"
+    rows = re.findall(rf"^\|{3 * cell}{3 * cell} ([\d.]+)x \([\d.]+ to", results, re.M)
+    found: dict[tuple[str, str], float] = {}
+    for case, _, _, _, peer, _, times in rows:
+        found.setdefault((case, peer), float(times))
+    return found
 
 
 def faster_than_fused(results: str) -> Bars:
     """A step of Adam: how many times as fast as torch's fused one."""
     adam = {
         re.sub(r"^1 arrays", "1 array", case.removeprefix("Adam ").replace(" x ", " arrays of ")): times
-        for case, (_, times, peer) in goals(results).items()
+        for (case, peer), times in goals(results).items()
         if case.startswith("Adam ") and peer == "torch fused"
     }
     return sorted(adam.items(), key=lambda bar: -bar[1])
@@ -50,24 +52,18 @@ def shares_of_the_roof(results: str) -> Bars:
     """From memory: the speed of each rule over that of the roof."""
     shares = {
         case.removesuffix(f" {LARGE}"): share
-        for case, (share, *_) in goals(results).items()
-        if case.endswith(f" {LARGE}")
+        for (case, peer), share in goals(results).items()
+        if case.endswith(f" {LARGE}") and peer == "roof"
     }
     return sorted(shares.items(), key=lambda bar: -bar[1])
 
 
 def taken(results: str) -> str:
-    """The machine, torch's version and the date, as the results name them."""
-    flat = " ".join(results.split())
-    machine, torch, date = (
-        re.search(pattern, flat)[1]
-        for pattern in (
-            r"A virtual machine with (.+?) \(family",
-            r"(torch \d+\.\d+)",
-            r"were taken on (\d{4}-\d\d-\d\d)",
-        )
-    )
-    return f"{machine}; {torch}; {date}; bench/bench_goals.py"
+    """The machine, torch's version and the date, as the line above the newest table names them."""
+    line = re.search(r"^(\d{4}-\d\d-\d\d): (.+?), (\d+ processors, \w+), .*(torch \d+\.\d+)", results, re.M)
+    assert line is not None
+    date, processor, machine, torch = line.groups()
+    return f"{processor.replace('(R)', '')}, {machine}; {torch}; {date}; bench/bench_goals.py"
 
 
 def panel(top: int, title: str, bars: Bars, share: dict[str, float], mark: str) -> list[str]:
@@ -76,7 +72,7 @@ def panel(top: int, title: str, bars: Bars, share: dict[str, float], mark: str) 
     for i, (name, value) in enumerate(bars):
         y = top + 14 + i * (BAR + 8)
         end = TEXT + (END - TEXT) * share[name]
-        beside = END if share[name] > 0.9 else end  # beyond the line that 1 is
+        beside = max(END, end) if share[name] > 0.9 else end  # beyond the line that 1 is
         lines += [
             f'<text class="text" x="{TEXT - 8}" y="{y + 13}" text-anchor="end">{name}</text>',
             f'<rect class="bar" x="{TEXT}" y="{y}" width="{end - TEXT:.1f}" height="{BAR}" rx="2"/>',
@@ -94,9 +90,15 @@ def picture(results: str) -> str:
     below = second + 14 + len(shares) * (BAR + 8)
     lines = [
         *panel(
-            first, "A step of Adam: times as fast as torch's fused Adam (log scale)", faster, logs, "{:#.3g}x"
+            first,
+            "A step of Adam in use: times as fast as torch's fused Adam (log scale)",
+            faster,
+            logs,
+            "{:#.3g}x",
         ),
-        *panel(second, f"{LARGE} weights: share of the memory's speed", shares, dict(shares), "{:.2f}"),
+        *panel(
+            second, f"{LARGE} weights, in use: share of the memory's speed", shares, dict(shares), "{:.2f}"
+        ),
         f'<line class="line" x1="{END}" y1="{second + 8}" x2="{END}" y2="{below}" stroke-dasharray="3 3"/>',
         f'<text class="small" x="16" y="{below + 22}">{taken(results)}</text>',
     ]

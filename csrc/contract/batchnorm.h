@@ -73,10 +73,9 @@ inline C load_coefficient(const BatchNorm& b, Coefficient which, Index channel) 
   return C::of(coefficient_row<typename C::Value>(b, which), channel);
 }
 
-// Writes it once for each repeat: loops over columns run on from one row of x into the next (isa/batchnorm.h).
 template <class T>
 inline void store_coefficient(const BatchNorm& b, Coefficient which, Index channel, T value) {
-  for (Index r = 0; r < b.repeats; ++r) coefficient_row<T>(b, which)[r * b.channels + channel] = value;
+  coefficient_row<T>(b, which)[channel] = value;
 }
 
 // values (C).

@@ -187,21 +187,23 @@ inline void add_rows(const Terms& terms, const T* const* in, Index i, Index grou
 // The block sums of every column of x (rows, width), rows <= 1024 and width <= kSumColumns; row r begins at element
 // i + r*stride. Column j's sum of kind s goes to out[s*out_stride + j].
 //
-// lanes is (kSums, 32, width): row r adds to lane r%32 of every column. 32 rows without gaps (stride == width) are one
-// long row of 32*width elements with a lane for each, so that any number of columns fills whole vectors; there, j runs
-// to 32*width, and what differs by column must be repeated 32 times. Several groups of 32 rows are added at a time:
-// eight streams in all for the processor's prefetcher, and lanes are loaded and stored once for all groups. Groups lie
-// 32 rows apart, often a multiple of 4 KiB, where the first cache can hold few lines side by side: a whole line of each
-// is used at once where the vectors allow it.
+// lanes is (kSums, 32, width): row r adds to lane r%32 of every column. 32 short rows without gaps (stride == width)
+// are one long row of 32*width elements with a lane for each, so that any number of columns fills whole vectors; there,
+// j runs to 32*width, or to rows*width, and what differs by column must be repeated as often. Several groups of 32 rows
+// are added at a time: eight streams in all for the processor's prefetcher, and lanes are loaded and stored once for
+// all groups. Groups lie 32 rows apart, often a multiple of 4 KiB, where the first cache can hold few lines side by
+// side: a whole line of each is used at once where the vectors allow it.
 template <class T, class Terms>
 inline void column_block(const Terms& terms, const T* const* in, Index i, Index rows, Index width, Index stride,
                          double* out, Index out_stride) {
   constexpr int kSums = Terms::kSums;
   constexpr int kGroups = 8 / Terms::kArrays;
   alignas(kVectorBytes) double lanes[kSums * kLanes * kSumColumns];
-  const Index sum_stride = kLanes * width;
-  const bool gapless = width == stride;
-  for (Index j = 0; j < kSums * sum_stride; ++j) lanes[j] = 0.0;
+  const Index sum_stride = kLanes * width, used = rows < kLanes ? rows : kLanes;  // lanes that any row adds to
+  const bool gapless = width == stride && width < kJoinedColumns;
+  for (int s = 0; s < kSums; ++s) {
+    for (Index j = 0; j < used * width; ++j) lanes[s * sum_stride + j] = 0.0;
+  }
 
   // Add all rows to the lanes, 32 or 8*32 rows at a time.
   for (Index row = 0; row < rows;) {
@@ -221,11 +223,13 @@ inline void column_block(const Terms& terms, const T* const* in, Index i, Index 
     row += many ? kGroups * kLanes : kLanes;
   }
 
-  // Halve: row l of the lanes gets row l + half, all columns side by side.
+  // Halve: row l of the lanes gets row l + half, all columns side by side. Lanes that no row adds to are +0, and to add
+  // that changes no bit: no lane is -0, since each begins at +0.
   for (int s = 0; s < kSums; ++s) {
     double* lane = lanes + s * sum_stride;
     for (Index half = kLanes / 2; half > 0; half /= 2) {
-      for (Index j = 0; j < half * width; ++j) lane[j] = lane[j] + lane[j + half * width];
+      const Index upper = used - half < half ? used - half : half;
+      for (Index j = 0; j < upper * width; ++j) lane[j] = lane[j] + lane[j + half * width];
     }
     for (Index j = 0; j < width; ++j) out[s * out_stride + j] = lane[j];
   }

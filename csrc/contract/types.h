@@ -26,8 +26,9 @@ struct Coefficients {
 };
 
 // The canonical sum (sums.h). The first two fix bits.
-constexpr Index kSumBlock = 1024;   // terms of a block
-constexpr Index kLanes = 32;        // of a block: each adds every 32nd term
+constexpr Index kSumBlock = 1024;      // terms of a block
+constexpr Index kLanes = 32;           // of a block: each adds every 32nd term
+constexpr Index kJoinedColumns = 128;  // rows of fewer columns are summed 32 at a time, as one long row
 constexpr Index kSumColumns = 256;  // summed at a time: their lanes are 128 KiB for two sums, within the second cache
 
 // The arguments of a batch norm. Arrays are of the kernel's type T, those of double excepted.

@@ -126,9 +126,19 @@ inline void plane_block(const Terms& terms, const BatchNorm& b, const T* const* 
 
 // ---- the functions of the table, for channels begin..end-1 ----
 
-template <class Direction>
+// Copies the coefficients of channels begin..end-1 to all repeats.
+template <class T>
+void repeat_coefficients(const BatchNorm& b, Index begin, Index end) {
+  for (int which = 0; which < kCoefficients; ++which) {
+    T* row = coefficient_row<T>(b, static_cast<Coefficient>(which)) + begin;
+    for (Index r = 1; r < b.repeats; ++r) __builtin_memcpy(row + r * b.channels, row, (end - begin) * sizeof(T));
+  }
+}
+
+template <class Direction, class T>
 void prepare(const BatchNorm& b, Index begin, Index end) {
   for (Index c = begin; c < end; ++c) Direction::prepare(b, c);
+  repeat_coefficients<T>(b, begin, end);
 }
 
 // Block sums first_block..last_block-1, to b.sums: (2, blocks, C) channels last, (C, 2, blocks) in planes.
@@ -156,7 +166,7 @@ void add_blocks(const BatchNorm& b, Index begin, Index end, Index first_block, I
 }
 
 // Pairs S1 and S2 over the blocks, then computes what follows from them.
-template <class Direction>
+template <class Direction, class T>
 void finish(const BatchNorm& b, Index begin, Index end) {
   const Index blocks = blocks_of(b), C = b.channels;
   for (int s = 0; s < 2; ++s) {
@@ -167,6 +177,7 @@ void finish(const BatchNorm& b, Index begin, Index end) {
     }
   }
   for (Index c = begin; c < end; ++c) Direction::finish(b, c);
+  repeat_coefficients<T>(b, begin, end);
 }
 
 // Here begin..end-1 are elements of out in the order of memory; channels last, whole rows of C.

@@ -225,14 +225,14 @@ constexpr Sum sum_of() {
 template <class T, template <class, bool> class Direction, bool relu>
 constexpr BatchNormKernel batchnorm_kernel_of() {
   using D = Direction<T, relu>;
-  return {prepare<D>, add_blocks<D, T>, finish<D>, apply<D, T>};
+  return {prepare<D, T>, add_blocks<D, T>, finish<D, T>, apply<D, T>};
 }
 
 // Inference sums nothing.
 template <class T, bool relu>
 constexpr BatchNormKernel inference_of() {
   using D = Inference<T, relu>;
-  return {prepare<D>, nullptr, nullptr, apply<D, T>};
+  return {prepare<D, T>, nullptr, nullptr, apply<D, T>};
 }
 
 #define DIRECTIONS(T)                                                                            \

@@ -16,7 +16,7 @@ constexpr Index kItemElements = 65536;        // of a work item of elementwise w
 constexpr Index kChannelBytes = 1536 * 1024;  // of the second-level cache, for what one item reads twice
 constexpr Index kForwardRun = 16384;          // bytes of x: smaller planes are processed several at a time;
 constexpr Index kBackwardRun = 4096;          // with dy beside x, more gained nothing
-constexpr Index kPlaneItems = 16;             // at most: one item reads several adjacent planes of every sample
+constexpr Index kPlaneItems = 16;  // at most, or two a thread: one item reads several adjacent planes of every sample
 constexpr Index kFetchedBytes = 1536 * 1024;  // of x and dy; fewer may lie in a cache, where fetching costs 4 %
 constexpr Index kStreamBytes = 8 << 20;       // larger results are stored past the caches
 constexpr Index kChannelsPerItem = 16;        // at least, in finish()
@@ -63,10 +63,10 @@ void run_batchnorm(Type type, Direction direction, bool relu, BatchNorm job) {
   work.blocks = ceil_div(work.values, kSumBlock);
   if (work.elements() == 0) return;
 
-  // Coefficients by column are repeated: kLanes rows are summed as one long row (column_block in sums.h), or, where
-  // there are too many columns for that, apply() runs on into the next row. Allocated as doubles, which aligns either
-  // type.
-  b.repeats = !b.channels_last ? 1 : b.channels <= kSumColumns ? kLanes : 2;
+  // Coefficients by column are repeated: kLanes short rows are summed as one long row (column_block in sums.h), and
+  // apply() runs on into the next rows. Allocated as doubles, which aligns either type.
+  b.repeats = b.channels < kJoinedColumns ? kLanes : b.channels < kSumColumns ? 4 : 2;
+  b.repeats = b.channels_last ? std::max<Index>(2, std::min(b.repeats, work.values)) : 1;
   std::vector<double> scratch(ceil_div(kCoefficients * b.repeats * b.channels * size_of, 8) +
                               (direction == inference ? 0 : 2 * work.blocks * b.channels));
   b.coefficients = scratch.data();
@@ -81,9 +81,10 @@ void run_batchnorm(Type type, Direction direction, bool relu, BatchNorm job) {
   if (!b.channels_last && direction != inference && !small && b.channels >= 8 && channel_bytes <= kChannelBytes) {
     Index run = direction == forward ? kForwardRun : kBackwardRun;
     work.group_channels = std::min(ceil_div(run, b.positions * size_of), kChannelBytes / channel_bytes);
-    work.group_channels = std::min(work.group_channels, b.channels / 8);
+    const Index threads = get_num_threads(), items = std::max(kPlaneItems, 2 * threads);
+    work.group_channels = std::min(work.group_channels, std::max<Index>(1, b.channels / std::max<Index>(8, threads)));
     Index groups = ceil_div(b.channels, work.group_channels);
-    return run_parts(b.channels, work.group_channels * ceil_div(groups, kPlaneItems),
+    return run_parts(b.channels, work.group_channels * ceil_div(groups, items),
                      [&](Index begin, Index end) { work.run_channels(begin, end); });
   }
   // Otherwise one phase after the other over all of x, which is read twice.

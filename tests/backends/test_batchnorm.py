@@ -108,6 +108,11 @@ SHAPES = [
     ((2, 33, 31, 5), -1),
     ((33, 17, 2, 2), 1),
     ((2, 12, 33000), 1),
+    ((33, 64, 14, 14), 1),  # fetches the next plane
+    ((2, 256), 1),  # fewer rows than lanes
+    ((20, 130), 1),
+    ((33, 127), 1),  # the most columns that are joined
+    ((95, 128), -1),
 ]
 
 

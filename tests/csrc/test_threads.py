@@ -119,12 +119,20 @@ def test_tuning_can_be_switched_off():
     assert "SAMESTEP_TUNE: got 'no', expected '0' or '1'" in run_python(code, SAMESTEP_TUNE="no").stderr
 
 
-@pytest.mark.parametrize(("threads", "item"), [(1, 32768), (2, 32768), (8, 9216), (16, 5120), (64, 4096)])
-def test_small_work_is_cut_for_as_many_threads(threads, item):
+@pytest.mark.parametrize(
+    ("size", "threads", "item"),
+    [
+        *((1 << 17, threads, item) for threads, item in ((2, 32768), (8, 9216), (16, 5120), (64, 4096))),
+        *((1 << 20, threads, item) for threads, item in ((1, 131072), (2, 65536), (8, 32768))),
+    ],
+)
+def test_work_is_cut_for_as_many_threads(size, threads, item):
     before = ss.get_num_threads()
     ss.set_num_threads(threads)
     try:
-        assert ss.SGD(np.ones(1 << 17, np.float32), lr=0.1)._plan.trials[0][:2] == (item, threads)
+        trials = ss.SGD(np.ones(size, np.float32), lr=0.1)._plan.trials
+        assert trials[0][:2] == (item, threads)
+        assert len({trial[:2] for trial in trials}) == len(trials)
     finally:
         ss.set_num_threads(before)
 
