@@ -14,7 +14,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,24 +26,32 @@ from table import Table, both_situations, parse, parser_of
 GOAL = 0.98
 FIRST_STEPS = 50
 
-LARGE: Shapes = [(2**24,)]
-CASES: dict[str, tuple[str, Shapes]] = {
-    **{f"{rule} 16,777,216": (rule, LARGE) for rule in RULES},
-    "Adam ResNet-50": ("Adam", LISTS["ResNet-50"]),
-    "Adam 1000 x 1000": ("Adam", LISTS["1000 x 1000"]),
-    "Adam 262,144": ("Adam", [(2**18,)]),
-    "Adam 1 x 16,384": ("Adam", [(2**14,)]),
-}  # fmt: skip
-SMALL = ("Adam 1000 x 1000", "Adam 262,144", "Adam 1 x 16,384")
+
+class Case(NamedTuple):
+    name: str
+    rule: str
+    shapes: Shapes
+    after_torch: bool = True  # where torch is installed; or after NumPy's work
+
+
+CASES = (
+    *(Case(f"{rule} 16,777,216", rule, [(2**24,)]) for rule in RULES),
+    Case("Adam ResNet-50", "Adam", LISTS["ResNet-50"]),
+    Case("Adam 1000 x 1000", "Adam", LISTS["1000 x 1000"], False),
+    Case("Adam 262,144", "Adam", [(2**18,)], False),
+    Case("Adam 1 x 16,384", "Adam", [(2**14,)], False),
+)
 
 
 class Step:
     """A step of a new optimizer, with one of its settings kept or, without, tuned."""
 
-    def __init__(self, rule: str, shapes: Shapes, setting: int | None = None) -> None:
+    def __init__(self, case: Case, setting: int | None = None) -> None:
         rng = np.random.default_rng(0)
-        params, self.grads = ([rng.standard_normal(s, dtype=np.float32) for s in shapes] for _ in range(2))
-        self.optimizer = RULES[rule](params)
+        params, self.grads = (
+            [rng.standard_normal(shape, dtype=np.float32) for shape in case.shapes] for _ in range(2)
+        )
+        self.optimizer = RULES[case.rule](params)
         self.plan = self.optimizer._plan
         if setting is not None:
             self.plan.keep(setting)
@@ -56,22 +64,21 @@ class Step:
         return [f"{item:,} on {threads}" for item, threads, *_ in self.plan.trials]
 
 
-def measure(case: str, situation: Situation, seconds: float, rounds: int) -> Comparison:
-    rule, shapes = CASES[case]
-    calls: dict[str, Callable[[], Any]] = {OURS: Step(rule, shapes)}
-    for index, name in enumerate(Step(rule, shapes).settings):
-        calls[f"kept: {name}"] = Step(rule, shapes, index)
+def measure(case: Case, situation: Situation, seconds: float, rounds: int) -> Comparison:
+    tuned = Step(case)
+    calls: dict[str, Callable[[], Any]] = {OURS: tuned}
+    for index, name in enumerate(tuned.settings):
+        calls[f"kept: {name}"] = Step(case, index)
     samples = situation.sample(calls, seconds, rounds)
     own = samples.pop(OURS)
     best = fastest(samples)
     assert best is not None
-    return Comparison(case, situation.just_before, own, samples[best], best, GOAL)
+    return Comparison(case.name, situation.just_before, own, samples[best], best, GOAL)
 
 
-def first_steps(case: str, situation: Situation, steps: int) -> tuple[list[float], list[float], Step]:
+def first_steps(case: Case, situation: Situation, steps: int) -> tuple[list[float], list[float], Step]:
     """Seconds of each: tuned, and with the default kept; the tuned step. The very first waits for pages."""
-    rule, shapes = CASES[case]
-    both = Step(rule, shapes), Step(rule, shapes, 0)
+    both = Step(case), Step(case, 0)
     times: tuple[list[float], list[float]] = ([], [])
     work = situation.work
     for k in range(1 + steps):
@@ -88,21 +95,21 @@ def main() -> None:
     parser = parser_of(__doc__, seconds=4.0)
     parser.add_argument("--without", nargs="*", default=(), metavar="CASE", help="cases to leave out")
     options = parse(parser)
-    wanted = [case for case in CASES if not any(part in case for part in options.without)]
+    wanted = [case for case in CASES if not any(part in case.name for part in options.without)]
     if options.quick:
-        CASES.update({case: (CASES[case][0], [(2**13,)]) for case in wanted})
+        wanted = [case._replace(shapes=[(2**13,)]) for case in wanted]
     large = both_situations()[-1]
     small = after_numpy()
     table = Table(options)
     trials = []
     for case in wanted:
-        situation = small if case in SMALL else large
+        situation = large if case.after_torch else small
         table.add([measure(case, situation, options.seconds, options.rounds)])
         tuned, default, step = first_steps(case, situation, 3 if options.quick else FIRST_STEPS)
         usual = statistics.median(default)
         trials.append(
             {
-                "case": case,
+                "case": case.name,
                 "first_steps_over_the_defaults": sum(tuned) / sum(default),
                 "slowest_over_the_defaults_median": max(tuned) / usual,
                 "slowest_default_over_its_median": max(default) / usual,

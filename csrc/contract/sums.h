@@ -85,7 +85,7 @@ struct Lanes {
 
 // Adds the terms of elements i .. i + 32*groups - 1; the first goes to lane 0. Few lanes at a time over all groups, so
 // that they stay in registers: gcc 12 would keep all 32 in memory, at half the speed. fetches: also fetches the
-// elements that lie `ahead` behind those that are added.
+// elements `ahead` further on.
 template <bool fetches = false, class T, class Terms>
 inline void add_groups(const Terms& terms, const T* const* in, Index i, Index groups, Lanes<Terms::kSums>& lanes,
                        [[maybe_unused]] Index ahead = 0) {

@@ -92,11 +92,11 @@ inline void plane_block(const Terms& terms, const BatchNorm& b, const T* const* 
       Index inside = b.fetch && position + kAhead < S ? (S - position - kAhead) / kLanes : 0;
       inside = inside < groups ? inside : groups;
       if (inside > 0) add_groups<true>(terms, in, i, inside, lanes, kAhead);
-      const Index rest = groups - inside, behind = i + inside * kLanes;
+      const Index rest = groups - inside, after = i + inside * kLanes;
       if (rest > 0 && b.fetch && sample + 1 < b.samples) {
-        add_groups<true>(terms, in, behind, rest, lanes, next_plane - (S > kAhead ? S - kAhead : 0));
+        add_groups<true>(terms, in, after, rest, lanes, next_plane - (S > kAhead ? S - kAhead : 0));
       } else if (rest > 0) {
-        add_groups(terms, in, behind, rest, lanes);
+        add_groups(terms, in, after, rest, lanes);
       }
       k += groups * kLanes;
       position += groups * kLanes;

@@ -64,7 +64,8 @@ void run_batchnorm(Type type, Direction direction, bool relu, BatchNorm job) {
   if (work.elements() == 0) return;
 
   // Coefficients by column are repeated: kLanes short rows are summed as one long row (column_block in sums.h), and
-  // apply() runs on into the next rows. Allocated as doubles, which aligns either type.
+  // apply() joins rows and begins anywhere in the first, so that it needs twice as many: 4 where it may join two. More
+  // than there are rows nobody reads. Allocated as doubles, which aligns either type.
   b.repeats = b.channels < kJoinedColumns ? kLanes : b.channels < kSumColumns ? 4 : 2;
   b.repeats = b.channels_last ? std::max<Index>(2, std::min(b.repeats, work.values)) : 1;
   std::vector<double> scratch(ceil_div(kCoefficients * b.repeats * b.channels * size_of, 8) +

@@ -84,9 +84,9 @@ int main() {
     expect_text("kept twice as long", steps(tuner, 1999, equal), "");
     expect_text("and tried again", steps(tuner, 15, equal), turns(5));
   }
-  {
+  for (int before : {3, 20}) {  // steps: while it tries, and after that
     Tuner tuner(kThree);
-    steps(tuner, 3, [](const Setting&, int) { return 1.0; });
+    steps(tuner, before, [](const Setting&, int) { return 1.0; });
     tuner.keep(2);
     expect_text("one is to be kept", steps(tuner, 3000, [](const Setting&, int) { return 1.0; }), "");
     expect("that one", tuner.kept(), 2);

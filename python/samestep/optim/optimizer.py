@@ -139,7 +139,7 @@ class Optimizer:
         self._hyper_values = [group[name] for group in self.groups for name in self._hyper_names]
         decides = self.options.clip_norm is not None or self.options.nonfinite != "propagate"
         more = self._grouped or len(self.groups) > 1 or self._has_schedules or decides
-        # Of the only group, where a step does nothing but step: in use, each check takes a microsecond
+        # Of the only group, where nothing else is to be checked or decided: checks take microseconds in use.
         self._plain = None if more else self.groups[0].structure
         weight_decay = [group["weight_decay"] for group in self.groups]
         if weight_decay != self._weight_decay:
