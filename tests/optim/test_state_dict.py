@@ -51,6 +51,13 @@ class TestStateDict:
         optimizer.step(np.ones(2))
         assert not state["state"]["m"][0].any()
 
+    def test_one_of_the_first_contract_goes_on(self):
+        optimizer, other = (ss.Adam(np.ones(2)) for _ in range(2))
+        optimizer.step(np.ones(2))
+        other.load_state_dict({**optimizer.state_dict(), "contract": 1})
+        assert other.t == 1
+        assert other.state_dict()["contract"] == 2
+
     @pytest.mark.parametrize(
         "spoil",
         [
@@ -68,6 +75,8 @@ class TestStateDict:
             lambda d: d.pop("t"),
             lambda d: d.update(extra=1),
             lambda d: d.update(contract=99),
+            lambda d: d.update(contract=0),
+            lambda d: d.update(contract=np.ones(2)),
             lambda d: d.update(rule="adam_inside"),
             lambda d: d.update(t=-1),
             lambda d: d.update(t=1.5),

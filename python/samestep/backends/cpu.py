@@ -73,7 +73,7 @@ __all__ = [
     "zeros_like",
 ]
 
-CONTRACT = 1  # version of the bit contract
+CONTRACT = 2  # version of the bit contract
 MOST_THREADS = 1024
 OPTIONAL = ("sklearn", "matplotlib", "tqdm", "safetensors", "ml_dtypes")
 
@@ -182,7 +182,7 @@ def info() -> dict[str, Any]:
     Example:
         >>> import samestep as ss
         >>> ss.info()["contract"]
-        1
+        2
     """
     return {
         "version": _version_of("samestep"),
