@@ -42,8 +42,7 @@ Index pack_squares(const T* x, Index across, Index i, Index count, Index depth, 
     Index p = 0;
     for (; p + n <= depth; p += n) {
       Square<T, n> square;
-      square.read(x + i * across + p, across);
-      square.transpose();
+      square.read_transposed(x + i * across + p, across);
       square.write(to + p * width + i, width);
     }
     for (; p < depth; ++p) {
@@ -166,8 +165,7 @@ void piece_across(const T* a, const T* b, Index b_column, Index depth, const Pie
     Index p = 0;
     for (; p + lanes <= depth; p += lanes) {
       Square<T, lanes> square;
-      square.read(b + p, b_column);
-      square.transpose();
+      square.read_transposed(b + p, b_column);
 #pragma GCC unroll 16
       for (Index i = 0; i < lanes; ++i) add(p + i, square.row[i]);
     }

@@ -21,24 +21,33 @@ struct Square {
   typedef T Row __attribute__((vector_size(n * sizeof(T))));
   Row row[n];
 
-  // rows: of `from`, `stride` values apart.
-  void read(const T* from, long long stride) {
-#pragma GCC unroll 16
-    for (int i = 0; i < n; ++i) __builtin_memcpy(&row[i], from + i * stride, sizeof(Row));
+  // The transpose of the square at `from`, whose rows are `stride` values apart.
+  //
+  // Exchanges the blocks of d rows and d columns that lie across the diagonal, in each square of 2d of them, for d =
+  // n/2 on reading, which halves of rows do, then 1, 2, 4, ... (Eklundh, A fast computer method for matrix transposing,
+  // 1972). A row takes one instruction each time.
+  void read_transposed(const T* from, long long stride) {
+    read_halves(from, stride, typename NumbersBelow<n>::Type());
+    exchange<1>(typename NumbersBelow<n>::Type());
   }
   void write(T* to, long long stride) const {
 #pragma GCC unroll 16
     for (int i = 0; i < n; ++i) __builtin_memcpy(to + i * stride, &row[i], sizeof(Row));
   }
 
-  // Exchanges the blocks of d rows and d columns that lie across the diagonal, in each square of 2d of them, for d = 1,
-  // 2, 4, ... (Eklundh, A fast computer method for matrix transposing, 1972). A row takes one instruction each time.
-  void transpose() { exchange<1>(typename NumbersBelow<n>::Type()); }
-
  private:
+  template <int... i>
+  void read_halves(const T* from, long long stride, Numbers<i...>) {
+    typedef T Half __attribute__((vector_size(n / 2 * sizeof(T))));
+#pragma GCC unroll 16
+    for (int r = 0; r < n; ++r) {
+      const T* at = from + r % (n / 2) * stride + r / (n / 2) * (n / 2);
+      row[r] = __builtin_shufflevector(load<Half>(at), load<Half>(at + n / 2 * stride), i...);
+    }
+  }
   template <int d, int... i>
   void exchange(Numbers<i...> numbers) {
-    if constexpr (d < n) {
+    if constexpr (d < n / 2) {
 #pragma GCC unroll 16
       for (int r = 0; r < n; ++r) {
         if ((r & d) != 0) continue;
