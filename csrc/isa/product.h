@@ -12,6 +12,7 @@
 #include "contract/types.h"
 #include "contract/vector.h"
 #include "isa/kernels.h"
+#include "isa/transpose.h"
 
 namespace samestep {
 namespace {
@@ -34,27 +35,22 @@ constexpr Index kFewPanels = 8;
 template <class T>
 constexpr Index kVectorLanes = kVectorBytes / sizeof(T);
 
-// Four rows of four values, turned into their columns.
-template <class T>
-struct Square {
-  typedef T Row __attribute__((vector_size(4 * sizeof(T))));
-  Row row[4];
-
-  void transpose() {
-    const Row a = row[0], b = row[1], c = row[2], d = row[3];
-    if constexpr (sizeof(T) == 4) {  // shuffles that are one instruction each
-      const Row ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-      const Row cd0 = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd2 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-      row[0] = __builtin_shufflevector(ab0, cd0, 0, 1, 4, 5), row[1] = __builtin_shufflevector(ab0, cd0, 2, 3, 6, 7);
-      row[2] = __builtin_shufflevector(ab2, cd2, 0, 1, 4, 5), row[3] = __builtin_shufflevector(ab2, cd2, 2, 3, 6, 7);
-    } else {
-      const Row ac0 = __builtin_shufflevector(a, c, 0, 1, 4, 5), ac2 = __builtin_shufflevector(a, c, 2, 3, 6, 7);
-      const Row bd0 = __builtin_shufflevector(b, d, 0, 1, 4, 5), bd2 = __builtin_shufflevector(b, d, 2, 3, 6, 7);
-      row[0] = __builtin_shufflevector(ac0, bd0, 0, 4, 2, 6), row[1] = __builtin_shufflevector(ac0, bd0, 1, 5, 3, 7);
-      row[2] = __builtin_shufflevector(ac2, bd2, 0, 4, 2, 6), row[3] = __builtin_shufflevector(ac2, bd2, 1, 5, 3, 7);
+// The part of pack() below from row i of x on that whole squares of n rows fill; returns the row after them.
+template <class T, int n>
+Index pack_squares(const T* x, Index across, Index i, Index count, Index depth, Index width, T* to) {
+  for (; i + n <= count; i += n) {
+    Index p = 0;
+    for (; p + n <= depth; p += n) {
+      Square<T, n> square;
+      square.read_transposed(x + i * across + p, across);
+      square.write(to + p * width + i, width);
+    }
+    for (; p < depth; ++p) {
+      for (int r = 0; r < n; ++r) to[p * width + i + r] = x[(i + r) * across + p];
     }
   }
-};
+  return i;
+}
 
 // to (depth, width) = x (count, depth)^T; the columns from `count` on are +0. `across` and `along`: the strides of x
 // between its rows and in them.
@@ -71,18 +67,8 @@ void pack(const T* x, Index across, Index along, Index count, Index depth, Index
       for (; i + 4 <= count; i += 4) __builtin_memcpy(to + p * width + i, from + i, 4 * sizeof(T));
     }
   } else if (along == 1) {
-    for (; i + 4 <= count; i += 4) {
-      Index p = 0;
-      for (; p + 4 <= depth; p += 4) {
-        Square<T> square;
-        for (int r = 0; r < 4; ++r) __builtin_memcpy(&square.row[r], x + (i + r) * across + p, 4 * sizeof(T));
-        square.transpose();
-        for (int r = 0; r < 4; ++r) __builtin_memcpy(to + (p + r) * width + i, &square.row[r], 4 * sizeof(T));
-      }
-      for (; p < depth; ++p) {
-        for (int r = 0; r < 4; ++r) to[p * width + i + r] = x[(i + r) * across + p];
-      }
-    }
+    i = pack_squares<T, kVectorLanes<T>>(x, across, i, count, depth, width, to);
+    i = pack_squares<T, 4>(x, across, i, count, depth, width, to);
   }
   for (; i < count; ++i) {
     for (Index p = 0; p < depth; ++p) to[p * width + i] = x[i * across + p * along];
@@ -110,6 +96,18 @@ inline void finish(const Piece<T>& to, const T* sum, Index j, T* c) {
   if (to.is_last && to.bias != nullptr) y = y + load<X>(to.bias + j);
   if (to.is_last && to.relu) y = relu_of(y);
   store(c, y);
+}
+
+template <class T, int rows, Index width>
+inline void finish_rows(const Piece<T>& to, const T (&sums)[rows][width]) {
+  using V = typename Vectors<T>::Full;
+  constexpr Index lanes = kVectorLanes<T>;
+  for (int r = 0; r < rows; ++r) {
+    T* c = to.c + r * to.stride;
+    Index j = 0;
+    for (; j + lanes <= to.columns; j += lanes) finish<V>(to, &sums[r][j], j, c + j);
+    for (; j < to.columns; ++j) finish<T>(to, &sums[r][j], j, c + j);
+  }
 }
 
 // A piece (rows, vectors) of C from a panel of A (depth, rows) and one of B (depth, vectors), whose rows are b_stride
@@ -146,15 +144,47 @@ void piece(const T* a, const T* b, Index b_stride, Index depth, const Piece<T>& 
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) store(&sums[r][v * lanes], s[r][v]);
   }
-  for (int r = 0; r < rows; ++r) {
-    T* c = to.c + r * to.stride;
-    Index j = 0;
-    for (; j + lanes <= to.columns; j += lanes) finish<V>(to, &sums[r][j], j, c + j);
-    for (; j < to.columns; ++j) finish<T>(to, &sums[r][j], j, c + j);
+  finish_rows(to, sums);
+}
+
+// As above, from a panel of B that lies as (lanes, depth), columns b_column apart, for as many whole vectors of columns
+// as the piece has: turned on the way, as much of it as fills the registers. It costs as much as 4 rows of C do, and
+// packing, from which all rows of A profit, more.
+template <class T, int rows>
+void piece_across(const T* a, const T* b, Index b_column, Index depth, const Piece<T>& to) {
+  using V = typename Vectors<T>::Full;
+  constexpr Index lanes = kVectorLanes<T>;
+  for (Index j = 0; j < to.columns; j += lanes, b += lanes * b_column) {
+    V s[rows];
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r) s[r] = V{};
+    const auto add = [&](Index p, V row) {
+#pragma GCC unroll 16
+      for (int r = 0; r < rows; ++r) s[r] = fused(broadcast<V>(a[p * rows + r]), row, s[r]);
+    };
+    Index p = 0;
+    for (; p + lanes <= depth; p += lanes) {
+      Square<T, lanes> square;
+      square.read_transposed(b + p, b_column);
+#pragma GCC unroll 16
+      for (Index i = 0; i < lanes; ++i) add(p + i, square.row[i]);
+    }
+    for (; p < depth; ++p) {
+      T row[lanes];
+      for (Index i = 0; i < lanes; ++i) row[i] = b[i * b_column + p];
+      add(p, load<V>(row));
+    }
+    alignas(kVectorBytes) T sums[rows][lanes];
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r) store(sums[r], s[r]);
+    Piece<T> part = to;
+    part.c += j, part.columns = lanes;
+    if (part.bias != nullptr) part.bias += j;
+    finish_rows(part, sums);
   }
 }
 
-// The function of each size of a piece: [rows - 1][vectors - 1].
+// The function of each size of a piece: [rows - 1][vectors - 1]; and of each number of rows across.
 template <class T>
 using PieceFunction = void (*)(const T*, const T*, Index, Index, const Piece<T>&);
 template <class T, int rows, int... vectors>
@@ -166,13 +196,14 @@ constexpr void fill_row(PieceFunction<T> (&row)[kPieceVectors]) {
 }
 template <class T>
 struct Pieces {
-  PieceFunction<T> of[kPieceRows][kPieceVectors];
+  PieceFunction<T> of[kPieceRows][kPieceVectors], across[kPieceRows];
   template <int rows>
   constexpr void fill() {
     fill_row<T, rows>(of[rows - 1]);
+    across[rows - 1] = piece_across<T, rows>;
     if constexpr (rows > 1) fill<rows - 1>();
   }
-  constexpr Pieces() : of{} { fill<kPieceRows>(); }
+  constexpr Pieces() : of{}, across{} { fill<kPieceRows>(); }
 };
 template <class T>
 constexpr Pieces<T> pieces{};
@@ -205,7 +236,8 @@ void product_tile(const Product& p, Index row, Index rows, Index column, Index c
     Index first, width, count;
     bool is_packed;
   };
-  const bool reads_in_place = by_row.count <= kFewPanels && p.b_column == 1;
+  const bool is_across = by_row.count == 1 && p.b_k == 1 && p.b_column != 1;
+  const bool reads_in_place = is_across || (by_row.count <= kFewPanels && p.b_column == 1);
   const auto strip = [&](Index j) {
     const Index first = by_vector.begin(j) * lanes, width = by_vector.size(j) * lanes, left = columns - first;
     return Strip{first, width, left < width ? left : width, !reads_in_place || left < width};
@@ -222,17 +254,25 @@ void product_tile(const Product& p, Index row, Index rows, Index column, Index c
     }
     for (Index i = 0; i < by_row.count; ++i) {
       const Index r = by_row.begin(i), n = by_row.size(i);
-      pack(a + r * p.a_row, p.a_row, p.a_k, n, depth, n, packed_a);
+      const T* panel = packed_a;
+      if (n == 1 && p.a_k == 1) {
+        panel = a + r * p.a_row;  // it lies as it would be packed
+      } else {
+        pack(a + r * p.a_row, p.a_row, p.a_k, n, depth, n, packed_a);
+      }
       for (Index j = 0; j < by_vector.count; ++j) {
         const Strip s = strip(j);
         const Piece<T> to{
             C + r * p.c_row + s.first, p.c_row, s.count, bias == nullptr ? nullptr : bias + s.first, k == 0,
             k + depth >= p.k,          p.relu};
-        const auto piece_of_size = pieces<T>.of[n - 1][by_vector.size(j) - 1];
+        const auto& of = pieces<T>;
+        const auto piece_of_size = of.of[n - 1][by_vector.size(j) - 1];
         if (s.is_packed) {
-          piece_of_size(packed_a, packed_b + s.first * depth, s.width, depth, to);
+          piece_of_size(panel, packed_b + s.first * depth, s.width, depth, to);
+        } else if (is_across) {
+          of.across[n - 1](panel, b + s.first * p.b_column, p.b_column, depth, to);
         } else {
-          piece_of_size(packed_a, b + s.first, p.b_k, depth, to);
+          piece_of_size(panel, b + s.first, p.b_k, depth, to);
         }
       }
     }

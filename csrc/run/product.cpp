@@ -18,6 +18,7 @@ namespace {
 // all of its rows.
 constexpr Index kTileRows = 1024, kTileColumns = 512;
 constexpr Index kPanelRows = 12;            // of A: the most of any instruction set
+constexpr Index kLeastRows = 48;            // for which it pays to pack a tile's columns of B
 constexpr Index kColumnUnit = 64;           // columns: whole vectors of any instruction set
 constexpr Index kItemTerms = 1 << 19;       // fused multiply-adds for which another thread pays: some 10 microseconds
 constexpr Index kOneThreadTerms = 1 << 21;  // and fewer are not worth waking a thread for
@@ -69,11 +70,11 @@ struct Tiles {
   Index most_rows() const { return ceil_div(rows.n, rows.parts); }
   Index most_columns() const { return std::min(p.n, ceil_div(units.n, units.parts) * kColumnUnit); }
 
-  // More tiles, halves of the present ones.
-  bool split() {
-    Cut& longer = most_rows() >= most_columns() ? rows : units;
-    Cut& cut = longer.parts < longer.n ? longer : &longer == &rows ? units : rows;
-    if (cut.parts >= cut.n) return false;
+  // More tiles, halves of the present ones, none of fewer rows than so many.
+  bool split(Index least_rows) {
+    const bool may_cut_rows = rows.n / (2 * rows.parts) >= least_rows, may_cut_columns = units.parts < units.n;
+    if (!may_cut_rows && !may_cut_columns) return false;
+    Cut& cut = may_cut_rows && (!may_cut_columns || most_rows() >= most_columns()) ? rows : units;
     cut.parts = std::min(cut.n, 2 * cut.parts);
     return true;
   }
@@ -99,8 +100,13 @@ void run_product(Type type, const Product& p) {
   tiles.units.parts = ceil_div(p.n, kTileColumns);
   const Index threads = get_num_threads();
   const double terms = double(p.m) * double(p.n) * double(p.k);
-  // Several for each thread, so that one that is held up leaves its tiles to others.
-  while (tiles.count() < 4 * threads && terms > double(tiles.count() * kItemTerms) && tiles.split()) {
+  const auto cut = [&](Index wanted, Index least_rows) {
+    while (tiles.count() < wanted && terms > double(tiles.count() * kItemTerms) && tiles.split(least_rows)) {
+    }
+  };
+  if (threads > 1) {
+    cut(4 * threads, kLeastRows);  // several for each thread, so that one that is held up leaves its tiles to others
+    cut(threads, kPanelRows);
   }
   Slots slots(std::min(threads, tiles.count()), (kPanelRows + ceil_div(tiles.most_columns(), 16) * 16) * deep * size);
   tiles.slots = &slots;

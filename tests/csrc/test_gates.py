@@ -26,11 +26,13 @@ needs_binutils = pytest.mark.skipif(
 FORBIDDEN = re.compile(
     r"\b(v?fn?m(add|sub)\w*|vfm(add|sub)\w*|fml[as]|v?rsqrt\w*|v?rcp\w*|frsqrte|frecpe)\b", re.IGNORECASE
 )
-# Canonical sums: the product of two float32 is exact in float64, where fusing it changes no bit. And the
-# matrix product, whose definition is a chain of fused multiply-adds.
+# Canonical sums: the product of two float32 is exact in float64, where fusing it changes no bit. The matrix
+# product, whose definition is a chain of fused multiply-adds. And exp, tanh and sigmoid of float32, in float64:
+# their results are correctly rounded with and without, for all 2^32 values.
 MAY_FUSE = re.compile(
     r"\b(dot|run_block|run_streams|column_block|plane_block|mse_block)<(\d, )?float\b.* \S*[ps]d$"
-    r"|\bpiece<(float|double), \d+, \d+>"
+    r"|\bpiece(<(float|double), \d+|_across<(float|double)), \d+>"
+    r"|\b(map<\S*(Exp|Tanh|Sigmoid), float>|exponentials<float>).* \S*[ps]d$"
 )
 
 
@@ -152,6 +154,13 @@ def test_that_gate_tells_fused_sums_of_float32_from_all_others():
         ("void mse_block<double>(samestep::MseBlock const&)", "vfmadd213sd", False),
         ("void plane_block<1, float, true>(...)", "vfmadd231ps", False),
         ("void piece<double, 12, 2>(double const*, ...)", "vfmadd231pd", True),
+        ("void piece_across<float, 12>(float const*, ...)", "vfmadd231ps", True),
+        ("void buffered<float, map<samestep::Exp, float>(...)::{lambda(float)#1}>(...)", "vfmadd132pd", True),
+        ("void map<samestep::Exp, float>(...)", "vfmadd132ps", False),
+        ("void map<samestep::Exp, double>(...)", "vfmadd132pd", False),
+        ("void map<samestep::Log, float>(...)", "vfmadd132pd", False),
+        ("double exponentials<float>(float const*, ...)", "vfmadd132pd", True),
+        ("double exponentials<double>(double const*, ...)", "vfmadd132pd", False),
         ("void finish<Floats, float>(...)", "vfmadd231ps", False),
         ("void loop<AsIs<float> >(...)", "vfmadd231pd", False),
     ):
