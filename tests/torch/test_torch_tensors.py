@@ -1,4 +1,4 @@
-"""The kernels on tensors of torch where they lie: bits as on arrays, and what does not fit is left to others."""
+"""The kernels on torch's tensors where they lie: bits as on arrays; what does not fit is left to others."""
 
 from __future__ import annotations
 
@@ -196,6 +196,10 @@ def test_in_any_floating_point_mode(dtype, bits):
     given = (x * tiny, w, bias * tiny, dy * tiny, labels)
     expected = by_arrays(*given)
     assert ((expected[0] != 0) & (np.abs(expected[0]) < tiny)).any()
+    logits = numbers(40, 33).to(dtype)
+    loss, _ = _core.softmax_cross_entropy_of_tensors(logits, labels)
     with mxcsr(bits):
         found = by_tensors(*given)
+        again, _ = _core.softmax_cross_entropy_of_tensors(logits, labels)
     same_bits(found, expected)
+    assert again.numpy().tobytes() == loss.numpy().tobytes()
