@@ -17,6 +17,7 @@ void bind_mse(py::module_& m);
 void bind_roof(py::module_& m);
 void bind_plan(py::module_& m);
 void bind_layouts(py::module_& m);
+void bind_tensors(py::module_& m);
 void bind_addressed_plan(py::module_& m);
 
 }  // namespace samestep

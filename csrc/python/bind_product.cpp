@@ -29,7 +29,8 @@ py::object linear(py::handle x, py::handle w, py::handle bias, py::handle relu, 
 py::object linear_backward(py::handle dy, py::handle x, py::handle w, py::handle y, bool input_gradient, py::object dx,
                            py::object dw, py::object dbias) {
   Operands operands(dy);
-  LinearBackward job{operands.matrix(dy), {}, operands.matrix(x), operands.matrix(w), nullptr, nullptr, nullptr};
+  LinearBackward job{};
+  job.dy = operands.matrix(dy), job.x = operands.matrix(x), job.w = operands.matrix(w);
   if (!y.is_none()) job.y = operands.matrix(y);
   const Index rows = job.dy.rows, columns = job.dy.columns, inputs = job.x.columns;
   operands.expect(job.x.rows == rows && job.w.rows == inputs && job.w.columns == columns);

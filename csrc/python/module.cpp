@@ -17,6 +17,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   samestep::bind_mse(m);  // before plans, which are trained with a Trainer
   samestep::bind_plan(m);
   samestep::bind_layouts(m);
+  samestep::bind_tensors(m);
   samestep::bind_roof(m);
   samestep::bind_addressed_plan(m);
 }

@@ -32,10 +32,11 @@ void update_running(Type type, const double* mean64, const double* var64, Index 
 // Runs a matrix product.
 void run_product(Type type, const Product& p);
 
-// The gradients of y = x w + bias, with a ReLU if y.data is given: of x (unless dx is nullptr), w and bias.
+// The gradients of y = x w + bias, with a ReLU if y.data is given: of x, w and bias, each unless it is nullptr.
 struct LinearBackward {
   Matrix dy, y, x, w;  // (rows, columns) twice, (rows, inputs), (inputs, columns)
   void *dx, *dw, *dbias;
+  void* dw_turned;  // (columns, inputs), the transpose of dw
 };
 void run_linear_backward(Type type, const LinearBackward& b);
 

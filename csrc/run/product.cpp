@@ -121,7 +121,8 @@ void run_linear_backward(Type type, const LinearBackward& b) {
   // dy masked by the ReLU, or in C order for the sum over its rows.
   Matrix dy = b.dy;
   std::unique_ptr<char[]> copy;
-  if (b.y.data != nullptr || dy.column_stride != 1 || dy.row_stride != columns) {
+  const bool has_gaps = dy.column_stride != 1 || dy.row_stride != columns;
+  if (b.y.data != nullptr || (has_gaps && b.dbias != nullptr)) {
     copy.reset(new char[rows * columns * size]);
     run_parts(
         rows, kItemElements / std::max<Index>(1, columns),
@@ -130,7 +131,9 @@ void run_linear_backward(Type type, const LinearBackward& b) {
     dy = {copy.get(), rows, columns, columns, 1};
   }
   if (b.dx != nullptr) run_product(type, product_of(dy, transposed(b.w), b.dx));
-  run_product(type, product_of(transposed(b.x), dy, b.dw));
+  if (b.dw != nullptr) run_product(type, product_of(transposed(b.x), dy, b.dw));
+  if (b.dw_turned != nullptr) run_product(type, product_of(transposed(dy), b.x, b.dw_turned));
+  if (b.dbias == nullptr) return;
   std::vector<double> sums(columns);
   canonical_sum(type, values, dy.data, 1, rows, columns, sums.data());
   FpMode mode;

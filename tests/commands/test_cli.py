@@ -13,7 +13,8 @@ import pytest
 
 import samestep as ss
 from samestep.commands import cli, demo, digits, table
-from samestep.commands.render import Style, as_text, digits_as_text
+from samestep.commands.digits_torch import Comparison, LibraryRun
+from samestep.commands.render import Style, as_text, comparison_as_text, digits_as_text
 from samestep.optim.optimizers import OPTIMIZERS
 from samestep.proof import golden
 from text_problems import diabetes
@@ -376,6 +377,7 @@ class TestArguments:
             (["demo", "--digits", "--target", "price"], "--digits goes without --target"),
             (["demo", "--digits", "--plot", "curves.png"], "--digits goes without --plot"),
             (["demo", "--digits", "--drop", "age"], "--digits goes without --drop"),
+            (["demo", "--torch"], "--torch needs --digits as well"),
             (["demo", "--drop", "age"], "--drop needs --csv as well: demo --csv FILE --target COLUMN"),
             (["demo", "--csv", "a.csv", "--drop", "age"], "--csv needs --target as well"),
             (["report", "--csv", "houses.csv"], "--csv needs --target as well: report --csv FILE --target"),
@@ -406,26 +408,27 @@ class TestArguments:
         assert (done.returncode, done.stdout, done.stderr) == (0, f"samestep {ss.info()['version']}\n", "")
 
     @pytest.mark.parametrize(
-        ("module", "arguments", "purpose"),
+        ("module", "arguments", "purpose", "extra"),
         [
-            ("sklearn", [], "the diabetes data"),
-            ("sklearn", ["--digits"], "the digits data"),
-            ("matplotlib", ["--plot", "a.png"], "a figure"),
+            ("sklearn", [], "the diabetes data", "demo"),
+            ("sklearn", ["--digits"], "the digits data", "demo"),
+            ("torch", ["--digits", "--torch"], "training in torch", "torch"),
+            ("matplotlib", ["--plot", "a.png"], "a figure", "demo"),
         ],
     )
-    def test_a_package_that_is_not_there(self, module, arguments, purpose, tmp_path):
+    def test_a_package_that_is_not_there(self, module, arguments, purpose, extra, tmp_path):
         (tmp_path / f"{module}.py").write_text("raise ImportError('not for this test')", encoding="utf-8")
         path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
         done = samestep("demo", *arguments, PYTHONPATH=path)
         assert done.returncode == 2
         assert f"{purpose} needs {module}" in done.stderr
-        assert "pip install 'samestep[demo]'" in done.stderr
+        assert f"pip install 'samestep[{extra}]'" in done.stderr
         assert "Traceback" not in done.stderr
 
     def test_nothing_optional_is_imported_unasked(self):
         code = (
             "import sys, samestep.commands.cli; "
-            "sys.exit(bool({'sklearn', 'tqdm', 'matplotlib', 'scipy'} & set(sys.modules)))"
+            "sys.exit(bool({'sklearn', 'tqdm', 'matplotlib', 'scipy', 'torch'} & set(sys.modules)))"
         )
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -515,6 +518,44 @@ class TestDigits:
         assert cli.main(["demo", "--digits", *json_option]) == 1
         assert ("FAIL" in capsys.readouterr().out) == (not json_option)
         assert "PASS" in digits_as_text(dataclasses.replace(poor, test_accuracy=0.97), Style())
+
+
+class TestDigitsInTorch:
+    """What is trained, tests/torch/test_torch_digits.py sees."""
+
+    @staticmethod
+    def comparison(last):
+        found = {"samestep": "a" * 64, "samestep.torch": last, "torch": "c" * 64}
+        runs = [
+            LibraryRun(library, isa, threads, found[library])
+            for isa in ("avx2", "baseline")
+            for threads in (1, 2, 8)
+            for library in found
+        ]
+        return Comparison(5, runs)
+
+    def test_text(self):
+        text = comparison_as_text(self.comparison("a" * 64), Style())
+        lines = [line.split() for line in text.splitlines()]
+        for library, digest in (("samestep", "a"), ("samestep.torch", "a"), ("torch", "c")):
+            for isa in ("avx2", "baseline"):
+                assert [library, isa, *[digest * 16] * 3] in lines
+        assert "samestep and samestep.torch: 1 digest in 12 configurations: PASS" in text
+        assert "torch: 1 digest in 6 configurations" in text
+        assert max(map(len, text.splitlines())) < 100
+
+    @pytest.mark.parametrize(("last", "code"), [("a" * 64, 0), ("b" * 64, 1)])
+    @pytest.mark.parametrize("json_option", [[], ["--json"]])
+    def test_two_digests_of_ours_are_exit_code_1(self, json_option, last, code, monkeypatch, capsys):
+        monkeypatch.setattr(cli, "compare", lambda announce: self.comparison(last))
+        assert cli.main(["demo", "--digits", "--torch", *json_option]) == code
+        out = capsys.readouterr().out
+        if json_option:
+            shown = json.loads(out)
+            assert (shown["passed"], shown["digests"]["samestep.torch"]) == (code == 0, [last])
+            assert shown["runs"][0] == vars(self.comparison(last).runs[0])
+        else:
+            assert ("FAIL" in out, "2 digests" in out) == (code == 1, code == 1)
 
 
 class TestInfo:

@@ -41,6 +41,10 @@ FUNCTION = {
     "alignment": "test_functions.py::test_any_offset_and_nothing_outside_is_touched",
     "fp_mode": "test_fp_mode.py::test_functions_of_one_value_and_softmax",
 }
+OF_TENSORS = {
+    **dict.fromkeys(KINDS, "test_torch_tensors.py::test_bits_are_those_of_arrays"),
+    "fp_mode": "test_torch_tensors.py::test_in_any_floating_point_mode",
+}
 PROOFS = {
     "Plan": {
         "parity": "test_rules.py::test_kernels_equal_the_reference_at_every_size",
@@ -96,6 +100,10 @@ PROOFS = {
         "alignment": "test_softmax.py::test_any_offset_and_in_place",
         "fp_mode": "test_fp_mode.py::test_functions_of_one_value_and_softmax",
     },
+    # The same jobs; the tensors are read where they lie.
+    "linear_of_tensors": OF_TENSORS,
+    "linear_backward_of_tensors": OF_TENSORS,
+    "softmax_cross_entropy_of_tensors": OF_TENSORS,
     "Sampler": dict.fromkeys(KINDS, "test_loop.py::test_samplers_agree"),  # integers alone
 }
 

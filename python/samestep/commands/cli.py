@@ -26,8 +26,17 @@ from .bench import run as bench_run
 from .bench import show as bench_show
 from .bench import turns as bench_turns
 from .demo import STAGES, run_demo
-from .digits import train_digits
-from .render import FigureError, Style, as_text, check_figure, digits_as_text, save_figure
+from .digits import DigitsResult, train_digits
+from .digits_torch import Comparison, compare
+from .render import (
+    FigureError,
+    Style,
+    as_text,
+    check_figure,
+    comparison_as_text,
+    digits_as_text,
+    save_figure,
+)
 from .report import OWN_STAGES, ReportError, check_out, report_on, run_report
 from .report import STAGES as REPORT_STAGES
 from .table import Table, TableError, diabetes, read_csv
@@ -71,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="solve a real problem with all six optimizers")
     _add_table(demo)
     demo.add_argument("--digits", action="store_true", help="train a network with batch norm instead")
+    demo.add_argument(
+        "--torch", action="store_true", help="with --digits: in samestep.torch and in torch as well"
+    )
     demo.add_argument("--plot", metavar="FILE", help="draw the loss curves, to a .png, .svg or .pdf file")
     demo.set_defaults(command=_demo, parser=demo)
 
@@ -150,6 +162,8 @@ def _own_table(arguments: argparse.Namespace) -> Table | None:
 def _demo(arguments: argparse.Namespace) -> int:
     if arguments.digits:
         return _digits(arguments)
+    if arguments.torch:
+        arguments.parser.error("--torch needs --digits as well: it compares the training of that network")
     if arguments.plot is not None:
         check_figure(arguments.plot)
     table = _own_table(arguments) or diabetes()
@@ -170,11 +184,18 @@ def _digits(arguments: argparse.Namespace) -> int:
     for option in ("csv", "target", "drop", "plot"):
         if getattr(arguments, option) is not None:
             arguments.parser.error(f"--digits goes without --{option}: it trains on data of its own")
-    result = train_digits()
+    result: DigitsResult | Comparison
+    if arguments.torch:
+        with _progress(len(cpu.info()["isas"])) as announce:
+            result = compare(announce=announce)
+        text = comparison_as_text(result, _style(sys.stdout))
+    else:
+        result = train_digits()
+        text = digits_as_text(result, _style(sys.stdout))
     if arguments.json:
         _print_json(result.as_dict())
     else:
-        sys.stdout.write(digits_as_text(result, _style(sys.stdout)))
+        sys.stdout.write(text)
     return OK if result.passed else FAILED
 
 

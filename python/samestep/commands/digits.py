@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,7 @@ DIGEST_NOTE = (
 )
 
 Labels = NDArray[np.int64]
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +118,14 @@ def load() -> tuple[Array, Labels, Array, Labels]:
     return x[train], labels[train], x[test], labels[test]
 
 
+def batches(sampler: Sampler, images: int, epochs: int) -> Iterator[tuple[float, list[Rows]]]:
+    """For every epoch Adam's lr, which falls in a line, and the rows of the images in each batch."""
+    for epoch in range(epochs):
+        order = sampler.shuffle(images)
+        firsts = range(0, images - BATCH + 1, BATCH)  # a last, short batch would have poor statistics
+        yield LR * (1 - epoch / epochs), [order[first : first + BATCH] for first in firsts]
+
+
 def train_digits(epochs: int = EPOCHS, seed: int = 0, backend: str = "auto") -> DigitsResult:
     """Trains the network by Adam on shuffled mini-batches and tests it.
 
@@ -133,12 +143,9 @@ def train_digits(epochs: int = EPOCHS, seed: int = 0, backend: str = "auto") -> 
     optimizer = Adam(network.params, lr=LR, backend=backend)
     losses = []
     start = time.perf_counter()
-    for epoch in range(epochs):
-        optimizer.lr = LR * (1 - epoch / epochs)
-        order = sampler.shuffle(len(x))
+    for optimizer.lr, rows_of_batches in batches(sampler, len(x), epochs):
         batch_losses = []
-        for first in range(0, len(x) - BATCH + 1, BATCH):  # a last, short batch would have poor statistics
-            rows = order[first : first + BATCH]
+        for rows in rows_of_batches:
             loss, gradients = network.loss_and_gradients(x[rows], labels[rows])
             optimizer.step(gradients)
             batch_losses.append(loss)

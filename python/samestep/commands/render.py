@@ -14,8 +14,13 @@ from ..optional import require
 from ..theory import max_step
 from .demo import FLAT, GOAL, SIGNIFICANT, Demo, Run, steep_curvatures
 from .digits import BATCH, CLASSES, DIGEST_NOTE, HIDDEN, REQUIRED, DigitsResult
+from .digits_torch import LIBRARIES, OURS, THREADS, Comparison
 from .table import counted, left_out
 
+COMPARISON_NOTE = (
+    "All start from the same weights and take the same batches. torch's own kernels add in an order that "
+    "depends on the instruction set and on the number of threads."
+)
 _WIDTH = 96
 _CURVE_COLUMNS = 12
 _BARS = "▁▂▃▄▅▆▇█"
@@ -104,6 +109,40 @@ def digits_as_text(result: DigitsResult, style: Style) -> str:
         ),
         "",
         *map(style.dim, textwrap.wrap(DIGEST_NOTE, _WIDTH)),
+    ]
+    return style.letters("\n".join(f"  {line}".rstrip() for line in lines)) + "\n"
+
+
+def comparison_as_text(comparison: Comparison, style: Style) -> str:
+    """The digits' network in several libraries, for a terminal of 100 columns."""
+    found = {(run.library, run.isa, run.threads): run.digest for run in comparison.runs}
+    rows = list(dict.fromkeys((run.library, run.isa) for run in comparison.runs))
+    rows.sort(key=lambda row: LIBRARIES.index(row[0]))
+    columns = ["1 thread", *(f"{threads} threads" for threads in THREADS[1:])]
+    ours = comparison.digests(*OURS)
+    configurations = sum(run.library in OURS for run in comparison.runs)
+    lines = [
+        "",
+        style.bold("samestep · one network in NumPy's arrays, in samestep's modules for torch, in torch"),
+        "",
+        f"digits: {HIDDEN} hidden units with batch norm and ReLU, Adam, {comparison.epochs} rounds",
+        style.dim("digests of the final parameters, sha256, first 16 digits:"),
+        "",
+        *_grid(
+            [
+                ["library", "instruction set", *columns],
+                *([*row, *(found[(*row, threads)][:16] for threads in THREADS)] for row in rows),
+            ],
+            "<" * (2 + len(THREADS)),
+            style,
+        ),
+        "",
+        f"{' and '.join(OURS)}: {counted(len(ours), 'digest')} in {configurations} configurations: "
+        f"{style.verdict(comparison.passed)}",
+        f"torch: {counted(len(comparison.digests('torch')), 'digest')} in "
+        f"{len(comparison.runs) - configurations} configurations",
+        "",
+        *map(style.dim, textwrap.wrap(COMPARISON_NOTE, _WIDTH)),
     ]
     return style.letters("\n".join(f"  {line}".rstrip() for line in lines)) + "\n"
 

@@ -8,6 +8,7 @@ import torch
 import torch.onnx
 from torch import Tensor
 
+from .. import _core
 from ..backends import cpu
 from .operators import call, each, register
 from .tensors import (
@@ -16,8 +17,10 @@ from .tensors import (
     check_tensors,
     check_type,
     compute_type,
+    is_eager,
     is_plain,
     is_transformed_by,
+    needs_gradient,
 )
 
 _TORCHS = "use torch.nn.functional.cross_entropy, whose bits depend on the machine"
@@ -67,6 +70,9 @@ def cross_entropy(
                 [-0.3333,  0.1667,  0.1667]])
     """
     _check_options(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
+    if input is not None and target is not None and is_eager(input, target):
+        loss, _ = (_CrossEntropy.apply if needs_gradient(input) else _kernel)(input, target)
+        return loss
     check_tensors({"input": input, "target": target}, "torch.nn.functional.cross_entropy")
     _check(input, target)
     if torch.is_autocast_enabled("cpu") and input.dtype in HALVES:
@@ -123,6 +129,9 @@ def _check(input: Tensor, target: Tensor | None) -> None:
 
 def _kernel(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """The loss, and its gradient by the input."""
+    at_once: tuple[Tensor, Tensor] | None = _core.softmax_cross_entropy_of_tensors(input, target)
+    if at_once is not None:
+        return at_once
     _check(input, target)
     z = input.detach().resolve_neg().to(compute_type(input.dtype)).contiguous()
     labels = as_array(target.long().contiguous(), "target")
@@ -170,8 +179,12 @@ register(
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """The operator without the dispatcher."""
+    """The operator without the dispatcher, and without a setup_context, for which torch binds signatures."""
 
-    forward = staticmethod(_kernel)
-    setup_context = staticmethod(_save)
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        results = _kernel(input, target)
+        _save(ctx, (input, target), results)
+        return results
+
     backward = staticmethod(_differentiate)

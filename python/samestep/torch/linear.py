@@ -10,7 +10,15 @@ from torch import Tensor
 
 from ..arguments import switch
 from . import linear_operators as operators
-from .tensors import check_tensors, is_final, is_plain, is_transformed_by, under_autocast
+from .tensors import (
+    check_tensors,
+    is_eager,
+    is_final,
+    is_plain,
+    is_transformed_by,
+    needs_gradient,
+    under_autocast,
+)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
@@ -45,6 +53,10 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: b
                 [7.5000, 0.0000]])
     """
     relu = switch("relu", relu)
+    are_there = input is not None and weight is not None
+    if are_there and is_eager(input, weight, bias):  # the shortest way, which for small tensors counts
+        run = _Linear.apply if needs_gradient(input, weight, bias) else operators.product
+        return run(input, weight, bias, relu)
     if torch.jit.is_tracing():  # shapes are traced tensors here; the operators check the real ones
         return _traced(input, weight, bias, relu)
     tensors = {"input": input, "weight": weight, "bias": bias}
@@ -88,4 +100,4 @@ class _Linear(torch.autograd.Function):
         saved = (*ctx.saved_tensors, ctx.needs_input_grad)
         if not is_final(grad):
             return (*operators.differentiable(grad, *saved), None)
-        return (*operators.gradients(operators.product, operators.column_sums, grad, *saved), None)
+        return (*operators.gradients_at_once(grad, *saved), None)

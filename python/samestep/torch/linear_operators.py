@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import _core
 from ..backends import cpu
 from ..backends.arrays import Array
 from .operators import call, each, register
@@ -52,6 +53,9 @@ def _read(x: Tensor, name: str) -> Array:
 
 def product(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
     """``samestep.linear`` of the rows of the input; the weight's transpose is read where it lies."""
+    at_once: Tensor | None = _core.linear_of_tensors(input, weight, bias, relu)
+    if at_once is not None:
+        return at_once
     check(input, weight, bias)
     x, w = _read(_rows(input), "input"), _read(weight, "weight").T
     b = None if bias is None else _read(bias.contiguous(), "bias")
@@ -97,6 +101,16 @@ def gradients(
     rows = _rows(grad)
     dw = product(rows.t(), _rows(input).t(), None, False) if wanted[1] and input is not None else None
     return dx, dw, column_sums(rows) if wanted[2] else None
+
+
+def gradients_at_once(
+    grad: Tensor, input: Tensor | None, weight: Tensor | None, y: Tensor | None, wanted: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """``gradients`` by the kernels, in one call where the tensors fit."""
+    found: tuple[Tensor | None, ...] | None = _core.linear_backward_of_tensors(
+        grad, input if wanted[1] else None, weight if wanted[0] else None, y, wanted[2]
+    )
+    return gradients(product, column_sums, grad, input, weight, y, wanted) if found is None else found
 
 
 def differentiable(*args: Any) -> tuple[Tensor | None, ...]:

@@ -54,6 +54,23 @@ def is_plain(*tensors: Tensor | None) -> bool:
     )
 
 
+def is_eager(*tensors: Tensor | None) -> bool:
+    """Whether all are plain CPU tensors, or None, and torch computes with them as they are: no trace, no
+    transform, no forward mode, no autocast.
+    """
+    return (
+        is_plain(*tensors)
+        and not torch.jit.is_tracing()
+        and torch.autograd.forward_ad._current_level < 0
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def needs_gradient(*tensors: Tensor | None) -> bool:
+    """Whether autograd has to note what is computed of these tensors."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
 def is_final(grad: Tensor) -> bool:
     """Whether a gradient is plain and nobody will differentiate what comes of it."""
     return (
