@@ -92,22 +92,44 @@ void pack(const T* x, Index across, Index along, Index count, Index depth, Index
   }
 }
 
+// An operand that is read where it lies: its strides from row to row of A, or column to column of B, and from term to
+// term.
+template <class T>
+struct Strided {
+  const T* x;
+  Index across, along;
+  static constexpr bool kIsInMemory = true;
+
+  bool can_be_read_in_place() const { return across == 1; }
+  const T* at(Index i, Index p) const { return x + i * across + p * along; }
+  void pack(Index i, Index count, Index p, Index depth, Index width, T* to) const {
+    samestep::pack(at(i, p), across, along, count, depth, width, to);
+  }
+};
+
+// Where a tile of C goes, and what is done to its elements at the end.
+template <class T>
+struct Target {
+  T* c;
+  Index stride;                     // from one row to the next
+  const T *bias, *row_bias;         // of each column, of each row, or nullptr
+  bool relu;
+};
+
 // Where a piece of C goes, and what is done to its sums before.
 template <class T>
-struct Piece {
-  T* c;
-  Index stride, columns;   // of C; of this piece
-  const T* bias;           // of its first column, or nullptr
+struct Piece : Target<T> {
+  Index columns;           // of this piece
   bool is_first, is_last;  // block of terms
-  bool relu;
 };
 
 // c = the element of C, with what is written there, from the sums of one block of terms. X: T or a vector.
 template <class X, class T>
-inline void finish(const Piece<T>& to, const T* sum, Index j, T* c) {
+inline void finish(const Piece<T>& to, const T* sum, Index r, Index j, T* c) {
   X y = load<X>(sum);
   if (!to.is_first) y = load<X>(c) + y;
   if (to.is_last && to.bias != nullptr) y = y + load<X>(to.bias + j);
+  if (to.is_last && to.row_bias != nullptr) y = y + broadcast<X>(to.row_bias[r]);
   if (to.is_last && to.relu) y = relu_of(y);
   store(c, y);
 }
@@ -149,8 +171,8 @@ void piece(const T* a, const T* b, Index b_stride, Index depth, const Piece<T>& 
   for (int r = 0; r < rows; ++r) {
     T* c = to.c + r * to.stride;
     Index j = 0;
-    for (; j + lanes <= to.columns; j += lanes) finish<V>(to, &sums[r][j], j, c + j);
-    for (; j < to.columns; ++j) finish<T>(to, &sums[r][j], j, c + j);
+    for (; j + lanes <= to.columns; j += lanes) finish<V>(to, &sums[r][j], r, j, c + j);
+    for (; j < to.columns; ++j) finish<T>(to, &sums[r][j], r, j, c + j);
   }
 }
 
@@ -185,27 +207,23 @@ struct Panels {
   Index size(Index i) const { return begin(i + 1) - begin(i); }
 };
 
-// ---- the function of the table ----
-
-// One tile of C. scratch holds a panel of A, then the panels of B for all columns: each as deep as the first block of
-// terms, of kPieceRows rows, and of columns rounded up to vectors.
-template <class T>
-void product_tile(const Product& p, Index row, Index rows, Index column, Index columns, void* scratch) {
+// One tile of C, of `terms` terms. scratch holds a panel of A, then the panels of B for all columns: each as deep as the
+// first block of terms, of kPieceRows rows, and of columns rounded up to vectors. A and B are Strided, or have its pack();
+// kIsInMemory says whether a B has the other functions too.
+template <class T, class A, class B>
+void tile(const A& a, const B& b, Index terms, const Target<T>& c, Index rows, Index columns, void* scratch) {
   constexpr Index lanes = kVectorLanes<T>;
-  const T* A = static_cast<const T*>(p.a) + row * p.a_row;
-  const T* B = static_cast<const T*>(p.b) + column * p.b_column;
-  const T* bias = p.bias == nullptr ? nullptr : static_cast<const T*>(p.bias) + column;
-  T* C = static_cast<T*>(p.c) + row * p.c_row + column;
   const Panels by_row(rows, kPieceRows), by_vector(ceil_div(columns, lanes), kPieceVectors);
   T* packed_a = static_cast<T*>(scratch);
-  T* packed_b = packed_a + kPieceRows * (p.k < kProductBlock ? p.k : kProductBlock);
+  T* packed_b = packed_a + kPieceRows * (terms < kProductBlock ? terms : kProductBlock);
 
   // Panel j of B: `count` of the tile's columns from `first` on, in `width` lanes; packed, or read where it lies.
   struct Strip {
     Index first, width, count;
     bool is_packed;
   };
-  const bool reads_in_place = by_row.count <= kFewPanels && p.b_column == 1;
+  bool reads_in_place = false;
+  if constexpr (B::kIsInMemory) reads_in_place = by_row.count <= kFewPanels && b.can_be_read_in_place();
   const auto strip = [&](Index j) {
     const Index first = by_vector.begin(j) * lanes, width = by_vector.size(j) * lanes, left = columns - first;
     return Strip{first, width, left < width ? left : width, !reads_in_place || left < width};
@@ -213,31 +231,42 @@ void product_tile(const Product& p, Index row, Index rows, Index column, Index c
 
   Index k = 0;
   do {  // once also where there are no terms
-    const Index depth = p.k - k < kProductBlock ? p.k - k : kProductBlock;
-    const T *a = A + k * p.a_k, *b = B + k * p.b_k;
+    const Index depth = terms - k < kProductBlock ? terms - k : kProductBlock;
     for (Index j = 0; j < by_vector.count; ++j) {
       const Strip s = strip(j);
-      if (!s.is_packed) continue;
-      pack(b + s.first * p.b_column, p.b_column, p.b_k, s.count, depth, s.width, packed_b + s.first * depth);
+      if (s.is_packed) b.pack(s.first, s.count, k, depth, s.width, packed_b + s.first * depth);
     }
     for (Index i = 0; i < by_row.count; ++i) {
       const Index r = by_row.begin(i), n = by_row.size(i);
-      pack(a + r * p.a_row, p.a_row, p.a_k, n, depth, n, packed_a);
+      a.pack(r, n, k, depth, n, packed_a);
       for (Index j = 0; j < by_vector.count; ++j) {
         const Strip s = strip(j);
-        const Piece<T> to{
-            C + r * p.c_row + s.first, p.c_row, s.count, bias == nullptr ? nullptr : bias + s.first, k == 0,
-            k + depth >= p.k,          p.relu};
+        const Piece<T> to{{c.c + r * c.stride + s.first, c.stride, c.bias == nullptr ? nullptr : c.bias + s.first,
+                           c.row_bias == nullptr ? nullptr : c.row_bias + r, c.relu},
+                          s.count,
+                          k == 0,
+                          k + depth >= terms};
         const auto piece_of_size = pieces<T>.of[n - 1][by_vector.size(j) - 1];
         if (s.is_packed) {
           piece_of_size(packed_a, packed_b + s.first * depth, s.width, depth, to);
-        } else {
-          piece_of_size(packed_a, b + s.first, p.b_k, depth, to);
+        } else if constexpr (B::kIsInMemory) {
+          piece_of_size(packed_a, b.at(s.first, k), b.along, depth, to);
         }
       }
     }
     k += depth;
-  } while (k < p.k);
+  } while (k < terms);
+}
+
+// ---- the functions of the table ----
+
+template <class T>
+void product_tile(const Product& p, Index row, Index rows, Index column, Index columns, void* scratch) {
+  const T *x = static_cast<const T*>(p.a), *w = static_cast<const T*>(p.b), *bias = static_cast<const T*>(p.bias);
+  tile<T>(Strided<T>{x + row * p.a_row, p.a_row, p.a_k}, Strided<T>{w + column * p.b_column, p.b_column, p.b_k}, p.k,
+          Target<T>{static_cast<T*>(p.c) + row * p.c_row + column, p.c_row, bias == nullptr ? nullptr : bias + column,
+                    nullptr, p.relu},
+          rows, columns, scratch);
 }
 
 // out (rows, columns): rows begin..end-1 of dy, +0 where the ReLU cut y off.
