@@ -97,7 +97,7 @@ def _padded(
         return input, (0, 0)
     if stride != (1, 1):
         raise ValueError(f"padding: got 'same' with stride {stride}, expected a stride of 1")
-    rows, columns = ((taps - 1) * apart for taps, apart in zip(weight.shape[2:], dilation, strict=True))
+    rows, columns = ((int(taps) - 1) * apart for taps, apart in zip(weight.shape[2:], dilation, strict=True))
     if rows % 2 or columns % 2:
         input = torch.nn.functional.pad(input, (0, columns % 2, 0, rows % 2))
     return input, (rows // 2, columns // 2)

@@ -13,6 +13,22 @@ from .conv_operators import by_operators
 from .layer import WeightedLayer, as_node
 
 
+def _padded(input: Tensor, sides: list[int], mode: str) -> tuple[Tensor, list[int]]:
+    """The input with what padding in rows and columns is left to ``conv2d`` lacks, and that. TorchScript
+    compiles this function as well.
+
+    Args:
+        input: that of a layer.
+        sides: its padding: of columns before the first and behind the last, then of rows.
+        mode: its padding_mode.
+    """
+    if mode != "zeros":
+        return torch.nn.functional.pad(input, sides, mode=mode), [0, 0]
+    if sides[0] != sides[1] or sides[2] != sides[3]:
+        input = torch.nn.functional.pad(input, [0, sides[1] - sides[0], 0, sides[3] - sides[2]])
+    return input, [sides[2], sides[0]]
+
+
 class Conv2d(WeightedLayer, torch.nn.Conv2d):
     """``torch.nn.Conv2d`` on the package's kernels: (N, in_channels, H, W) to (N, out_channels, H', W').
 
@@ -66,16 +82,12 @@ class Conv2d(WeightedLayer, torch.nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.jit.is_scripting():
-            sides = self._reversed_padding_repeated_twice  # columns, then rows; before the first, then behind
-            padding = [sides[2], sides[0]]
-            if self.padding_mode != "zeros":
-                input = torch.nn.functional.pad(input, sides, mode=self.padding_mode)
-                padding = [0, 0]
-            elif sides[0] != sides[1] or sides[2] != sides[3]:
-                input = torch.nn.functional.pad(input, [0, sides[1] - sides[0], 0, sides[3] - sides[2]])
-            how = (list(self.stride), padding, list(self.dilation), self.groups)
+            input, padding = _padded(input, self._reversed_padding_repeated_twice, self.padding_mode)
             batch = input.unsqueeze(0) if input.dim() == 3 else input
-            y = by_operators(batch, self.weight, self.bias, how[0], how[1], how[2], how[3], self.relu)
+            stride, dilation = list(self.stride), list(self.dilation)
+            y = by_operators(
+                batch, self.weight, self.bias, stride, padding, dilation, self.groups, self.relu
+            )
             return y.squeeze(0) if input.dim() == 3 else y
         else:  # noqa: RET505  TorchScript leaves out the branch only if it stands here
             return self._forward(input)
@@ -86,12 +98,9 @@ class Conv2d(WeightedLayer, torch.nn.Conv2d):
         return self._conv_forward(input, self.weight, self.bias)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        padding = self.padding
-        if self.padding_mode != "zeros":
-            sides = self._reversed_padding_repeated_twice
-            input, padding = torch.nn.functional.pad(input, sides, mode=self.padding_mode), (0, 0)
+        input, (rows, columns) = _padded(input, self._reversed_padding_repeated_twice, self.padding_mode)
         return conv2d(
-            input, weight, bias, self.stride, padding, self.dilation, self.groups, relu=self.relu
+            input, weight, bias, self.stride, (rows, columns), self.dilation, self.groups, relu=self.relu
         )
 
 
