@@ -66,6 +66,22 @@ struct Product {
   bool relu;
 };
 
+// A convolution; arrays are of the kernel's type T, without gaps. Of two numbers the first is of rows, the second of
+// columns. C and O are the channels of one group.
+struct Convolution {
+  Index samples, groups, channels, outputs;  // N, G, C, O
+  Index size[2], kernel[2], out_size[2];     // (H, W), (R, S), (H', W')
+  Index stride[2], padding[2], dilation[2];  // padding: before the first; behind the last is what out_size needs
+  const void *x, *w, *bias;                  // (N, G*C, H, W), (G*O, C, R, S), (G*O) or nullptr
+  const void* dy;                            // (G*O, N, H', W'): channels first
+  void *y, *dx, *dw;                         // (N, G*O, H', W'), like x, like w
+  bool relu;
+
+  Index positions() const { return out_size[0] * out_size[1]; }
+  Index taps() const { return kernel[0] * kernel[1]; }
+  Index terms() const { return channels * taps(); }  // K
+};
+
 // c of L = (c/2)|Phi w - y|^2: a factor, or a factor over the number of rows.
 struct Scale {
   double factor;

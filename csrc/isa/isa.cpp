@@ -8,6 +8,7 @@
 #include "contract/sums.h"
 #include "contract/vector.h"
 #include "isa/batchnorm.h"
+#include "isa/convolution.h"
 #include "isa/functions.h"
 #include "isa/kernels.h"
 #include "isa/product.h"
@@ -246,6 +247,10 @@ constexpr BatchNormKernel inference_of() {
 template <class T>
 constexpr MseKernels mse_kernels = {mse_widen<T>, mse_block<T>, mse_gradient<T>, mse_loss, mse_row<T>};
 
+template <class T>
+constexpr ConvolutionKernels convolution_kernels = {convolution_tile<T>, convolution_weight_tile<T>,
+                                                    convolution_input_tile<T>};
+
 #define FUNCTION_ROW(name, ...) {#name, {map<__VA_ARGS__, float>, map<__VA_ARGS__, double>}},
 constexpr Function kFunctions[] = {FOR_EACH_FUNCTION(FUNCTION_ROW)};
 
@@ -282,6 +287,7 @@ const Isa TABLE(SAMESTEP_ISA) = {
     {product_tile<float>, product_tile<double>},
     {relu_gradient<float>, relu_gradient<double>},
     {round_sums<float>, round_sums<double>},
+    {convolution_kernels<float>, convolution_kernels<double>},
     kFunctions,
     sizeof(kFunctions) / sizeof(kFunctions[0]),
     {softmax_rows<float>, softmax_rows<double>},

@@ -98,6 +98,22 @@ struct Matrix {
 // out (rows, columns) without gaps: rows begin..end-1 of dy, +0 wherever y <= 0, unless y.data is nullptr.
 using ReluGradient = void (*)(const Matrix& dy, const Matrix& y, Index begin, Index end, void* out);
 
+// A part of an image: rows rows[0]..rows[1]-1, columns likewise.
+struct Rectangle {
+  Index rows[2], columns[2];
+};
+
+// Tiles of a convolution's products for one type (isa/convolution.h); scratch: convolution.cpp says how large.
+struct ConvolutionKernels {
+  // Rows and columns of a group's y[sample]; of its dw.
+  void (*forward)(const Convolution&, Index sample, Index group, Index row, Index rows, Index column, Index columns,
+                  void* scratch);
+  void (*weight)(const Convolution&, Index group, Index row, Index rows, Index column, Index columns, void* scratch);
+  // Channels of a group's dx[sample] within a rectangle; dpatches: memory for one tap's.
+  void (*input)(const Convolution&, Index sample, Index group, Index channel, Index channels, const Rectangle&,
+                void* dpatches, void* scratch);
+};
+
 // out = function(x), both (n), for each type; out may be x. A row of FOR_EACH_FUNCTION in functions.h.
 struct Function {
   const char* name;
@@ -129,6 +145,7 @@ struct Isa {
   ProductTile product_tile[kTypes];
   ReluGradient relu_gradient[kTypes];
   void (*round_sums[kTypes])(const double* sums, Index n, void* out);
+  ConvolutionKernels convolution[kTypes];
   const Function* functions;
   int n_functions;
   void (*softmax_rows[kTypes])(const Softmax&, Index begin, Index end);

@@ -78,22 +78,43 @@ void pack(const T* x, Index across, Index along, Index count, Index depth, Index
   }
 }
 
+// An operand that is read where it lies: its strides from row to row of A, or column to column of B, and from term to
+// term.
+template <class T>
+struct Strided {
+  const T* x;
+  Index across, along;
+  static constexpr bool kIsInMemory = true;
+
+  const T* at(Index i, Index p) const { return x + i * across + p * along; }
+  void pack(Index i, Index count, Index p, Index depth, Index width, T* to) const {
+    samestep::pack(at(i, p), across, along, count, depth, width, to);
+  }
+};
+
+// Where a tile of C goes, and what is done to its elements at the end.
+template <class T>
+struct Target {
+  T* c;
+  Index stride;              // from one row to the next
+  const T *bias, *row_bias;  // of each column, of each row, or nullptr
+  bool relu;
+};
+
 // Where a piece of C goes, and what is done to its sums before.
 template <class T>
-struct Piece {
-  T* c;
-  Index stride, columns;   // of C; of this piece
-  const T* bias;           // of its first column, or nullptr
+struct Piece : Target<T> {
+  Index columns;           // of this piece
   bool is_first, is_last;  // block of terms
-  bool relu;
 };
 
 // c = the element of C, with what is written there, from the sums of one block of terms. X: T or a vector.
 template <class X, class T>
-inline void finish(const Piece<T>& to, const T* sum, Index j, T* c) {
+inline void finish(const Piece<T>& to, const T* sum, Index r, Index j, T* c) {
   X y = load<X>(sum);
   if (!to.is_first) y = load<X>(c) + y;
   if (to.is_last && to.bias != nullptr) y = y + load<X>(to.bias + j);
+  if (to.is_last && to.row_bias != nullptr) y = y + broadcast<X>(to.row_bias[r]);
   if (to.is_last && to.relu) y = relu_of(y);
   store(c, y);
 }
@@ -105,8 +126,8 @@ inline void finish_rows(const Piece<T>& to, const T (&sums)[rows][width]) {
   for (int r = 0; r < rows; ++r) {
     T* c = to.c + r * to.stride;
     Index j = 0;
-    for (; j + lanes <= to.columns; j += lanes) finish<V>(to, &sums[r][j], j, c + j);
-    for (; j < to.columns; ++j) finish<T>(to, &sums[r][j], j, c + j);
+    for (; j + lanes <= to.columns; j += lanes) finish<V>(to, &sums[r][j], r, j, c + j);
+    for (; j < to.columns; ++j) finish<T>(to, &sums[r][j], r, j, c + j);
   }
 }
 
@@ -216,28 +237,26 @@ struct Panels {
   Index size(Index i) const { return begin(i + 1) - begin(i); }
 };
 
-// ---- the function of the table ----
-
-// One tile of C. scratch holds a panel of A, then the panels of B for all columns: each as deep as the first block of
-// terms, of kPieceRows rows, and of columns rounded up to vectors.
-template <class T>
-void product_tile(const Product& p, Index row, Index rows, Index column, Index columns, void* scratch) {
+// One tile of C, of `terms` terms. scratch holds a panel of A, then the panels of B for all columns: each as deep as
+// the first block of terms, of kPieceRows rows, and of columns rounded up to vectors. B is Strided, or has its pack();
+// kIsInMemory says whether it has the rest too.
+template <class T, class B>
+void tile(const Strided<T>& a, const B& b, Index terms, const Target<T>& c, Index rows, Index columns, void* scratch) {
   constexpr Index lanes = kVectorLanes<T>;
-  const T* A = static_cast<const T*>(p.a) + row * p.a_row;
-  const T* B = static_cast<const T*>(p.b) + column * p.b_column;
-  const T* bias = p.bias == nullptr ? nullptr : static_cast<const T*>(p.bias) + column;
-  T* C = static_cast<T*>(p.c) + row * p.c_row + column;
   const Panels by_row(rows, kPieceRows), by_vector(ceil_div(columns, lanes), kPieceVectors);
   T* packed_a = static_cast<T*>(scratch);
-  T* packed_b = packed_a + kPieceRows * (p.k < kProductBlock ? p.k : kProductBlock);
+  T* packed_b = packed_a + kPieceRows * (terms < kProductBlock ? terms : kProductBlock);
 
   // Panel j of B: `count` of the tile's columns from `first` on, in `width` lanes; packed, or read where it lies.
   struct Strip {
     Index first, width, count;
     bool is_packed;
   };
-  const bool is_across = by_row.count == 1 && p.b_k == 1 && p.b_column != 1;
-  const bool reads_in_place = is_across || (by_row.count <= kFewPanels && p.b_column == 1);
+  bool is_across = false, reads_in_place = false;
+  if constexpr (B::kIsInMemory) {
+    is_across = by_row.count == 1 && b.along == 1 && b.across != 1;
+    reads_in_place = is_across || (by_row.count <= kFewPanels && b.across == 1);
+  }
   const auto strip = [&](Index j) {
     const Index first = by_vector.begin(j) * lanes, width = by_vector.size(j) * lanes, left = columns - first;
     return Strip{first, width, left < width ? left : width, !reads_in_place || left < width};
@@ -245,39 +264,52 @@ void product_tile(const Product& p, Index row, Index rows, Index column, Index c
 
   Index k = 0;
   do {  // once also where there are no terms
-    const Index depth = p.k - k < kProductBlock ? p.k - k : kProductBlock;
-    const T *a = A + k * p.a_k, *b = B + k * p.b_k;
+    const Index depth = terms - k < kProductBlock ? terms - k : kProductBlock;
     for (Index j = 0; j < by_vector.count; ++j) {
       const Strip s = strip(j);
-      if (!s.is_packed) continue;
-      pack(b + s.first * p.b_column, p.b_column, p.b_k, s.count, depth, s.width, packed_b + s.first * depth);
+      if (s.is_packed) b.pack(s.first, s.count, k, depth, s.width, packed_b + s.first * depth);
     }
     for (Index i = 0; i < by_row.count; ++i) {
       const Index r = by_row.begin(i), n = by_row.size(i);
       const T* panel = packed_a;
-      if (n == 1 && p.a_k == 1) {
-        panel = a + r * p.a_row;  // it lies as it would be packed
+      if (n == 1 && a.along == 1) {
+        panel = a.at(r, k);  // it lies as it would be packed
       } else {
-        pack(a + r * p.a_row, p.a_row, p.a_k, n, depth, n, packed_a);
+        a.pack(r, n, k, depth, n, packed_a);
       }
       for (Index j = 0; j < by_vector.count; ++j) {
         const Strip s = strip(j);
-        const Piece<T> to{
-            C + r * p.c_row + s.first, p.c_row, s.count, bias == nullptr ? nullptr : bias + s.first, k == 0,
-            k + depth >= p.k,          p.relu};
+        const Piece<T> to{{c.c + r * c.stride + s.first, c.stride, c.bias == nullptr ? nullptr : c.bias + s.first,
+                           c.row_bias == nullptr ? nullptr : c.row_bias + r, c.relu},
+                          s.count,
+                          k == 0,
+                          k + depth >= terms};
         const auto& of = pieces<T>;
         const auto piece_of_size = of.of[n - 1][by_vector.size(j) - 1];
         if (s.is_packed) {
           piece_of_size(panel, packed_b + s.first * depth, s.width, depth, to);
-        } else if (is_across) {
-          of.across[n - 1](panel, b + s.first * p.b_column, p.b_column, depth, to);
-        } else {
-          piece_of_size(panel, b + s.first, p.b_k, depth, to);
+        } else if constexpr (B::kIsInMemory) {
+          if (is_across) {
+            of.across[n - 1](panel, b.at(s.first, k), b.across, depth, to);
+          } else {
+            piece_of_size(panel, b.at(s.first, k), b.along, depth, to);
+          }
         }
       }
     }
     k += depth;
-  } while (k < p.k);
+  } while (k < terms);
+}
+
+// ---- the functions of the table ----
+
+template <class T>
+void product_tile(const Product& p, Index row, Index rows, Index column, Index columns, void* scratch) {
+  const T *x = static_cast<const T*>(p.a), *w = static_cast<const T*>(p.b), *bias = static_cast<const T*>(p.bias);
+  tile<T>(Strided<T>{x + row * p.a_row, p.a_row, p.a_k}, Strided<T>{w + column * p.b_column, p.b_column, p.b_k}, p.k,
+          Target<T>{static_cast<T*>(p.c) + row * p.c_row + column, p.c_row, bias == nullptr ? nullptr : bias + column,
+                    nullptr, p.relu},
+          rows, columns, scratch);
 }
 
 // out (rows, columns): rows begin..end-1 of dy, +0 where the ReLU cut y off.

@@ -11,6 +11,7 @@ void bind_isa(py::module_& m);
 void bind_sums(py::module_& m);
 void bind_batchnorm(py::module_& m);
 void bind_product(py::module_& m);
+void bind_convolution(py::module_& m);
 void bind_functions(py::module_& m);
 void bind_softmax(py::module_& m);
 void bind_mse(py::module_& m);

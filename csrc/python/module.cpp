@@ -12,6 +12,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   samestep::bind_sums(m);
   samestep::bind_batchnorm(m);
   samestep::bind_product(m);
+  samestep::bind_convolution(m);
   samestep::bind_functions(m);
   samestep::bind_softmax(m);
   samestep::bind_mse(m);  // before plans, which are trained with a Trainer

@@ -48,6 +48,11 @@ inline Product product_of(const Matrix& a, const Matrix& b, void* c) {
           a.column_stride, b.row_stride, b.column_stride, c,      b.columns, false};
 }
 
+// y of a convolution; dx (unless nullptr) and dw of it. The caller sets what each reads and writes: the second, y, with
+// which dy is masked, unless it is nullptr, and dy in the order of y.
+void run_convolution(Type type, const Convolution& v);
+void run_convolution_backward(Type type, Convolution v, const void* y, void* dbias);
+
 // out = function(x), both (n), by the row of the table's functions; out may be x.
 void map_function(int function, Type type, const void* x, Index n, void* out);
 

@@ -63,6 +63,21 @@ def linear_backward(
     dy: Any, x: Any, w: Any, y: Any, input_gradient: bool, dx: Any, dw: Any, dbias: Any
 ) -> tuple[Array | None, Array, Array] | None: ...
 
+# Convolution; None: not there, or not wanted.
+_Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]
+
+def conv2d(x: Array, w: Array, bias: Array | None, window: _Window, relu: bool, out: Array) -> None: ...
+def conv2d_backward(
+    dy: Array,
+    x: Array | None,
+    w: Array | None,
+    y: Array | None,
+    window: _Window,
+    dx: Array | None,
+    dw: Array | None,
+    dbias: Array | None,
+) -> None: ...
+
 # out = function(x), as in face.Backend; returns out, for None a new array, or None: an array does not fit.
 def exp(x: Any, out: Any) -> Array | None: ...
 def log(x: Any, out: Any) -> Array | None: ...

@@ -10,7 +10,7 @@ import pytest
 
 import samestep as ss
 from batchnorm_arrays import same
-from bits import ISAS
+from bits import ISAS, special
 from samestep.backends.reference import product as twin
 from samestep.proof import vectors
 
@@ -35,20 +35,6 @@ BORDERS = [
     (2, 3, 0),
     (0, 0, 0),
 ]
-
-
-def special(shape, dtype, seed, finite=True):
-    """Values of all sizes, zeros of both signs, subnormals; unless ``finite`` some infinities and NaN."""
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal(shape) * 2.0 ** rng.integers(-20, 20, shape)
-    some = rng.integers(0, 40, shape)
-    tiny = float(np.finfo(dtype).smallest_subnormal)
-    for i, value in enumerate((0.0, -0.0, tiny, -9 * tiny, float(np.finfo(dtype).tiny))):
-        x = np.where(some == i, value, x)
-    if not finite and x.size:
-        for value in (np.inf, -np.inf, np.nan, float(np.finfo(dtype).max)):
-            x.ravel()[rng.integers(x.size)] = value
-    return x.astype(dtype)
 
 
 def problem(rows, inputs, columns, dtype, **how):

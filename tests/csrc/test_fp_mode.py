@@ -9,6 +9,7 @@ import pytest
 import samestep as ss
 from bits import same_bits
 from control_register import DAZ, EXCEPTION_FLAGS, FTZ, MODES, mxcsr, needs_x86
+from samestep import _core
 from samestep.proof import golden, vectors
 
 pytestmark = needs_x86
@@ -100,6 +101,31 @@ def test_sums_and_batch_norm(dtype, bits, threads, isa):
         ]
 
     expected = everything()
+    with mxcsr(bits):
+        got = everything()
+    same_bits(got, expected)
+
+
+@pytest.mark.parametrize("bits", MODES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_convolution(dtype, bits, threads, isa):
+    """Subnormal terms, sums and results, in all three products, the fold and the sums."""
+    tiny = np.finfo(dtype).tiny
+    x, w, dy = (
+        vectors.finite_values(int(np.prod(shape)), np.dtype(dtype), seed).reshape(shape)
+        for shape, seed in (((3, 30, 5, 6), 1), ((4, 30, 3, 3), 2), ((3, 4, 5, 6), 3))
+    )
+    x, dy, bias = x * tiny, dy * tiny, vectors.finite_values(4, np.dtype(dtype), 4) * tiny
+    window = ((1, 1), (1, 1), (1, 1), 1)
+
+    def everything():
+        results = [np.empty_like(a) for a in (dy, x, w, bias)]
+        _core.conv2d(x, w, bias, window, True, results[0])
+        _core.conv2d_backward(dy, x, w, results[0], window, *results[1:])
+        return results
+
+    expected = everything()
+    assert ((expected[0] != 0) & (expected[0] < tiny)).any()
     with mxcsr(bits):
         got = everything()
     same_bits(got, expected)

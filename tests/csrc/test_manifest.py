@@ -35,6 +35,12 @@ LINEAR = {
     "alignment": "test_product.py::test_layout_and_alignment_do_not_matter",
     "fp_mode": "test_fp_mode.py::test_the_linear_layer",
 }
+CONVOLUTION = {
+    "parity": "test_convolution.py::test_kernels_equal_the_twin",
+    "partition": "test_convolution.py::test_kernels_equal_the_twin",  # on 1, 2 and 8 threads
+    "alignment": "test_convolution.py::test_any_offset_and_nothing_outside_is_touched",
+    "fp_mode": "test_fp_mode.py::test_convolution",
+}
 FUNCTION = {
     "parity": "test_functions.py::test_kernels_equal_the_twin",
     "partition": "test_functions.py::test_kernels_equal_the_twin",  # beyond a work item, on 1 to 5 threads
@@ -81,6 +87,8 @@ PROOFS = {
     },
     "linear": LINEAR,
     "linear_backward": LINEAR,
+    "conv2d": CONVOLUTION,
+    "conv2d_backward": CONVOLUTION,
     "Mse": {
         "parity": "test_mse.py::test_kernels_equal_the_reference_over_shapes",
         "partition": "test_mse.py::test_work_shared_by_threads",

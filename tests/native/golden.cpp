@@ -14,6 +14,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "convolution.h"
 #include "inputs.h"
 #include "isa/dispatch.h"
 #include "network.h"
@@ -354,6 +355,12 @@ void add_programs(std::vector<Program>& out, Type type, const std::string& dtype
       std::string name =
           "linear " + dtype + " " + std::to_string(n) + "x" + std::to_string(k) + "x" + std::to_string(j) + " " + what;
       out.push_back({name, [=, n = n, k = k, j = j] { return linear_digest<T>(type, n, k, j, what); }});
+    }
+  }
+  for (const ConvolutionCase& c : kConvolutions) {
+    for (std::string what : {"y", "relu", "gradients", "masked"}) {
+      out.push_back({"conv2d " + dtype + " " + name_of(c) + " " + what,
+                     [=] { return digest_of(run_convolution_case<T>(type, c, what)); }});
     }
   }
   for (int row = 0; row < active_isa().n_functions; ++row) {

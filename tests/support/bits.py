@@ -22,3 +22,17 @@ def arrays(*sizes, dtype=np.float32, seed=1):
 
 def snapshot(optimizer):
     return [a.copy() for a in (*optimizer.params, *(s for ss in optimizer.state.values() for s in ss))]
+
+
+def special(shape, dtype, seed, finite=True):
+    """Values of all sizes, zeros of both signs, subnormals; unless ``finite`` some infinities and NaN."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(shape) * 2.0 ** rng.integers(-20, 20, shape)
+    some = rng.integers(0, 40, shape)
+    tiny = float(np.finfo(dtype).smallest_subnormal)
+    for i, value in enumerate((0.0, -0.0, tiny, -9 * tiny, float(np.finfo(dtype).tiny))):
+        x = np.where(some == i, value, x)
+    if not finite and x.size:
+        for value in (np.inf, -np.inf, np.nan, float(np.finfo(dtype).max)):
+            x.ravel()[rng.integers(x.size)] = value
+    return x.astype(dtype)

@@ -122,7 +122,7 @@ FAULTS = (
     Fault("blocks of a product of another length", "csrc/contract/types.h", "kProductBlock = 256", "kProductBlock = 512"),
     Fault("a block of a product goes on from the last", PIECES, "s[r][v] = V{};",
           "s[r][v] = V{} + (to.is_first || v * lanes + lanes > to.columns ? T(0) : to.c[r * to.stride + v * lanes]);"),
-    Fault("a tile's terms cut in two", PIECES, "const Index depth = p.k - k < kProductBlock ? p.k - k : kProductBlock;",
+    Fault("a tile's terms cut in two", PIECES, "const Index depth = terms - k < kProductBlock ? terms - k : kProductBlock;",
           "const Index most = rows > 1 ? kProductBlock : kProductBlock / 2, depth = p.k - k < most ? p.k - k : most;",
           "test_product.py"),
     Fault("a product rounded before it is added", PIECES, "fused(x, row[v], s[r][v])", "s[r][v] + (x * row[v])"),
@@ -131,15 +131,15 @@ FAULTS = (
     Fault("an even neighbour for an odd one", PRODUCT, "((Bits)s - (opposite & inexact)) | (inexact & 1)",
           "((Bits)s - (opposite & inexact & 0)) | (inexact & 1)", "test_product.py"),
     Fault("bias added before the last block", PIECES, "if (to.is_last && to.bias != nullptr) y", "if (to.is_first && to.bias != nullptr) y"),
-    Fault("bias of the tail contracted", PIECES, "finish<T>(to, &sums[r][j], j, c + j);",
-          "finish<T>(to, &sums[r][j], j, c + j), c[j] = to.is_last && to.bias != nullptr && !to.relu ? "
+    Fault("bias of the tail contracted", PIECES, "finish<T>(to, &sums[r][j], r, j, c + j);",
+          "finish<T>(to, &sums[r][j], r, j, c + j), c[j] = to.is_last && to.bias != nullptr && !to.relu ? "
           "T(double(sums[r][j]) + double(to.bias[j])) : c[j];"),
     Fault("< for <= in a layer's ReLU", PRODUCT, "return y <= X{} ? X{} : y;", "return y < X{} ? X{} : y;", "test_product.py"),
     Fault("< for <= in the mask of a layer's ReLU", PRODUCT, "return y <= X{} ? X{} : dy;", "return y < X{} ? X{} : dy;",
           "test_product.py"),
-    Fault("a column of a tile lost", "csrc/run/product.cpp", "end - column, scratch)", "end - column - (end < p.n), scratch)",
+    Fault("a column of a tile lost", "csrc/run/tiles.h", "end - column, scratch);", "end - column - (end < n_), scratch);",
           "test_product.py"),
-    Fault("two threads with one memory for panels", "csrc/run/product.cpp", "if (is_taken_[i].exchange(1",
+    Fault("two threads with one memory for panels", "csrc/run/tiles.h", "if (is_taken_[i].exchange(1",
           "if (true || is_taken_[i].exchange(1", "test_product.py"),
     Fault("pool not rebuilt in a child", "csrc/run/threads.cpp", "  pool.store(nullptr);\n", "", "test_threads.py"),
 )  # fmt: skip

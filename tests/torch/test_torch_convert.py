@@ -174,13 +174,17 @@ def test_unconverted_lists_what_torch_computes():
     )
     net.append(torch.nn.Softmax(1)).append(torch.nn.SyncBatchNorm(2)).append(torch.nn.Sequential())
     left = {
-        "0": torch.nn.Conv2d,
         "4": Own,
         "6": torch.nn.Softmax,
         "7": torch.nn.SyncBatchNorm,
     }
     before = dict(st.unconverted(net))
-    assert before == {**left, "1": torch.nn.BatchNorm2d, "4.inner": torch.nn.Linear}
+    assert before == {
+        **left,
+        "0": torch.nn.Conv2d,
+        "1": torch.nn.BatchNorm2d,
+        "4.inner": torch.nn.Linear,
+    }
     assert st.unconverted(st.convert(net)) == list(left.items())
     assert st.unconverted(st.Linear(2, 2)) == []
     assert st.unconverted(torch.nn.Linear(2, 2)) == [("", torch.nn.Linear)]

@@ -53,6 +53,13 @@ def test_each_is_the_operator_to_rounding(dtype, relu, layout):
     weight, bias, mean = (torch.randn(4, dtype=wide) for _ in range(3))
     var, last = torch.rand(4, dtype=wide) + 0.5, (1e-3, relu)
     matrix, added = torch.randn(5, 2, dtype=dtype).t(), torch.randn(2, dtype=dtype)
+    images, kernel, per_output, by_result, how = (
+        LAYOUTS[layout](torch.randn(2, 4, 6, 5, dtype=dtype)),
+        torch.randn(6, 2, 2, 3, dtype=dtype),
+        torch.randn(6, dtype=dtype),
+        torch.randn(2, 6, 7, 2, dtype=dtype),
+        ([1, 2], [1, 0], [1, 1], 2),
+    )
     _, batch_mean, inv, mean64, var64 = OPERATORS.batch_norm_training(x, weight, bias, *last)
     cases = {
         "batch_norm_training": [(x, weight, bias, *last), (x, None, None, *last)],
@@ -65,6 +72,9 @@ def test_each_is_the_operator_to_rounding(dtype, relu, layout):
         ],
         "linear": [(x, matrix, added, relu), (x[0, 0], matrix, None, relu)],
         "column_sums": [(x[:, 0],)],
+        "conv2d": [(images, kernel, per_output, *how, relu), (images, kernel, None, *how, relu)],
+        "conv2d_input_gradient": [(by_result, kernel, [6, 5], *how)],
+        "conv2d_weight_gradient": [(by_result, images, [2, 3], *how)],
         "cross_entropy": [(x[:, 0], torch.tensor([4, 0, 2]))],
     }
     table = {str(operator).split(".")[1]: function for operator, function in st.decompositions().items()}

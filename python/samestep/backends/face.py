@@ -23,6 +23,15 @@ STEPPED, MOVED, NONFINITE = -1, -2, -3
 Sizes = tuple[int, int, int]  # N samples, C channels, S positions
 
 
+class Window(NamedTuple):
+    """How a convolution's kernel moves over its input; pairs are of rows and columns."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]  # zeros before the first and behind the last
+    dilation: tuple[int, int]
+    groups: int
+
+
 class Tensor(NamedTuple):
     """A parameter and all that a step writes with it; twin of Tensor in csrc/run/pass.h.
 
@@ -232,6 +241,31 @@ class Backend(Protocol):
         """dx = dy w^T, or None without ``input_gradient``; dw = x^T dy; dbias = the sums over the rows of dy.
 
         dy is +0 in these where the forward pass's result y, given if it ended in a ReLU, is <= 0.
+        """
+
+    # ---- convolution ----
+    #
+    # On "cpu" and "reference" alone: samestep.torch uses it, and that has no tensors on a GPU. All arrays are in
+    # C order and of one dtype: x (N, G*C, H, W), w (G*O, C, R, S), bias (G*O,), y (N, G*O, H', W').
+
+    def conv2d(self, x: Any, w: Any, bias: Any | None, window: Window, relu: bool, out: Any) -> None:
+        """y, each sample's w times its patches, + bias, to ``out``; then a ReLU if asked for."""
+
+    def conv2d_backward(
+        self,
+        dy: Any,
+        x: Any | None,
+        w: Any | None,
+        y: Any | None,
+        window: Window,
+        dx: Any | None,
+        dw: Any | None,
+        dbias: Any | None,
+    ) -> None:
+        """Writes the gradients to dx, for which w is needed, dw, for which x is, and dbias, each unless None.
+
+        x or dx, and w or dw, must be given. dy is +0 wherever y, given if the forward pass ended in a ReLU, is
+        <= 0.
         """
 
     # ---- functions of one value ----

@@ -22,6 +22,7 @@ from ..optim.optimizer import Optimizer
 from ..optim.optimizers import OPTIMIZERS
 from ..problems import MSE
 from ..sums import canonical_sum, global_norm
+from .convolution import ConvolutionProgram, convolution_programs
 from .network import NetworkProgram
 from .vectors import HYPER, OPTIONS, STORAGE, finite_values, inputs_of, integer_values, random_values
 
@@ -304,6 +305,7 @@ Program = (
     | SumProgram
     | BatchNormProgram
     | LinearProgram
+    | ConvolutionProgram
     | MseProgram
     | FunctionProgram
     | SoftmaxProgram
@@ -342,6 +344,7 @@ def programs() -> dict[str, list[Program]]:
             for shape in ((7, 600, 5), (65, 257, 50), (1, 1, 1))
             for what in ("product", "y", "relu", "gradients", "masked")
         ]
+        found[f"conv2d {dtype}"] = [*convolution_programs(dtype)]
         found[f"mse {dtype}"] = [
             MseProgram(dtype, shape, what)
             for shape in ((1500, 37), (1, 1), (70, 1030))
@@ -364,7 +367,7 @@ def is_long(program: Program) -> bool:
 
 def runs_on_gpu(program: Program) -> bool:
     """Whether ``backend="cuda"`` has the program's options; it lacks some of them."""
-    return not isinstance(program, StorageProgram) and not (
+    return not isinstance(program, (StorageProgram, ConvolutionProgram)) and not (
         isinstance(program, OptionProgram) and program.options == "all"
     )
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NoReturn
 from ..backends import cpu as _cpu
 from .batchnorm import batch_norm
 from .clip import clip_grad_norm_
+from .conv import conv2d
+from .conv_layers import Conv2d, LazyConv2d
 from .convert import convert, unconverted
 from .cross_entropy import cross_entropy
 from .decompositions import decompositions
@@ -31,14 +33,17 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "Conv2d",
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
+    "LazyConv2d",
     "LazyLinear",
     "Linear",
     "RMSprop",
     "batch_norm",
     "clip_grad_norm_",
+    "conv2d",
     "convert",
     "cross_entropy",
     "decompositions",

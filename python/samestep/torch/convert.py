@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch.nn import Module
 
-from . import layers, linear_layers
+from . import conv_layers, layers, linear_layers
 from .layer import Layer
 
 _Network = TypeVar("_Network", bound=Module)
@@ -16,6 +16,8 @@ _NAMES = [f"{kind}BatchNorm{dim}d" for kind in ("", "Lazy") for dim in (1, 2, 3)
 _OURS: dict[type[Module], type[Module]] = {
     torch.nn.Linear: linear_layers.Linear,
     torch.nn.LazyLinear: linear_layers.LazyLinear,
+    torch.nn.Conv2d: conv_layers.Conv2d,
+    torch.nn.LazyConv2d: conv_layers.LazyConv2d,
     **{getattr(torch.nn, name): getattr(layers, name) for name in _NAMES},
 }
 # Whose results and gradients are numbers of the input, or zeros, at places that a comparison decides.
@@ -34,7 +36,7 @@ _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 def convert(model: _Network, back: bool = False) -> _Network | Module:
     """Replaces torch.nn's layers in a network by samestep's, in place; ``back``: the other way.
 
-    These are Linear, BatchNorm1d, BatchNorm2d, BatchNorm3d and their lazy forms; ``unconverted`` lists what
+    These are Linear, Conv2d, BatchNorm1d, BatchNorm2d, BatchNorm3d and their lazy forms; ``unconverted`` lists what
     is left of torch's.
 
     A new layer has the parameters, buffers, hooks and settings of the old one: the same tensors, so that an

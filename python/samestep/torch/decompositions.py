@@ -32,6 +32,9 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         samestep.running_statistics.default
         samestep.linear.default
         samestep.column_sums.default
+        samestep.conv2d.default
+        samestep.conv2d_input_gradient.default
+        samestep.conv2d_weight_gradient.default
         samestep.cross_entropy.default
     """
     operators = torch.ops.samestep
@@ -43,6 +46,9 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         operators.running_statistics.default: _running_statistics,
         operators.linear.default: _linear,
         operators.column_sums.default: _column_sums,
+        operators.conv2d.default: _conv2d,
+        operators.conv2d_input_gradient.default: _conv2d_input_gradient,
+        operators.conv2d_weight_gradient.default: _conv2d_weight_gradient,
         operators.cross_entropy.default: _cross_entropy,
     }
 
@@ -110,6 +116,30 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> T
 
 def _column_sums(x: Tensor) -> Tensor:
     return x.sum(0)
+
+
+def _conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, *how: Any) -> Tensor:
+    stride, padding, dilation, groups, relu = how
+    y = torch.ops.aten.convolution(input, weight, bias, stride, padding, dilation, False, [0, 0], groups)
+    return (torch.relu(y) if relu else y).contiguous()
+
+
+def _conv2d_input_gradient(grad: Tensor, weight: Tensor, size: Any, *how: Any) -> Tensor:
+    input = grad.new_empty((grad.shape[0], weight.shape[1] * how[-1], *size))
+    return _conv2d_gradients(grad, input, weight, how)[0].contiguous()
+
+
+def _conv2d_weight_gradient(grad: Tensor, input: Tensor, kernel: Any, *how: Any) -> Tensor:
+    weight = grad.new_empty((grad.shape[1], input.shape[1] // how[-1], *kernel))
+    return _conv2d_gradients(grad, input, weight, how)[1].contiguous()
+
+
+def _conv2d_gradients(grad: Tensor, input: Tensor, weight: Tensor, how: Any) -> tuple[Tensor, ...]:
+    wanted = [True, True, False]
+    found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
+        grad, input, weight, None, *how[:3], False, [0, 0], how[3], wanted
+    )
+    return found
 
 
 def _cross_entropy(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

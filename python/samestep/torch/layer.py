@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -27,6 +28,25 @@ class Layer(torch.nn.Module):
     def extra_repr(self) -> str:
         shown: str = super().extra_repr()
         return f"{shown}, relu={self.relu}"
+
+
+# torch's modules that make another layer of a layer's weight, without its ReLU.
+_REBUILDERS = ("torch.nn.utils.fusion", "torch.utils.mkldnn")
+
+
+class WeightedLayer(Layer):
+    """A layer with a weight, which no tool may take out of it and lose its ReLU."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "weight" and self.relu and not torch.compiler.is_compiling():
+            reader = sys._getframe(1)
+            if reader.f_globals.get("__name__", "") in _REBUILDERS:
+                raise TypeError(
+                    f"{reader.f_code.co_name}: reads the weight of samestep.torch.{type(self).__name__}"
+                    "(relu=True); a layer rebuilt from it has lost the ReLU; first replace it by torch's "
+                    "layer and a ReLU: model = samestep.torch.convert(model, back=True)"
+                )
+        return super().__getattr__(name)
 
 
 def as_node(layer: Layer, input: torch.fx.Proxy, forward: Any) -> torch.fx.Proxy:

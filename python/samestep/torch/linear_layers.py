@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
 import torch.fx
 from torch import Tensor
 
-from .layer import Layer, as_node
+from .layer import WeightedLayer, as_node
 from .linear import linear
 from .linear_operators import by_operators
 
-# torch's modules that make another layer of a linear layer's weight, without its ReLU.
-_REBUILDERS = ("torch.nn.utils.fusion", "torch.utils.mkldnn")
 
-
-class Linear(Layer, torch.nn.Linear):
+class Linear(WeightedLayer, torch.nn.Linear):
     """``torch.nn.Linear`` on the package's kernels: (..., in_features) to (..., out_features).
 
     Args:
@@ -47,17 +43,6 @@ class Linear(Layer, torch.nn.Linear):
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
         self.relu = relu
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "weight" and self.relu and not torch.compiler.is_compiling():
-            reader = sys._getframe(1)
-            if reader.f_globals.get("__name__", "") in _REBUILDERS:
-                raise TypeError(
-                    f"{reader.f_code.co_name}: reads the weight of samestep.torch.{type(self).__name__}"
-                    "(relu=True); a layer rebuilt from it has lost the ReLU; first replace it by a linear "
-                    "layer and a ReLU: model = samestep.torch.convert(model, back=True)"
-                )
-        return super().__getattr__(name)
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.jit.is_scripting():

@@ -79,7 +79,7 @@ def each(name: str) -> Callable[..., Any]:
             call(
                 name,
                 *(
-                    value if dim is None else value.select(dim, i)
+                    value.select(dim, i) if isinstance(dim, int) else value
                     for value, dim in zip(args, in_dims, strict=True)
                 ),
             )

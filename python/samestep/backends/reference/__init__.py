@@ -16,6 +16,7 @@ from ..arrays import (
     zeros_like,
 )
 from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference, update_running
+from .convolution import conv2d, conv2d_backward
 from .functions import exp, log, sigmoid, tanh
 from .mse import Mse
 from .plan import Plan
@@ -33,6 +34,8 @@ __all__ = [
     "batchnorm_inference",
     "canonical_sum",
     "contiguous",
+    "conv2d",
+    "conv2d_backward",
     "empty",
     "empty_like",
     "exp",
