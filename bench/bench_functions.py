@@ -9,19 +9,24 @@ samestep's call returns the gradient with the loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 import samestep as ss
-from samestep.commands.bench.compare import compare
+from samestep.commands.bench.compare import Comparison, compare
+from samestep.commands.bench.situations import Situation
 from table import Table, both_situations, parse, parser_of
 
 Calls = dict[str, Callable[[], Any]]
+Wants = Callable[[str, float | None], bool]
 
-FUNCTIONS = {("exp", "float32", 1_000_000): 1.0}  # and the goals for NumPy's time over ours
-SOFTMAX = {("float32", 4096, 1000): 1.0}  # for torch's
+# The goals: for NumPy's time over ours, and for torch's.
+FUNCTIONS = {("exp", dtype, 1_000_000): 1.0 for dtype in ("float32", "float64")}
+SOFTMAX = {(dtype, 4096, 1000): 1.0 for dtype in ("float32", "float64")}
 
 
 def functions(name: str, dtype: str, n: int) -> Calls:
@@ -51,28 +56,35 @@ def softmax(dtype: str, rows: int, columns: int, threads: int) -> Calls:
     return calls | {"torch": theirs}
 
 
-def main() -> None:
-    parser = parser_of(__doc__, seconds=4.0)
-    parser.add_argument("--case", default="", help="only cases with this in their name")
-    options = parse(parser)
+def compared(options: argparse.Namespace, situation: Situation, wants: Wants) -> Iterator[list[Comparison]]:
+    """The cases whose name and goal ``wants`` accepts."""
     scale = 100 if options.quick else 1
-    cases: dict[str, tuple[Calls, dict[str, float | None]]] = {}
+    cases: list[tuple[str, str, float | None, Callable[[], Calls]]] = []
     for name in ("exp", "log", "tanh"):
         for dtype in ("float32", "float64"):
             for n in (1000, 1_000_000):
                 goal = FUNCTIONS.get((name, dtype, n))
-                cases[f"{name} {dtype} {n // scale}"] = functions(name, dtype, n // scale), {"NumPy": goal}
+                make = partial(functions, name, dtype, n // scale)
+                cases.append((f"{name} {dtype} {n // scale}", "NumPy", goal, make))
     for dtype in ("float32", "float64"):
         for rows, columns in ((32, 10), (4096, 1000)):
             goal = SOFTMAX.get((dtype, rows, columns))
-            calls = softmax(dtype, max(1, rows // scale), columns, options.threads)
-            cases[f"softmax {dtype} {rows}x{columns}"] = calls, {"torch": goal}
+            make = partial(softmax, dtype, max(1, rows // scale), columns, options.threads)
+            cases.append((f"softmax {dtype} {rows}x{columns}", "torch", goal, make))
+    for case, beside, goal, make in cases:
+        if wants(case, goal):
+            how = {"seconds": options.seconds, "rounds": options.rounds}
+            yield compare(case, make(), {beside: goal}, situation, **how)
+
+
+def main() -> None:
+    parser = parser_of(__doc__, seconds=4.0)
+    parser.add_argument("--case", default="", help="only cases with this in their name")
+    options = parse(parser)
     table = Table(options)
     for situation in both_situations():
-        for case, (calls, beside) in cases.items():
-            if options.case in case:
-                how = {"seconds": options.seconds, "rounds": options.rounds}
-                table.add(compare(case, calls, beside, situation, **how))
+        for rows in compared(options, situation, lambda case, _: options.case in case):
+            table.add(rows)
     table.close()
 
 

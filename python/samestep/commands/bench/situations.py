@@ -23,6 +23,7 @@ ROOF = "roof"
 WORK_BYTES = 8 * 2**20  # of the other work
 BATCH_SECONDS = 2e-4  # of a batch of hot calls: thousands of times what reading the clock takes
 WARM_UPS, WARM_UP_SECONDS = 60, 3.0  # calls before the first turn, and the most that they take
+OPENBLAS_PAUSE = 0.15  # after a product OpenBLAS's threads spin for 2^28 ticks: a tenth of a second
 WARM_SECONDS = 0.01  # of hot calls before it: the last contender's OpenMP threads spin for up to 8 ms
 
 
@@ -33,6 +34,7 @@ class Situation:
     name: str
     just_before: str  # as tables say it
     work: Callable[[], Any] | None = None  # None: the call itself
+    pause: float = 0.0  # seconds before a turn, in which the threads of the one before it stop spinning
 
     def turn(self, call: Callable[[], Any], warm_ups: int = 1) -> Turn:
         """A turn that times ``call``: in a batch after its own calls, or in the second of two laps.
@@ -53,6 +55,7 @@ class Situation:
         if work is not None:
 
             def in_use() -> float:
+                time.sleep(self.pause)
                 work()
                 call()
                 work()
@@ -62,6 +65,7 @@ class Situation:
         repeats = _in_a_batch(min(_time(call, 1) for _ in range(3)))
 
         def hot() -> float:
+            time.sleep(self.pause)
             end = time.perf_counter() + WARM_SECONDS
             call()
             while time.perf_counter() < end:

@@ -12,7 +12,6 @@ from ...arguments import finite_number, number
 from ...backends import arrays
 from ...backends.arrays import Array
 from ...backends.face import Sizes
-from ..checks import check_vector
 
 
 class ChannelLayout(NamedTuple):
@@ -102,8 +101,3 @@ def _move_axis(a: Array, axis: int, to: int) -> Array:
     axes = [i for i in range(a.ndim) if i != axis % a.ndim]
     axes.insert(to, axis % a.ndim)
     return a.transpose(axes)
-
-
-def check_per_channel(name: str, a: Any, layout: ChannelLayout, x: Array) -> None:
-    """Raises unless ``a`` has shape (C,), the dtype of ``x`` and no gaps."""
-    check_vector(name, a, ("x", x), layout.channels, "channel")

@@ -11,8 +11,8 @@ from ... import backends
 from ...arguments import switch
 from ...backends import arrays
 from ...backends.arrays import Array
-from ..checks import check_out, check_same_layout
-from .checks import check_eps, check_input, check_per_channel
+from ..checks import check_out, check_same_layout, check_vector
+from .checks import check_eps, check_input
 
 
 def batchnorm_forward(
@@ -123,7 +123,7 @@ def batchnorm_backward(
     layout = check_input(x, axis, min_values=2)
     check_same_layout("dy", dy, x)
     for name, a in (("gamma", gamma), ("beta", beta), ("mean", mean), ("inv", inv)):
-        check_per_channel(name, a, layout, x)
+        check_vector(name, a, ("x", x), layout.channels, "channel")
     dx = check_out(
         module, out, x, {"x": x, "gamma": gamma, "beta": beta, "mean": mean, "inv": inv}, ("dy", dy)
     )
@@ -195,7 +195,7 @@ def batchnorm_inference(
     eps, relu = check_eps(eps), switch("relu", relu)
     layout = check_input(x, axis, min_values=0)
     for name, a in channels.items():
-        check_per_channel(name, a, layout, x)
+        check_vector(name, a, ("x", x), layout.channels, "channel")
     y = check_out(module, out, x, channels, ("x", x))
     module.batchnorm_inference(
         layout.to_c_order(x),
@@ -265,7 +265,7 @@ def batchnorm_inference_backward(
     layout = check_input(x, axis, min_values=0)
     check_same_layout("dy", dy, x)
     for name, a in channels.items():
-        check_per_channel(name, a, layout, x)
+        check_vector(name, a, ("x", x), layout.channels, "channel")
     dx = check_out(module, out, x, {"dy": dy, "x": x, **channels})
     options: dict[str, Any] = {"eps": eps, "axis": axis, "backend": backend}
     if relu:
@@ -321,11 +321,11 @@ def forward_and_statistics(
     module = backends.module(backend)
     eps, relu = check_eps(eps), switch("relu", relu)
     layout = check_input(x, axis, min_values=2)
-    check_per_channel("gamma", gamma, layout, x)
-    check_per_channel("beta", beta, layout, x)
+    check_vector("gamma", gamma, ("x", x), layout.channels, "channel")
+    check_vector("beta", beta, ("x", x), layout.channels, "channel")
     in_use = {"x": x, "gamma": gamma, "beta": beta}
     for name, a in (running or {}).items():
-        check_per_channel(name, a, layout, x)
+        check_vector(name, a, ("x", x), layout.channels, "channel")
         arrays.check_inplace(name, a)
         for other, b in in_use.items():
             if arrays.may_overlap(a, b):
