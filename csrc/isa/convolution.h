@@ -99,7 +99,8 @@ struct PatchColumns {
   void pack(Index i, Index count, Index k, Index depth, Index width, T* to) const {
     patches.for_runs(first + i, count, [&](Index sample, Index h, Index w, Index done, Index now) {
       auto row = patches.row(k);
-      for (Index p = 0; p < depth; ++p, patches.next(row)) patches.copy_run(row, sample, h, w, now, to + p * width + done);
+      for (Index p = 0; p < depth; ++p, patches.next(row))
+        patches.copy_run(row, sample, h, w, now, to + p * width + done);
     });
     for (Index p = 0; p < depth && count < width; ++p) clear(width - count, to + p * width + count);
   }
@@ -116,7 +117,8 @@ struct PatchRows {
     alignas(kVectorBytes) T rows[kPieceVectors * kVectorLanes<T> * kProductBlock];
     patches.for_runs(p, depth, [&](Index sample, Index h, Index w, Index done, Index now) {
       auto row = patches.row(first + i);
-      for (Index j = 0; j < count; ++j, patches.next(row)) patches.copy_run(row, sample, h, w, now, rows + j * depth + done);
+      for (Index j = 0; j < count; ++j, patches.next(row))
+        patches.copy_run(row, sample, h, w, now, rows + j * depth + done);
     });
     samestep::pack(rows, depth, 1, count, depth, width, to);
   }
@@ -169,7 +171,8 @@ void convolution_input_tile(const Convolution& v, Index sample, Index group, Ind
       // From the first to the last of them as they lie in memory, with what lies between two rows.
       const Index begin = h.begin * out_width + columns.begin, end = (h.end - 1) * out_width + columns.end;
       tile<T>(Strided<T>{w + r * v.kernel[1] + s, v.taps(), v.terms()}, Strided<T>{dy + begin, 1, terms}, v.outputs,
-              Target<T>{static_cast<T*>(dpatches), end - begin, nullptr, nullptr, false}, channels, end - begin, scratch);
+              Target<T>{static_cast<T*>(dpatches), end - begin, nullptr, nullptr, false}, channels, end - begin,
+              scratch);
       for (Index c = 0; c < channels; ++c) {
         for (Index i = h.begin; i < h.end; ++i) {
           const T* from = static_cast<const T*>(dpatches) + c * (end - begin) + i * out_width + columns.begin - begin;

@@ -111,8 +111,8 @@ struct Strided {
 template <class T>
 struct Target {
   T* c;
-  Index stride;                     // from one row to the next
-  const T *bias, *row_bias;         // of each column, of each row, or nullptr
+  Index stride;              // from one row to the next
+  const T *bias, *row_bias;  // of each column, of each row, or nullptr
   bool relu;
 };
 
@@ -207,9 +207,9 @@ struct Panels {
   Index size(Index i) const { return begin(i + 1) - begin(i); }
 };
 
-// One tile of C, of `terms` terms. scratch holds a panel of A, then the panels of B for all columns: each as deep as the
-// first block of terms, of kPieceRows rows, and of columns rounded up to vectors. A and B are Strided, or have its pack();
-// kIsInMemory says whether a B has the other functions too.
+// One tile of C, of `terms` terms. scratch holds a panel of A, then the panels of B for all columns: each as deep as
+// the first block of terms, of kPieceRows rows, and of columns rounded up to vectors. A and B are Strided, or have its
+// pack(); kIsInMemory says whether a B has the other functions too.
 template <class T, class A, class B>
 void tile(const A& a, const B& b, Index terms, const Target<T>& c, Index rows, Index columns, void* scratch) {
   constexpr Index lanes = kVectorLanes<T>;

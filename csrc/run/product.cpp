@@ -13,7 +13,7 @@
 namespace samestep {
 namespace {
 
-constexpr Index kItemElements = 16384;  // of the masked gradient: some 10 microseconds
+constexpr Index kItemElements = 16384;       // of the masked gradient: some 10 microseconds
 constexpr Index kOneThreadElements = 65536;  // and fewer are not worth waking a thread for
 
 }  // namespace

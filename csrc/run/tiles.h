@@ -122,7 +122,7 @@ class Tiles {
   }
 
   Index matrices_, n_;
-  double terms_;  // of all of them
+  double terms_;      // of all of them
   Cut rows_, units_;  // units of kColumnUnit columns
 };
 

@@ -20,6 +20,7 @@ NEEDS = {
     "tuner": (),
     "batchnorm": (),
     "product": ("threadpoolctl",),
+    "convolution": ("torch",),
     "functions": (),
 }
 FOLDER = str(Path(samestep.__file__).parents[1])
