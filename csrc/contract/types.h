@@ -74,6 +74,7 @@ struct Convolution {
   Index stride[2], padding[2], dilation[2];  // padding: before the first; behind the last is what out_size needs
   const void *x, *w, *bias;                  // (N, G*C, H, W), (G*O, C, R, S), (G*O) or nullptr
   const void* dy;                            // (G*O, N, H', W'): channels first
+  const void* w_by_tap;                      // (R*S, G*O, C), the weight again, for dx
   void *y, *dx, *dw;                         // (N, G*O, H', W'), like x, like w
   bool relu;
 

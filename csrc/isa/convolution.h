@@ -157,7 +157,8 @@ void convolution_input_tile(const Convolution& v, Index sample, Index group, Ind
   const Index positions = v.positions(), terms = v.samples * positions, out_width = v.out_size[1];
   const Index plane = v.size[0] * v.size[1];
   const T* dy = static_cast<const T*>(v.dy) + group * v.outputs * terms + sample * positions;
-  const T* w = static_cast<const T*>(v.w) + group * v.outputs * v.terms() + channel * v.taps();
+  const T* w = static_cast<const T*>(v.w_by_tap) + group * v.outputs * v.channels + channel;
+  const Index tap = v.groups * v.outputs * v.channels;  // from one to the next
   T* dx = static_cast<T*>(v.dx) + ((sample * v.groups + group) * v.channels + channel) * plane;
   for (Index c = 0; c < channels; ++c) {
     for (Index h = part.rows[0]; h < part.rows[1]; ++h)
@@ -170,7 +171,7 @@ void convolution_input_tile(const Convolution& v, Index sample, Index group, Ind
       if (columns.begin >= columns.end) continue;
       // From the first to the last of them as they lie in memory, with what lies between two rows.
       const Index begin = h.begin * out_width + columns.begin, end = (h.end - 1) * out_width + columns.end;
-      tile<T>(Strided<T>{w + r * v.kernel[1] + s, v.taps(), v.terms()}, Strided<T>{dy + begin, 1, terms}, v.outputs,
+      tile<T>(Strided<T>{w + (r * v.kernel[1] + s) * tap, 1, v.channels}, Strided<T>{dy + begin, 1, terms}, v.outputs,
               Target<T>{static_cast<T*>(dpatches), end - begin, nullptr, nullptr, false}, channels, end - begin,
               scratch);
       for (Index c = 0; c < channels; ++c) {

@@ -43,9 +43,7 @@ class Arguments {
     }
   }
 
-  std::vector<Index> shape_of_x() const {
-    return {job.samples, job.groups * job.channels, job.size[0], job.size[1]};
-  }
+  std::vector<Index> shape_of_x() const { return {job.samples, job.groups * job.channels, job.size[0], job.size[1]}; }
   std::vector<Index> shape_of_y() const {
     return {job.samples, job.groups * job.outputs, job.out_size[0], job.out_size[1]};
   }

@@ -56,6 +56,19 @@ void run_input(Type type, const Convolution& v) {
       terms > double(kOneThreadTerms));
 }
 
+// The weight (G*O, C, R*S) as (R*S, G*O, C), so that the channels of a tap are read as they lie.
+template <class T>
+void order_by_tap(const Convolution& v, const T* w, T* to) {
+  const Index rows = v.groups * v.outputs, taps = v.taps(), channels = v.channels;
+  run_parts(rows, kItemElements / std::max<Index>(1, v.terms()), [&](Index begin, Index end) {
+    for (Index o = begin; o < end; ++o) {
+      for (Index tap = 0; tap < taps; ++tap) {
+        for (Index c = 0; c < channels; ++c) to[(tap * rows + o) * channels + c] = w[(o * channels + c) * taps + tap];
+      }
+    }
+  });
+}
+
 void run_weight(Type type, const Convolution& v) {
   if (v.groups * v.outputs * v.terms() == 0) return;
   const Tiles tiles(v.groups, v.outputs, v.terms(), v.samples * v.positions());
@@ -98,7 +111,16 @@ void run_convolution_backward(Type type, Convolution v, const void* y, void* dbi
     });
     v.dy = copy.get();
   }
-  if (v.dx != nullptr) run_input(type, v);
+  std::unique_ptr<char[]> by_tap;
+  if (v.dx != nullptr) {
+    by_tap.reset(new char[outputs * v.terms() * size_of]);
+    v.w_by_tap = by_tap.get();
+    if (type == float32)
+      order_by_tap(v, static_cast<const float*>(v.w), reinterpret_cast<float*>(by_tap.get()));
+    else
+      order_by_tap(v, static_cast<const double*>(v.w), reinterpret_cast<double*>(by_tap.get()));
+    run_input(type, v);
+  }
   if (v.dw != nullptr) run_weight(type, v);
   if (dbias == nullptr) return;
   std::vector<double> sums(outputs);

@@ -2,7 +2,7 @@
 # backend offers.
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +64,7 @@ def linear_backward(
 ) -> tuple[Array | None, Array, Array] | None: ...
 
 # Convolution; None: not there, or not wanted.
-_Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]
+_Window: TypeAlias = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]
 
 def conv2d(x: Array, w: Array, bias: Array | None, window: _Window, relu: bool, out: Array) -> None: ...
 def conv2d_backward(

@@ -1,4 +1,4 @@
-"""Convolution: the kernels against the twin bit for bit, the twin against the formulas, any cut and thread."""
+"""Convolution: kernels against the twin bit for bit, both against the formulas, any cut and thread."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ DTYPES = ("float32", "float64")
 PLAIN = Window((1, 1), (0, 0), (1, 1), 1)
 
 
-# N, C and O of a group, (H, W), (R, S), and how: around the borders of blocks (256 terms of k, of (n, p) and of o),
-# of vectors and panels, and of tiles (512 columns of y, of dw and of dx's rows).
+# N, C and O of a group, (H, W), (R, S), and how: around the borders of blocks (256 terms of k, of (n, p) and
+# of o), of vectors and panels, and of tiles (512 columns of y, of dw and of dx's rows).
 CASES = [
     (2, 3, 5, (8, 9), (3, 3), PLAIN),
     (2, 3, 5, (8, 9), (3, 3), Window((1, 1), (1, 1), (1, 1), 1)),
@@ -170,7 +170,10 @@ def test_any_offset_and_nothing_outside_is_touched(dtype, isa):
     expected = [forward(cpu, x, w, bias, case[-1]), *backward(cpu, dy, x, w, case[-1])]
     for by in (1, 3):
         rooms = [np.full(a.size + 20, 7, dtype) for a in (*arrays, *expected)]
-        placed = [room[by : by + a.size].reshape(a.shape) for room, a in zip(rooms, (*arrays, *expected), strict=True)]
+        placed = [
+            room[by : by + a.size].reshape(a.shape)
+            for room, a in zip(rooms, (*arrays, *expected), strict=True)
+        ]
         for a, b in zip(placed, arrays, strict=False):
             a[...] = b
         dy1, x1, w1, bias1, y, *gradients = placed

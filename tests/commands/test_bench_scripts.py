@@ -20,6 +20,7 @@ NEEDS = {
     "tuner": (),
     "batchnorm": (),
     "product": ("threadpoolctl",),
+    "convolution": ("torch",),
     "functions": (),
     "run": ("torch", "threadpoolctl", "sklearn"),
 }

@@ -37,6 +37,7 @@ class Fault(NamedTuple):
 
 
 PRODUCT, PIECES = "csrc/contract/product.h", "csrc/isa/product.h"
+CONVOLUTION, CONVOLUTIONS = "csrc/contract/convolution.h", "csrc/isa/convolution.h"
 RULES, BATCHNORM, SUMS, MSE, FUNCTIONS = (
     "csrc/contract/rules.h",
     "csrc/contract/batchnorm.h",
@@ -141,6 +142,17 @@ FAULTS = (
           "test_product.py"),
     Fault("two threads with one memory for panels", "csrc/run/tiles.h", "if (is_taken_[i].exchange(1",
           "if (true || is_taken_[i].exchange(1", "test_product.py"),
+    Fault("a row of the padding taken for the next image's", CONVOLUTIONS, "if (row < 0 || row >= v_.size[0]) return clear(count, to);",
+          "if (row < 0 || row > v_.size[0]) return clear(count, to);", "test_convolution.py"),
+    Fault("the padding left out of a chain", CONVOLUTION, "const Index end = up(last + shift), begin = up(first + shift);",
+          "const Index end = up(last + shift), begin = up(first + shift + (tap > 0));", "test_convolution.py"),
+    Fault("taps added from the last", CONVOLUTIONS, "const OutputRange h = outputs_of(v, 0, part.rows[0], part.rows[1], r);",
+          "r = v.kernel[0] - 1 - r;\n    const OutputRange h = outputs_of(v, 0, part.rows[0], part.rows[1], r);", "test_convolution.py"),
+    Fault("the gradient of an input begins with -0", CONVOLUTIONS, "clear(part.columns[1] - part.columns[0], dx",
+          "for (Index i = 0; i < part.columns[1] - part.columns[0]; ++i) (dx", "test_convolution.py"),
+    Fault("samples' terms of a weight in another order", "csrc/run/convolution.cpp", "(i % outputs * v.samples + i / outputs)",
+          "(i % outputs * v.samples + v.samples - 1 - i / outputs)", "test_convolution.py"),
+    Fault("a bias of the wrong row", PIECES, "broadcast<X>(to.row_bias[r])", "broadcast<X>(to.row_bias[r & ~1])", "test_convolution.py"),
     Fault("pool not rebuilt in a child", "csrc/run/threads.cpp", "  pool.store(nullptr);\n", "", "test_threads.py"),
 )  # fmt: skip
 # What looks at bits: the rest of the suite is about words, pages and other programs.

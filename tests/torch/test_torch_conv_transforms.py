@@ -162,7 +162,9 @@ def test_vmap_has_the_bits_of_single_calls(in_dims):
 
 @pytest.mark.parametrize("relu", RELUS)
 @pytest.mark.parametrize(
-    "options", [{}, {"padding": "same"}, {"padding": (2, 1), "padding_mode": "circular", "stride": 2}], ids=str
+    "options",
+    [{}, {"padding": "same"}, {"padding": (2, 1), "padding_mode": "circular", "stride": 2}],
+    ids=str,
 )
 @pytest.mark.filterwarnings("ignore:Converting a tensor to a Python")
 def test_torchscript(options, relu):

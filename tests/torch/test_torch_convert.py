@@ -188,3 +188,50 @@ def test_unconverted_lists_what_torch_computes():
     assert st.unconverted(st.convert(net)) == list(left.items())
     assert st.unconverted(st.Linear(2, 2)) == []
     assert st.unconverted(torch.nn.Linear(2, 2)) == [("", torch.nn.Linear)]
+
+
+@pytest.mark.parametrize("options", [{}, {"padding": "same", "bias": False}, {"groups": 2, "stride": (1, 2)}])
+def test_convolution_there_and_back(options):
+    theirs = torch.nn.Conv2d(4, 6, 3, **options, dtype=torch.float64)
+    net = torch.nn.Sequential(theirs, torch.nn.Sequential(theirs)).eval()
+    keys, before, x = (
+        list(net.state_dict()),
+        list(net.parameters()),
+        torch.randn(2, 4, 7, 7, dtype=torch.float64),
+    )
+    expected = theirs(x)
+    st.convert(net)
+    ours = net[0]
+    assert type(ours) is st.Conv2d
+    assert net[1][0] is ours
+    assert not ours.training
+    torch.testing.assert_close(ours(x), expected)
+    st.convert(net, back=True)
+    assert type(net[0]) is torch.nn.Conv2d
+    assert repr(net[0]) == repr(theirs)
+    assert list(net.state_dict()) == keys
+    assert all(a is b for a, b in zip(net.parameters(), before, strict=True))
+
+
+def test_a_convolution_with_a_relu_becomes_a_pair_and_lazy_stays_lazy():
+    net = torch.nn.Sequential(st.Conv2d(3, 4, 2, relu=True), st.LazyConv2d(2, 2, relu=True))
+    x = torch.randn(5, 3, 4, 4)
+    hidden = net[0](x)
+    st.convert(net, back=True)
+    assert [type(one) for one in (*net[0], *net[1])] == [
+        torch.nn.Conv2d,
+        torch.nn.ReLU,
+        torch.nn.LazyConv2d,
+        torch.nn.ReLU,
+    ]
+    torch.testing.assert_close(net[0](x), hidden)
+    st.convert(net)
+    assert net(x).shape == (5, 2, 2, 2)
+    assert [type(one[0]) for one in net] == [st.Conv2d, st.Conv2d]
+
+
+def test_a_convolution_that_torch_pads_is_listed():
+    net = torch.nn.Sequential(
+        st.Conv2d(3, 4, 2, padding=1), st.Conv2d(4, 4, 2, padding=1, padding_mode="reflect")
+    )
+    assert st.unconverted(net) == [("1", st.Conv2d)]

@@ -245,8 +245,8 @@ class Backend(Protocol):
 
     # ---- convolution ----
     #
-    # On "cpu" and "reference" alone: samestep.torch uses it, and that has no tensors on a GPU. All arrays are in
-    # C order and of one dtype: x (N, G*C, H, W), w (G*O, C, R, S), bias (G*O,), y (N, G*O, H', W').
+    # On "cpu" and "reference" alone: samestep.torch uses it, and that has no tensors on a GPU. All arrays are
+    # in C order and of one dtype: x (N, G*C, H, W), w (G*O, C, R, S), bias (G*O,), y (N, G*O, H', W').
 
     def conv2d(self, x: Any, w: Any, bias: Any | None, window: Window, relu: bool, out: Any) -> None:
         """y, each sample's w times its patches, + bias, to ``out``; then a ReLU if asked for."""
@@ -264,8 +264,8 @@ class Backend(Protocol):
     ) -> None:
         """Writes the gradients to dx, for which w is needed, dw, for which x is, and dbias, each unless None.
 
-        x or dx, and w or dw, must be given. dy is +0 wherever y, given if the forward pass ended in a ReLU, is
-        <= 0.
+        x or dx, and w or dw, must be given. dy is +0 wherever y, given if the forward pass ended in a ReLU,
+        is <= 0.
         """
 
     # ---- functions of one value ----

@@ -90,7 +90,7 @@ def _pair(name: str, value: Any) -> tuple[int, int]:
 def _padded(
     input: Tensor, weight: Tensor, stride: tuple[int, int], padding: str, dilation: tuple[int, int]
 ) -> tuple[Tensor, tuple[int, int]]:
-    """For padding "valid" or "same": the input, with what its last side needs beyond the first, and numbers."""
+    """For padding "valid" or "same": the input with what its far sides need beyond the near ones; numbers."""
     if padding not in ("valid", "same"):
         raise ValueError(f"padding: got {padding!r}, expected 'valid', 'same' or whole numbers")
     if padding == "valid" or weight.dim() != 4:
@@ -144,6 +144,6 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        way = operators.gradients if is_final(grad) else operators.differentiable
+        way: Any = operators.gradients if is_final(grad) else operators.differentiable
         found = way(grad, *ctx.saved_tensors, ctx.shapes, ctx.window, ctx.needs_input_grad[:3])
         return (*found, None, None)

@@ -36,7 +36,8 @@ class Conv2d(WeightedLayer, torch.nn.Conv2d):
         relu: whether a ReLU follows, in the same pass. The other arguments are torch's, in its order.
 
     State dicts of this layer and of torch's can be exchanged. See ``conv2d`` for formulas, dtypes and errors.
-    A ``padding_mode`` other than "zeros" only moves numbers: torch.nn.functional.pad comes before.
+    With a ``padding_mode`` other than "zeros" torch.nn.functional.pad comes before: it only moves numbers,
+    but its gradient adds them up in an order of torch's.
 
     Example:
         >>> import torch, samestep.torch
@@ -85,9 +86,7 @@ class Conv2d(WeightedLayer, torch.nn.Conv2d):
             input, padding = _padded(input, self._reversed_padding_repeated_twice, self.padding_mode)
             batch = input.unsqueeze(0) if input.dim() == 3 else input
             stride, dilation = list(self.stride), list(self.dilation)
-            y = by_operators(
-                batch, self.weight, self.bias, stride, padding, dilation, self.groups, self.relu
-            )
+            y = by_operators(batch, self.weight, self.bias, stride, padding, dilation, self.groups, self.relu)
             return y.squeeze(0) if input.dim() == 3 else y
         else:  # noqa: RET505  TorchScript leaves out the branch only if it stands here
             return self._forward(input)

@@ -37,15 +37,20 @@ def check(input: Tensor, weight: Tensor, bias: Tensor | None, window: Window) ->
             f"input: got shape {tuple(input.shape)}, expected (N, {groups * channels}, H, W) or "
             f"({groups * channels}, H, W): the weight has shape {tuple(weight.shape)}, in {groups} groups"
         )
-    for name, values, least in zip(("stride", "padding", "dilation"), window, (1, 0, 1), strict=False):
+    least_of = {
+        "stride": (window.stride, 1),
+        "padding": (window.padding, 0),
+        "dilation": (window.dilation, 1),
+    }
+    for name, (values, least) in least_of.items():
         if min(values) < least:
             raise ValueError(f"{name}: got {values}, expected {least} or more")
     for axis, name in ((2, "height"), (3, "width")):
         taps, there = weight.shape[axis], input.shape[axis] + 2 * window.padding[axis - 2]
         if taps < 1 or window.dilation[axis - 2] * (taps - 1) + 1 > there:
             raise ValueError(
-                f"weight: got {taps} taps in {name}, {window.dilation[axis - 2]} apart, expected no more than "
-                f"fit into the padded input's {name} of {there}, and at least 1"
+                f"weight: got {taps} taps in {name}, {window.dilation[axis - 2]} apart, expected no more "
+                f"than fit into the padded input's {name} of {there}, and at least 1"
             )
     if bias is not None and bias.shape != (outputs,):
         raise ValueError(
@@ -59,8 +64,7 @@ def check(input: Tensor, weight: Tensor, bias: Tensor | None, window: Window) ->
 
 
 def _window(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int) -> Window:
-    pairs = [(int(rows), int(columns)) for rows, columns in (stride, padding, dilation)]
-    return Window(*pairs, int(groups))
+    return Window((stride[0], stride[1]), (padding[0], padding[1]), (dilation[0], dilation[1]), groups)
 
 
 def _result_shape(input: Sequence[int], weight: Sequence[int], window: Window) -> tuple[int, ...]:
@@ -71,9 +75,7 @@ def _result_shape(input: Sequence[int], weight: Sequence[int], window: Window) -
     return (input[0], weight[0], *sizes)
 
 
-def _read(x: Tensor | None, name: str) -> Array | None:
-    if x is None:
-        return None
+def _read(x: Tensor, name: str) -> Array:
     return as_array(x.detach().resolve_neg().to(compute_type(x.dtype)).contiguous(), name)
 
 
@@ -85,8 +87,8 @@ def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, window: Wind
     """y of csrc/contract/convolution.h."""
     check(input, weight, bias, window)
     y = _new(input, _result_shape(input.shape, weight.shape, window))
-    arrays = _read(input, "input"), _read(weight, "weight"), _read(bias, "bias")
-    cpu.conv2d(*arrays, window, relu, as_array(y, "y"))
+    added = None if bias is None else _read(bias, "bias")
+    cpu.conv2d(_read(input, "input"), _read(weight, "weight"), added, window, relu, as_array(y, "y"))
     return y.to(input.dtype)
 
 
@@ -113,9 +115,9 @@ def gradients(
         return None, None, column_sums(_terms(_masked(grad, y)))
     sizes = (*shapes, shapes[1][:1])
     new = [_new(grad, size) if want else None for size, want in zip(sizes, wanted, strict=True)]
-    read = [_read(t, name) for t, name in ((grad, "grad"), (input, "input"), (weight, "weight"), (y, "y"))]
-    written = [None if t is None else as_array(t, "gradient") for t in new]
-    cpu.conv2d_backward(*read, window, *written)
+    x, w, result = (None if t is None else _read(t, "saved") for t in (input, weight, y))
+    dx, dw, dbias = (None if t is None else as_array(t, "gradient") for t in new)
+    cpu.conv2d_backward(_read(grad, "grad"), x, w, result, window, dx, dw, dbias)
     return tuple(None if t is None else t.to(grad.dtype) for t in new)
 
 

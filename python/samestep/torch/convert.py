@@ -36,8 +36,8 @@ _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 def convert(model: _Network, back: bool = False) -> _Network | Module:
     """Replaces torch.nn's layers in a network by samestep's, in place; ``back``: the other way.
 
-    These are Linear, Conv2d, BatchNorm1d, BatchNorm2d, BatchNorm3d and their lazy forms; ``unconverted`` lists what
-    is left of torch's.
+    These are Linear, Conv2d, BatchNorm1d, BatchNorm2d, BatchNorm3d and their lazy forms; ``unconverted``
+    lists what is left of torch's.
 
     A new layer has the parameters, buffers, hooks and settings of the old one: the same tensors, so that an
     optimizer that has them goes on. A layer at two places of the network is one layer at both afterwards.
@@ -81,8 +81,9 @@ def unconverted(model: Module) -> list[tuple[str, type[Module]]]:
     """The modules of a network whose results or gradients torch computes, with bits of this machine.
 
     Listed is every module that is not samestep's and that has parameters or buffers of its own, or no other
-    modules in it. Left out are modules that only select, move or compare numbers, such as ReLU and Flatten.
-    Functions that a ``forward`` calls, as ``torch.matmul``, cannot be seen from outside.
+    modules in it; and a Conv2d with another padding_mode than "zeros", for torch adds up the gradients of
+    what it padded with. Left out are modules that only select, move or compare numbers, such as ReLU and
+    Flatten. Functions that a ``forward`` calls, as ``torch.matmul``, cannot be seen from outside.
 
     Args:
         model: the network, before or after ``convert``.
@@ -92,15 +93,15 @@ def unconverted(model: Module) -> list[tuple[str, type[Module]]]:
 
     Example:
         >>> import torch, samestep.torch
-        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(), torch.nn.Linear(2, 2))
+        >>> net = torch.nn.Sequential(torch.nn.Conv1d(1, 2, 3), torch.nn.ReLU(), torch.nn.Linear(2, 2))
         >>> for name, kind in samestep.torch.unconverted(samestep.torch.convert(net)):
         ...     print(name, kind.__name__)
-        0 Conv2d
+        0 Conv1d
     """
     return [
         (name, type(module))
         for name, module in model.named_modules()
-        if not isinstance(module, Layer)
+        if (not isinstance(module, Layer) or getattr(module, "padding_mode", "zeros") != "zeros")
         and type(module) not in _EXACT
         and (module._parameters or module._buffers or not module._modules)
     ]

@@ -4,7 +4,8 @@ The patches of a sample are a matrix of K = C*R*S rows k = (c, r, s) and P = H'*
 
     patches[k, p] = x[c, h'*stride + r*dilation - padding, w'*stride + s*dilation - padding],  +0 outside of x
     forward    y (O, P) = product(w (O, K), patches) + bias, then ReLU
-    backward   dw (O, K) = product(dy (O, N*P), patches^T (N*P, K)), dbias = T(csum over the terms (n, p) of dy)
+    backward   dw (O, K) = product(dy (O, N*P), patches^T (N*P, K))
+               dbias = T(csum over the terms (n, p) of dy)
                dpatches (K, P) = product(w^T (K, O), dy (O, P))
                dx[c, h, w] = +0, then + each of its dpatches[(c, r, s), p], in the order of (r, s)
 
@@ -55,17 +56,17 @@ def _patches(x: Array, w: Array, y: Array, window: Window) -> Array:
 
 def conv2d(x: Array, w: Array, bias: Array | None, window: Window, relu: bool, out: Array) -> None:
     """y (N, G*O, H', W'), to ``out``."""
-    G, O = window.groups, w.shape[0] // window.groups
+    G, outputs = window.groups, w.shape[0] // window.groups
     patches = _patches(x, w, out, window)
-    matrices = w.reshape(G, O, patches.shape[2])
+    matrices = w.reshape(G, outputs, patches.shape[2])
     with np.errstate(all="ignore"):
         for n in range(x.shape[0]):
             for g in range(G):
-                y = product(matrices[g], patches[n, g]).reshape(O, *out.shape[2:])
-                outputs = slice(g * O, (g + 1) * O)
+                y = product(matrices[g], patches[n, g]).reshape(outputs, *out.shape[2:])
+                mine = slice(g * outputs, (g + 1) * outputs)
                 if bias is not None:
-                    y = y + bias[outputs, np.newaxis, np.newaxis]
-                out[n, outputs] = np.where(y <= 0, y.dtype.type(0), y) if relu else y
+                    y = y + bias[mine, np.newaxis, np.newaxis]
+                out[n, mine] = np.where(y <= 0, y.dtype.type(0), y) if relu else y
 
 
 def conv2d_backward(
@@ -101,13 +102,13 @@ def conv2d_backward(
 def _input_gradient(dy: Array, w: Array, x: Array, window: Window) -> Array:
     """dx, of the shape of ``x``."""
     (N, GO, H, W), (_, C, R, S), G = dy.shape, w.shape, window.groups
-    O, K = GO // G, C * R * S
-    matrices = w.reshape(G, O, K)
+    outputs = GO // G
+    matrices = w.reshape(G, outputs, C * R * S)
     padded = _padded(np.zeros_like(x), window)
     groups = padded.reshape(N, G, C, *padded.shape[2:])
     for n in range(N):
         for g in range(G):
-            columns = dy[n, g * O : (g + 1) * O].reshape(O, H * W)
+            columns = dy[n, g * outputs : (g + 1) * outputs].reshape(outputs, H * W)
             dpatches = product(matrices[g].T, columns).reshape(C, R, S, H, W)
             for r, s, rows, across in _taps(w, dy.shape, window):
                 groups[n, g, :, rows, across] = groups[n, g, :, rows, across] + dpatches[:, r, s]
