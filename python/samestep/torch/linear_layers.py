@@ -9,6 +9,7 @@ import torch
 import torch.fx
 from torch import Tensor
 
+from .initial import draw_parameters
 from .layer import Layer, as_node
 from .linear import linear
 from .linear_operators import by_operators
@@ -23,7 +24,9 @@ class Linear(Layer, torch.nn.Linear):
     Args:
         relu: whether a ReLU follows, in the same pass. The other arguments are torch's, in its order.
 
-    State dicts of this layer and of torch's can be exchanged. See ``linear`` for formulas, dtypes and errors.
+    State dicts of this layer and of torch's can be exchanged. A new layer's weights are torch's of the same
+    seed, to rounding, and have the same bits on every machine; of a layer of torch's that was converted,
+    ``reset_parameters`` draws such weights anew. See ``linear`` for formulas, dtypes and errors.
 
     Example:
         >>> import torch, samestep.torch
@@ -47,6 +50,12 @@ class Linear(Layer, torch.nn.Linear):
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
         self.relu = relu
+
+    def reset_parameters(self) -> None:
+        if self.weight.numel() == 0:
+            super().reset_parameters()  # which has a warning for this
+        else:
+            draw_parameters(self.weight, self.bias)
 
     def __getattr__(self, name: str) -> Any:
         if name == "weight" and self.relu and not torch.compiler.is_compiling():
@@ -98,6 +107,10 @@ class LazyLinear(Linear, torch.nn.LazyLinear):
     ) -> None:
         super(Linear, self).__init__(out_features, bias, device, dtype)
         self.relu = relu
+
+    def reset_parameters(self) -> None:
+        if not self.has_uninitialized_params():
+            super().reset_parameters()
 
     def initialize_parameters(self, input: Any) -> None:
         if isinstance(input, torch.fx.Proxy):
