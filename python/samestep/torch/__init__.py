@@ -10,6 +10,7 @@ from .batchnorm import batch_norm
 from .clip import clip_grad_norm_
 from .convert import convert, unconverted
 from .cross_entropy import cross_entropy
+from .cross_entropy_loss import CrossEntropyLoss
 from .decompositions import decompositions
 from .layers import (
     BatchNorm1d,
@@ -31,6 +32,7 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "CrossEntropyLoss",
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",

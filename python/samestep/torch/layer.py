@@ -29,17 +29,20 @@ class Layer(torch.nn.Module):
         return f"{shown}, relu={self.relu}"
 
 
-def as_node(layer: Layer, input: torch.fx.Proxy, forward: Any) -> torch.fx.Proxy:
+def as_node(layer: torch.nn.Module, input: torch.fx.Proxy, forward: Any, *others: Any) -> torch.fx.Proxy:
     """The call of a layer in torch.fx's graph, where it is a leaf as the layers of torch.nn are.
 
     Args:
         layer: the module that is called.
         input: of the call.
         forward: the package's own, which calls this.
+        others: further arguments of the call.
     """
     if type(layer).forward is not forward or layer._forward_hooks or layer._forward_pre_hooks:
         fix = "use a Tracer whose is_leaf_module is True for it"
         raise TypeError(f"{type(layer).__name__}: a trace would run its hooks or forward twice; {fix}")
     tracer: Any = input.tracer
-    node: torch.fx.Proxy = tracer.create_proxy("call_module", tracer.path_of_module(layer), (input,), {})
+    node: torch.fx.Proxy = tracer.create_proxy(
+        "call_module", tracer.path_of_module(layer), (input, *others), {}
+    )
     return node
