@@ -235,3 +235,24 @@ def test_a_convolution_that_torch_pads_is_listed():
         st.Conv2d(3, 4, 2, padding=1), st.Conv2d(4, 4, 2, padding=1, padding_mode="reflect")
     )
     assert st.unconverted(net) == [("1", st.Conv2d)]
+
+
+def test_a_loss_there_and_back_unless_it_has_options():
+    net = torch.nn.ModuleDict(
+        {
+            "mean": torch.nn.CrossEntropyLoss(),
+            "sum": torch.nn.CrossEntropyLoss(reduction="sum"),
+            "smooth": torch.nn.CrossEntropyLoss(label_smoothing=0.1),
+            "weighted": torch.nn.CrossEntropyLoss(torch.ones(3)),
+            "ignoring": torch.nn.CrossEntropyLoss(ignore_index=0),
+        }
+    )
+    st.convert(net)
+    assert type(net["mean"]) is st.CrossEntropyLoss
+    stay = ["sum", "smooth", "weighted", "ignoring"]
+    assert st.unconverted(net) == [(name, torch.nn.CrossEntropyLoss) for name in stay]
+    x, target = torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
+    assert torch.equal(net["mean"](x, target), st.cross_entropy(x, target))
+    st.convert(net, back=True)
+    assert type(net["mean"]) is torch.nn.CrossEntropyLoss
+    assert torch.equal(net["mean"](x, target), torch.nn.functional.cross_entropy(x, target))

@@ -163,3 +163,55 @@ def test_what_does_not_fit(change, error, says):
     good = {"input": torch.ones(3, 4), "target": torch.tensor([0, 1, 3])}
     with pytest.raises(error, match=says):
         st.cross_entropy(**{**good, **change})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_module_is_the_function(dtype):
+    loss, x, target = st.CrossEntropyLoss(), torch.randn(7, 5).to(dtype).requires_grad_(), torch.arange(7) % 5
+    assert isinstance(loss, torch.nn.CrossEntropyLoss)
+    expected = st.cross_entropy(x, target)
+    (by_function,) = torch.autograd.grad(expected, x)
+    runs = (loss, torch.jit.script(loss), torch.compile(loss, backend="aot_eager", fullgraph=True))
+    for run in runs:
+        found = run(x, target)
+        assert torch.equal(found, expected)
+        assert torch.equal(torch.autograd.grad(found, x)[0], by_function)
+
+
+def test_the_module_is_one_node_of_a_trace():
+    class Loss(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.loss = st.CrossEntropyLoss()
+
+        def forward(self, x, target):
+            return self.loss(x, target)
+
+    traced = torch.fx.symbolic_trace(Loss())
+    assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == ["loss"]
+    x, target = torch.randn(7, 5), torch.arange(7) % 5
+    assert torch.equal(traced(x, target), st.cross_entropy(x, target))
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        {"weight": torch.ones(4)},
+        {"size_average": True},
+        {"ignore_index": 3},
+        {"reduce": False},
+        {"reduction": "sum"},
+        {"label_smoothing": 0.1},
+    ],
+    ids=lambda refused: next(iter(refused)),
+)
+def test_the_module_refuses_what_the_function_refuses(refused):
+    ((name, value),) = refused.items()
+    with pytest.raises(NotImplementedError, match=f"^{name}: got "):
+        st.CrossEntropyLoss(**refused)
+    if name in ("size_average", "reduce"):
+        return  # which torch turns into a reduction
+    loss = st.CrossEntropyLoss()
+    setattr(loss, name, value)
+    with pytest.raises(NotImplementedError, match=f"^{name}: got "):
+        loss(torch.ones(3, 4), torch.tensor([0, 1, 3]))

@@ -14,6 +14,7 @@ import snippets
 from snippets import ROOT
 
 README = ROOT / "README.md"
+TORCH = ROOT / "docs" / "guide" / "torch.md"
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's own, of run_decompositions
@@ -43,3 +44,13 @@ def test_torch_gives_two_results_and_samestep_one(tmp_path):
     (theirs, ours), (their_second, our_second) = found
     assert ours == our_second
     assert theirs != their_second
+
+
+@pytest.mark.parametrize(("capability", "threads"), [("default", "1"), ("avx2", "2"), ("avx512", "1")])
+def test_a_whole_training_loop_prints_one_line_everywhere(capability, threads):
+    """From torch.manual_seed on, with whatever instructions torch's kernels use."""
+    (loop,) = (one for one in snippets.snippets(TORCH) if "DataLoader" in one.code)
+    env = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": threads}
+    command = [sys.executable, "-c", loop.code]
+    done = subprocess.run(command, env=env, capture_output=True, encoding="utf-8", check=True)
+    assert done.stdout == loop.printed

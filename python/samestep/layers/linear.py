@@ -6,7 +6,7 @@ bits, slowly) or "cuda" (arrays on a GPU; the results are CuPy arrays).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
 from .. import backends
 from ..arguments import switch
@@ -78,6 +78,39 @@ def linear(
     return result
 
 
+@overload
+def linear_backward(
+    dy: Array,
+    x: Array,
+    w: Array,
+    *,
+    y: Array | None = None,
+    input_gradient: Literal[True] = True,
+    out: Outputs | None = None,
+    backend: str = "auto",
+) -> tuple[Array, Array, Array]: ...
+@overload
+def linear_backward(
+    dy: Array,
+    x: Array,
+    w: Array,
+    *,
+    y: Array | None = None,
+    input_gradient: Literal[False],
+    out: Outputs | None = None,
+    backend: str = "auto",
+) -> tuple[None, Array, Array]: ...
+@overload
+def linear_backward(
+    dy: Array,
+    x: Array,
+    w: Array,
+    *,
+    y: Array | None = None,
+    input_gradient: bool,
+    out: Outputs | None = None,
+    backend: str = "auto",
+) -> tuple[Array | None, Array, Array]: ...
 def linear_backward(
     dy: Array,
     x: Array,

@@ -52,7 +52,6 @@ class Network:
         """The mean cross-entropy, and its gradient by every parameter; x (n, inputs), labels (n,)."""
         loss, d_logits = softmax_cross_entropy(self.logits(x), labels, backend=self.backend)
         d_hidden, dW2, db2 = linear_backward(d_logits, self._hidden, self.params["W2"], backend=self.backend)
-        assert d_hidden is not None  # it is by default wanted
         d_before, dgamma, dbeta = self.norm.backward(d_hidden)
         _, dW1, _ = linear_backward(
             d_before, x, self.params["W1"], input_gradient=False, backend=self.backend

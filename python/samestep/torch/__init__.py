@@ -12,6 +12,7 @@ from .conv import conv2d
 from .conv_layers import Conv2d, LazyConv2d
 from .convert import convert, unconverted
 from .cross_entropy import cross_entropy
+from .cross_entropy_loss import CrossEntropyLoss
 from .decompositions import decompositions
 from .layers import (
     BatchNorm1d,
@@ -34,6 +35,7 @@ __all__ = [
     "BatchNorm2d",
     "BatchNorm3d",
     "Conv2d",
+    "CrossEntropyLoss",
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",

@@ -8,6 +8,7 @@ import torch
 from torch.nn import Module
 
 from . import conv_layers, layers, linear_layers
+from .cross_entropy_loss import CrossEntropyLoss, has_options
 from .layer import Layer
 
 _Network = TypeVar("_Network", bound=Module)
@@ -18,6 +19,7 @@ _OURS: dict[type[Module], type[Module]] = {
     torch.nn.LazyLinear: linear_layers.LazyLinear,
     torch.nn.Conv2d: conv_layers.Conv2d,
     torch.nn.LazyConv2d: conv_layers.LazyConv2d,
+    torch.nn.CrossEntropyLoss: CrossEntropyLoss,
     **{getattr(torch.nn, name): getattr(layers, name) for name in _NAMES},
 }
 # Whose results and gradients are numbers of the input, or zeros, at places that a comparison decides.
@@ -36,13 +38,13 @@ _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 def convert(model: _Network, back: bool = False) -> _Network | Module:
     """Replaces torch.nn's layers in a network by samestep's, in place; ``back``: the other way.
 
-    These are Linear, Conv2d, BatchNorm1d, BatchNorm2d, BatchNorm3d and their lazy forms; ``unconverted``
-    lists what is left of torch's.
+    These are Linear, Conv2d, BatchNorm1d, BatchNorm2d, BatchNorm3d and their lazy forms, and
+    CrossEntropyLoss; ``unconverted`` lists what is left of torch's.
 
     A new layer has the parameters, buffers, hooks and settings of the old one: the same tensors, so that an
     optimizer that has them goes on. A layer at two places of the network is one layer at both afterwards.
     Lazy layers stay lazy. Subclasses of these layers stay as they are. So does torch.nn.SyncBatchNorm, for
-    which there is no drop-in.
+    which there is no drop-in, and a CrossEntropyLoss with options that samestep's refuses.
 
     Args:
         model: the network, or a layer itself.
@@ -66,7 +68,7 @@ def convert(model: _Network, back: bool = False) -> _Network | Module:
         True
     """
     classes = _THEIRS if back else _OURS
-    found = [module for module in model.modules() if type(module) in classes]
+    found = [module for module in model.modules() if type(module) in classes and not _stays(module)]
     for old in found:
         _check_hooks(old)
     new = {id(old): _replacement(old, classes[type(old)]) for old in found}
@@ -101,10 +103,17 @@ def unconverted(model: Module) -> list[tuple[str, type[Module]]]:
     return [
         (name, type(module))
         for name, module in model.named_modules()
-        if (not isinstance(module, Layer) or getattr(module, "padding_mode", "zeros") != "zeros")
+        if (
+            not isinstance(module, (Layer, CrossEntropyLoss))
+            or getattr(module, "padding_mode", "zeros") != "zeros"
+        )
         and type(module) not in _EXACT
         and (module._parameters or module._buffers or not module._modules)
     ]
+
+
+def _stays(module: Module) -> bool:
+    return type(module) is torch.nn.CrossEntropyLoss and has_options(module)
 
 
 def _check_hooks(old: Module) -> None:

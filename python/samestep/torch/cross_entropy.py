@@ -69,7 +69,7 @@ def cross_entropy(
         tensor([[ 0.0450,  0.1224, -0.1674],
                 [-0.3333,  0.1667,  0.1667]])
     """
-    _check_options(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
+    check_options(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
     if input is not None and target is not None and is_eager(input, target):
         loss, _ = (_CrossEntropy.apply if needs_gradient(input) else _kernel)(input, target)
         return loss
@@ -87,7 +87,7 @@ def cross_entropy(
     return loss
 
 
-def _check_options(
+def check_options(
     weight: Any, size_average: Any, ignore_index: Any, reduce: Any, reduction: Any, label_smoothing: Any
 ) -> None:
     """Raises for what the kernel does not compute."""

@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 import torch.fx
+from torch.nn.parameter import is_lazy
+
+from .initial import draw_parameters
 
 
 class Layer(torch.nn.Module):
@@ -37,6 +40,12 @@ _REBUILDERS = ("torch.nn.utils.fusion", "torch.utils.mkldnn")
 class WeightedLayer(Layer):
     """A layer with a weight, which no tool may take out of it and lose its ReLU."""
 
+    def reset_parameters(self) -> None:
+        if is_lazy(self.weight) or self.weight.numel() == 0:
+            super().reset_parameters()  # type: ignore[misc]  # torch's, which has a warning for none
+        else:
+            draw_parameters(self.weight, self.bias)
+
     def __getattr__(self, name: str) -> Any:
         if name == "weight" and self.relu and not torch.compiler.is_compiling():
             reader = sys._getframe(1)
@@ -49,17 +58,20 @@ class WeightedLayer(Layer):
         return super().__getattr__(name)
 
 
-def as_node(layer: Layer, input: torch.fx.Proxy, forward: Any) -> torch.fx.Proxy:
+def as_node(layer: torch.nn.Module, input: torch.fx.Proxy, forward: Any, *others: Any) -> torch.fx.Proxy:
     """The call of a layer in torch.fx's graph, where it is a leaf as the layers of torch.nn are.
 
     Args:
         layer: the module that is called.
         input: of the call.
         forward: the package's own, which calls this.
+        others: further arguments of the call.
     """
     if type(layer).forward is not forward or layer._forward_hooks or layer._forward_pre_hooks:
         fix = "use a Tracer whose is_leaf_module is True for it"
         raise TypeError(f"{type(layer).__name__}: a trace would run its hooks or forward twice; {fix}")
     tracer: Any = input.tracer
-    node: torch.fx.Proxy = tracer.create_proxy("call_module", tracer.path_of_module(layer), (input,), {})
+    node: torch.fx.Proxy = tracer.create_proxy(
+        "call_module", tracer.path_of_module(layer), (input, *others), {}
+    )
     return node

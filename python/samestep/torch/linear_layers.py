@@ -19,7 +19,9 @@ class Linear(WeightedLayer, torch.nn.Linear):
     Args:
         relu: whether a ReLU follows, in the same pass. The other arguments are torch's, in its order.
 
-    State dicts of this layer and of torch's can be exchanged. See ``linear`` for formulas, dtypes and errors.
+    State dicts of this layer and of torch's can be exchanged. A new layer's weights are torch's of the same
+    seed, to rounding, and have the same bits on every machine; of a layer of torch's that was converted,
+    ``reset_parameters`` draws such weights anew. See ``linear`` for formulas, dtypes and errors.
 
     Example:
         >>> import torch, samestep.torch
