@@ -10,8 +10,8 @@
 // q and R are minimax polynomials. ln 2 is a sum of two numbers, of which the first has 42 bits: n times it is exact.
 //
 // float32: this value, rounded once more, is the float32 nearest to the true value, ties to even. It is for all 2^32
-// values, which tests/support/prove_functions.py tries. So float32 is fixed by its definition, not by this code, and may
-// fuse its multiply-adds: all values were tried with and without.
+// values, which tests/support/prove_functions.py tries. So float32 is fixed by its definition, not by this code, and
+// may fuse its multiply-adds: all values were tried with and without.
 // float64: within 1 ulp of the true value, and fixed by this code. r, exp(r) and E are sums of two numbers there, and
 // quotients are corrected by their remainder, since the errors of several roundings would add up to more.
 //

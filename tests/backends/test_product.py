@@ -208,6 +208,17 @@ def shifted(by):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_few_rows_times_a_transposed_view(dtype, isa):
+    """It is turned in registers, and not packed, up to the rows of one panel: 4, 8 or 12."""
+    for rows in range(1, 14):
+        for inputs, columns in ((15, 67), (83, 16), (530, 40)):  # tails of squares, of vectors, and blocks
+            _, x, w, bias = problem(rows, inputs, columns, dtype)
+            for added, relu in ((None, False), (bias, True)):
+                expected = ss.linear(x, w, added, relu=relu)
+                same(ss.linear(x, transposed(w), added, relu=relu), expected, f"{rows} {inputs}x{columns}")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_out_is_written_and_nothing_beside_it(dtype, isa):
     dy, x, w, bias = problem(29, 40, 37, dtype)
     expected = [ss.linear(x, w, bias), *ss.linear_backward(dy, x, w)]
