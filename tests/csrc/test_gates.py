@@ -27,8 +27,8 @@ FORBIDDEN = re.compile(
     r"\b(v?fn?m(add|sub)\w*|vfm(add|sub)\w*|fml[as]|v?rsqrt\w*|v?rcp\w*|frsqrte|frecpe)\b", re.IGNORECASE
 )
 # Canonical sums: the product of two float32 is exact in float64, where fusing it changes no bit. The matrix
-# product, whose definition is a chain of fused multiply-adds. And exp, tanh and sigmoid of float32, in float64:
-# their results are correctly rounded with and without, for all 2^32 values.
+# product, whose definition is a chain of fused multiply-adds. And exp, tanh and sigmoid of float32, in
+# float64: their results are correctly rounded with and without, for all 2^32 values.
 MAY_FUSE = re.compile(
     r"\b(dot|run_block|run_streams|column_block|plane_block|mse_block)<(\d, )?float\b.* \S*[ps]d$"
     r"|\bpiece(<(float|double), \d+|_across<(float|double)), \d+>"

@@ -42,7 +42,7 @@ class WeightedLayer(Layer):
 
     def reset_parameters(self) -> None:
         if is_lazy(self.weight) or self.weight.numel() == 0:
-            super().reset_parameters()  # type: ignore[misc]  # torch's, which has a warning for none
+            super().reset_parameters()  # torch's, which has a warning for none
         else:
             draw_parameters(self.weight, self.bias)
 
