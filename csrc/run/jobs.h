@@ -36,7 +36,7 @@ void run_product(Type type, const Product& p);
 struct LinearBackward {
   Matrix dy, y, x, w;  // (rows, columns) twice, (rows, inputs), (inputs, columns)
   void *dx, *dw, *dbias;
-  void* dw_turned;  // (columns, inputs), the transpose of dw
+  void* dw_turned = nullptr;  // (columns, inputs), the transpose of dw
 };
 void run_linear_backward(Type type, const LinearBackward& b);
 
