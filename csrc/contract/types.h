@@ -77,11 +77,10 @@ struct Convolution {
   const void* w_by_tap;                      // (R*S, G*O, C), the weight again, for dx
   void *y, *dx, *dw;                         // (N, G*O, H', W'), like x, like w
   bool relu;
-
-  Index positions() const { return out_size[0] * out_size[1]; }
-  Index taps() const { return kernel[0] * kernel[1]; }
-  Index terms() const { return channels * taps(); }  // K
 };
+static constexpr Index positions_of(const Convolution& v) { return v.out_size[0] * v.out_size[1]; }
+static constexpr Index taps_of(const Convolution& v) { return v.kernel[0] * v.kernel[1]; }
+static constexpr Index terms_of(const Convolution& v) { return v.channels * taps_of(v); }  // K
 
 // c of L = (c/2)|Phi w - y|^2: a factor, or a factor over the number of rows.
 struct Scale {

@@ -44,7 +44,7 @@ class Patches {
   struct Row {
     Index c, r, s;
   };
-  Row row(Index k) const { return {k / v_.taps(), k / v_.kernel[1] % v_.kernel[0], k % v_.kernel[1]}; }
+  Row row(Index k) const { return {k / taps_of(v_), k / v_.kernel[1] % v_.kernel[0], k % v_.kernel[1]}; }
   void next(Row& k) const {
     if (++k.s < v_.kernel[1]) return;
     k.s = 0;
@@ -130,11 +130,11 @@ struct PatchRows {
 template <class T>
 void convolution_tile(const Convolution& v, Index sample, Index group, Index row, Index rows, Index column,
                       Index columns, void* scratch) {
-  const Index positions = v.positions(), first = group * v.outputs + row;
-  const Strided<T> w{static_cast<const T*>(v.w) + first * v.terms(), v.terms(), 1};
+  const Index positions = positions_of(v), first = group * v.outputs + row;
+  const Strided<T> w{static_cast<const T*>(v.w) + first * terms_of(v), terms_of(v), 1};
   const T* bias = v.bias == nullptr ? nullptr : static_cast<const T*>(v.bias) + first;
   T* y = static_cast<T*>(v.y) + (sample * v.groups * v.outputs + first) * positions + column;
-  tile<T>(w, PatchColumns<T>{{v, group}, sample * positions + column}, v.terms(),
+  tile<T>(w, PatchColumns<T>{{v, group}, sample * positions + column}, terms_of(v),
           Target<T>{y, positions, nullptr, bias, v.relu}, rows, columns, scratch);
 }
 
@@ -142,11 +142,11 @@ void convolution_tile(const Convolution& v, Index sample, Index group, Index row
 template <class T>
 void convolution_weight_tile(const Convolution& v, Index group, Index row, Index rows, Index column, Index columns,
                              void* scratch) {
-  const Index terms = v.samples * v.positions(), first = group * v.outputs + row;
+  const Index terms = v.samples * positions_of(v), first = group * v.outputs + row;
   const Strided<T> dy{static_cast<const T*>(v.dy) + first * terms, terms, 1};
-  T* dw = static_cast<T*>(v.dw) + first * v.terms() + column;
-  tile<T>(dy, PatchRows<T>{{v, group}, column}, terms, Target<T>{dw, v.terms(), nullptr, nullptr, false}, rows, columns,
-          scratch);
+  T* dw = static_cast<T*>(v.dw) + first * terms_of(v) + column;
+  tile<T>(dy, PatchRows<T>{{v, group}, column}, terms, Target<T>{dw, terms_of(v), nullptr, nullptr, false}, rows,
+          columns, scratch);
 }
 
 // Channels channel.. of a group's dx[sample], in the rectangle of its rows and columns. One tap of the kernel after the
@@ -154,7 +154,7 @@ void convolution_weight_tile(const Convolution& v, Index group, Index row, Index
 template <class T>
 void convolution_input_tile(const Convolution& v, Index sample, Index group, Index channel, Index channels,
                             const Rectangle& part, void* dpatches, void* scratch) {
-  const Index positions = v.positions(), terms = v.samples * positions, out_width = v.out_size[1];
+  const Index positions = positions_of(v), terms = v.samples * positions, out_width = v.out_size[1];
   const Index plane = v.size[0] * v.size[1];
   const T* dy = static_cast<const T*>(v.dy) + group * v.outputs * terms + sample * positions;
   const T* w = static_cast<const T*>(v.w_by_tap) + group * v.outputs * v.channels + channel;

@@ -44,7 +44,7 @@ void run_input(Type type, const Convolution& v) {
   const Index pixels = v.size[0] * v.size[1], matrices = v.samples * v.groups, size_of = bytes_of(type);
   if (matrices * v.channels * pixels == 0) return;
   InputParts parts(v);
-  const double terms = double(matrices) * double(v.terms()) * double(v.positions()) * double(v.outputs);
+  const double terms = double(matrices) * double(terms_of(v)) * double(positions_of(v)) * double(v.outputs);
   while (matrices * parts.count() < 4 * get_num_threads() && terms > double(matrices * parts.count() * kItemTerms) &&
          2 * parts.channels.parts <= parts.channels.n)
     parts.channels.parts *= 2;
@@ -59,8 +59,8 @@ void run_input(Type type, const Convolution& v) {
 // The weight (G*O, C, R*S) as (R*S, G*O, C), so that the channels of a tap are read as they lie.
 template <class T>
 void order_by_tap(const Convolution& v, const T* w, T* to) {
-  const Index rows = v.groups * v.outputs, taps = v.taps(), channels = v.channels;
-  run_parts(rows, kItemElements / std::max<Index>(1, v.terms()), [&](Index begin, Index end) {
+  const Index rows = v.groups * v.outputs, taps = taps_of(v), channels = v.channels;
+  run_parts(rows, kItemElements / std::max<Index>(1, terms_of(v)), [&](Index begin, Index end) {
     for (Index o = begin; o < end; ++o) {
       for (Index tap = 0; tap < taps; ++tap) {
         for (Index c = 0; c < channels; ++c) to[(tap * rows + o) * channels + c] = w[(o * channels + c) * taps + tap];
@@ -70,10 +70,10 @@ void order_by_tap(const Convolution& v, const T* w, T* to) {
 }
 
 void run_weight(Type type, const Convolution& v) {
-  if (v.groups * v.outputs * v.terms() == 0) return;
-  const Tiles tiles(v.groups, v.outputs, v.terms(), v.samples * v.positions());
+  if (v.groups * v.outputs * terms_of(v) == 0) return;
+  const Tiles tiles(v.groups, v.outputs, terms_of(v), v.samples * positions_of(v));
   const auto tile = active_isa().convolution[type].weight;
-  tiles.run(panel_bytes(tiles.most_columns(), v.samples * v.positions(), bytes_of(type)),
+  tiles.run(panel_bytes(tiles.most_columns(), v.samples * positions_of(v), bytes_of(type)),
             [&](Index group, Index row, Index rows, Index column, Index columns, void* scratch) {
               tile(v, group, row, rows, column, columns, scratch);
             });
@@ -82,10 +82,10 @@ void run_weight(Type type, const Convolution& v) {
 }  // namespace
 
 void run_convolution(Type type, const Convolution& v) {
-  if (v.samples * v.groups * v.outputs * v.positions() == 0) return;
-  const Tiles tiles(v.samples * v.groups, v.outputs, v.positions(), v.terms());
+  if (v.samples * v.groups * v.outputs * positions_of(v) == 0) return;
+  const Tiles tiles(v.samples * v.groups, v.outputs, positions_of(v), terms_of(v));
   const auto tile = active_isa().convolution[type].forward;
-  tiles.run(panel_bytes(tiles.most_columns(), v.terms(), bytes_of(type)),
+  tiles.run(panel_bytes(tiles.most_columns(), terms_of(v), bytes_of(type)),
             [&](Index matrix, Index row, Index rows, Index column, Index columns, void* scratch) {
               tile(v, matrix / v.groups, matrix % v.groups, row, rows, column, columns, scratch);
             });
@@ -93,7 +93,7 @@ void run_convolution(Type type, const Convolution& v) {
 
 void run_convolution_backward(Type type, Convolution v, const void* y, void* dbias) {
   const Isa& isa = active_isa();
-  const Index size_of = bytes_of(type), outputs = v.groups * v.outputs, positions = v.positions();
+  const Index size_of = bytes_of(type), outputs = v.groups * v.outputs, positions = positions_of(v);
   const Index terms = v.samples * positions;
   // dy with the channels first, masked by the ReLU: a row of it are the terms of one output.
   std::unique_ptr<char[]> copy;
@@ -113,7 +113,7 @@ void run_convolution_backward(Type type, Convolution v, const void* y, void* dbi
   }
   std::unique_ptr<char[]> by_tap;
   if (v.dx != nullptr) {
-    by_tap.reset(new char[outputs * v.terms() * size_of]);
+    by_tap.reset(new char[outputs * terms_of(v) * size_of]);
     v.w_by_tap = by_tap.get();
     if (type == float32)
       order_by_tap(v, static_cast<const float*>(v.w), reinterpret_cast<float*>(by_tap.get()));
