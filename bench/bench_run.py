@@ -79,7 +79,7 @@ def epoch(batch: int, dtype: str) -> Calls:
 
 
 def convolution(dtype: str, images: tuple[int, ...]) -> Calls:
-    ours = importlib.import_module("samestep.torch")
+    ours = importlib.import_module("samestep.torch")  # from here on large jobs run on torch's threads
     torch.manual_seed(0)
     x, w = (torch.randn(shape, dtype=getattr(torch, dtype)) for shape in (images, KERNELS))
     return {
@@ -113,13 +113,10 @@ def main() -> None:
         for dtype in DTYPES:
             for batch, goal in EPOCHS.items():
                 add(f"digits epoch, batch {batch}, {dtype}", partial(epoch, batch, dtype), BEST, goal)
-        if hasattr(
-            importlib.import_module("samestep.torch"), "conv2d"
-        ):  # now large jobs run on torch's threads
-            images = (2, *IMAGES[1:]) if options.quick else IMAGES
-            for dtype in DTYPES:
-                case = f"conv2d {'x'.join(map(str, images))}, 3x3, 64 out, {dtype}"
-                add(case, partial(convolution, dtype, images), "torch", CONVOLUTION)
+        images = (2, *IMAGES[1:]) if options.quick else IMAGES
+        for dtype in DTYPES:
+            case = f"conv2d {'x'.join(map(str, images))}, 3x3, 64 out, {dtype}"
+            add(case, partial(convolution, dtype, images), "torch", CONVOLUTION)
     table.close()
 
 

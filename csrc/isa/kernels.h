@@ -86,7 +86,7 @@ struct MseKernels {
   void (*row)(const void* row, const void* y, const void* w, Index p, Scale scale, void* g);
 };
 
-// One tile of a matrix product: rows row..row+rows-1 of C, and columns likewise. scratch: product.cpp says how large.
+// One tile of a matrix product: rows row..row+rows-1 of C, and columns likewise. scratch: run/tiles.h says how large.
 using ProductTile = void (*)(const Product&, Index row, Index rows, Index column, Index columns, void* scratch);
 
 // A matrix that is read; strides in elements.

@@ -300,6 +300,11 @@ py::array array_of(const py::object& tensor, const std::string& name) {
       size_of == 0) {
     throw std::invalid_argument(name + ": expected a tensor of numbers that NumPy knows, in the host's memory");
   }
+  Index elements = 1;
+  for (int d = 0; d < view.n_axes; ++d) elements *= view.shape[d];
+  if (view.data == nullptr && elements > 0) {
+    throw std::invalid_argument(name + ": torch knows it to be zeros and keeps no memory for them; pass its clone()");
+  }
   const char* data = view.data + view.byte_offset;
   if (reinterpret_cast<std::uintptr_t>(data) % size_of != 0) {
     throw std::invalid_argument(name + ": its memory does not lie on a multiple of " + std::to_string(size_of) +

@@ -28,7 +28,8 @@ class Tensors {
   Matrix rows(const py::object& tensor) {
     const dlpack::View view = read(tensor);
     const int last = view.n_axes - 1;
-    if (last < 1 || !fits) return none();
+    fits = fits && last >= 0;
+    if (!fits) return none();
     Index rows = 1, stride = 0;
     for (int d = last - 1; d >= 0; --d) {
       if (view.shape[d] == 1) continue;
@@ -56,7 +57,7 @@ class Tensors {
     const dlpack::View view = look(tensor);
     constexpr std::uint8_t kInt = 0;
     fits = fits && view.dtype.code == kInt && view.dtype.bits == 64 && view.n_axes == 1 && view.shape[0] == n &&
-           (n == 1 || view.strides[0] == 1) && is_aligned(view);
+           (n == 1 || view.strides[0] == 1) && is_as_it_lies(tensor, view);
     const auto* found = reinterpret_cast<const Index*>(view.data + view.byte_offset);
     for (Index i = 0; fits && i < n; ++i) fits = found[i] >= 0 && found[i] < columns;
     return found;
@@ -87,21 +88,27 @@ class Tensors {
   bool fits = true;
 
  private:
-  static bool is_aligned(const dlpack::View& view) {
-    return reinterpret_cast<std::uintptr_t>(view.data + view.byte_offset) % (view.dtype.bits / 8) == 0;
+  // Whether the memory holds the elements: not where torch negates them when they are read, or knows them to be 0.
+  static bool is_as_it_lies(const py::object& tensor, const dlpack::View& view) {
+    const auto address = reinterpret_cast<std::uintptr_t>(view.data + view.byte_offset);
+    return view.data != nullptr && address % (view.dtype.bits / 8) == 0 && !tensor.attr("is_neg")().cast<bool>();
   }
   static Matrix none() { return {nullptr, 0, 0, 0, 0}; }
 
   dlpack::View read(const py::object& tensor) {
     const dlpack::View view = look(tensor);
-    fits = fits && view.dtype == dtype_ && is_aligned(view) && !tensor.attr("is_neg")().cast<bool>();
+    fits = fits && view.dtype == dtype_ && is_as_it_lies(tensor, view);
     return view;
   }
 
-  // What the tensor's own C function says. The shape and the strides live as long as the tensor.
+  // What the tensor's own C function says. The shape and the strides live as long as the tensor. It has an error for
+  // sparse, nested and quantized ones.
   dlpack::View look(const py::object& tensor) {
     dlpack::View view{};
-    if (dlpack::exchange_of(py::type::of(tensor))->describe(tensor.ptr(), &view) != 0) throw py::error_already_set();
+    if (dlpack::exchange_of(py::type::of(tensor))->describe(tensor.ptr(), &view) != 0) {
+      PyErr_Clear();
+      fits = false;
+    }
     fits = fits && view.device_type == dlpack::kCpu && view.dtype.lanes == 1;
     return view;
   }

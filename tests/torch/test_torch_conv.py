@@ -153,6 +153,21 @@ def test_bits_are_the_twins_on_all_instruction_sets_and_threads(options, dtype, 
     same_bits(passes(layer, x, dy), by_the_twin(layer, x, dy))
 
 
+def test_whole_numbers_of_numpy():
+    two = np.int64(2)
+    layer = st.Conv2d(4, 4, two, stride=two, padding=(two, 1), dilation=two, groups=two)
+    x = torch.randn(1, 4, 5, 6)
+    torch.testing.assert_close(layer(x), torch.nn.Conv2d.forward(layer, x))
+
+
+def test_the_device_of_new_tensors_is_the_inputs():
+    layer, x = st.Conv2d(4, 2, 2), torch.randn(1, 4, 5, 6)
+    expected = passes(layer, x, torch.ones(1, 2, 4, 5))
+    with torch.device("meta"):
+        found = passes(layer, x, torch.ones(1, 2, 4, 5, device="cpu"))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_any_strides():
     layer, x = st.Conv2d(4, 3, 2, relu=True), torch.randn(2, 4, 5, 6)
     dy = torch.randn(2, 3, 4, 5)
@@ -336,6 +351,9 @@ def test_autograd_hears_of_what_was_written():
         ({"dilation": 0}, ValueError, r"dilation: got \(0, 0\), expected 1 or more"),
         ({"groups": 3}, ValueError, "groups: got 3, expected a divisor of the weight's 2"),
         ({"groups": 0}, ValueError, "groups: got 0"),
+        ({"groups": 2.0}, TypeError, "groups: got 2.0, expected a whole number"),
+        ({"stride": 2**63}, ValueError, "stride: got .*, expected 1 or more, and less than 2.60"),
+        ({"padding": 2**62}, ValueError, "padding: got .*, expected 0 or more, and less than 2.60"),
         ({"relu": "no"}, TypeError, "relu: got .no., expected True or False"),
     ],
 )

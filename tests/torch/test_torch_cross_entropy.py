@@ -215,3 +215,17 @@ def test_the_module_refuses_what_the_function_refuses(refused):
     setattr(loss, name, value)
     with pytest.raises(NotImplementedError, match=f"^{name}: got "):
         loss(torch.ones(3, 4), torch.tensor([0, 1, 3]))
+
+
+def test_what_may_be_changed_before_the_backward_pass():
+    """The gradient is there already, without the target; the input is kept for a second derivative."""
+    x, target = torch.randn(3, 4, requires_grad=True), torch.tensor([0, 3, 2])
+    (expected,) = torch.autograd.grad(st.cross_entropy(x, target), x)
+    loss = st.cross_entropy(x, target)
+    target.zero_()
+    assert torch.equal(torch.autograd.grad(loss, x)[0], expected)
+    loss = st.cross_entropy(x, target)
+    with torch.no_grad():
+        x.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()

@@ -183,9 +183,10 @@ def test_derivatives(shape, relu):
 
 
 @pytest.mark.parametrize("wanted", range(8))
-def test_what_needs_no_gradient_gets_none(wanted):
-    layer, x = st.Linear(3, 2, relu=True), torch.randn(4, 3)
-    everything = passes(layer, x, torch.ones(4, 2))
+@pytest.mark.parametrize("rows", [(), (4,), (2, 4)], ids=str)
+def test_what_needs_no_gradient_gets_none(rows, wanted):
+    layer, x = st.Linear(3, 2, relu=True), torch.randn(*rows, 3)
+    everything = passes(layer, x, torch.ones(*rows, 2))
     tensors = {"dx": x, "weight": layer.weight.detach(), "bias": layer.bias.detach()}
     for i, tensor in enumerate(tensors.values()):
         tensor.requires_grad_(bool(wanted >> i & 1))

@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'samestep[torch-test]'")
 
 import samestep as ss
+import samestep.torch as st
 from bits import ISAS, same_bits
 from control_register import MODES, mxcsr, needs_x86
 from samestep import _core
@@ -53,7 +54,7 @@ def by_tensors(x, w, bias, dy, labels):
     y = _core.linear_of_tensors(x, w, bias, True)
     plain = _core.linear_of_tensors(x, w, None, False)
     gradients = _core.linear_backward_of_tensors(dy, x, w, y, True)
-    loss, dz = _core.softmax_cross_entropy_of_tensors(plain.flatten(0, -2), labels)
+    loss, dz = _core.softmax_cross_entropy_of_tensors(plain.reshape(len(labels), -1), labels)
     return [t.numpy() for t in (y, plain, *gradients, loss, dz)]
 
 
@@ -78,9 +79,9 @@ def arguments(dtype, lead=(5, 8), inputs=300, outputs=33, scale=1.0):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_bits_are_those_of_arrays(dtype, how, isa, threads):
     """At any strides and offset, and in parts: the largest products are shared by the threads."""
-    for lead in ((40,), (5, 8), (1, 300), (1,)):
-        if how == "turned" and len(lead) == 2 and lead[0] > 1:
-            continue  # no matrix of rows
+    for lead in ((40,), (5, 8), (1, 300), (1,), ()):
+        if how == "turned" and lead in ((5, 8), ()):
+            continue  # no matrix of rows, or none to turn
         x, w, bias, dy, labels = arguments(dtype, lead)
         expected = by_arrays(x, w, bias, dy, labels)
         x, w, dy = (in_memory(how, t) for t in (x, w, dy))
@@ -126,7 +127,14 @@ CHANGES = {
     "no matrix of rows": {"x": lambda x: x.reshape(8, 5, -1).transpose(0, 1)},
     "no rows": {"x": lambda x: x[:0]},
     "no inputs": {"x": lambda x: x[..., :0], "w": lambda w: w[:, :0]},
-    "a vector": {"x": lambda x: x[0, 0]},
+    "zeros without memory": {"x": lambda x: torch._efficientzerotensor(x.shape)},
+    "a weight of zeros without memory": {"w": lambda w: torch._efficientzerotensor(w.shape)},
+    "a bias of zeros without memory": {"bias": lambda b: torch._efficientzerotensor(b.shape)},
+    "few nonzero numbers": {"x": lambda x: x.to_sparse()},
+    "a weight of few nonzero numbers": {"w": lambda w: w.to_sparse()},
+    "quantized": {"x": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8)},
+    "another library's layout": {"x": lambda x: x.to_mkldnn()},
+    "a number": {"x": lambda x: x[0, 0, 0]},
     "other inputs": {"x": lambda x: x[..., 1:]},
     "a weight of three axes": {"w": lambda w: w[None]},
     "a bias of another length": {"bias": lambda b: b[1:]},
@@ -135,6 +143,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*quantize:UserWarning")
 @pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
 def test_what_does_not_fit_is_left_to_others(change):
     given = dict(zip(("x", "w", "bias"), arguments(torch.float32), strict=False))
@@ -156,6 +165,7 @@ def test_what_does_not_fit_is_left_to_others(change):
         {"w": lambda t: t[1:]},
         {"y": lambda t: t.double()},
         {"dy": lambda t: torch._neg_view(t)},
+        {"dy": lambda t: torch._efficientzerotensor(t.shape)},
     ],
 )
 def test_gradients_that_do_not_fit(change):
@@ -178,6 +188,10 @@ def test_gradients_that_do_not_fit(change):
         (numbers(4, 3).T, torch.tensor([0, 1, 2])),
         (numbers(3, 4).half(), torch.tensor([0, 1, 2])),
         (torch._neg_view(numbers(3, 4)), torch.tensor([0, 1, 2])),
+        (numbers(3, 4), torch._neg_view(torch.tensor([0, 1, 2]))),
+        (numbers(3, 4), torch._efficientzerotensor(3, dtype=torch.int64)),
+        (torch._efficientzerotensor((3, 4), dtype=torch.float64), torch.tensor([0, 1, 2])),
+        (numbers(3, 4).to_sparse(), torch.tensor([0, 1, 2])),
         (numbers(2, 3, 4), torch.tensor([0, 1, 2, 0, 1, 2])),
     ],
 )
@@ -203,3 +217,57 @@ def test_in_any_floating_point_mode(dtype, bits):
         again, _ = _core.softmax_cross_entropy_of_tensors(logits, labels)
     same_bits(found, expected)
     assert again.numpy().tobytes() == loss.numpy().tobytes()
+
+
+VALUES = {
+    "lazily negated": lambda t: torch._neg_view(-t),
+    "zeros without memory": lambda t: torch._efficientzerotensor(t.shape, dtype=t.dtype),
+}
+
+
+@pytest.mark.parametrize("how", VALUES.values(), ids=list(VALUES))
+@pytest.mark.parametrize("changed", range(3))
+def test_values_that_are_not_in_memory(changed, how):
+    """Layers, gradients and loss are those of a copy that has them there."""
+    functions = {
+        "linear": (st.linear, (numbers(3, 4), numbers(2, 4), numbers(2))),
+        "conv2d": (st.conv2d, (numbers(1, 4, 3, 3), numbers(2, 4, 2, 2), numbers(2))),
+        "cross_entropy": (st.cross_entropy, (numbers(3, 4), torch.tensor([0, 3, 2]))),
+        "batch_norm": (
+            lambda x, weight, bias: st.batch_norm(x, None, None, weight, bias, training=True),
+            (numbers(3, 4), numbers(4), numbers(4)),
+        ),
+    }
+    for name, (function, given) in functions.items():
+        values = [how(t) if i == changed else t for i, t in enumerate(given)]
+        copies = [t.clone() if i == changed else t for i, t in enumerate(values)]
+        expected = function(*copies)
+        assert torch.equal(function(*values), expected), name
+        weighs = [i for i, t in enumerate(given) if t.is_floating_point()]
+        gradient, found = how(torch.ones_like(expected)), []
+        for grad in gradient, gradient.clone():
+            leaves = [t.clone().requires_grad_() if i in weighs else t for i, t in enumerate(given)]
+            found.append(torch.autograd.grad(function(*leaves), [leaves[i] for i in weighs], grad))
+        assert all(torch.equal(a, b) for a, b in zip(*found, strict=True)), name
+
+
+@pytest.mark.parametrize(
+    ("convert", "says"),
+    [
+        (lambda t: t.to_sparse(), r"got a torch.sparse_coo tensor, .*to_dense\(\)"),
+        (lambda t: t.to_mkldnn(), r"got a torch._mkldnn tensor, .*to_dense\(\)"),
+        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), r"got a quantized .*dequantize\(\)"),
+        (lambda t: torch.nested.nested_tensor([t, t]), r"got a nested .*to_padded_tensor\(0\)"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype:UserWarning")
+def test_layers_refuse_what_is_not_dense(convert, says):
+    rows, images = (convert(torch.ones(shape)) for shape in ((3, 4), (1, 4, 3, 3)))
+    for call in (
+        lambda: st.linear(rows, torch.ones(2, 4)),
+        lambda: st.conv2d(images, torch.ones(2, 4, 2, 2)),
+        lambda: st.cross_entropy(rows, torch.tensor([0, 1, 2])),
+        lambda: st.batch_norm(images, torch.zeros(4), torch.ones(4)),
+    ):
+        with pytest.raises(TypeError, match="^input: " + says):
+            call()

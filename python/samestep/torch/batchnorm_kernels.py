@@ -14,11 +14,12 @@ from ..backends.face import Sizes
 from ..layers import batchnorm as kernels
 from ..layers.batchnorm.checks import check_eps
 from .running import check_writable, update_running
-from .tensors import HALVES, as_array, check_type, compute_type
+from .tensors import HALVES, as_array, check_dense, check_type, compute_type, resolved
 
 
 def check(input: Tensor, per_channel: dict[str, Tensor | None]) -> None:
     """Raises with torch's names of the arguments; those of ``samestep.batchnorm_forward`` differ."""
+    check_dense(input=input, **per_channel)
     check_type(input)
     if input.dim() < 2:
         raise ValueError(f"input: got shape {tuple(input.shape)}, expected (N, C) or (N, C, ...)")
@@ -36,13 +37,13 @@ def check(input: Tensor, per_channel: dict[str, Tensor | None]) -> None:
 
 def in_kernel_layout(x: Tensor) -> Tensor:
     """``x`` in its compute type and in a layout of the kernels: contiguous or channels_last."""
-    x = x.detach().resolve_neg().to(compute_type(x.dtype))
+    x = resolved(x).to(compute_type(x.dtype))
     return x if x.is_contiguous() or x.movedim(1, -1).is_contiguous() else x.contiguous()
 
 
 def like(grad: Tensor, x: Tensor) -> Tensor:
     """The gradient in the dtype and layout of ``x``."""
-    grad = grad.detach().resolve_neg()
+    grad = resolved(grad)
     if grad.dtype == x.dtype and grad.stride() == x.stride():
         return grad
     return torch.empty_like(x).copy_(grad)
@@ -52,7 +53,7 @@ def per_channel(values: Tensor | None, x: Tensor, default: float) -> Tensor:
     """The (C,) tensor in its compute type, contiguous; for None one that is filled with the default."""
     if values is None:
         return x.new_full((x.shape[1],), default)
-    values = values.detach().resolve_neg()
+    values = resolved(values)
     return (values.to(compute_type(values.dtype)) if values.dtype in HALVES else values).contiguous()
 
 

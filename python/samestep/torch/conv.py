@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.onnx
 from torch import Tensor
@@ -65,6 +66,8 @@ def conv2d(
     """
     relu = switch("relu", relu)
     stride, dilation = _pair("stride", stride), _pair("dilation", dilation)
+    if not _is_whole(groups):
+        raise TypeError(f"groups: got {groups!r}, expected a whole number")
     if not torch.jit.is_tracing():  # shapes are traced tensors there; the operators check the real ones
         check_tensors({"input": input, "weight": weight, "bias": bias}, "torch.nn's")
         if weight is None:
@@ -72,7 +75,7 @@ def conv2d(
         input, weight, bias = under_autocast(input, weight, bias)
     if isinstance(padding, str):
         input, padding = _padded(input, weight, stride, padding, dilation)
-    window = Window(stride, _pair("padding", padding), dilation, groups)
+    window = Window(stride, _pair("padding", padding), dilation, int(groups))
     if input.dim() == 3:
         return _batched(input.unsqueeze(0), weight, bias, window, relu).squeeze(0)
     return _batched(input, weight, bias, window, relu)
@@ -82,9 +85,13 @@ def _pair(name: str, value: Any) -> tuple[int, int]:
     pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) == 1:
         pair *= 2
-    if len(pair) != 2 or not all(isinstance(one, int) and not isinstance(one, bool) for one in pair):
+    if len(pair) != 2 or not (_is_whole(pair[0]) and _is_whole(pair[1])):
         raise TypeError(f"{name}: got {value!r}, expected a whole number or two of them")
-    return pair
+    return int(pair[0]), int(pair[1])
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _padded(

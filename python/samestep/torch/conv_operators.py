@@ -17,13 +17,17 @@ from ..backends.arrays import Array
 from ..backends.face import Window
 from .linear_operators import column_sums
 from .operators import call, each, register
-from .tensors import as_array, check_type, compute_type
+from .tensors import as_array, check_dense, check_type, compute_type, resolved
 
 _WINDOW = "int[2] stride, int[2] padding, int[2] dilation, int groups"
 
 
+_MOST = 2**60  # sums of sizes, paddings and steps are then indices
+
+
 def check(input: Tensor, weight: Tensor, bias: Tensor | None, window: Window) -> None:
     """Raises unless the tensors fit together; ``input`` has a batch dimension."""
+    check_dense(input=input, weight=weight, bias=bias)
     check_type(input)
     if weight.dim() != 4:
         raise ValueError(
@@ -43,8 +47,8 @@ def check(input: Tensor, weight: Tensor, bias: Tensor | None, window: Window) ->
         "dilation": (window.dilation, 1),
     }
     for name, (values, least) in least_of.items():
-        if min(values) < least:
-            raise ValueError(f"{name}: got {values}, expected {least} or more")
+        if min(values) < least or max(values) >= _MOST:
+            raise ValueError(f"{name}: got {values}, expected {least} or more, and less than 2^60")
     for axis, name in ((2, "height"), (3, "width")):
         taps, there = weight.shape[axis], input.shape[axis] + 2 * window.padding[axis - 2]
         if taps < 1 or window.dilation[axis - 2] * (taps - 1) + 1 > there:
@@ -76,11 +80,11 @@ def _result_shape(input: Sequence[int], weight: Sequence[int], window: Window) -
 
 
 def _read(x: Tensor, name: str) -> Array:
-    return as_array(x.detach().resolve_neg().to(compute_type(x.dtype)).contiguous(), name)
+    return as_array(resolved(x).to(compute_type(x.dtype)).contiguous(), name)
 
 
 def _new(like: Tensor, shape: Sequence[int]) -> Tensor:
-    return torch.empty(tuple(shape), dtype=compute_type(like.dtype))
+    return like.new_empty(tuple(shape), dtype=compute_type(like.dtype))
 
 
 def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, window: Window, relu: bool) -> Tensor:

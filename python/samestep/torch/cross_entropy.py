@@ -14,6 +14,7 @@ from .operators import call, each, register
 from .tensors import (
     HALVES,
     as_array,
+    check_dense,
     check_tensors,
     check_type,
     compute_type,
@@ -21,6 +22,7 @@ from .tensors import (
     is_plain,
     is_transformed_by,
     needs_gradient,
+    resolved,
 )
 
 _TORCHS = "use torch.nn.functional.cross_entropy, whose bits depend on the machine"
@@ -105,6 +107,7 @@ def check_options(
 
 
 def _check(input: Tensor, target: Tensor | None) -> None:
+    check_dense(input=input, target=target)
     check_type(input)
     if target is None:
         raise TypeError("target: got NoneType, expected a tensor")
@@ -133,8 +136,8 @@ def _kernel(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     if at_once is not None:
         return at_once
     _check(input, target)
-    z = input.detach().resolve_neg().to(compute_type(input.dtype)).contiguous()
-    labels = as_array(target.long().contiguous(), "target")
+    z = resolved(input).to(compute_type(input.dtype)).contiguous()
+    labels = as_array(resolved(target).long().contiguous(), "target")
     wrong = (labels < 0) | (labels >= z.shape[1])
     if wrong.any():
         i = int(wrong.argmax())
@@ -142,7 +145,7 @@ def _kernel(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"target[{i}]: got {labels[i]}, expected a class, 0 to {z.shape[1] - 1}{fix}")
     dz = torch.empty_like(z)
     loss = cpu.softmax_cross_entropy(as_array(z, "input"), labels, as_array(dz, "dz"))
-    return input.new_tensor(loss, dtype=z.dtype).to(input.dtype), dz.to(input.dtype)
+    return z.new_tensor(loss).to(input.dtype), dz.to(input.dtype)
 
 
 def _fake(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

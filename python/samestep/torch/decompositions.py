@@ -144,6 +144,6 @@ def _conv2d_gradients(grad: Tensor, input: Tensor, weight: Tensor, how: Any) -> 
 
 def _cross_entropy(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     rows, classes = input.shape
-    is_target = target[:, None] == torch.arange(classes)
+    is_target = target[:, None] == torch.arange(classes, device=target.device)
     gradient = (torch.softmax(input, 1) - is_target.to(input.dtype)) / rows
     return torch.nn.functional.cross_entropy(input, target.long()), gradient

@@ -17,11 +17,12 @@ from .. import _core
 from ..backends import cpu
 from ..backends.arrays import Array
 from .operators import call, each, register
-from .tensors import as_array, check_type, compute_type
+from .tensors import as_array, check_dense, check_type, compute_type, resolved
 
 
 def check(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Raises with torch's names of the arguments; those of ``samestep.linear`` differ."""
+    check_dense(input=input, weight=weight, bias=bias)
     check_type(input)
     if weight.dim() != 2:
         raise ValueError(f"weight: got shape {tuple(weight.shape)}, expected (out_features, in_features)")
@@ -48,7 +49,7 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _read(x: Tensor, name: str) -> Array:
-    return as_array(x.detach().resolve_neg().to(compute_type(x.dtype)), name)
+    return as_array(resolved(x).to(compute_type(x.dtype)), name)
 
 
 def product(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:

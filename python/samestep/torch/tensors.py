@@ -25,6 +25,15 @@ def check_type(input: Tensor) -> None:
         raise TypeError(f"input: got {input.dtype}, expected one of {', '.join(map(str, TYPES))}")
 
 
+def check_dense(**tensors: Tensor | None) -> None:
+    """Raises for a tensor that keeps its elements in another way than torch.empty does, by its name."""
+    for name, tensor in tensors.items():
+        if tensor is not None and (tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized):
+            kind = "nested" if tensor.is_nested else "quantized" if tensor.is_quantized else tensor.layout
+            fix = {"nested": "to_padded_tensor(0)", "quantized": "dequantize()"}.get(str(kind), "to_dense()")
+            raise TypeError(f"{name}: got a {kind} tensor, expected a dense one; use {name}.{fix}")
+
+
 def check_tensors(tensors: dict[str, Tensor | None], instead: str) -> None:
     """Raises unless all are tensors on the CPU, or all on meta; those after the first may be None.
 
@@ -122,6 +131,12 @@ def plain_tensor(tensor: Tensor) -> Tensor:
 def full_tensor(tensor: Tensor) -> Tensor:
     """All shards of a DTensor, gathered; any other tensor itself."""
     return tensor.full_tensor() if is_dtensor(tensor) else tensor
+
+
+def resolved(tensor: Tensor) -> Tensor:
+    """The tensor with its values in memory, where torch keeps them as negated, or as zeros without any."""
+    tensor = tensor.detach().resolve_neg()
+    return tensor.clone() if tensor._is_zerotensor() else tensor
 
 
 def as_array(tensor: Tensor, name: str) -> Array:
