@@ -1,6 +1,6 @@
 // Canonical sums, batch norm, matrix products, convolution, functions of one value and softmax over the threads. Each
-// job is cut into work items by the file of its name: sums.cpp, batchnorm.cpp, ...; where the cuts of a sum fall depends
-// on sizes alone. Nothing is checked here: the bindings have.
+// job is cut into work items by the file of its name: sums.cpp, batchnorm.cpp, ...; where the cuts of a sum fall
+// depends on sizes alone. Nothing is checked here: the bindings have.
 #pragma once
 
 #include <vector>

@@ -141,7 +141,8 @@ def test_the_text_is_whole():
     assert "#include" not in text
     folder = Path(ss.__file__).parent / "csrc"
     headers = [*(folder / "contract").iterdir(), *(folder / "gpu").iterdir()]
-    unused = {"storage.h", "sampling.h"}  # 16 bits and drawn rows are not on the GPU yet
+    # 16 bits, drawn rows and convolution are not on the GPU yet.
+    unused = {"storage.h", "sampling.h", "convolution.h"}
     for header in headers:
         assert text.count(header.read_text(encoding="utf-8").splitlines()[0]) == (
             header.name not in unused
