@@ -300,7 +300,7 @@ class Backend(Protocol):
 
 
 class HostBackend(Backend, Protocol):
-    """The module of "cpu" or "reference": convolution is for samestep.torch, which has no tensors on a GPU."""
+    """The module of "cpu" or "reference". samestep.torch alone uses convolution, and has none on a GPU."""
 
     # All arrays are in C order and of one dtype: x (N, G*C, H, W), w (G*O, C, R, S), bias (G*O,), y (N, G*O,
     # H', W').
