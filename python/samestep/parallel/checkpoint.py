@@ -1,8 +1,8 @@
 """Checkpoints of sharded optimizers: a folder with a file from each worker and one that names them.
 
 ``manifest.json`` has the facts and the names of the files. It is written once all of these are whole, and
-moved into place: whatever stops a worker, the folder holds the old checkpoint or the new one. Each file
-holds, as optim/checkpoint.py writes it, the elements of parameters and state that its worker steps, and which.
+moved into place: whatever stops a worker, the folder holds the old checkpoint or the new one. Each file has,
+as optim/checkpoint.py writes it, the elements of parameters and state that its worker steps, and which.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..backends.arrays import Array
 from ..optim import checkpoint as files
 from ..optim.optimizer import Optimizer
 from ..optim.state_dict import check_state_dict, facts_of
-from .groups import Group, all_or_none
+from .groups import Group
 from .leaf_sums import LeafSums
 from .parts import Parts
 
@@ -106,7 +106,7 @@ def _told_to_all(group: Group) -> Iterator[None]:
         yield
     except Exception as found:
         error = found
-    all_or_none(group, error)
+    group.all_or_none(error)
 
 
 def _read_manifest(folder: pathlib.Path) -> dict[str, Any]:

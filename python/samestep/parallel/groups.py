@@ -80,6 +80,18 @@ class Group(ABC):
         texts = self.all_gather(text, [int(length[0]) for length in lengths])
         return [json.loads(one.tobytes()) for one in texts]
 
+    def all_or_none(self, error: Exception | None) -> None:
+        """Raises on every worker if any worker has found an error: nobody waits for one that has given up.
+
+        The worker that found it raises its own error, the others a ValueError that says whose it is.
+        """
+        found = self.all_gather_json(None if error is None else f"{type(error).__name__}: {error}")
+        if error is not None:
+            raise error
+        for rank, text in enumerate(found):
+            if text is not None:
+                raise ValueError(f"worker {rank} of {self.size} has given up: {text}")
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}(rank={self.rank}, size={self.size})"
 
@@ -107,16 +119,3 @@ def check_group(group: Any) -> Group:
             "mpi() or threads() returns"
         )
     return group
-
-
-def all_or_none(group: Group, error: Exception | None) -> None:
-    """Raises on every worker if any worker has found an error: nobody waits for one that has given up.
-
-    The worker that found it raises its own error, the others a ValueError that says whose it is.
-    """
-    found = group.all_gather_json(None if error is None else f"{type(error).__name__}: {error}")
-    if error is not None:
-        raise error
-    for rank, text in enumerate(found):
-        if text is not None:
-            raise ValueError(f"worker {rank} of {group.size} refuses its arguments: {text}")

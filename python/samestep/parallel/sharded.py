@@ -17,7 +17,7 @@ from ..optim.gradients import Structure, check_scale
 from ..optim.optimizer import Optimizer
 from . import checkpoint
 from .exchange import Exchange
-from .groups import Group, WorkerLost, all_or_none, check_group
+from .groups import Group, WorkerLost, check_group
 from .leaf_sums import LeafSums, total_weight
 from .parts import Parts
 from .tree import ranges
@@ -95,7 +95,7 @@ class Sharded:
             self._take_over_options()
         except Exception as found:
             error = found
-        all_or_none(group, error)
+        group.all_or_none(error)
         self._check_alike()
         self._usable = True
 
