@@ -1,6 +1,7 @@
 // The loops over rules, and the table of everything compiled for one instruction set. Built once for each with the
 // flags of CMakeLists.txt. Exports the table alone and includes no library header: see rules.h.
 #include "contract/fetch.h"
+#include "contract/leaves.h"
 #include "contract/mse.h"
 #include "contract/options.h"
 #include "contract/rules.h"
@@ -251,6 +252,9 @@ template <class T>
 constexpr ConvolutionKernels convolution_kernels = {convolution_tile<T>, convolution_weight_tile<T>,
                                                     convolution_input_tile<T>};
 
+template <class T>
+constexpr LeafKernels leaf_kernels = {weigh_leaf<T>, add_leaves<T>, average_leaves<T>};
+
 #define FUNCTION_ROW(name, ...) {#name, {map<__VA_ARGS__, float>, map<__VA_ARGS__, double>}},
 constexpr Function kFunctions[] = {FOR_EACH_FUNCTION(FUNCTION_ROW)};
 
@@ -281,6 +285,7 @@ const Isa TABLE(SAMESTEP_ISA) = {
      {sum_of<double, Values<double>>(), sum_of<double, Squares<double>>()}},
     pair,
     root64,
+    {leaf_kernels<float>, leaf_kernels<double>},
     {DIRECTIONS(float), DIRECTIONS(double)},
     {update_running<float>, update_running<double>},
     {mse_kernels<float>, mse_kernels<double>},

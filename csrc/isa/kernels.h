@@ -65,6 +65,13 @@ struct Sum {
   void (*columns)(const void* x, Index rows, Index width, Index stride, double* out);
 };
 
+// Leaves for one type (leaves.h), over n elements.
+struct LeafKernels {
+  void (*weigh)(double weight, const void* g, Index n, void* out);
+  void (*add)(const void* other, Index n, void* sum);
+  void (*average)(double weight, const void* total, Index n, void* out);
+};
+
 // For channels begin..end-1: prepare, add every block, finish; then apply. Inference: prepare, apply.
 struct BatchNormKernel {
   void (*prepare)(const BatchNorm&, Index begin, Index end);
@@ -138,6 +145,7 @@ struct Isa {
   // Pairs block sums (n, width), rows `stride` apart, in place; the totals are left in the first row.
   void (*pair)(double* sums, Index n, Index width, Index stride);
   double (*root)(double);
+  LeafKernels leaves[kTypes];
   BatchNormKernel batchnorm[kTypes][kDirections][2];  // without and with ReLU
   void (*update_running[kTypes])(const double* mean64, const double* var64, Index channels, Index values,
                                  double momentum, Index batches, void* mean, void* var);

@@ -1,6 +1,6 @@
-// Canonical sums, batch norm, matrix products, convolution, functions of one value and softmax over the threads. Each
-// job is cut into work items by the file of its name: sums.cpp, batchnorm.cpp, ...; where the cuts of a sum fall
-// depends on sizes alone. Nothing is checked here: the bindings have.
+// Canonical sums, leaves, batch norm, matrix products, convolution, functions of one value and softmax over the
+// threads. Each job is cut into work items by the file of its name: sums.cpp, batchnorm.cpp, ...; where the cuts of a
+// sum fall depends on sizes alone. Nothing is checked here: the bindings have.
 #pragma once
 
 #include <vector>
@@ -9,8 +9,21 @@
 
 namespace samestep {
 
+// out (outer, blocks, inner) = the block sums over the middle axis of x (outer, n, inner): of 1024 terms, the last of
+// perhaps fewer.
+void block_sums(Type type, Terms terms, const void* x, Index outer, Index n, Index inner, double* out);
+
+// out (outer, inner) = the block sums (outer, blocks, inner) in pairs; they are overwritten.
+void pair_sums(double* sums, Index outer, Index blocks, Index inner, double* out);
+
 // out (outer, inner) = csum over the middle axis of x (outer, n, inner).
 void canonical_sum(Type type, Terms terms, const void* x, Index outer, Index n, Index inner, double* out);
+
+// |scale|*sqrt(the sums in pairs); 0 of no sum.
+double norm_of(std::vector<double> sums, double scale = 1.0);
+
+// The scale that shortens gradients whose norm, times `scale`, is above clip_norm to that norm.
+double clipped_scale(double scale, double norm, double clip_norm);
 
 // The values x (n).
 struct Run {
@@ -19,8 +32,18 @@ struct Run {
   Index n;
 };
 
-// |scale|*sqrt(sum of all squares): csum(x*x) of each run, these sums paired in the order of the list.
+// norm_of csum(x*x) of each run, in the order of the list.
 double global_norm(const std::vector<Run>& runs, double scale = 1.0);
+
+// out (n) = T(weight)*g (n), where g is float32 kept with this storage, or of any type as it is; out may be g there.
+// With weight 0 g is not read.
+void weigh_leaf(Type type, Storage storage, const void* g, double weight, Index n, void* out);
+
+// sum (n) = sum + other (n); they share no memory.
+void add_leaves(Type type, const void* other, Index n, void* sum);
+
+// out (n) = total (n)/T(weight); out is kept with this storage, and may be total where that is as it is.
+void average_leaves(Type type, const void* total, double weight, Index n, Storage storage, void* out);
 
 // Runs a batch norm. The caller sets sizes, arrays and eps; coefficients, repeats, sums, stream and fetch are set here.
 void run_batchnorm(Type type, Direction direction, bool relu, BatchNorm job);

@@ -128,7 +128,7 @@ bool Plan::admits_gradients(double* scale) {
       gradients.push_back({t.type, g, t.size});
     }
     norm_ = global_norm(gradients, *scale);
-    *scale = active_isa().clip_scale(*scale, norm_, options.clip_norm);
+    *scale = clipped_scale(*scale, norm_, options.clip_norm);
     is_finite = std::isfinite(norm_);
   }
   if (options.nonfinite == Nonfinite::propagate || is_finite) return true;

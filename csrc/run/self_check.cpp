@@ -1,6 +1,6 @@
-// Runs every rule of the table in use, its sums, batch norm with ReLU, a linear layer, squared errors, functions and
-// softmax on a few numbers and hashes the results: a quick check at import, not the proof. The expected hashes are in
-// python/samestep/backends/cpu.py.
+// Runs every rule of the table in use, its sums, leaves, batch norm with ReLU, a linear layer, squared errors,
+// functions and softmax on a few numbers and hashes the results: a quick check at import, not the proof. The expected
+// hashes are in python/samestep/backends/cpu.py.
 #include "run/self_check.h"
 
 #include <cstring>
@@ -98,6 +98,17 @@ void hash_sum(Hash& hash, Type type) {
   hash.add(sums);
 }
 
+// A weight of a third and a mean of three, which round: else neither fma nor a reciprocal would show.
+template <class T>
+void hash_leaves(Hash& hash, Type type) {
+  std::vector<T> sum = numbers<T>(kSize, 37, 101), g = numbers<T>(kSize, 53, 97);
+  weigh_leaf(type, as_is, g.data(), 1.0 / 3.0, kSize, g.data());
+  add_leaves(type, g.data(), kSize, sum.data());
+  average_leaves(type, sum.data(), 3.0, kSize, as_is, g.data());
+  hash.add(sum);
+  hash.add(g);
+}
+
 template <class T>
 void hash_batchnorm(Hash& hash, Type type, bool channels_last) {
   const int channels = 5, size = 41;
@@ -171,13 +182,15 @@ std::vector<std::pair<std::string, std::uint64_t>> self_check() {
     hash_rule<double>(hash, row, float64);
     out.emplace_back(active_isa().rules[row].name, hash.value());
   }
-  Hash options, sum, batchnorm, linear, mse, functions;
+  Hash options, sum, leaves, batchnorm, linear, mse, functions;
   for (bool decoupled : {false, true}) {
     hash_options<float>(options, float32, decoupled);
     hash_options<double>(options, float64, decoupled);
   }
   hash_sum<float>(sum, float32);
   hash_sum<double>(sum, float64);
+  hash_leaves<float>(leaves, float32);
+  hash_leaves<double>(leaves, float64);
   for (bool channels_last : {false, true}) {
     hash_batchnorm<float>(batchnorm, float32, channels_last);
     hash_batchnorm<double>(batchnorm, float64, channels_last);
@@ -190,6 +203,7 @@ std::vector<std::pair<std::string, std::uint64_t>> self_check() {
   hash_functions<double>(functions, float64);
   out.emplace_back("options", options.value());
   out.emplace_back("sum", sum.value());
+  out.emplace_back("leaves", leaves.value());
   out.emplace_back("batchnorm", batchnorm.value());
   out.emplace_back("linear", linear.value());
   out.emplace_back("mse", mse.value());

@@ -538,5 +538,5 @@ def test_torchs_dialect(name):
 
 def test_reference_twin_of_the_norm_scale():
     """The scalar that clips: of no effect up to the norm itself."""
-    assert reference.options.clip_scale(2.0, 3.0, 3.0) == 2.0
-    assert reference.options.clip_scale(2.0, 6.0, 3.0) == 1.0
+    assert reference.options.clipped_scale(2.0, 3.0, 3.0) == 2.0
+    assert reference.options.clipped_scale(2.0, 6.0, 3.0) == 1.0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 import samestep as ss
+from samestep.backends import cpu, reference
 
 SHAPES = [
     (0,),
@@ -89,6 +91,101 @@ def test_alignment_and_layout_do_not_matter(machine, dtype):
         matrix[:, 1] = x
         same(ss.canonical_sum(matrix, 0)[1], expected[()])
         same(ss.canonical_sum(np.ascontiguousarray(matrix.T), 1), ss.canonical_sum(matrix, 0))
+
+
+PARTS = [  # (outer, n, inner): around blocks, items and the columns summed at a time
+    (1, 0, 1),
+    (0, 5, 3),
+    (3, 5, 0),
+    *((1, n, 1) for n in (1, 31, 32, 33, 1023, 1024, 1025, 70_001)),
+    (2, 4097, 1),
+    (1, 2500, 5),
+    (2, 3000, 17),
+    (1, 1057, 257),
+    (3, 1, 700),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sums_in_parts(machine, dtype):
+    """Block sums are the twin's, and are the sums of blocks alone; paired they are the canonical sum."""
+    for outer, n, inner in PARTS:
+        x = special((outer, n, inner), dtype)
+        blocks = -(-n // 1024)
+        for squares in (False, True):
+            found = cpu.block_sums(x, outer, n, inner, squares)
+            same(found, reference.block_sums(x, outer, n, inner, squares))
+            assert found.shape == (outer * blocks * inner,)
+            totals = cpu.pair_sums(found, outer, blocks, inner)
+            same(totals, reference.pair_sums(found, outer, blocks, inner))
+            wide = x.astype(np.float64)
+            terms = wide * wide if squares else wide
+            same(totals, ss.canonical_sum(terms, 1).reshape(-1))
+            for block in range(blocks):
+                alone = np.ascontiguousarray(terms[:, 1024 * block : 1024 * (block + 1)])
+                seen = found.reshape(outer, blocks, inner)[:, block]
+                same(np.ascontiguousarray(seen), ss.canonical_sum(alone, 1))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_ranges_of_blocks_are_summed_where_they_lie(machine, dtype):
+    """Cut at multiples of 1024 terms, wherever these lie in memory, block sums are those of the whole."""
+    x = special((9 * 1024 + 77, 3), dtype)
+    whole = cpu.block_sums(x, 1, len(x), 3, False)
+    room = np.empty(x.size + 16, dtype)
+    for cuts in ([0, 1024, len(x)], [0, 3072, 3072, 8192, len(x)]):
+        parts = []
+        for offset, (i, j) in enumerate(pairwise(cuts)):
+            part = room[offset : offset + 3 * (j - i)].reshape(j - i, 3)
+            part[:] = x[i:j]
+            parts.append(cpu.block_sums(part, 1, j - i, 3, False))
+        same(np.concatenate(parts), whole)
+
+
+def test_sums_are_not_overwritten_by_their_pairing(machine):
+    sums = special((7, 3), np.float64)
+    before = sums.copy()
+    cpu.pair_sums(sums, 1, 7, 3)
+    cpu.norm_of(sums.reshape(-1), 1.0)
+    same(sums, before)
+
+
+@pytest.mark.parametrize("module", [cpu, reference], ids=["cpu", "reference"])
+def test_a_norm_of_sums(machine, module):
+    tensors = [special((n,), np.float32, seed=n) for n in (3, 5000, 17)]
+    squares = [
+        module.pair_sums(module.block_sums(t, 1, t.size, 1, True), 1, -(-t.size // 1024), 1) for t in tensors
+    ]
+    norm = ss.global_norm(tensors)
+    assert module.norm_of(np.concatenate(squares), 1.0) == norm
+    assert module.norm_of(np.concatenate(squares), -0.3) == 0.3 * norm
+    assert module.norm_of(np.zeros(0), 1.0) == 0.0
+    # (1 + tiny) + (tiny + tiny): only the pairing of the last two lets them count.
+    assert module.norm_of(np.array([1.0, 0.0, 2.0**-53, 2.0**-53]), 1.0) == math.sqrt(1 + 2.0**-52)
+    assert math.isnan(module.norm_of(np.array([1.0, np.nan]), 1.0))
+    assert module.norm_of(np.array([1.0, np.inf]), 2.0) == np.inf
+
+
+@pytest.mark.parametrize("module", [cpu, reference], ids=["cpu", "reference"])
+def test_a_clipped_scale(module, isa):
+    assert module.clipped_scale(0.3, 11.0, 1.1) == 0.3 * (1.1 / 11.0)
+    assert 0.3 * (1.1 / 11.0) != (0.3 * 1.1) / 11.0
+    assert module.clipped_scale(0.3, 1.1, 1.1) == 0.3
+    assert module.clipped_scale(0.3, math.nan, 1.1) == 0.3
+    assert module.clipped_scale(-0.5, math.inf, 1.1) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: cpu.block_sums(np.zeros(6), 2, 2, 2, False), "x: expected a contiguous array"),
+        (lambda: cpu.block_sums(np.zeros((4, 4))[:, ::2], 4, 2, 1, False), "x: expected a contiguous array"),
+        (lambda: cpu.pair_sums(np.zeros(6), 2, 2, 2), "sums: expected a contiguous array"),
+    ],
+)
+def test_parts_that_do_not_fit(call, says):
+    with pytest.raises(ValueError, match=says):
+        call()
 
 
 def test_the_order_is_the_contracts():

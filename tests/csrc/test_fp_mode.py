@@ -87,6 +87,7 @@ def test_sums_and_batch_norm(dtype, bits, threads, isa):
     dy = np.flip(x, 0).copy()
     gamma, beta = (vectors.finite_values(30, np.dtype(dtype), s) for s in (3, 5))
     running = [np.zeros(30, dtype), np.ones(30, dtype)]
+    tiny = np.full(5, np.finfo(np.float64).tiny / 4)
 
     def everything():
         y, mean, inv = ss.batchnorm_forward(x, gamma, beta, relu=True)
@@ -95,12 +96,43 @@ def test_sums_and_batch_norm(dtype, bits, threads, isa):
         return [
             np.array([ss.canonical_sum(x), ss.global_norm([x, dy])]),
             ss.canonical_sum(x, 1),
+            _core.pair_sums(_core.block_sums(x, 20, 30, 100, True), 20, 1, 100),
+            np.array([_core.norm_of(tiny, 0.3), _core.clipped_scale(1e-300, 3.0, 1e-9)]),
             *(y, mean, inv, layer.running_mean, layer.running_var),
             *ss.batchnorm_backward(dy, x, gamma, beta, mean, inv, relu=True),
             ss.batchnorm_inference(x, gamma, beta, *running),
         ]
 
     expected = everything()
+    with mxcsr(bits):
+        got = everything()
+    same_bits(got, expected)
+
+
+@pytest.mark.parametrize("bits", MODES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_leaves(dtype, bits, threads, isa):
+    """Subnormal products, sums and quotients, also of 16-bit gradients and to 16 bits."""
+    tiny = np.finfo(dtype).tiny
+    a, b = (vectors.finite_values(40_000, np.dtype(dtype), seed) * tiny for seed in (1, 2))
+    half = (np.arange(40_000) % 1000).astype(np.uint16).view(np.float16)
+
+    def everything():
+        total, out, weighed = a.copy(), np.empty_like(a), np.empty_like(a)
+        _core.weigh_leaf(a, 0.3, weighed)
+        _core.add_leaves(total, b)
+        _core.average_leaves(total, 3.0, out)
+        results = [total, out, weighed]
+        if dtype == np.float32:
+            widened, small = np.empty_like(a), np.empty_like(half)
+            _core.weigh_leaf(half, 0.3, widened)
+            _core.average_leaves(widened, 3.0, small)
+            results += [widened, small]
+        return results
+
+    expected = everything()
+    for found in expected[:3]:
+        assert ((found != 0) & (abs(found) < tiny)).any()
     with mxcsr(bits):
         got = everything()
     same_bits(got, expected)

@@ -41,6 +41,18 @@ CONVOLUTION = {
     "alignment": "test_convolution.py::test_any_offset_and_nothing_outside_is_touched",
     "fp_mode": "test_fp_mode.py::test_convolution",
 }
+LEAVES = {
+    "parity": "test_leaves.py::test_kernels_equal_the_twin",
+    "partition": "test_leaves.py::test_kernels_equal_the_twin",  # beyond a work item, on 1 and 8 threads
+    "alignment": "test_leaves.py::test_any_offset_and_nothing_outside_is_touched",
+    "fp_mode": "test_fp_mode.py::test_leaves",
+}
+SUM_PARTS = {
+    "parity": "test_sums.py::test_sums_in_parts",
+    "partition": "test_sums.py::test_ranges_of_blocks_are_summed_where_they_lie",
+    "alignment": "test_sums.py::test_ranges_of_blocks_are_summed_where_they_lie",
+    "fp_mode": SUM_MODES,
+}
 FUNCTION = {
     "parity": "test_functions.py::test_kernels_equal_the_twin",
     "partition": "test_functions.py::test_kernels_equal_the_twin",  # beyond a work item, on 1 to 5 threads
@@ -74,6 +86,13 @@ PROOFS = {
         "alignment": "test_sums.py::test_alignment_and_layout_do_not_matter",
         "fp_mode": SUM_MODES,
     },
+    **dict.fromkeys(("block_sums", "pair_sums"), SUM_PARTS),
+    "norm_of": {**SUM_PARTS, "parity": "test_sums.py::test_a_norm_of_sums"},
+    "clipped_scale": {  # of one number
+        **dict.fromkeys(KINDS, "test_sums.py::test_a_clipped_scale"),
+        "fp_mode": SUM_MODES,
+    },
+    **dict.fromkeys(("weigh_leaf", "add_leaves", "average_leaves"), LEAVES),
     "batchnorm_forward": BATCHNORM,
     "batchnorm_backward": BATCHNORM,
     "batchnorm_inference": BATCHNORM,

@@ -17,6 +17,7 @@
 #include "convolution.h"
 #include "inputs.h"
 #include "isa/dispatch.h"
+#include "leaves.h"
 #include "network.h"
 #include "run/jobs.h"
 #include "run/mse_problem.h"
@@ -372,6 +373,12 @@ void add_programs(std::vector<Program>& out, Type type, const std::string& dtype
   for (auto [rows, columns] : {std::pair{9, 11}, {1, 1}, {64, 33}, {5, 2500}, {1100, 3}}) {
     out.push_back({"softmax " + dtype + " " + std::to_string(rows) + "x" + std::to_string(columns),
                    [=, n = rows, c = columns] { return softmax_digest<T>(type, n, c); }});
+  }
+  for (int leaves : {6, 8, 13}) {
+    for (std::string what : {"mean", "weighted"}) {
+      out.push_back({"leaves " + dtype + " 1000 " + std::to_string(leaves) + " " + what,
+                     [=] { return digest_of(run_leaves<T>(type, leaves, what == "weighted")); }});
+    }
   }
   out.push_back({"network " + dtype + " 40x270x16x5 20", [=] { return network_digest<T>(type); }});
   for (auto [rows, columns] : {std::pair{1500, 37}, {1, 1}, {70, 1030}}) {

@@ -37,6 +37,7 @@ class Fault(NamedTuple):
 
 
 PRODUCT, PIECES = "csrc/contract/product.h", "csrc/isa/product.h"
+LEAVES = "csrc/contract/leaves.h"
 CONVOLUTION, CONVOLUTIONS = "csrc/contract/convolution.h", "csrc/isa/convolution.h"
 RULES, BATCHNORM, SUMS, MSE, FUNCTIONS = (
     "csrc/contract/rules.h",
@@ -90,6 +91,13 @@ FAULTS = (
     Fault("one block of a stream for all", SUMS, "i + b * kSumBlock, kGroups, lanes[b]", "i, kGroups, lanes[b]", "test_sums.py"),
     Fault("blocks added in a row, not in pairs", SUMS, "for (Index step = 1; step < n; step *= 2) {\n    for (Index i = 0; i + step < n; i += 2 * step) {",
           "for (Index step = 1; step < n; step += 1) {\n    for (Index i = 0; i < 1; i += 1) {"),
+    Fault("the sums of blocks of another row", "csrc/run/sums.cpp", "double* row = sums + o * blocks * inner;",
+          "double* row = sums + (o & ~1) * blocks * inner;", "test_sums.py"),
+    Fault("a mean of leaves by a reciprocal", LEAVES, "to[i] = from[i] / divisor;", "to[i] = from[i] * (T(1) / divisor);"),
+    Fault("the weight of a leaf not rounded", LEAVES, "to[i] = factor * from[i];", "to[i] = T(weight * from[i]);"),
+    Fault("a leaf of weight zero read", LEAVES, "if (weight == 0.0) {", "if (weight == 0.0 && g == nullptr) {", "test_leaves.py"),
+    Fault("a leaf lost between chunks of halves", "csrc/run/leaves.cpp", "narrow(mean, count, at(out, 2, i));",
+          "narrow(mean, count - (i > begin), at(out, 2, i));", "test_leaves.py"),
     Fault("rows of a gradient out of order", MSE, "for (int k = 0; k < n; ++k) factor[k] = Doubles{} + r[k];",
           "for (int k = 0; k < n; ++k) factor[k] = Doubles{} + r[k ^ (n > 1)];"),
     Fault("a digit of a coefficient of exp, float32", FUNCTIONS, "0x1.5555555564c30p-5", "0x1.5555555764c30p-5", "test_functions.py"),

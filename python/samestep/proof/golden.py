@@ -23,6 +23,7 @@ from ..optim.optimizers import OPTIMIZERS
 from ..problems import MSE
 from ..sums import canonical_sum, global_norm
 from .convolution import ConvolutionProgram, convolution_programs
+from .leaves import LeavesProgram, leaves_programs
 from .network import NetworkProgram
 from .vectors import HYPER, OPTIONS, STORAGE, finite_values, inputs_of, integer_values, random_values
 
@@ -309,6 +310,7 @@ Program = (
     | MseProgram
     | FunctionProgram
     | SoftmaxProgram
+    | LeavesProgram
     | NetworkProgram
 )
 
@@ -356,6 +358,7 @@ def programs() -> dict[str, list[Program]]:
         found[f"softmax {dtype}"] = [
             SoftmaxProgram(dtype, shape) for shape in ((9, 11), (1, 1), (64, 33), (5, 2500), (1100, 3))
         ]
+        found[f"leaves {dtype}"] = [*leaves_programs(dtype)]
         found[f"whole run {dtype}"] = [NetworkProgram(dtype, (40, 270, 16, 5), 20)]
     return found
 
@@ -367,7 +370,7 @@ def is_long(program: Program) -> bool:
 
 def runs_on_gpu(program: Program) -> bool:
     """Whether ``backend="cuda"`` has the program's options; it lacks some of them."""
-    return not isinstance(program, (StorageProgram, ConvolutionProgram)) and not (
+    return not isinstance(program, (StorageProgram, ConvolutionProgram, LeavesProgram)) and not (
         isinstance(program, OptionProgram) and program.options == "all"
     )
 

@@ -18,21 +18,27 @@ from ..arrays import (
 from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference, update_running
 from .convolution import conv2d, conv2d_backward
 from .functions import exp, log, sigmoid, tanh
+from .leaves import add_leaves, average_leaves, weigh_leaf
 from .mse import Mse
+from .options import clipped_scale
 from .plan import Plan
 from .product import linear, linear_backward
 from .rules import power, rules
 from .softmax import softmax_cross_entropy
-from .sums import canonical_sum, global_norm
+from .sums import block_sums, canonical_sum, global_norm, norm_of, pair_sums
 
 __all__ = [
     "Mse",
     "Plan",
+    "add_leaves",
     "assign",
+    "average_leaves",
     "batchnorm_backward",
     "batchnorm_forward",
     "batchnorm_inference",
+    "block_sums",
     "canonical_sum",
+    "clipped_scale",
     "contiguous",
     "conv2d",
     "conv2d_backward",
@@ -45,6 +51,8 @@ __all__ = [
     "linear",
     "linear_backward",
     "log",
+    "norm_of",
+    "pair_sums",
     "power",
     "read_only_copy",
     "rules",
@@ -53,5 +61,6 @@ __all__ = [
     "tanh",
     "to_host",
     "update_running",
+    "weigh_leaf",
     "zeros_like",
 ]

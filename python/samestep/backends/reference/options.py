@@ -40,7 +40,7 @@ def prepare_gradient(
     return g
 
 
-def clip_scale(scale: float, norm: float, clip_norm: float) -> float:
+def clipped_scale(scale: float, norm: float, clip_norm: float) -> float:
     """The scale that shortens gradients whose norm, times ``scale``, is above ``clip_norm`` to that norm."""
     return scale * (clip_norm / norm) if norm > clip_norm else scale
 

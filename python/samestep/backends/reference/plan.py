@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..arrays import Array, Layout, check_disjoint, extents, gradient_error, is_in_place
 from ..face import MOVED, NONFINITE, STEPPED, Tensor
 from ..options import Options
-from .options import Decayed, all_finite, average, clip_scale, flush_subnormals, prepare_gradient
+from .options import Decayed, all_finite, average, clipped_scale, flush_subnormals, prepare_gradient
 from .rules import RULES
 from .storage import is_bfloat16, join, narrow, narrow_at_random, split, widen
 from .sums import global_norm
@@ -79,7 +79,7 @@ class Plan:
         given = [widen(g) for g in grads if g is not None]
         if self._options.clip_norm is not None:
             self.norm = abs(scale) * global_norm(given)
-            scale = clip_scale(scale, self.norm, self._options.clip_norm)
+            scale = clipped_scale(scale, self.norm, self._options.clip_norm)
         with np.errstate(all="ignore"):
             if self._options.nonfinite != "propagate" and not all(all_finite(g) for g in given):
                 return NONFINITE

@@ -28,8 +28,8 @@ def pair(sums: Doubles) -> Doubles:
     return sums[0] if len(sums) else np.zeros(sums.shape[1:])
 
 
-def csum(terms: Doubles) -> Doubles:
-    """The canonical sum over the first axis of float64 terms."""
+def block_totals(terms: Doubles) -> Doubles:
+    """The sums of the blocks of float64 terms along the first axis."""
     assert terms.dtype == np.float64
     blocks = -(-len(terms) // SUM_BLOCK)
     padded = np.zeros((blocks * SUM_BLOCK, *terms.shape[1:]))
@@ -42,18 +42,41 @@ def csum(terms: Doubles) -> Doubles:
     while half:
         lanes = lanes[:, :half] + lanes[:, half : 2 * half]
         half //= 2
-    return pair(lanes[:, 0])
+    return lanes[:, 0]
+
+
+def csum(terms: Doubles) -> Doubles:
+    """The canonical sum over the first axis of float64 terms."""
+    return pair(block_totals(terms))
+
+
+def block_sums(x: Array, outer: int, n: int, inner: int, squares: bool) -> Doubles:
+    """The sums of the blocks along n of x seen as (outer, n, inner), or those of the squares, flat."""
+    with np.errstate(all="ignore"):
+        terms = np.moveaxis(x.reshape(outer, n, inner).astype(np.float64), 1, 0)
+        return np.moveaxis(block_totals(terms * terms if squares else terms), 0, 1).reshape(-1)
+
+
+def pair_sums(sums: Doubles, outer: int, blocks: int, inner: int) -> Doubles:
+    """The totals of block sums seen as (outer, blocks, inner): shape (outer*inner,)."""
+    with np.errstate(all="ignore"):
+        return pair(np.moveaxis(sums.reshape(outer, blocks, inner), 1, 0)).reshape(-1)
 
 
 def canonical_sum(x: Array, outer: int, n: int, inner: int) -> Doubles:
     """The sums over n of x seen as (outer, n, inner): shape (outer*inner,)."""
+    blocks = -(-n // SUM_BLOCK)
+    return pair_sums(block_sums(x, outer, n, inner, False), outer, blocks, inner)
+
+
+def norm_of(sums: Doubles, scale: float = 1.0) -> float:
+    """|scale| times the root of the total of the sums; 0 of none."""
     with np.errstate(all="ignore"):
-        terms = np.moveaxis(x.reshape(outer, n, inner).astype(np.float64), 1, 0)
-        return csum(terms).reshape(-1)
+        return float(abs(scale) * np.sqrt(pair(sums)))
 
 
 def global_norm(arrays: Sequence[Array]) -> float:
     """The root of the sum of all squares: a canonical sum for each array, then these sums in pairs."""
     with np.errstate(all="ignore"):
         sums = [csum(x * x) for x in (a.reshape(-1).astype(np.float64) for a in arrays)]
-        return float(np.sqrt(pair(np.array(sums, np.float64).reshape(len(sums)))))
+        return norm_of(np.array(sums, np.float64).reshape(len(sums)))
