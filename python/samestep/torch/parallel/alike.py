@@ -65,4 +65,4 @@ def _facts_of(tensor: Tensor, whole: bool) -> list[Any]:
     plain = tensor.detach()
     strides = list(plain.stride())
     values = as_array(plain.contiguous().reshape(-1).view(torch.uint8), "model")
-    return [*facts, strides, hashlib.blake2b(values, digest_size=16).hexdigest()]
+    return [*facts, strides, hashlib.blake2b(values.data, digest_size=16).hexdigest()]

@@ -16,7 +16,7 @@ from ...parallel.leaf_sums import LeafSums
 from ...parallel.tree import ranges
 from ..tensors import HALVES, as_array, compute_type, resolved
 
-_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
+_ZEROS = {torch.float32: np.zeros((), np.float32), torch.float64: np.zeros((), np.float64)}
 
 
 class TensorSums:
@@ -37,7 +37,7 @@ class TensorSums:
         self._group = group
         # Of a parameter the sums need the size and the type alone, not the memory, which torch may replace.
         self._like = [torch.empty_like(t, device="meta") for t in like]
-        params = [np.broadcast_to(_NUMPY[compute_type(t.dtype)](0), t.numel()) for t in like]
+        params = [np.broadcast_to(_ZEROS[compute_type(t.dtype)], t.numel()) for t in like]
         self.leaf_sums = LeafSums(params, leaves, ranges(leaves, group.size)[group.rank], cpu)
         self._exchange = Exchange(group, leaves, self.leaf_sums.vector, self.leaf_sums.add)
         self.ranges = self._exchange.ranges

@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn import Module, Parameter
 
 from ... import parallel
@@ -40,6 +39,10 @@ class LeafSync(ABC):
         error: Exception | None = None
         try:
             self._leaves = whole_number("leaves", leaves, at_least=1)
+            if self._leaves < group.size:
+                raise ValueError(
+                    f"leaves: got {leaves}, expected at least one for each of {group.size} workers"
+                )
             self._check(model, optimizer)
         except Exception as found:
             error = found
@@ -75,8 +78,8 @@ class LeafSync(ABC):
         own = set(map(id, params.values()))
         if any(id(p) not in own for group in optimizer.param_groups for p in group["params"]):
             raise ValueError(
-                "optimizer: has a parameter that is none of model's, whose gradient would stay this worker's; "
-                "pass a module that holds all, such as torch.nn.ModuleList([model, loss])"
+                "optimizer: has a parameter that is none of model's; its gradient would stay this worker's; pass "
+                "a module that holds all, such as torch.nn.ModuleList([model, loss])"
             )
 
     def __repr__(self) -> str:
@@ -111,7 +114,9 @@ class LeafSync(ABC):
         if not self._usable:
             raise RuntimeError("a worker was lost in an earlier step; start again with a new group")
         if self._open is not None:
-            raise RuntimeError(f"leaf: got {number} within leaf {self._open[0]}, expected one after the other")
+            raise RuntimeError(
+                f"leaf: got {number} within leaf {self._open[0]}, expected one after the other"
+            )
         number, weight = self._checked(number, weight)
         for name, p in self._frozen:
             if p.requires_grad:
@@ -211,5 +216,3 @@ def _group_of(group: Group | None) -> Group:
     if dist.is_available() and dist.is_initialized():
         return parallel.torch_distributed()
     return Alone()
-
-
