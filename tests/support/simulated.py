@@ -71,7 +71,11 @@ class Network:
         return results
 
     def _let_one_thing_happen(self):
-        ready = [r for r in range(self.size) if not self._ended[r] and all(self._boxes[s, r] for s in self._waits[r])]
+        ready = [
+            r
+            for r in range(self.size)
+            if not self._ended[r] and all(self._boxes[s, r] for s in self._waits[r])
+        ]
         flying = [pair for pair, messages in self._flight.items() if messages]
         if not ready and not flying:  # whoever still waits, waits for one that has ended
             ready = [r for r in range(self.size) if not self._ended[r]]

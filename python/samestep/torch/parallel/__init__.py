@@ -5,6 +5,7 @@ LeafSync        what it returns: ``leaves``, ``leaf``, ``reduce``
 """
 
 from .ddp import ddp
+from .fsdp import ReduceScatter, fsdp
 from .sync import LeafSync
 
-__all__ = ["LeafSync", "ddp"]
+__all__ = ["LeafSync", "ReduceScatter", "ddp", "fsdp"]
