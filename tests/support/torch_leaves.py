@@ -1,10 +1,11 @@
-"""What processes train over gloo, for test_torch_parallel_processes.py: torch_leaves.py RANK SIZE DIR.
+"""What processes train over gloo, for test_torch_parallel_processes.py: torch_leaves.py RANK SIZE DIR [WAY ...].
 
 Every way trains one network with the same leaves; each process writes the digests of what it ends with.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -101,6 +102,94 @@ def narrow(make_optimizer, leaves):
     return digest(model)
 
 
+def repaired(make_optimizer, leaves):
+    """As ``fsdp``, but each leaf except a worker's last is first tried in vain; parameters stay unsharded."""
+    model = sharded(init_device_mesh("cpu", (dist.get_world_size(),)), reshard_after_forward=False)
+    optimizer = make_optimizer(model.parameters())
+    sync = ss.torch.parallel.fsdp(model, optimizer, leaves=leaves)
+    train(model, Trying(sync, model), optimizer, leaves)
+    return digest(model)
+
+
+class Trying:
+    def __init__(self, sync, model):
+        self._sync, self._model, self.leaves = sync, model, sync.leaves
+
+    def leaf(self, leaf, weight):
+        if leaf != self.leaves[-1]:
+            try:
+                with self._sync.leaf(leaf, weight=5.0):
+                    self._model(torch.ones(2, 7)).sum().backward()
+                    raise KeyError
+            except KeyError:
+                pass
+        return self._sync.leaf(leaf, weight)
+
+
+def twice(make_optimizer, leaves):
+    """Two calls of backward in each leaf, the first without FSDP2's reduction."""
+    model = sharded(init_device_mesh("cpu", (dist.get_world_size(),)))
+    optimizer = make_optimizer(model.parameters())
+    sync = ss.torch.parallel.fsdp(model, optimizer, leaves=leaves)
+    x = torch.randn(leaves * EXAMPLES, 7, generator=torch.Generator().manual_seed(0))
+    for leaf in sync.leaves:
+        here = x[leaf * EXAMPLES :][:EXAMPLES]
+        with sync.leaf(leaf):
+            for is_last in (False, True):
+                model.set_requires_gradient_sync(is_last)
+                model(here + is_last).square().mean().backward()
+    optimizer.step()
+    return digest(model)
+
+
+def by_itself(make_optimizer, leaves):
+    """FSDP2's own interface, without ``fsdp``; leaves of one weight."""
+    group = ss.parallel.torch_distributed()
+    model = sharded(init_device_mesh("cpu", (group.size,)))
+    optimizer = make_optimizer(model.parameters())
+    if group.size == 1:
+        sync = ss.torch.parallel.fsdp(model, optimizer, leaves=12)
+    else:
+        for unit in (*model.blocks, model):
+            unit.set_custom_reduce_scatter(ss.torch.parallel.ReduceScatter(leaves=12, group=group))
+        model.set_reduce_scatter_unused_params(True)
+        for unit in (*model.blocks, model):
+            unit.set_gradient_divide_factor(1.0)
+            unit.set_force_sum_reduction_for_comms(True)
+    first = 12 // group.size * group.rank
+    for step in range(STEPS):
+        x = torch.randn(12 * EXAMPLES, 7, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        for leaf in range(first, first + 12 // group.size):
+            here = x[leaf * EXAMPLES :][:EXAMPLES]
+            with sync.leaf(leaf) if group.size == 1 else contextlib.nullcontext():
+                (model(here) - here.flip(0)).square().mean().backward()
+        optimizer.step()
+    return ss.digest([p.full_tensor().detach().numpy() for p in model.parameters()])
+
+
+def missing(make_optimizer, leaves):
+    """What worker 0 leaves out is an error on all, and can be made up for."""
+    model = sharded(init_device_mesh("cpu", (dist.get_world_size(),)))
+    optimizer = make_optimizer(model.parameters())
+    sync = ss.torch.parallel.fsdp(model, optimizer, leaves=leaves)
+    x = torch.randn(EXAMPLES, 7, generator=torch.Generator().manual_seed(0))
+    message = "none"
+
+    def run(leaf):
+        with sync.leaf(leaf):
+            model(x).square().mean().backward()
+
+    try:
+        for leaf in sync.leaves:
+            if leaf > 0:
+                run(leaf)
+        optimizer.step()
+    except ValueError as error:
+        message = str(error)
+    return message
+
+
 def stock(make_optimizer, leaves):
     """The control: what torch makes of the same batches, one part a worker."""
     model = DistributedDataParallel(Network())
@@ -116,7 +205,7 @@ def stock(make_optimizer, leaves):
     return digest(model)
 
 
-WAYS = (ddp, wrapped, fsdp, narrow, stock)
+WAYS = (ddp, wrapped, fsdp, narrow, repaired, twice, by_itself, missing, stock)
 
 if __name__ == "__main__":
     rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
@@ -127,6 +216,7 @@ if __name__ == "__main__":
         for leaves in LEAVES
         for name, make_optimizer in OPTIMIZERS.items()
         for way in WAYS
+        if way.__name__ in (sys.argv[4:] or [one.__name__ for one in WAYS])
     }
     (folder / f"{rank}-of-{size}.json").write_text(json.dumps(found), encoding="utf-8")
     dist.barrier()
