@@ -1,4 +1,4 @@
-"""What processes train over gloo, for test_torch_parallel_processes.py: torch_leaves.py RANK SIZE DIR [WAY ...].
+"""What processes train over gloo for test_torch_parallel_processes.py: torch_leaves.py RANK SIZE DIR [WAY]...
 
 Every way trains one network with the same leaves; each process writes the digests of what it ends with.
 """

@@ -60,7 +60,7 @@ def test_every_number_of_processes_ends_on_the_bits_of_one(tmp_path, record_prop
             assert digest == f"leaves: 0 of {rest.split()[1]} were not added; " + (
                 "expected each once a step, if need be with weight=0"
             )
-        else:
+        elif way != "stock":
             record_property("shown", f"1 to 4 processes, {name}: {digest[:16]}")
     assert len(controls) == 4
     for name, found in stock.items():
