@@ -1,8 +1,8 @@
 """A network of workers that are threads of this process, one running at a time: seeded and so repeatable.
 
 Which message arrives next and which worker runs next are drawn from the seed: messages of different senders
-overtake one another, some workers are slow, and workers die at a transfer of their own. A failure is replayed by
-its seed.
+overtake one another, some workers are slow, and workers die at a transfer of their own. A failure is replayed
+by its seed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import random
 import threading
 
 import numpy as np
+
 from samestep.parallel.groups import Group, WorkerLost
 
 
@@ -28,7 +29,7 @@ class SimulatedGroup(Group):
 
 
 class Network:
-    """Args: size: how many workers; seed: of every choice; kills: rank: the number of its transfer at which it dies.
+    """Args: size: how many workers; seed: of every choice; kills: rank: at which of its transfers it dies.
 
     Attributes:
         sent: bytes that each worker has sent.
@@ -71,10 +72,12 @@ class Network:
         return results
 
     def _let_one_thing_happen(self):
-        ready = [r for r in range(self.size) if not self._ended[r] and all(self._boxes[s, r] for s in self._waits[r])]
+        alive = [rank for rank in range(self.size) if not self._ended[rank]]
+        ready = [rank for rank in alive if all(self._boxes[sender, rank] for sender in self._waits[rank])]
         flying = [pair for pair, messages in self._flight.items() if messages]
-        if not ready and not flying:  # whoever still waits, waits for one that has ended
-            ready = [r for r in range(self.size) if not self._ended[r]]
+        if not ready and not flying:  # somebody waits for one that has ended, and learns of it
+            ready = [rank for rank in alive if any(self._ended[sender] for sender in self._waits[rank])]
+            assert ready, f"workers wait for one another: {self._waits}"
         choices = [*ready, *flying]
         weights = [self._pace[r] for r in ready] + [self._pace[sender] for sender, _ in flying]
         (chosen,) = self._draw.choices(choices, weights)
@@ -102,7 +105,6 @@ class Network:
         self._waits[rank] = set()
         for other, array in receive.items():
             if not self._boxes[other, rank]:
-                assert self._ended[other], f"workers wait for one another: {rank} for {other}"
                 raise WorkerLost(f"worker {other} is gone")
             message = self._boxes[other, rank].popleft()
             assert (message.nbytes, array.flags.c_contiguous) == (array.nbytes, True)
