@@ -33,6 +33,9 @@ Problems and their theory:
     problems                      mean squared error and others
     theory                        step sizes, rates and bounds; checks before and after a run
 
+Any number of workers, one digest:
+    parallel                      groups of torch.distributed or MPI, optimizers whose state is spread
+
 How it runs:
     info                          versions, instruction sets, threads of this machine
     set_isa, set_num_threads, get_num_threads
@@ -70,22 +73,22 @@ for _module in (optimizers, options, schedules):
 del _module
 
 if TYPE_CHECKING:
-    from . import theory
+    from . import parallel, theory
 
     __version__: str
 else:
-    # The theory and the look for the version would double the time of the import; the first use loads them.
+    # These and the look for the version would double the time of the import; the first use loads them.
     def __getattr__(name: str) -> Any:
         if name == "__version__":
             return info()["version"]
-        if name == "theory":
+        if name in ("parallel", "theory"):
             from importlib import import_module
 
-            return import_module("samestep.theory")
+            return import_module(f"samestep.{name}")
         raise AttributeError(f"module 'samestep' has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), "theory", "__version__"})
+        return sorted({*globals(), "parallel", "theory", "__version__"})
 
 
 __all__ = [
@@ -115,6 +118,7 @@ __all__ = [
     "minimize",
     "optimizers",
     "options",
+    "parallel",
     "problems",
     "schedules",
     "set_isa",

@@ -125,7 +125,7 @@ def fill(optimizer: Owner, path: Path, facts: Mapping[str, Any], tensors: Mappin
     """
     where = os.fspath(path)
     state = {
-        name: [_with_dtype(tensors.get(f"{name}.{i}"), like) for i, like in enumerate(arrays)]
+        name: [with_dtype(tensors.get(f"{name}.{i}"), like) for i, like in enumerate(arrays)]
         for name, arrays in optimizer.state.items()
     }
     try:
@@ -174,7 +174,7 @@ def find_class(base: type[T], path: Path, facts: Mapping[str, Any]) -> type[T]:
     return ([kind for kind in named if kind.__module__ == facts.get("module")] or named[:1])[-1]
 
 
-def _with_dtype(array: Array | None, like: Array) -> Array | None:
+def with_dtype(array: Array | None, like: Array) -> Array | None:
     """An array of the file with the dtype of ``like``: types that safetensors lacks are stored as bits."""
     if array is not None and array.dtype == np.uint16 and like.dtype.itemsize == 2:
         return array.view(like.dtype)

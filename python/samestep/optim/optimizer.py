@@ -42,6 +42,7 @@ class Optimizer:
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # the arguments that ask for each
     state_dict_keys: ClassVar[Sequence[str]] = ("contract", "rule", "options", "t", "steps", "hyper", "state")
     _times_steps = False
+    _decides = True  # whether it sees all gradients, by which clip_norm and nonfinite go
 
     weight_decay = Hyper(at_least=0.0, optional=True)
 
@@ -137,7 +138,9 @@ class Optimizer:
         """Hands the values of all groups to the plan; called after every change."""
         self._has_schedules = any(group._schedules for group in self.groups)
         self._hyper_values = [group[name] for group in self.groups for name in self._hyper_names]
-        decides = self.options.clip_norm is not None or self.options.nonfinite != "propagate"
+        decides = self._decides and (
+            self.options.clip_norm is not None or self.options.nonfinite != "propagate"
+        )
         more = self._grouped or len(self.groups) > 1 or self._has_schedules or decides
         # Of the only group, where nothing else is to be checked or decided: checks take microseconds in use.
         self._plain = None if more else self.groups[0].structure
@@ -266,6 +269,10 @@ class Optimizer:
             flat = flatten_gradients(self.groups, grads)
         else:
             flat = self.groups[0].structure.flatten(grads)
+        return self._step_flat(flat, scale)
+
+    def _step_flat(self, flat: Any, scale: float) -> float | None:
+        """``step`` with the gradients as a sequence, one for each parameter."""
         if type(scale) is not float or scale != 1.0:
             scale = check_scale(scale, any(group._is_single for group in self.groups))
         scheduled, hyper = None, self._hyper_values

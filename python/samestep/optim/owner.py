@@ -24,6 +24,7 @@ class Owner(Protocol):
     groups: list[Group]
 
     _grouped: bool
+    _decides: bool
     _default_hyper: dict[str, Any]
     _hyper_values: list[float]
     _plan: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -43,7 +44,10 @@ def bind_plan(optimizer: Owner) -> Any:
         for i, group in enumerate(optimizer.groups)
         for param in group.params
     ]
-    plan = optimizer._module.Plan(optimizer.rule, tensors, optimizer._steps, optimizer.options)
+    options = optimizer.options
+    if not optimizer._decides:
+        options = dataclasses.replace(options, clip_norm=None, nonfinite="propagate")
+    plan = optimizer._module.Plan(optimizer.rule, tensors, optimizer._steps, options)
     if not optimizer._times_steps:
         return plan
     return RecordingPlan(plan, [param.moved_bytes(optimizer.options) for param in params])

@@ -1,0 +1,132 @@
+"""The exchange of a step: sums of leaves travel, until each worker has its part of the sum of all.
+
+Where the number of workers and of leaves for each are powers of two, every worker holds one node of the tree.
+It then adds its sum to that of rank XOR 1, 2, 4, ..., half as much each time: these additions are the tree's.
+Otherwise each worker sends the nodes that it holds, at most three, to whom they are due, part by part.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+from ..backends.arrays import Array
+from .groups import Group
+from .tree import Sums, nodes_of, ranges
+from .vector import Vector
+
+_ROUNDS = 8  # in which parts travel where workers hold up to three nodes: each needs an eighth of the memory
+
+
+class Exchange:
+    """Who holds which leaves, and which blocks of the vector each worker ends with.
+
+    Args:
+        vector: of the sums.
+        add: ``add(to, other, first, last)`` adds blocks of the vector to others; ``to`` has the lower leaves.
+
+    Attributes:
+        ranges: the leaves of each worker.
+        parts: the blocks that each worker ends with: first, last.
+    """
+
+    def __init__(
+        self, group: Group, leaves: int, vector: Vector, add: Callable[[Array, Array, int, int], None]
+    ) -> None:
+        self._group, self._leaves, self._vector, self._add = group, leaves, vector, add
+        self.ranges = ranges(leaves, group.size)
+        self.nodes = [nodes_of(own.start, own.stop, leaves) for own in self.ranges]
+        cuts = [vector.blocks * i // group.size for i in range(group.size + 1)]
+        self._halves = _is_power(group.size) and leaves % group.size == 0 and _is_power(leaves // group.size)
+        order = (
+            [_reversed(rank, group.size) for rank in range(group.size)] if self._halves else range(group.size)
+        )
+        self._cuts = cuts
+        self.parts = [(cuts[i], cuts[i + 1]) for i in order]
+
+    def sum(self, sums: list[Array], spare: Callable[[], Array]) -> Array:
+        """The worker's part of the sum of all leaves.
+
+        Args:
+            sums: of this worker's nodes, whole vectors; they are overwritten.
+            spare: gives a buffer of the vector for what comes.
+
+        Returns:
+            A buffer in which the blocks of the worker's part have their sum.
+        """
+        if self._group.size == 1:
+            return sums[0]
+        return self._by_halves(sums[0], spare()) if self._halves else self._by_nodes(sums, spare)
+
+    def _by_halves(self, total: Array, received: Array) -> Array:
+        group, vector = self._group, self._vector
+        low, high, bit = 0, group.size, 1  # the parts of which this worker's sum is still of use
+        while bit < group.size:
+            middle = (low + high) // 2
+            is_upper = bool(group.rank & bit)  # the partner's leaves are the lower ones
+            kept, given = ((middle, high), (low, middle)) if is_upper else ((low, middle), (middle, high))
+            keeps, gives = ((self._cuts[begin], self._cuts[end]) for begin, end in (kept, given))
+            own, came = vector.part(total, *keeps), vector.part(received, *keeps)
+            partner = group.rank ^ bit
+            group.transfer(_not_empty({partner: vector.part(total, *gives)}), _not_empty({partner: came}))
+            if is_upper:
+                self._add(came, own, *keeps)
+                total, received = received, total
+            else:
+                self._add(own, came, *keeps)
+            (low, high), bit = kept, 2 * bit
+        return total
+
+    def _by_nodes(self, sums: list[Array], spare: Callable[[], Array]) -> Array:
+        """Round by round, a piece of every worker's part."""
+        group, vector = self._group, self._vector
+        total = sums[0] if sums else spare()
+        others = [rank for rank in range(group.size) if rank != group.rank]
+        for k in range(_ROUNDS):
+            pieces = [_cut(part, k) for part in self.parts]
+            mine = pieces[group.rank]
+            own = [vector.part(held, *mine) for held in sums]
+            size = vector.part(total, *mine).size
+            send = {
+                rank: np.stack([vector.part(held, *pieces[rank]) for held in sums]) for rank in others if sums
+            }
+            receive = {rank: np.empty((len(self.nodes[rank]), size), np.uint8) for rank in others}
+            group.transfer(_not_empty(send), _not_empty(receive))
+            if not size:
+                continue
+            tree = Sums[Array](self._leaves, functools.partial(self._add_mine, mine), _forget)
+            for rank in range(group.size):
+                for node, value in zip(self.nodes[rank], receive.get(rank, own), strict=True):
+                    tree.put(node, value)
+            (found,) = tree.take(nodes_of(0, self._leaves, self._leaves))
+            vector.part(total, *mine)[...] = found
+        return total
+
+    def _add_mine(self, mine: tuple[int, int], to: Array, other: Array) -> None:
+        self._add(to, other, *mine)
+
+
+def _cut(part: tuple[int, int], k: int) -> tuple[int, int]:
+    """The blocks of a part that travel in round k."""
+    first, last = part
+    return first + (last - first) * k // _ROUNDS, first + (last - first) * (k + 1) // _ROUNDS
+
+
+def _not_empty(arrays: dict[int, Array]) -> dict[int, Array]:
+    return {rank: array for rank, array in arrays.items() if array.size}
+
+
+def _forget(_: Array) -> None:
+    pass
+
+
+def _is_power(n: int) -> bool:
+    return n & (n - 1) == 0
+
+
+def _reversed(rank: int, size: int) -> int:
+    """The bits of a rank in reverse: the part that is left after the halves are handed out from bit 0 up."""
+    bits = size.bit_length() - 1
+    return sum(1 << (bits - 1 - i) for i in range(bits) if rank >> i & 1)

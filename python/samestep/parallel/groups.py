@@ -1,0 +1,121 @@
+"""Groups of workers: the small face behind which an engine carries bytes.
+
+A group knows its rank and size and has one primitive, ``transfer``, that sends and receives at once. The
+engines are ``torch_distributed``, ``mpi`` and ``threads``; each has a module of its own here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..backends.arrays import Array
+
+T = TypeVar("T")
+
+
+class WorkerLost(RuntimeError):  # noqa: N818 - it says what has happened
+    """Another worker died, left, or did not answer in time; nothing has been stepped here.
+
+    The group is of no more use. Start again from the last checkpoint, with any number of workers.
+    """
+
+
+class Group(ABC):
+    """A worker's place among all workers.
+
+    Every worker calls the same functions of its group in the same order.
+
+    Attributes:
+        rank: the number of this worker, from 0.
+        size: how many workers there are.
+    """
+
+    rank: int
+    size: int
+
+    @abstractmethod
+    def transfer(self, send: Mapping[int, Array], receive: Mapping[int, Array]) -> None:
+        """Sends an array to each rank of ``send`` and fills the array of each rank of ``receive``.
+
+        Returns when all has been sent and has come. Sender and receiver agree on the size.
+
+        Args:
+            send: rank: an array in C order, not this rank.
+            receive: rank: a writeable array in C order, not this rank.
+
+        Raises:
+            WorkerLost: a worker is gone.
+        """
+
+    def all_gather(self, mine: Array, counts: Sequence[int], out: Array | None = None) -> list[Array]:
+        """The arrays of all workers, in order of rank.
+
+        Args:
+            mine: shape (counts[rank],), in C order.
+            counts: how many elements each worker gives; the same on every worker.
+            out: takes them one after another: shape (sum of counts,), the dtype of ``mine``; None: a new
+                array. ``mine`` may be its own place in it.
+        """
+        ends = np.cumsum([0, *counts])
+        if out is None:
+            out = np.empty(ends[-1], mine.dtype)
+        parts = [out[begin:end] for begin, end in itertools.pairwise(ends)]
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        if parts[self.rank].ctypes.data != mine.ctypes.data:
+            parts[self.rank][...] = mine
+        send = {rank: mine for rank in others if mine.size}
+        self.transfer(send, {rank: parts[rank] for rank in others if counts[rank]})
+        return parts
+
+    def all_gather_json(self, value: Any) -> list[Any]:
+        """What each worker gives, in order of rank: numbers, texts, lists and dicts, for facts and checks."""
+        text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+        lengths = self.all_gather(np.array([text.size]), [1] * self.size)
+        texts = self.all_gather(text, [int(length[0]) for length in lengths])
+        return [json.loads(one.tobytes()) for one in texts]
+
+    def all_or_none(self, error: Exception | None) -> None:
+        """Raises on every worker if any worker has found an error: nobody waits for one that has given up.
+
+        The worker that found it raises its own error, the others a ValueError that says whose it is.
+        """
+        found = self.all_gather_json(None if error is None else f"{type(error).__name__}: {error}")
+        if error is not None:
+            raise error
+        for rank, text in enumerate(found):
+            if text is not None:
+                raise ValueError(f"worker {rank} of {self.size} has given up: {text}")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(rank={self.rank}, size={self.size})"
+
+
+class Alone(Group):
+    """The group of one worker, whose engine has nothing to carry."""
+
+    rank, size = 0, 1
+
+    def transfer(self, send: Mapping[int, Array], receive: Mapping[int, Array]) -> None:
+        assert not send
+        assert not receive
+
+
+def bytes_of(array: Array) -> Array:
+    """The memory of an array in C order as bytes: no engine knows all of NumPy's types."""
+    return array.reshape(-1).view(np.uint8)
+
+
+def check_group(group: Any) -> Group:
+    """The group itself, or an error that names the three ways to one."""
+    if not isinstance(group, Group):
+        raise TypeError(
+            f"group: got {type(group).__name__}, expected what samestep.parallel.torch_distributed(), "
+            "mpi() or threads() returns"
+        )
+    return group

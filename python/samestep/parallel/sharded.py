@@ -1,0 +1,347 @@
+"""An optimizer whose state is spread over workers, and whose bits do not show how many there are."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import backends
+from ..arguments import whole_number
+from ..backends import arrays, cpu
+from ..backends.arrays import Array
+from ..optim.gradients import Structure, check_scale
+from ..optim.optimizer import Optimizer
+from . import checkpoint
+from .exchange import Exchange
+from .groups import Group, WorkerLost, check_group
+from .leaf_sums import LeafSums, total_weight
+from .parts import Parts
+from .tree import ranges
+
+
+class Sharded:
+    """An optimizer for a step of M leaves, spread over the workers of a group (ZeRO, stage 1).
+
+    A leaf is a micro-batch with a number from 0 to M - 1. The step's gradient is
+
+        g = (weight_0*g_0 + weight_1*g_1 + ...)/(weight_0 + weight_1 + ...)
+
+    where products, sums and the quotient are rounded to the parameter's type (float32 for 16 bits) and the
+    sums are taken of neighbours, 0+1, 2+3, ..., then of these, an odd last one going up as it is. How many
+    workers there are, and who computes which leaf, cannot be seen in the parameters; M and the leaves can.
+
+    Every worker has all parameters. It computes the gradients of its own leaves, keeps the state of its own
+    part of the elements, steps these, and gets the others.
+
+    Args:
+        make_optimizer: called once with the worker's own part of ``params``: the same structure, each array
+            flat and cut, some of them empty. Returns one of samestep's optimizers of it. Every worker makes
+            the same one. Its ``clip_norm`` and ``nonfinite`` go by the gradients of all workers together.
+        params: an array, or nested lists, tuples and dicts of arrays, in C order; the same on every worker.
+            ``step`` overwrites them.
+        group: the worker's place among all: see ``samestep.parallel``.
+        leaves: M, the same in every step and on every worker: at least as many as there will ever be workers,
+            best a power of two.
+
+    Attributes:
+        leaves: the numbers of this worker's leaves, a range.
+        optimizer: of this worker's part; set ``lr`` and the like there, on every worker alike.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit, or differs between workers; raised on all of them.
+
+    Source:
+        Rajbhandari et al., ZeRO: memory optimizations toward training trillion parameter models (2020), for
+        the spread state. docs/numerics.md, "Leaves", for the order of additions.
+
+    Example:
+        >>> import numpy as np, samestep as ss
+        >>> def train(group):
+        ...     w = np.ones(3000, np.float32)
+        ...     opt = ss.parallel.Sharded(lambda part: ss.Adam(part, lr=0.1), w, group, leaves=4)
+        ...     for _ in range(3):
+        ...         for leaf in opt.leaves:
+        ...             opt.add(leaf, (leaf + 1)*w)
+        ...         opt.step()
+        ...     return ss.digest([w])
+        >>> alone, three = ss.parallel.run_threads(1, train), ss.parallel.run_threads(3, train)
+        >>> alone[0] == three[0] == three[1] == three[2]
+        True
+    """
+
+    def __init__(
+        self, make_optimizer: Callable[[Any], Optimizer], params: Any, group: Group, *, leaves: int
+    ) -> None:
+        self._group = check_group(group)
+        error: Exception | None = None
+        try:
+            self._leaves = whole_number("leaves", leaves, at_least=1)
+            given, names = arrays.flatten(params, "params")
+            self._structure = Structure(params, len(given), "grads")
+            self._params = [_check_param(name, w) for name, w in zip(names, given, strict=True)]
+            arrays.check_disjoint(zip(names, self._params, strict=True))
+            self._names = names
+            self._leaf_sums = LeafSums(
+                self._params, self._leaves, ranges(self._leaves, group.size)[group.rank], cpu
+            )
+            self._exchange = Exchange(group, self._leaves, self._leaf_sums.vector, self._leaf_sums.add)
+            self._parts = Parts(self._params, self._exchange.parts, group)
+            self.leaves = self._exchange.ranges[group.rank]
+            self.optimizer = make_optimizer(self._structure.unflatten(self._parts.own))
+            self._take_over_options()
+        except Exception as found:
+            error = found
+        group.all_or_none(error)
+        self._check_alike()
+        self._usable = True
+
+    def _take_over_options(self) -> None:
+        """What goes by all gradients is decided here: the optimizer's own step sees a part of them."""
+        optimizer = self.optimizer
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                f"make_optimizer: returned {type(optimizer).__name__}, expected one of samestep's optimizers"
+            )
+        owned = [param.array for param in optimizer._params]
+        if len(owned) != len(self._parts.own) or any(
+            a is not b for a, b in zip(owned, self._parts.own, strict=True)
+        ):
+            raise ValueError(
+                "make_optimizer: returned an optimizer of other arrays, or in another order, expected one of "
+                "all arrays that it is given"
+            )
+        if optimizer.backend == "cuda":
+            raise ValueError("params: got arrays on a GPU, expected arrays in main memory")
+        options = optimizer.options
+        if options.zero_grads:
+            raise ValueError("zero_grads: got True, expected False: the gradients of leaves are only read")
+        if options.stochastic_rounding is not None:
+            raise ValueError(
+                "stochastic_rounding: the random bits go by an element's place in its array, which is cut "
+                "here; use master='split'"
+            )
+        self._module = self._leaf_sums.module = backends.module(optimizer.backend)
+        optimizer._decides = False
+        optimizer._bind()
+
+    def _check_alike(self) -> None:
+        """Raises on every worker unless all were made alike."""
+        facts = {
+            "leaves": self._leaves,
+            "params": [[w.dtype.name, list(w.shape)] for w in self._params],
+            "optimizer": self.optimizer.rule,
+            "options": self.optimizer.options.arguments(),
+        }
+        for rank, other in enumerate(self._group.all_gather_json(facts)):
+            for name, value in other.items():
+                if value != facts[name]:
+                    raise ValueError(
+                        f"{name}: got {facts[name]} on worker {self._group.rank} and {value} on worker "
+                        f"{rank}, expected the same on all"
+                    )
+
+    @property
+    def params(self) -> list[Array]:
+        """The parameters, as arrays that are the caller's own."""
+        return list(self._params)
+
+    @property
+    def t(self) -> int:
+        """How many steps have been made."""
+        return self.optimizer.t
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the last step was left out for a gradient that is not finite."""
+        return self._skipped
+
+    _skipped = False
+
+    def __repr__(self) -> str:
+        return f"Sharded({self.optimizer!r}, leaves={self._leaves}, group={self._group!r})"
+
+    # ---- leaves ----
+
+    def add(self, leaf: int, grads: Any, *, weight: float = 1.0) -> None:
+        """Adds the gradients of one of this worker's leaves to the step, in any order. They are only read.
+
+        Args:
+            leaf: its number, one of ``leaves``.
+            grads: in the structure of ``params``, each with its parameter's shape and dtype, in any layout.
+                None, for one or for all, counts as zeros; a parameter that has none in any leaf is skipped
+                by the step.
+            weight: what the leaf counts, such as its number of examples if the gradient is of their mean; a
+                finite number of 0 or more. A leaf of weight 0 counts nothing, whatever its gradients hold: a
+                last batch with too few examples is made of the same number of leaves, some of weight 0.
+
+        Raises:
+            TypeError, ValueError: it is not this worker's leaf or was added before, a gradient or the weight
+                does not fit; nothing has been added.
+            RuntimeError: a worker was lost in an earlier step.
+        """
+        self._check_usable()
+        if grads is None:
+            flat: Any = [None] * len(self._params)
+        else:
+            flat = self._structure.flatten(grads)
+        self._leaf_sums.put(leaf, flat, weight)
+
+    # ---- the step ----
+
+    def step(self, *, scale: float = 1.0) -> float | None:
+        """Makes one step in place, once the leaves of all workers are there. Every worker calls it.
+
+        Args:
+            scale: the gradients count so many times: 1/loss_scale. A finite number, the same on every worker.
+
+        Returns:
+            The norm of all gradients together, ``scale`` times, before clipping, if ``clip_norm`` is set.
+
+        Raises:
+            ValueError: leaves are missing, all weights are 0, or hyper-parameters or ``scale`` differ between
+                workers; raised on all of them. The leaves that were added stay; nothing has been changed.
+            FloatingPointError: a gradient is not finite and ``nonfinite`` is "raise"; likewise on all of
+                them, and the leaves are gone.
+            WorkerLost: a worker is gone. No parameter has been changed, here or on any worker that is left.
+            RuntimeError: a worker was lost in an earlier step.
+        """
+        self._check_usable()
+        scale = check_scale(scale, any(w.dtype.itemsize <= 4 for w in self._params))
+        try:
+            weight, has_gradient = self._agree(scale)
+            norm = self._step(weight, has_gradient, scale)
+        except WorkerLost:
+            self._usable = False
+            raise
+        if self._skipped and self.optimizer.options.nonfinite == "raise":
+            raise FloatingPointError("grads: infinite or NaN in some leaf; nothing was changed")
+        return norm
+
+    def _check_usable(self) -> None:
+        if not self._usable:
+            raise RuntimeError(
+                "a worker was lost during a step: start again with a new group, a new optimizer and load()"
+            )
+
+    def _agree(self, scale: float) -> tuple[float, Array]:
+        """The weight of all leaves, and which parameters have a gradient; every worker finds the same."""
+        group, n_params = self._group, len(self._params)
+        hyper = repr((self.optimizer._hyper_values, self.t, scale)).encode()
+        weights = np.array([self._leaf_sums.weights.get(leaf, np.nan) for leaf in self.leaves])
+        facts = (weights, self._leaf_sums.has_gradient, np.array([zlib.crc32(hyper)]))
+        sizes = [8 * len(own) + n_params + 8 for own in self._exchange.ranges]
+        found = group.all_gather(np.concatenate([a.view(np.uint8) for a in facts]), sizes)
+        if len({one[-8:].tobytes() for one in found}) > 1:
+            raise ValueError(
+                "hyper-parameters, t or scale: got others on other workers, expected the same on all"
+            )
+        weights = np.concatenate([one[: -8 - n_params] for one in found]).view(np.float64)
+        missing = np.flatnonzero(np.isnan(weights))
+        if missing.size:
+            raise ValueError(
+                f"leaves: {', '.join(map(str, missing[:8]))}{', ...' if missing.size > 8 else ''} of "
+                f"{self._leaves} were not added; expected each once a step, if need be with weight=0"
+            )
+        has_gradient = np.any([one[-8 - n_params : -8].view(bool) for one in found], axis=0)
+        return total_weight(weights, self._module), has_gradient
+
+    def _step(self, weight: float, has_gradient: Array, scale: float) -> float | None:
+        exchange, leaf_sums = self._exchange, self._leaf_sums
+        sums = leaf_sums.take(exchange.nodes[self._group.rank])
+        total = exchange.sum(sums, leaf_sums.buffer)
+        first, last = exchange.parts[self._group.rank]
+        leaf_sums.divide(total, weight, first, last)
+        grads = [
+            leaf_sums.stored(leaf_sums.vector.view(total, piece), piece.param)
+            if has_gradient[piece.param]
+            else None
+            for piece in leaf_sums.vector.pieces(first, last)
+        ]
+        norm, admitted = self._parts.admit(grads, self.optimizer.options, scale, self._module)
+        self._skipped = admitted is None
+        if admitted is not None:
+            self._parts.step(self.optimizer, grads, admitted, total)
+        leaf_sums.give_back((*sums, total))  # which may be one of them
+        leaf_sums.start()
+        return norm if self.optimizer.options.clip_norm is not None else None
+
+    # ---- state ----
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the optimizer of all parameters in one process would return; every worker calls it.
+
+        ``optimizer.load_state_dict`` takes it, and so does ``load_state_dict`` with any number of workers.
+        """
+        whole = {name: self._parts.gather(parts) for name, parts in self.optimizer.state.items()}
+        return {**self.optimizer.state_dict(), "state": whole}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes over what ``state_dict`` returned, of any number of workers or of one optimizer alone.
+
+        Raises:
+            TypeError, ValueError: it does not fit; nothing has been changed.
+        """
+        self.optimizer.load_state_dict({**state_dict, "state": self._own_state(state_dict["state"])})
+        self._leaf_sums.start()
+
+    def _own_state(self, state: Mapping[str, list[Array]]) -> dict[str, list[Array]]:
+        """The worker's elements of state arrays that are like the parameters."""
+        for name, whole in state.items():
+            shapes, expected = [a.shape for a in whole], [w.shape for w in self._params]
+            if shapes != expected:
+                raise ValueError(f"state[{name!r}]: got arrays of shape {shapes}, expected {expected}")
+        return {name: self._parts.cut(whole) for name, whole in state.items()}
+
+    @property
+    def ema(self) -> list[Array]:
+        """The running averages of all parameters, whole; empty unless asked for with ``ema``.
+
+        Every worker reads it together.
+        """
+        return self._parts.gather(self.optimizer.ema)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes parameters and state into a folder that all workers reach, whole or not at all.
+
+        Every worker writes a file with its own part. Once all are there, one file with the facts is moved
+        into place, and the files of an older checkpoint are removed.
+
+        Args:
+            path: of the folder; it is made if it is not there.
+
+        Raises:
+            OSError, ValueError: a file cannot be written; raised on all, and the old checkpoint stays.
+            WorkerLost: a worker is gone; likewise.
+        """
+        self._check_usable()
+        checkpoint.save(self, path)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Takes over parameters and state of a checkpoint that any number of workers wrote.
+
+        Every worker calls it. Training goes on with the same bits. Leaves added before are forgotten.
+
+        Args:
+            path: of the folder.
+
+        Raises:
+            OSError, TypeError, ValueError: a file is missing, cut off or altered, or does not fit the
+                optimizer; raised on all workers, and nothing has been changed.
+        """
+        checkpoint.load(self, path)
+
+
+def _check_param(name: str, w: Any) -> Array:
+    """The parameter as a plain array, or the error that it cannot be overwritten, or cut."""
+    arrays.check_inplace(name, w, halves=True)
+    if not w.flags.c_contiguous:
+        raise ValueError(
+            f"{name}: its elements are not in C order, in which they are cut for the workers; pass "
+            "numpy.ascontiguousarray of it, and use that as the parameter"
+        )
+    plain: Array = np.asarray(w)
+    return plain
