@@ -2,8 +2,9 @@
 sets, threads. A rule added to the registries is tested without touching a test.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,17 @@ from samestep.proof import golden
 # Tests alone are collected: pytest would import a helper to look for doctests, whatever that import does.
 collect_ignore = ["support", "torch/walk"]
 _core.wake_always(True)  # small work, too, is done by as many threads as a test asks for
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    """A test file that cannot be imported fails. The look for doctests would skip it and all its tests."""
+    report = yield
+    is_of_tests = Path(__file__).parent in collector.path.parents
+    if report.skipped and is_of_tests and "unable to import module" in str(report.longrepr):
+        report.outcome = "failed"
+        report.longrepr = f"{collector.path} cannot be imported; `python {collector.path}` says why"
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

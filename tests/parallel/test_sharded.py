@@ -1,0 +1,409 @@
+"""Sharded optimizers: the bits of one process for any number of workers, whatever else the step does."""
+
+import functools
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import samestep as ss
+from samestep.parallel import Sharded, mean_of_leaves, run_threads, threads, weighted_mean
+from samestep.parallel.tree import ranges
+from simulated import Network
+
+SHAPES = [(3000,), (7,), (), (50, 70), (0,), (1024,)]
+WORKERS = [1, 2, 3, 4, 5, 7, 8, 11]
+ADAM = functools.partial(ss.Adam, lr=0.1)
+ALL_OPTIONS = functools.partial(
+    ss.AdamW,
+    lr=0.1,
+    weight_decay=0.1,
+    clip_norm=1.0,
+    clip_value=0.01,
+    nonfinite="skip",
+    ema=0.9,
+    maximize=True,
+)
+
+
+def params(dtypes=(np.float32,)):
+    draw = np.random.default_rng(0)
+    return [draw.standard_normal(s).astype(dtypes[i % len(dtypes)]) for i, s in enumerate(SHAPES)]
+
+
+def gradients(t, leaf, like):
+    draw = np.random.default_rng([t, leaf])
+    return [np.asarray(draw.standard_normal(w.shape)).astype(w.dtype) for w in like]
+
+
+def digest(arrays):
+    return ss.digest([a.view(np.float16) if a.dtype == np.uint16 else a for a in arrays])
+
+
+def state_of(sharded):
+    return digest([a for arrays in sharded.state_dict()["state"].values() for a in arrays])
+
+
+def train(group, make=ADAM, leaves=8, dtypes=(np.float32,), weights=None, steps=3, scale=1.0):
+    """What can be seen of a training: parameters, state, norms."""
+    own = params(dtypes)
+    opt, norms = Sharded(make, own, group, leaves=leaves), []
+    for t in range(steps):
+        order = np.random.default_rng([t, group.rank]).permutation(opt.leaves)
+        for leaf in order:
+            opt.add(leaf, gradients(t, leaf, own), weight=1.0 if weights is None else weights[leaf])
+        norms.append(opt.step(scale=scale))
+    return digest(own), state_of(opt), norms
+
+
+CASES = {
+    "adam": {},
+    "odd number of leaves": {"leaves": 7},
+    "one leaf": {"leaves": 1},
+    "more leaves than a power of two": {"leaves": 12},
+    "SGD": {"make": functools.partial(ss.SGD, lr=0.1)},
+    "all options": {"make": ALL_OPTIONS, "scale": 0.5},
+    "float64": {"dtypes": (np.float64,), "make": functools.partial(ADAM, clip_norm=0.5)},
+    "both types": {"dtypes": (np.float32, np.float64), "make": functools.partial(ADAM, clip_norm=0.5)},
+    "float16": {"dtypes": (np.float16,), "make": functools.partial(ADAM, clip_norm=0.5, ema=0.5)},
+    "bfloat16": {"dtypes": (ml_dtypes.bfloat16,), "make": functools.partial(ADAM, state_dtype="param")},
+    "split": {"dtypes": (ml_dtypes.bfloat16,), "make": functools.partial(ADAM, master="split")},
+    "master": {"dtypes": (np.float16,), "make": functools.partial(ADAM, master="float32", clip_norm=1.0)},
+    "a copy": {"make": functools.partial(ADAM, copy_dtype="bfloat16")},
+    "weights": {"weights": [3, 1, 0, 2, 5, 0.5, 1, 0]},
+    "a schedule": {"make": functools.partial(ss.SGD, lr=lambda t: 0.1 / t)},
+    "the reference": {"make": functools.partial(ADAM, backend="reference", clip_norm=1.0)},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_digest_for_any_number_of_workers(case):
+    seen = [found for size in WORKERS for found in run_threads(size, lambda g: train(g, **CASES[case]))]
+    assert len(seen) == sum(WORKERS)
+    assert all(found == seen[0] for found in seen)
+
+
+@pytest.mark.parametrize("make", [ADAM, ALL_OPTIONS], ids=["adam", "all options"])
+@pytest.mark.parametrize("dtypes", [(np.float32,), (np.float32, np.float64), (np.float16,)], ids=str)
+def test_the_bits_are_those_of_one_optimizer_along_the_mean_of_the_leaves(make, dtypes):
+    own = params(dtypes)
+    opt = make(own)
+    norms = [
+        opt.step(mean_of_leaves([gradients(t, leaf, own) for leaf in range(12)]), scale=0.5) for t in range(3)
+    ]
+    state = digest([a for arrays in opt.state.values() for a in arrays])
+    (found,) = set(map(str, run_threads(3, lambda g: train(g, make, leaves=12, dtypes=dtypes, scale=0.5))))
+    assert found == str((digest(own), state, norms))
+
+
+def test_the_mean_is_that_of_the_contract():
+    leaves = [np.float32([1.0, x]) for x in (2**24, 1, 1, 1, -(2**24))]
+    by_hand = np.float32(0)
+    ((a, b), (c, d)), e = ((leaves[0][1], leaves[1][1]), (leaves[2][1], leaves[3][1])), leaves[4][1]
+    by_hand = np.float32(np.float32(np.float32(a + b) + np.float32(c + d)) + e) / np.float32(5)
+    assert mean_of_leaves(leaves).tolist() == [1.0, by_hand]
+    assert by_hand != np.float32(sum(float(x[1]) for x in leaves) / 5)  # else the order could not show
+
+
+def test_a_weighted_mean_reads_no_leaf_of_weight_0():
+    nan = np.full(3, np.nan)
+    for backend in ("cpu", "reference"):
+        found = weighted_mean([nan, np.ones(3), None, 4 * np.ones(3)], [0, 2, 0, 1], backend=backend)
+        assert found.tolist() == [2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0], [3, 0.1, 2]])
+def test_mean_of_leaves_has_the_bits_of_its_twin(weights):
+    leaves = [{"a": (x, x.T[1:])} for x in np.random.default_rng(1).standard_normal((3, 40, 40)).astype("f4")]
+    found = [weighted_mean(leaves, weights, backend=b) for b in ("cpu", "reference")]
+    assert ss.digest(found[0]) == ss.digest(found[1])
+    assert found[0]["a"][1].shape == (39, 40)
+
+
+def test_structures_stay():
+    def one(group):
+        own = {"body": [np.ones(2000), np.ones((2, 3))], "head": np.ones(5)}
+        opt = Sharded(lambda p: ss.SGD(p, lr=0.5), own, group, leaves=2)
+        for leaf in opt.leaves:
+            opt.add(leaf, {"body": [np.ones(2000), None], "head": leaf * np.ones(5)})
+        opt.step()
+        return own["body"][0][1999], own["body"][1][1, 2], own["head"][0], opt.optimizer.steps
+
+    assert run_threads(2, one) == [(0.5, 1.0, 0.75, [1, 0, 1])] * 2
+
+
+def test_groups_of_parameters():
+    def one(group):
+        own = params()
+        make = lambda p: ss.SGD([{"params": p[:2]}, {"params": p[2:], "lr": 0.25}], lr=0.5)  # noqa: E731
+        opt = Sharded(make, own, group, leaves=4)
+        for leaf in opt.leaves:
+            opt.add(leaf, [np.ones_like(w) for w in own])
+        opt.step()
+        return [np.unique(w - before).tolist() for w, before in zip(own, params(), strict=True) if w.size > 1]
+
+    found = run_threads(3, one)
+    assert found[0] == found[1] == found[2]
+    assert {round(x, 4) for x in found[0][0]} == {-0.5}
+    assert {round(x, 4) for x in found[0][2]} == {-0.25}
+
+
+def test_a_parameter_that_no_leaf_has_a_gradient_for_is_skipped():
+    def one(group, leaf_with_gradient):
+        w = [np.ones(3000), np.ones(4)]
+        opt = Sharded(lambda p: ss.Momentum(p, lr=0.5), w, group, leaves=3)
+        for leaf in opt.leaves:
+            opt.add(leaf, [np.ones(3000), np.ones(4) if leaf == leaf_with_gradient else None])
+        opt.step()
+        return digest(w), opt.optimizer.steps
+
+    for leaf, steps in ((2, [1, 1]), (None, [1, 0])):
+        found = [x for size in (1, 2, 4) for x in run_threads(size, lambda g, leaf=leaf: one(g, leaf))]
+        assert all(x == found[0] for x in found)
+        assert found[0][1] == steps
+
+
+@pytest.mark.parametrize("policy", ["skip", "raise"])
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_all_workers_or_none_step_along_what_is_not_finite(policy, clip_norm):
+    def one(group):
+        own = params()
+        make = functools.partial(ADAM, nonfinite=policy, clip_norm=clip_norm)
+        opt, seen = Sharded(make, own, group, leaves=4), []
+        for t in range(3):
+            for leaf in opt.leaves:
+                grads = gradients(t, leaf, own)
+                if (t, leaf) == (1, 3):
+                    grads[0][1500] = np.inf
+                opt.add(leaf, grads)
+            try:
+                opt.step()
+            except FloatingPointError:
+                assert policy == "raise"
+            seen.append((opt.skipped, opt.t, digest(own)))
+        return seen
+
+    found = [x for size in (1, 3, 4) for x in run_threads(size, one)]
+    assert all(x == found[0] for x in found)
+    assert [x[:2] for x in found[0]] == [(False, 1), (True, 1), (False, 2)]
+    assert found[0][0][2] == found[0][1][2] != found[0][2][2]
+
+
+def test_finite_gradients_whose_squares_overflow_are_not_refused():
+    def one(group):
+        w = np.ones(3000)
+        opt = Sharded(lambda p: ss.SGD(p, lr=0.1, nonfinite="raise", clip_norm=1.0), w, group, leaves=2)
+        for leaf in opt.leaves:
+            opt.add(leaf, np.full(3000, 1e200))
+        return opt.step(), opt.skipped
+
+    assert run_threads(2, one) == [(np.inf, False)] * 2
+
+
+def test_state_dicts_go_from_any_number_of_workers_to_any_other_and_to_none():
+    def first(group):
+        own = params()
+        opt = Sharded(ALL_OPTIONS, own, group, leaves=6)
+        step(opt, own, 0)
+        return opt.state_dict(), own, [a.copy() for a in opt.ema]
+
+    def step(opt, own, t):
+        for leaf in opt.leaves:
+            opt.add(leaf, gradients(t, leaf, own))
+        opt.step()
+
+    def second(group, state_dict, own):
+        own = [w.copy() for w in own]
+        opt = Sharded(ALL_OPTIONS, own, group, leaves=6)
+        opt.load_state_dict(state_dict)
+        step(opt, own, 1)
+        return digest(own), state_of(opt)
+
+    (state_dict, own, ema), *_ = run_threads(3, first)
+    assert digest(ema) == digest(state_dict["state"]["ema"])
+    found = [x for n in (1, 2, 5) for x in run_threads(n, lambda g: second(g, state_dict, own))]
+    alone = ALL_OPTIONS([w.copy() for w in own])
+    alone.load_state_dict(state_dict)
+    alone.step(mean_of_leaves([gradients(1, leaf, own) for leaf in range(6)]))
+    assert {x[0] for x in found} == {digest(alone.params)}
+    assert len({x[1] for x in found}) == 1
+
+
+def test_parameters_and_hyper_parameters_may_be_set_between_steps():
+    def one(group):
+        own = params()
+        opt = Sharded(ADAM, own, group, leaves=4)
+        for t in range(2):
+            for leaf in opt.leaves:
+                opt.add(leaf, gradients(t, leaf, own))
+            opt.step()
+            opt.optimizer.lr = 0.01
+            own[0][:] = 5.0
+        return digest(own)
+
+    assert len({x for n in (1, 2, 3) for x in run_threads(n, one)}) == 1
+
+
+# ---- what travels, and what is kept ----
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 6, 7, 8])
+@pytest.mark.parametrize("leaves", [8, 12, 16, 40])
+def test_bytes_sent_are_a_rings_or_at_most_twice_as_many(size, leaves):
+    n = 64 * 1024
+    network = Network(size)
+
+    def one(group):
+        w = np.ones(n, np.float32)
+        opt = Sharded(functools.partial(ss.SGD, lr=0.1), w, group, leaves=leaves)
+        before = network.sent[group.rank]
+        for leaf in opt.leaves:
+            opt.add(leaf, w)
+        opt.step()
+        return network.sent[group.rank] - before
+
+    ring, small = 2 * (size - 1) / size * 4 * n, 1000 * size
+    sent = network.run(one)
+    share, rest = divmod(leaves, size)
+    if size & (size - 1) == 0 and rest == 0 and share & (share - 1) == 0:
+        assert max(sent) <= ring + small
+    assert max(sent) <= 2 * ring + small
+
+
+@pytest.mark.parametrize("leaves", [2, 16, 64, 100])
+def test_a_worker_keeps_one_sum_for_each_bit_of_the_number_of_its_leaves_and_one_buffer(leaves):
+    def one(group):
+        w = np.ones(4096, np.float32)
+        opt = Sharded(functools.partial(ss.SGD, lr=0.1), w, group, leaves=leaves)
+        for _ in range(2):
+            for leaf in opt.leaves:
+                opt.add(leaf, w)
+            opt.step()
+        return len(opt._leaf_sums._spare), len(opt.leaves).bit_length() + 1
+
+    for kept, most in run_threads(2, one):
+        assert kept <= most
+
+
+# ---- errors ----
+
+
+def refused(call, error, match):
+    with pytest.raises(error, match=match):
+        call()
+
+
+def test_arguments_are_checked():
+    alone = threads(1)[0]
+    w = np.ones(3)
+    good = functools.partial(ss.SGD, lr=0.1)
+    refused(lambda: Sharded(good, w, "gloo", leaves=1), TypeError, r"group: got str, expected what")
+    refused(lambda: Sharded(good, w, alone, leaves=0), ValueError, r"leaves: got 0, expected 1 or more")
+    refused(lambda: Sharded(good, [1.0], alone, leaves=1), TypeError, r"params\[0\]: got float")
+    refused(lambda: Sharded(good, np.ones((2, 3)).T, alone, leaves=1), ValueError, "not in C order")
+    refused(lambda: Sharded(lambda p: 3, w, alone, leaves=1), TypeError, "make_optimizer: returned int")
+    refused(lambda: Sharded(lambda p: good(w), w, alone, leaves=1), ValueError, "other arrays")
+    zeroing = functools.partial(good, zero_grads=True)
+    refused(lambda: Sharded(zeroing, w, alone, leaves=1), ValueError, "zero_grads: got True")
+    random = functools.partial(good, stochastic_rounding=1)
+    half = w.astype(ml_dtypes.bfloat16)
+    refused(lambda: Sharded(random, half, alone, leaves=1), ValueError, "stochastic_rounding: ")
+
+    opt = Sharded(good, [w, np.ones(2)], alone, leaves=2)
+    fits = [np.ones(3), np.ones(2)]
+    refused(lambda: opt.add(2, fits), ValueError, r"leaf: got 2, expected one of this worker's: 0 to 1")
+    refused(lambda: opt.add(0.0, fits), TypeError, "leaf: got 0.0")
+    refused(lambda: opt.add(0, [np.ones(3)]), ValueError, "got 1 gradients, expected 2")
+    refused(
+        lambda: opt.add(0, [np.ones(3), np.ones(3)]), ValueError, r"grads\[1\]: got float64 of shape \(3,\)"
+    )
+    refused(lambda: opt.add(0, [np.ones(3), np.ones(2, "f4")]), TypeError, r"grads\[1\]: got float32")
+    refused(lambda: opt.add(0, [np.ones(3), [1, 2]]), TypeError, r"grads\[1\]: got list")
+    refused(lambda: opt.add(0, fits, weight=-1), ValueError, "weight: got -1")
+    refused(lambda: opt.add(0, fits, weight=np.nan), ValueError, "weight: got nan")
+    refused(opt.step, ValueError, "leaves: 0, 1 of 2 were not added")
+    opt.add(0, fits)
+    refused(lambda: opt.add(0, fits), ValueError, "leaf: got 0, which was added before")
+    refused(opt.step, ValueError, "leaves: 1 of 2 were not added")
+    opt.add(1, fits)
+    opt.step()
+    assert w.tolist() == [0.9] * 3
+    for leaf in opt.leaves:
+        opt.add(leaf, None, weight=0.0)
+    refused(opt.step, ValueError, r"weight: those of all leaves add up to 0.0")
+
+
+def each_error(size, function):
+    def one(group):
+        try:
+            return function(group)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+
+    return run_threads(size, one, timeout=20)
+
+
+def test_an_error_of_one_worker_is_raised_on_all_and_none_waits():
+    good = functools.partial(ss.SGD, lr=0.1)
+
+    def bad_params(group):
+        Sharded(good, np.ones(3) if group.rank else [3], group, leaves=2)
+
+    first, *others = each_error(3, bad_params)
+    assert first.startswith("TypeError: params[0]: got int")
+    assert all(x.startswith("ValueError: worker 0 of 3 has given up: TypeError: params[0]") for x in others)
+
+    def other_shapes(group):
+        Sharded(good, np.ones(3 + group.rank // 2), group, leaves=2)
+
+    assert all("ValueError: params: got [['float64', [" in x for x in each_error(3, other_shapes))
+
+    def missing(group):
+        w = np.ones(3)
+        opt = Sharded(good, w, group, leaves=4)
+        for leaf in opt.leaves:
+            if leaf != 2:
+                opt.add(leaf, w)
+        opt.step()
+
+    assert set(each_error(3, missing)) == {
+        "ValueError: leaves: 2 of 4 were not added; expected each once a step, if need be with weight=0"
+    }
+
+    def other_lr(group):
+        w = np.ones(3)
+        opt = Sharded(functools.partial(ss.SGD, lr=0.1 * (1 + group.rank)), w, group, leaves=4)
+        for leaf in opt.leaves:
+            opt.add(leaf, w)
+        opt.step()
+
+    assert all(
+        x.startswith("ValueError: hyper-parameters, t or scale: got others") for x in each_error(3, other_lr)
+    )
+
+    def failing_schedule(group):
+        w = np.ones(3000)
+
+        def lr(t):
+            if t == 1 and group.rank == 1 and tried:
+                raise OSError("no table of rates")
+            tried.append(t)
+            return 0.1
+
+        tried = []
+        opt = Sharded(functools.partial(ss.SGD, lr=lr), w, group, leaves=4)
+        for leaf in opt.leaves:
+            opt.add(leaf, w)
+        try:
+            opt.step()
+        finally:
+            assert np.all(w == 1)
+
+    found = each_error(3, failing_schedule)
+    assert found[1] == "OSError: no table of rates"
+    assert found[0] == found[2] == "RuntimeError: worker 1 could not step; no parameter has been changed"
+
+
+def test_ranges_are_what_the_optimizer_says():
+    found = run_threads(3, lambda g: Sharded(ADAM, params(), g, leaves=7).leaves)
+    assert found == ranges(7, 3)
