@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from samestep import backends
-from samestep.backends import face
+from samestep.backends import face, host_face
 
 STUB = ast.parse((Path(backends.__file__).parent.parent / "_core.pyi").read_text(encoding="utf-8"))
 
@@ -34,7 +34,7 @@ def faces(protocol: type) -> dict:
 class TestFace:
     def test_functions(self, backend):
         module = backends.module(backend)
-        more = {} if backend == "cuda" else faces(face.HostBackend)
+        more = {} if backend == "cuda" else faces(host_face.HostBackend)
         for name, expected in {**faces(face.Backend), **more}.items():
             if not name.startswith("_"):
                 assert parameters(getattr(module, name)) == parameters(expected), name
