@@ -1,0 +1,111 @@
+"""Real processes: gloo and MPI, real kills."""
+
+import functools
+import random
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import samestep as ss
+from samestep.parallel import Sharded, threads
+from worker_processes import run_processes
+
+STEPS = 6
+SHAPES = [(3000,), (40, 70), (5,)]
+needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
+
+
+def sharded(group):
+    draw = np.random.default_rng(0)
+    own = [draw.standard_normal(shape).astype(np.float32) for shape in SHAPES]
+    return Sharded(functools.partial(ss.Adam, lr=0.1, clip_norm=1.0), own, group, leaves=12)
+
+
+def step(opt):
+    for leaf in opt.leaves:
+        draw = np.random.default_rng([opt.t, leaf])
+        opt.add(leaf, [draw.standard_normal(w.shape).astype(np.float32) for w in opt.params])
+    opt.step()
+
+
+def train(group, path, last, load):
+    """Trains to step ``last``, saving every step: the digest of the parameters."""
+    opt = sharded(group)
+    if load:
+        opt.load(path)
+    while opt.t < last:
+        step(opt)
+        opt.save(path)
+    return ss.digest(opt.params)
+
+
+def alone(steps):
+    opt = sharded(threads(1)[0])
+    for _ in range(steps):
+        step(opt)
+    return ss.digest(opt.params)
+
+
+def kill_and_go_on(seed, path):
+    """4 workers, one killed at a transfer of its own; on with 3, then 1, then 7."""
+    draw = random.Random(seed)
+    kill = draw.randrange(4), draw.randint(30, 60)  # a step and its checkpoint are some 13 transfers
+    found = run_processes(4, train, path, STEPS, False, kill=kill)
+    for rank, text in enumerate(found):
+        assert (text is None) == (rank == kill[0])
+        assert text is None or text.startswith("WorkerLost: "), text
+    opt = sharded(threads(1)[0])
+    opt.load(path)
+    done = opt.t
+    assert 0 < done < STEPS - 2
+    for size, last in ((3, done + 1), (1, done + 2), (7, STEPS)):
+        assert set(run_processes(size, train, path, last, True)) == {alone(last)}
+
+
+@needs_torch
+def test_four_workers_one_killed_then_three_one_and_seven(tmp_path):
+    kill_and_go_on(0, tmp_path)
+
+
+@needs_torch
+@pytest.mark.slow
+def test_twenty_kills(tmp_path):
+    for seed in range(1, 20):
+        kill_and_go_on(seed, tmp_path / str(seed))
+
+
+SCRIPT = """
+import sys
+sys.path[:0] = {paths}
+from test_processes import *
+from samestep.parallel import mpi
+group = mpi()
+digest = train(group, {path!r} + "/checkpoint", STEPS, False)
+Path({path!r}, str(group.rank)).write_text(f"{{digest}} {{group.size}}")
+"""
+
+
+@pytest.mark.skipif(find_spec("mpi4py") is None, reason="mpi4py is not installed: pip install mpi4py mpich")
+def test_mpi_has_the_same_bits(tmp_path):
+    mpirun = shutil.which("mpirun", path=Path(sys.executable).parent) or shutil.which("mpirun")
+    if mpirun is None:
+        pytest.skip("mpirun is not installed: pip install mpich")
+    here = Path(__file__).parent
+    paths = [str(here), str(here.parent / "support")]
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(paths=paths, path=str(tmp_path)))
+    for size in (1, 3, 4):
+        done = subprocess.run(
+            [mpirun, "-n", str(size), sys.executable, str(script)],
+            capture_output=True,
+            encoding="utf-8",
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        for rank in range(size):
+            assert (tmp_path / str(rank)).read_text() == f"{alone(STEPS)} {size}"
