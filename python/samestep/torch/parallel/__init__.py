@@ -1,10 +1,11 @@
 """Any number of workers, one digest, for torch's training loops: see ``samestep.parallel``.
 
-    ddp             steps of M leaves for a model that every worker has whole
-    LeafSync        what it returns: ``leaves``, ``leaf``, ``reduce``
+ddp             steps of M leaves for a model that every worker has whole
+LeafSync        what it returns: ``leaves``, ``leaf``, ``reduce``
 """
 
 from .ddp import ddp
+from .fsdp import ReduceScatter, fsdp
 from .sync import LeafSync
 
-__all__ = ["LeafSync", "ddp"]
+__all__ = ["LeafSync", "ReduceScatter", "ddp", "fsdp"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...parallel.groups import Group
-from ..tensors import as_array, is_dense, local_tensor
+from ..tensors import as_array, is_dense, is_dtensor, local_tensor
 
 
 def hyper_of(optimizer: Any) -> bytes:
@@ -22,15 +22,14 @@ def hyper_of(optimizer: Any) -> bytes:
     ).encode()
 
 
-def check_alike(group: Group, facts: dict[str, Any], tensors: dict[str, Tensor], whole: bool) -> None:
+def check_alike(group: Group, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Raises on every worker unless all have the same facts and tensors, of the same layout and bits.
 
     Args:
         facts: by the name of the argument that they come from.
-        tensors: parameters and buffers by their names.
-        whole: False: each worker has its own shard of the tensors, whose bits differ.
+        tensors: parameters and buffers by their names; of shards, which differ, type and shape are compared.
     """
-    mine = {**facts, "model": {name: _facts_of(tensor, whole) for name, tensor in tensors.items()}}
+    mine = {**facts, "model": {name: _facts_of(tensor) for name, tensor in tensors.items()}}
     for rank, other in enumerate(group.all_gather_json(mine)):
         where = f"worker {group.rank} and", f"worker {rank}, expected the same on all"
         for name, value in other.items():
@@ -58,11 +57,11 @@ def check_tensor(name: str, tensor: Tensor) -> None:
         raise ValueError(f"model: {name}: got a tensor with gaps, expected a dense one; use its contiguous()")
 
 
-def _facts_of(tensor: Tensor, whole: bool) -> list[Any]:
+def _facts_of(tensor: Tensor) -> list[Any]:
     facts = [str(tensor.dtype), list(tensor.shape)]
-    if not whole:
+    if is_dtensor(tensor):
         return facts
     plain = tensor.detach()
     strides = list(plain.stride())
     values = as_array(plain.contiguous().reshape(-1).view(torch.uint8), "model")
-    return [*facts, strides, hashlib.blake2b(values, digest_size=16).hexdigest()]
+    return [*facts, strides, hashlib.blake2b(values.data, digest_size=16).hexdigest()]

@@ -103,7 +103,7 @@ class DdpSync(LeafSync):
     def _take(self, p: Tensor) -> None:
         if self._open is None or self._buffer is None:
             return  # a gradient that belongs to no leaf stays where it is
-        number, weight = self._open
+        _, weight = self._open
         i, grad = self._places[id(p)], p.grad
         assert grad is not None
         if grad.layout is not torch.strided:

@@ -16,7 +16,10 @@ from ...parallel.leaf_sums import LeafSums
 from ...parallel.tree import ranges
 from ..tensors import HALVES, as_array, compute_type, resolved
 
-_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
+_ZEROS: dict[torch.dtype, Array] = {
+    torch.float32: np.zeros((), np.float32),
+    torch.float64: np.zeros((), np.float64),
+}
 
 
 class TensorSums:
@@ -37,7 +40,7 @@ class TensorSums:
         self._group = group
         # Of a parameter the sums need the size and the type alone, not the memory, which torch may replace.
         self._like = [torch.empty_like(t, device="meta") for t in like]
-        params = [np.broadcast_to(_NUMPY[compute_type(t.dtype)](0), t.numel()) for t in like]
+        params = [np.broadcast_to(_ZEROS[compute_type(t.dtype)], t.numel()) for t in like]
         self.leaf_sums = LeafSums(params, leaves, ranges(leaves, group.size)[group.rank], cpu)
         self._exchange = Exchange(group, leaves, self.leaf_sums.vector, self.leaf_sums.add)
         self.ranges = self._exchange.ranges
@@ -73,24 +76,29 @@ class TensorSums:
         Returns:
             A tensor for each of ``like``; they stay as they are until ``release`` is called.
         """
-        group, exchange, sums = self._group, self._exchange, self.leaf_sums
-        held = sums.take(exchange.nodes[group.rank])
+        total = self._reduce(weight)
+        parts = [self.leaf_sums.vector.part(total, *blocks) for blocks in self._exchange.parts]
+        mine = parts[self._group.rank]
+        others = {rank: part for rank, part in enumerate(parts) if rank != self._group.rank}
+        send = dict.fromkeys(others, mine) if mine.size else {}
+        self._group.transfer(send, {rank: part for rank, part in others.items() if part.size})
+        return [self._tensor(total, i) for i in range(len(self._like))]
+
+    def _reduce(self, weight: float) -> Array:
+        """A vector that has the mean where this worker's part is; the next step begins."""
+        exchange, sums = self._exchange, self.leaf_sums
+        held = sums.take(exchange.nodes[self._group.rank])
 
         def spare() -> Array:
             held.append(sums.buffer())
             return held[-1]
 
         total = exchange.sum(held[:], spare)
-        sums.divide(total, weight, *exchange.parts[group.rank])
-        parts = [sums.vector.part(total, *blocks) for blocks in exchange.parts]
-        mine = parts[group.rank]
-        others = {rank: part for rank, part in enumerate(parts) if rank != group.rank}
-        send = dict.fromkeys(others, mine) if mine.size else {}
-        group.transfer(send, {rank: part for rank, part in others.items() if part.size})
+        sums.divide(total, weight, *exchange.parts[self._group.rank])
         sums.give_back(buffer for buffer in held if buffer is not total)
         sums.start()
         self._mean = total
-        return [self._tensor(total, i) for i in range(len(self._like))]
+        return total
 
     def release(self) -> None:
         """Takes the memory of the last mean for later leaves."""
@@ -102,3 +110,27 @@ class TensorSums:
         like = self._like[i]
         flat = torch.from_numpy(self.leaf_sums.vector.whole(total, i)).to(like.dtype)
         return flat.as_strided(like.shape, like.stride())
+
+
+class ShardSums(TensorSums):
+    """A step's sums of flat tensors that are cut into a shard for each worker; each ends with its own.
+
+    Args:
+        size: the number of elements of a shard.
+    """
+
+    def __init__(self, size: int, dtype: torch.dtype, leaves: int, group: Group) -> None:
+        super().__init__([torch.empty(size, dtype=dtype, device="meta")] * group.size, leaves, group)
+        # The shards lie in the order in which the exchange hands out its parts, each of as many blocks.
+        order = sorted(range(group.size), key=lambda rank: self._exchange.parts[rank])
+        self._places = [order.index(rank) for rank in range(group.size)]
+
+    def place_shards(self, buffer: Array, values: Tensor, weight: float, adds: bool) -> None:
+        """Writes a leaf's weighed tensor, all shards one after another, or adds it."""
+        for place, shard in zip(self._places, values.chunk(len(self._places)), strict=True):
+            self.place(buffer, place, shard, weight, adds)
+
+    def write_shard(self, weight: float, out: Tensor) -> None:
+        """Writes this worker's shard of the mean of all leaves. Every worker calls it."""
+        out.copy_(self._tensor(self._reduce(weight), self._places[self._group.rank]))
+        self.release()

@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn import Module, Parameter
 
 from ... import parallel
@@ -33,13 +32,16 @@ class LeafSync(ABC):
     """
 
     leaves: range
-    _whole = True  # whether each worker has all elements of the parameters
 
     def __init__(self, model: Module, optimizer: Any, leaves: int, group: Group | None) -> None:
-        self._group = group = _group_of(group)
+        self._group = group = group_of(group)
         error: Exception | None = None
         try:
             self._leaves = whole_number("leaves", leaves, at_least=1)
+            if self._leaves < group.size:
+                raise ValueError(
+                    f"leaves: got {leaves}, expected at least one for each of {group.size} workers"
+                )
             self._check(model, optimizer)
         except Exception as found:
             error = found
@@ -54,7 +56,7 @@ class LeafSync(ABC):
             "optimizer": f"{type(optimizer).__name__} {hyper_of(optimizer).decode()}",
             "frozen": [name for name, _ in self._frozen],
         }
-        check_alike(group, facts, {**named, **dict(model.named_buffers())}, self._whole)
+        check_alike(group, facts, {**named, **dict(model.named_buffers())})
         self._buffers = LeafBuffers(model, self._leaves, group)
         self._weights: dict[int, float] = {}
         self._open: tuple[int, float] | None = None
@@ -75,7 +77,7 @@ class LeafSync(ABC):
         own = set(map(id, params.values()))
         if any(id(p) not in own for group in optimizer.param_groups for p in group["params"]):
             raise ValueError(
-                "optimizer: has a parameter that is none of model's, whose gradient would stay this worker's; "
+                "optimizer: has a parameter that is none of model's, so that nobody would sum its gradient; "
                 "pass a module that holds all, such as torch.nn.ModuleList([model, loss])"
             )
 
@@ -111,7 +113,9 @@ class LeafSync(ABC):
         if not self._usable:
             raise RuntimeError("a worker was lost in an earlier step; start again with a new group")
         if self._open is not None:
-            raise RuntimeError(f"leaf: got {number} within leaf {self._open[0]}, expected one after the other")
+            raise RuntimeError(
+                f"leaf: got {number} within leaf {self._open[0]}, expected one after the other"
+            )
         number, weight = self._checked(number, weight)
         for name, p in self._frozen:
             if p.requires_grad:
@@ -167,7 +171,7 @@ class LeafSync(ABC):
         if not self._usable:
             raise RuntimeError("a worker was lost in an earlier step; start again with a new group")
         try:
-            weights, flags = self._agree()
+            weights, flags = self._agree(self._weights)
             weight = total_weight(weights, cpu)
             n_changed = len(self._buffers.changed)
             self._finish(weight, flags[:-n_changed])
@@ -178,10 +182,10 @@ class LeafSync(ABC):
         self._weights = {}
         self._is_reduced = True
 
-    def _agree(self) -> tuple[Array, NDArray[np.bool_]]:
+    def _agree(self, mine: dict[int, float]) -> tuple[Array, NDArray[np.bool_]]:
         """The weights of all leaves, and the flags of all workers: ``_flags``, then of buffers."""
         flags = np.concatenate([self._flags(), self._buffers.changed])
-        return agree(self._group, self._ranges, self._weights, flags, hyper_of(self._optimizer))
+        return agree(self._group, self._ranges, mine, flags, hyper_of(self._optimizer))
 
     _ranges: list[range]
 
@@ -204,12 +208,11 @@ class LeafSync(ABC):
         self._handles = []
 
 
-def _group_of(group: Group | None) -> Group:
+def group_of(group: Group | None) -> Group:
+    """The group, or that of the process; see ``ddp``."""
     if group is not None:
         return check_group(group)
     dist = torch.distributed
     if dist.is_available() and dist.is_initialized():
         return parallel.torch_distributed()
     return Alone()
-
-

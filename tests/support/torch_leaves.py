@@ -1,0 +1,225 @@
+"""What processes train over gloo for test_torch_parallel_processes.py: torch_leaves.py RANK SIZE DIR [WAY]...
+
+Every way trains one network with the same leaves; each process writes the digests of what it ends with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+import samestep as ss
+import samestep.torch
+
+STEPS, EXAMPLES = 3, 4
+LEAVES = (8, 12)
+OPTIMIZERS = {"Adam": lambda params: ss.torch.Adam(params, lr=0.05)}
+OPTIMIZERS["SGD"] = lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9)
+
+
+class Network(torch.nn.Module):
+    """Widths that no number of workers divides, a frozen parameter, one in two places, buffers."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = torch.nn.ModuleList(
+            torch.nn.Sequential(
+                ss.torch.Linear(7, 23), ss.torch.BatchNorm1d(23, relu=True), torch.nn.Linear(23, 7)
+            )
+            for _ in range(2)
+        )
+        self.scale = torch.nn.Parameter(torch.ones(7))
+        self.shift = torch.nn.Parameter(torch.full((7,), 0.1), requires_grad=False)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x) * self.scale + self.shift
+        return x
+
+
+def digest(model):
+    whole = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in model.parameters()]
+    buffers = [b.to(torch.float64).reshape(-1) for b in model.buffers()]
+    return ss.digest([t.detach().contiguous().numpy() for t in (*whole, *buffers)])
+
+
+def train(model, sync, optimizer, leaves):
+    for step in range(STEPS):
+        generator = torch.Generator().manual_seed(step)
+        x = torch.randn(leaves * EXAMPLES, 7, generator=generator)
+        for leaf in sync.leaves:
+            here = x[leaf * EXAMPLES :][:EXAMPLES]
+            with sync.leaf(leaf, weight=1.0 + leaf % 3):
+                (model(here) - here.flip(0)).square().mean().backward()
+        optimizer.step()
+
+
+def ddp(make_optimizer, leaves):
+    model = Network()
+    optimizer = make_optimizer(model.parameters())
+    train(model, ss.torch.parallel.ddp(model, optimizer, leaves=leaves), optimizer, leaves)
+    return digest(model)
+
+
+def wrapped(make_optimizer, leaves):
+    """The same with the model in a DistributedDataParallel, whose small buckets decide nothing."""
+    model = DistributedDataParallel(Network(), bucket_cap_mb=0.001)
+    optimizer = make_optimizer(model.parameters())
+    train(model, ss.torch.parallel.ddp(model, optimizer, leaves=leaves), optimizer, leaves)
+    return digest(model)
+
+
+def sharded(mesh, reshard_after_forward=True, **options):
+    model = Network()
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh, reshard_after_forward=reshard_after_forward, **options)
+    return fully_shard(model, mesh=mesh, **options)
+
+
+def fsdp(make_optimizer, leaves):
+    model = sharded(init_device_mesh("cpu", (dist.get_world_size(),)))
+    optimizer = make_optimizer(model.parameters())
+    train(model, ss.torch.parallel.fsdp(model, optimizer, leaves=leaves), optimizer, leaves)
+    return digest(model)
+
+
+def narrow(make_optimizer, leaves):
+    """Computed in 16 bits."""
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    model = sharded(init_device_mesh("cpu", (dist.get_world_size(),)), mp_policy=policy)
+    optimizer = make_optimizer(model.parameters())
+    train(model, ss.torch.parallel.fsdp(model, optimizer, leaves=leaves), optimizer, leaves)
+    return digest(model)
+
+
+def repaired(make_optimizer, leaves):
+    """As ``fsdp``, but each leaf except a worker's last is first tried in vain; parameters stay unsharded."""
+    model = sharded(init_device_mesh("cpu", (dist.get_world_size(),)), reshard_after_forward=False)
+    optimizer = make_optimizer(model.parameters())
+    sync = ss.torch.parallel.fsdp(model, optimizer, leaves=leaves)
+    train(model, Trying(sync, model), optimizer, leaves)
+    return digest(model)
+
+
+class Trying:
+    def __init__(self, sync, model):
+        self._sync, self._model, self.leaves = sync, model, sync.leaves
+
+    def leaf(self, leaf, weight):
+        if leaf != self.leaves[-1]:
+            try:
+                with self._sync.leaf(leaf, weight=5.0):
+                    self._model(torch.ones(2, 7)).sum().backward()
+                    raise KeyError
+            except KeyError:
+                pass
+        return self._sync.leaf(leaf, weight)
+
+
+def twice(make_optimizer, leaves):
+    """Two calls of backward in each leaf, the first without FSDP2's reduction."""
+    model = sharded(init_device_mesh("cpu", (dist.get_world_size(),)))
+    optimizer = make_optimizer(model.parameters())
+    sync = ss.torch.parallel.fsdp(model, optimizer, leaves=leaves)
+    x = torch.randn(leaves * EXAMPLES, 7, generator=torch.Generator().manual_seed(0))
+    for leaf in sync.leaves:
+        here = x[leaf * EXAMPLES :][:EXAMPLES]
+        with sync.leaf(leaf):
+            for is_last in (False, True):
+                model.set_requires_gradient_sync(is_last)
+                model(here + is_last).square().mean().backward()
+    optimizer.step()
+    return digest(model)
+
+
+def by_itself(make_optimizer, leaves):
+    """FSDP2's own interface, without ``fsdp``; leaves of one weight."""
+    group = ss.parallel.torch_distributed()
+    model = sharded(init_device_mesh("cpu", (group.size,)))
+    optimizer = make_optimizer(model.parameters())
+    if group.size == 1:
+        sync = ss.torch.parallel.fsdp(model, optimizer, leaves=12)
+    else:
+        for unit in (*model.blocks, model):
+            unit.set_custom_reduce_scatter(ss.torch.parallel.ReduceScatter(leaves=12, group=group))
+        model.set_reduce_scatter_unused_params(True)
+        for unit in (*model.blocks, model):
+            unit.set_gradient_divide_factor(1.0)
+            unit.set_force_sum_reduction_for_comms(True)
+    first = 12 // group.size * group.rank
+    for step in range(STEPS):
+        x = torch.randn(12 * EXAMPLES, 7, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        for leaf in range(first, first + 12 // group.size):
+            here = x[leaf * EXAMPLES :][:EXAMPLES]
+            with sync.leaf(leaf) if group.size == 1 else contextlib.nullcontext():
+                (model(here) - here.flip(0)).square().mean().backward()
+        optimizer.step()
+    return ss.digest([p.full_tensor().detach().numpy() for p in model.parameters()])
+
+
+def missing(make_optimizer, leaves):
+    """What worker 0 leaves out is an error on all, and can be made up for."""
+    model = sharded(init_device_mesh("cpu", (dist.get_world_size(),)))
+    optimizer = make_optimizer(model.parameters())
+    sync = ss.torch.parallel.fsdp(model, optimizer, leaves=leaves)
+    x = torch.randn(EXAMPLES, 7, generator=torch.Generator().manual_seed(0))
+    message = "none"
+
+    def run(leaf):
+        with sync.leaf(leaf):
+            model(x).square().mean().backward()
+
+    try:
+        for leaf in sync.leaves:
+            if leaf > 0:
+                run(leaf)
+        optimizer.step()
+    except ValueError as error:
+        message = str(error)
+    return message
+
+
+def stock(make_optimizer, leaves):
+    """The control: what torch makes of the same batches, one part a worker."""
+    model = DistributedDataParallel(Network())
+    optimizer = make_optimizer(model.parameters())
+    size, rank = dist.get_world_size(), dist.get_rank()
+    for step in range(STEPS):
+        generator = torch.Generator().manual_seed(step)
+        x = torch.randn(leaves * EXAMPLES, 7, generator=generator)
+        here = x[len(x) * rank // size : len(x) * (rank + 1) // size]
+        optimizer.zero_grad()
+        (model(here) - here.flip(0)).square().mean().backward()
+        optimizer.step()
+    return digest(model)
+
+
+WAYS = (ddp, wrapped, fsdp, narrow, repaired, twice, by_itself, missing, stock)
+
+if __name__ == "__main__":
+    rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet{size}", rank=rank, world_size=size)
+    found = {
+        f"{way.__name__} {name} {leaves}": way(make_optimizer, leaves)
+        for leaves in LEAVES
+        for name, make_optimizer in OPTIMIZERS.items()
+        for way in WAYS
+        if way.__name__ in (sys.argv[4:] or [one.__name__ for one in WAYS])
+    }
+    (folder / f"{rank}-of-{size}.json").write_text(json.dumps(found), encoding="utf-8")
+    dist.barrier()
+    # As in torch_ranks.py: torch's threads are left to the system.
+    sys.stderr.flush()
+    os._exit(0)
