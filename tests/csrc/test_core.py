@@ -57,7 +57,7 @@ FLOORS = (
     {"_core", "arguments", "optional"},
     {"backends"},
     {"optim", "layers", "sums"},
-    {"problems"},
+    {"problems", "parallel"},
     {"result"},
     {"theory"},
     {"train"},

@@ -13,6 +13,7 @@ import pytest
 
 import samestep as ss
 from samestep.parallel import Sharded, threads
+from samestep.proof import golden
 from worker_processes import run_processes
 
 STEPS = 6
@@ -77,6 +78,19 @@ def test_four_workers_one_killed_then_three_one_and_seven(tmp_path):
 def test_twenty_kills(tmp_path):
     for seed in range(1, 20):
         kill_and_go_on(seed, tmp_path / str(seed))
+
+
+def network_digests(group):
+    """Of the golden networks in leaves."""
+    programs = [golden.programs()[f"whole run {dtype}"][1] for dtype in golden.DTYPES]
+    return {str(program): golden.program_digest(program, group=group) for program in programs}
+
+
+@needs_torch
+def test_a_network_in_leaves_has_its_golden_digest():
+    for found in run_processes(3, network_digests):
+        assert found == {name: golden.DIGESTS[name] for name in found}
+        assert len(found) == 2
 
 
 SCRIPT = """
