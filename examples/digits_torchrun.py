@@ -1,4 +1,4 @@
-"""Trains the network of digits.py on any number of processes: they print the same digest, however many they are.
+"""Trains the network of digits.py on any number of processes: however many they are, they print one digest.
 
 python examples/digits_torchrun.py                       one process, without torch
 torchrun --nproc-per-node 3 examples/digits_torchrun.py  three, joined by torch.distributed
@@ -60,7 +60,7 @@ def main():
     group = my_group()
     accuracy, digest = train(group, options.epochs, options.seed)
     if group.rank == 0:
-        print(f"{group.size} workers: test accuracy {accuracy:.2%}, weights {digest[:16]}")
+        print(f"workers {group.size}: test accuracy {accuracy:.2%}, weights {digest[:16]}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import functools
 import random
-import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -14,7 +13,7 @@ import pytest
 import samestep as ss
 from samestep.parallel import Sharded, threads
 from samestep.proof import golden
-from worker_processes import run_processes
+from worker_processes import mpirun, run_processes
 
 STEPS = 6
 SHAPES = [(3000,), (40, 70), (5,)]
@@ -104,18 +103,15 @@ Path({path!r}, str(group.rank)).write_text(f"{{digest}} {{group.size}}")
 """
 
 
-@pytest.mark.skipif(find_spec("mpi4py") is None, reason="mpi4py is not installed: pip install mpi4py mpich")
 def test_mpi_has_the_same_bits(tmp_path):
-    mpirun = shutil.which("mpirun", path=Path(sys.executable).parent) or shutil.which("mpirun")
-    if mpirun is None:
-        pytest.skip("mpirun is not installed: pip install mpich")
+    launcher = mpirun()
     here = Path(__file__).parent
     paths = [str(here), str(here.parent / "support")]
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(paths=paths, path=str(tmp_path)))
     for size in (1, 3, 4):
         done = subprocess.run(
-            [mpirun, "-n", str(size), sys.executable, str(script)],
+            [launcher, "-n", str(size), sys.executable, str(script)],
             capture_output=True,
             encoding="utf-8",
             timeout=120,
