@@ -56,6 +56,7 @@ PACKAGE = ROOT / "python" / "samestep"
 FLOORS = (
     {"_core", "arguments", "optional"},
     {"backends"},
+    {"spread"},
     {"optim", "layers", "sums"},
     {"problems", "parallel"},
     {"result"},

@@ -37,7 +37,7 @@ class Fault(NamedTuple):
 
 
 PRODUCT, PIECES = "csrc/contract/product.h", "csrc/isa/product.h"
-LEAVES = "csrc/contract/leaves.h"
+LEAVES, SPREAD = "csrc/contract/leaves.h", "python/samestep/spread.py"
 CONVOLUTION, CONVOLUTIONS = "csrc/contract/convolution.h", "csrc/isa/convolution.h"
 RULES, BATCHNORM, SUMS, MSE, FUNCTIONS = (
     "csrc/contract/rules.h",
@@ -93,6 +93,9 @@ FAULTS = (
           "for (Index step = 1; step < n; step += 1) {\n    for (Index i = 0; i < 1; i += 1) {"),
     Fault("the sums of blocks of another row", "csrc/run/sums.cpp", "double* row = sums + o * blocks * inner;",
           "double* row = sums + (o & ~1) * blocks * inner;", "test_sums.py"),
+    Fault("sums of workers added as they come", SPREAD, "if first % (2 * step) == 0 and first + step in values:",
+          "if first + step in values:", "test_spread_sums.py"),
+    Fault("a cut within a block let through", SPREAD, "if count % SUM_BLOCK:", "if count % 32:", "test_spread_sums.py"),
     Fault("a mean of leaves by a reciprocal", LEAVES, "to[i] = from[i] / divisor;", "to[i] = from[i] * (T(1) / divisor);"),
     Fault("the weight of a leaf not rounded", LEAVES, "to[i] = factor * from[i];", "to[i] = T(weight * from[i]);"),
     Fault("a leaf of weight zero read", LEAVES, "if (weight == 0.0) {", "if (weight == 0.0 && g == nullptr) {", "test_leaves.py"),

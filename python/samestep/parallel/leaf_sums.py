@@ -53,13 +53,7 @@ class LeafSums:
         Raises:
             TypeError, ValueError: one of these does not fit; nothing has been added.
         """
-        leaf = whole_number("leaf", leaf, at_least=0)
-        if leaf not in self._own:
-            numbers = f"{self._own.start} to {self._own.stop - 1}" if self._own else "none, as it has none"
-            raise ValueError(f"leaf: got {leaf}, expected one of this worker's: {numbers}")
-        if leaf in self.weights:
-            raise ValueError(f"leaf: got {leaf}, which was added before; expected each once a step")
-        weight = finite_number("weight", weight, at_least=0.0)
+        leaf, weight = self.check(leaf, weight)
         for i, (g, w) in enumerate(zip(grads, self._params, strict=True)):
             if g is not None:
                 _check_gradient(f"grads[{i}]" if len(self._params) > 1 else "grads", g, w)
@@ -71,6 +65,20 @@ class LeafSums:
             else:
                 self.module.weigh_leaf(np.ascontiguousarray(g).reshape(-1), weight, to)
                 self.has_gradient[i] = True
+        self.keep(leaf, weight, buffer)
+
+    def check(self, leaf: int, weight: float) -> tuple[int, float]:
+        """The number and the weight of a leaf that may be added, or the error that it may not."""
+        leaf = whole_number("leaf", leaf, at_least=0)
+        if leaf not in self._own:
+            numbers = f"{self._own.start} to {self._own.stop - 1}" if self._own else "none, as it has none"
+            raise ValueError(f"leaf: got {leaf}, expected one of this worker's: {numbers}")
+        if leaf in self.weights:
+            raise ValueError(f"leaf: got {leaf}, which was added before; expected each once a step")
+        return leaf, finite_number("weight", weight, at_least=0.0)
+
+    def keep(self, leaf: int, weight: float, buffer: Array) -> None:
+        """Takes over a leaf whose weighed gradients lie in a buffer."""
         self.weights[leaf] = weight
         self._sums.put(Node(0, leaf), buffer)
 

@@ -11,7 +11,7 @@ from ..backends.arrays import Array, is_half
 from ..backends.options import Options
 from ..optim.optimizer import Optimizer
 from .groups import Group
-from .vector import Vector
+from .vector import Piece, Vector
 
 
 class Parts:
@@ -30,25 +30,33 @@ class Parts:
         self._params, self._parts, self._group = params, parts, group
         self._vector = self._vector_of([w.dtype for w in params])
         self.pieces = self._vector.pieces(*parts[group.rank])
-        self.own = [piece.copy() for piece in self.cut(params)]
+        self._own_bytes, self.own = self._own_part(self._vector, self.cut(params))
 
     def _vector_of(self, dtypes: Sequence[np.dtype[Any]]) -> Vector:
         return Vector([w.size for w in self._params], dtypes)
 
+    def _own_part(self, vector: Vector, own: Sequence[Array]) -> tuple[Array, list[Array]]:
+        """The worker's elements as they lie in its part of a vector: as bytes, and as arrays in these."""
+        first, last = self._parts[self._group.rank]
+        part = np.zeros(vector.byte(last) - vector.byte(first), np.uint8)
+        views = [vector.view(part, piece, first) for piece in self.pieces]
+        for view, values in zip(views, own, strict=True):
+            view[...] = values
+        return part, views
+
     def cut(self, whole: Sequence[Array]) -> list[Array]:
         """The worker's elements of arrays like the parameters."""
-        return [
-            array.reshape(-1)[piece.begin : piece.end]
-            for piece, array in zip(self.pieces, whole, strict=True)
-        ]
+        return _cut(whole, self.pieces)
 
     def gather(self, own: Sequence[Array]) -> list[Array]:
         """Arrays like the parameters, of which each worker gives its elements."""
         if not own:
             return []
         vector = self._vector_of([part.dtype for part in own])
+        part, _ = self._own_part(vector, own)
         buffer = vector.buffer()
-        self._collect(vector, own, buffer)
+        vector.part(buffer, *self._parts[self._group.rank])[...] = part
+        self._receive_others(vector, part, buffer)
         return [vector.whole(buffer, i).reshape(w.shape) for i, w in enumerate(self._params)]
 
     def step(self, optimizer: Optimizer, grads: list[Any], scale: float, buffer: Array) -> None:
@@ -69,18 +77,20 @@ class Parts:
         if any(failed):
             rank = [bool(one[0]) for one in failed].index(True)
             raise RuntimeError(f"worker {rank} could not step; no parameter has been changed")
-        self._collect(self._vector, self.own, buffer)
-        for i, w in enumerate(self._params):
-            w.reshape(-1)[...] = self._vector.whole(buffer, i)
+        self._receive_others(self._vector, self._own_bytes, buffer)
+        for rank, part in enumerate(self._parts):
+            pieces = self._vector.pieces(*part)
+            is_own = rank == self._group.rank
+            new = self.own if is_own else [self._vector.view(buffer, piece) for piece in pieces]
+            for w, values in zip(_cut(self._params, pieces), new, strict=True):
+                w[...] = values
 
-    def _collect(self, vector: Vector, own: Sequence[Array], buffer: Array) -> None:
-        for piece, part in zip(self.pieces, own, strict=True):
-            vector.view(buffer, piece)[...] = part
-        parts = [vector.part(buffer, *blocks) for blocks in self._parts]
-        mine = parts[self._group.rank]
-        others = {rank: part for rank, part in enumerate(parts) if rank != self._group.rank}
-        send = dict.fromkeys(others, mine) if mine.size else {}
-        self._group.transfer(send, {rank: part for rank, part in others.items() if part.size})
+    def _receive_others(self, vector: Vector, mine: Array, buffer: Array) -> None:
+        """Sends the bytes of the worker's part to all others, and fills their parts of the buffer."""
+        parts = {rank: vector.part(buffer, *blocks) for rank, blocks in enumerate(self._parts)}
+        del parts[self._group.rank]
+        send = dict.fromkeys(parts, mine) if mine.size else {}
+        self._group.transfer(send, {rank: part for rank, part in parts.items() if part.size})
 
     # ---- what goes by all gradients together ----
 
@@ -126,3 +136,7 @@ class Parts:
 
 def _widened(g: Array) -> Array:
     return g.astype(np.float32) if is_half(g) else g
+
+
+def _cut(whole: Sequence[Array], pieces: Sequence[Piece]) -> list[Array]:
+    return [array.reshape(-1)[piece.begin : piece.end] for piece, array in zip(pieces, whole, strict=True)]

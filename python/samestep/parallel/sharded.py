@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from ..backends.arrays import Array
 from ..optim.gradients import Structure, check_scale
 from ..optim.optimizer import Optimizer
 from . import checkpoint
+from .agreement import agree
 from .exchange import Exchange
 from .groups import Group, WorkerLost, check_group
 from .leaf_sums import LeafSums, total_weight
@@ -212,8 +212,12 @@ class Sharded:
         self._check_usable()
         scale = check_scale(scale, any(w.dtype.itemsize <= 4 for w in self._params))
         try:
-            weight, has_gradient = self._agree(scale)
-            norm = self._step(weight, has_gradient, scale)
+            hyper = repr((self.optimizer._hyper_values, self.t, scale)).encode()
+            sums = self._leaf_sums
+            weights, has_gradient = agree(
+                self._group, self._exchange.ranges, sums.weights, sums.has_gradient, hyper
+            )
+            norm = self._step(total_weight(weights, self._module), has_gradient, scale)
         except WorkerLost:
             self._usable = False
             raise
@@ -226,28 +230,6 @@ class Sharded:
             raise RuntimeError(
                 "a worker was lost during a step: start again with a new group, a new optimizer and load()"
             )
-
-    def _agree(self, scale: float) -> tuple[float, Array]:
-        """The weight of all leaves, and which parameters have a gradient; every worker finds the same."""
-        group, n_params = self._group, len(self._params)
-        hyper = repr((self.optimizer._hyper_values, self.t, scale)).encode()
-        weights = np.array([self._leaf_sums.weights.get(leaf, np.nan) for leaf in self.leaves])
-        facts = (weights, self._leaf_sums.has_gradient, np.array([zlib.crc32(hyper)]))
-        sizes = [8 * len(own) + n_params + 8 for own in self._exchange.ranges]
-        found = group.all_gather(np.concatenate([a.view(np.uint8) for a in facts]), sizes)
-        if len({one[-8:].tobytes() for one in found}) > 1:
-            raise ValueError(
-                "hyper-parameters, t or scale: got others on other workers, expected the same on all"
-            )
-        weights = np.concatenate([one[: -8 - n_params] for one in found]).view(np.float64)
-        missing = np.flatnonzero(np.isnan(weights))
-        if missing.size:
-            raise ValueError(
-                f"leaves: {', '.join(map(str, missing[:8]))}{', ...' if missing.size > 8 else ''} of "
-                f"{self._leaves} were not added; expected each once a step, if need be with weight=0"
-            )
-        has_gradient = np.any([one[-8 - n_params : -8].view(bool) for one in found], axis=0)
-        return total_weight(weights, self._module), has_gradient
 
     def _step(self, weight: float, has_gradient: Array, scale: float) -> float | None:
         exchange, leaf_sums = self._exchange, self._leaf_sums

@@ -83,9 +83,9 @@ class Vector:
         """The bytes of blocks ``first`` to ``last - 1``."""
         return buffer[self.byte(first) : self.byte(last)]
 
-    def view(self, buffer: Array, piece: Piece) -> Array:
-        """The elements of a piece."""
-        dtype, offset = self._dtypes[piece.param], self._offset[piece.param]
+    def view(self, buffer: Array, piece: Piece, first: int = 0) -> Array:
+        """The elements of a piece, in a buffer that begins with block ``first``."""
+        dtype, offset = self._dtypes[piece.param], self._offset[piece.param] - self.byte(first)
         begin, end = (offset + at * dtype.itemsize for at in (piece.begin, piece.end))
         return buffer[begin:end].view(dtype)
 

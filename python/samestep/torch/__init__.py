@@ -6,6 +6,7 @@
 from typing import TYPE_CHECKING, NoReturn
 
 from ..backends import cpu as _cpu
+from . import parallel
 from .batchnorm import batch_norm
 from .clip import clip_grad_norm_
 from .conv import conv2d
@@ -50,6 +51,7 @@ __all__ = [
     "cross_entropy",
     "decompositions",
     "linear",
+    "parallel",
     "unconverted",
 ]
 

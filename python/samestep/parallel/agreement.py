@@ -1,0 +1,48 @@
+"""What all workers agree on before a step: the weights of all leaves, and what any of them has."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backends.arrays import Array
+from .groups import Group
+
+
+def agree(
+    group: Group,
+    ranges: Sequence[range],
+    weights: Mapping[int, float],
+    flags: NDArray[np.bool_],
+    hyper: bytes,
+) -> tuple[Array, NDArray[np.bool_]]:
+    """The weights of all leaves, in order, and which flags are set on any worker; the same on every worker.
+
+    Args:
+        ranges: the leaves of each worker.
+        weights: of this worker's leaves, by number.
+        flags: as many on every worker.
+        hyper: what has to be the same on all: hyper-parameters and the like.
+
+    Raises:
+        ValueError: ``hyper`` differs, or leaves are missing; raised on all workers.
+    """
+    mine = np.array([weights.get(leaf, np.nan) for leaf in ranges[group.rank]])
+    facts = (mine, flags, np.array([zlib.crc32(hyper)]))
+    sizes = [8 * len(own) + flags.size + 8 for own in ranges]
+    found = group.all_gather(np.concatenate([a.view(np.uint8) for a in facts]), sizes)
+    if len({one[-8:].tobytes() for one in found}) > 1:
+        raise ValueError(
+            "hyper-parameters, t or scale: got others on other workers, expected the same on all"
+        )
+    everyone = np.concatenate([one[: -8 - flags.size] for one in found]).view(np.float64)
+    missing = np.flatnonzero(np.isnan(everyone))
+    if missing.size:
+        raise ValueError(
+            f"leaves: {', '.join(map(str, missing[:8]))}{', ...' if missing.size > 8 else ''} of "
+            f"{everyone.size} were not added; expected each once a step, if need be with weight=0"
+        )
+    return everyone, np.any([one[-8 - flags.size : -8].view(bool) for one in found], axis=0)

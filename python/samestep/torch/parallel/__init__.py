@@ -1,0 +1,10 @@
+"""Any number of workers, one digest, for torch's training loops: see ``samestep.parallel``.
+
+    ddp             steps of M leaves for a model that every worker has whole
+    LeafSync        what it returns: ``leaves``, ``leaf``, ``reduce``
+"""
+
+from .ddp import ddp
+from .sync import LeafSync
+
+__all__ = ["LeafSync", "ddp"]
