@@ -99,7 +99,7 @@ from test_processes import *
 from samestep.parallel import mpi
 group = mpi()
 digest = train(group, {path!r} + "/checkpoint", STEPS, False)
-Path({path!r}, str(group.rank)).write_text(f"{{digest}} {{group.size}}")
+Path({path!r}, str(group.rank)).write_text(f"{{digest}} {{group.size}}", encoding="utf-8")
 """
 
 
@@ -108,7 +108,7 @@ def test_mpi_has_the_same_bits(tmp_path):
     here = Path(__file__).parent
     paths = [str(here), str(here.parent / "support")]
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(paths=paths, path=str(tmp_path)))
+    script.write_text(SCRIPT.format(paths=paths, path=str(tmp_path)), encoding="utf-8")
     for size in (1, 3, 4):
         done = subprocess.run(
             [launcher, "-n", str(size), sys.executable, str(script)],
@@ -118,4 +118,4 @@ def test_mpi_has_the_same_bits(tmp_path):
         )
         assert done.returncode == 0, done.stderr
         for rank in range(size):
-            assert (tmp_path / str(rank)).read_text() == f"{alone(STEPS)} {size}"
+            assert (tmp_path / str(rank)).read_text(encoding="utf-8") == f"{alone(STEPS)} {size}"
