@@ -146,7 +146,7 @@ def use(group: Group, parameters: int, name: str) -> tuple[int, int]:
     step()
     sent_in_a_step = sent[0]
     step()
-    with open("/proc/self/status") as file:
+    with open("/proc/self/status", encoding="utf-8") as file:
         (peak,) = (int(line.split()[1]) for line in file if line.startswith("VmHWM"))
     return sent_in_a_step, 1024 * peak
 
