@@ -14,17 +14,20 @@ demo: .venv/demo.installed
 test: .venv/test.installed lint
 	$(BIN)/pytest -rs -n auto --dist worksteal -m "not slow" tests samestep
 
-# Everything, some half an hour: other compilers, processors and sanitizers as well, PyTorch's drop-ins where torch can
-# be installed, and a sample of the seeded faults, each of which must fail a test.
+# Everything, some half an hour: other compilers, processors and sanitizers as well, PyTorch's drop-ins and processes
+# of torch.distributed and MPI where these can be installed, and a sample of the seeded faults, each of which must fail
+# a test.
 test-all: .venv/test.installed lint
+	$(MAKE) .venv/mpi-test.installed || echo "SKIPPED: MPI could not be installed, and so nothing was tested under mpirun"
 	$(BIN)/pytest -rs -n auto --dist worksteal tests samestep
 	if $(MAKE) .venv/torch-test.installed; then $(MAKE) test-torch; \
 	else echo "SKIPPED: torch could not be installed, and so its drop-ins were not tested"; fi
 	$(BIN)/python tests/support/mutate.py --sample 4
 
-# The drop-ins, against torch itself and its own database of cases.
+# The drop-ins, against torch itself and its own database of cases, and workers that torch.distributed joins.
 test-torch: .venv/torch-test.installed
-	$(BIN)/pytest -rs -n auto --dist worksteal tests/torch samestep.torch
+	$(BIN)/pytest -rs -n auto --dist worksteal tests/torch samestep.torch \
+	  tests/parallel/test_processes.py tests/parallel/test_parallel_examples.py samestep.parallel.torch_group
 
 # The core at -O1 with debug information, and the sanitizers of addresses and undefined behaviour. TESTS: what to run.
 # A sanitizer ends the process, and with it what pytest has captured; --capture=sys leaves its report on the screen.

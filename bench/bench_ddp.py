@@ -2,10 +2,10 @@
 
     python bench/bench_ddp.py [--workers 2] [--parameters 25] [--rounds N] [--json] [--quick]
 
-First a step, from zero_grad to the new parameters: DistributedDataParallel with torch's fused Adam, and ours in
-the same processes, in turns. The model is six square layers and a batch of 32 rows for each worker, so that
-most of the time goes to what the workers exchange. Then the bytes that a worker sends, the memory that its
-process took, and the time of the exchange alone for 1 to 8 workers beside a model of it, up to 1024.
+First a step, from zero_grad to the new parameters: DistributedDataParallel with torch's fused Adam, and ours
+in the same processes, in turns. The model is six square layers and a batch of 32 rows a worker: most of
+the time goes to what the workers exchange. Then the bytes that a worker sends, the memory that its process
+took, and the time of the exchange alone for 1 to 8 workers beside a model of it, up to 1024.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def use(group: Group, parameters: int, name: str) -> tuple[int, int]:
     step()
     sent_in_a_step = sent[0]
     step()
-    with open("/proc/self/status") as file:
+    with open("/proc/self/status", encoding="utf-8") as file:
         (peak,) = (int(line.split()[1]) for line in file if line.startswith("VmHWM"))
     return sent_in_a_step, 1024 * peak
 

@@ -1,5 +1,5 @@
 // Leaves: numbered parts of one step, whose gradients are added in an order that does not depend on who computed them.
-// The loops over elements; no threads. The NumPy twin is backends/reference/leaves.py.
+// The loops over elements, in main memory alone; no threads. The NumPy twin is backends/reference/leaves.py.
 //
 //   weigh     l_i = T(weight)*g_i; a leaf of weight 0 is +0, whatever its gradient holds
 //   add       s_i = a_i + b_i, where a is the sum of the leaves with the lower numbers
@@ -13,8 +13,6 @@
 
 namespace samestep {
 namespace {
-
-#ifndef __CUDACC__  // leaves are added in main memory alone
 
 // out (n) may be g (n), which is not read with weight 0.
 template <class T>
@@ -45,8 +43,6 @@ void average_leaves(double weight, const void* total, Index n, void* out) {
   const T divisor = T(weight);
   for (Index i = 0; i < n; ++i) to[i] = from[i] / divisor;
 }
-
-#endif  // __CUDACC__
 
 }  // namespace
 }  // namespace samestep

@@ -38,14 +38,7 @@ class BoundMse {
   double evaluate(const py::array& w, const std::optional<py::array_t<Index>>& rows, const std::optional<py::array>& r,
                   const std::optional<py::array>& g) const {
     check_dense(w, dtype_, {problem_.p()}, "w");
-    Batch batch{nullptr, size()};
-    if (rows) {
-      check_dense(*rows, py::dtype::of<Index>(), {rows->ndim() == 1 ? rows->shape(0) : -1}, "rows");
-      batch = {rows->data(), rows->shape(0)};
-      for (Index i = 0; i < batch.count; ++i) {
-        if (batch.rows[i] < 0 || batch.rows[i] >= size()) throw py::index_error("rows: no such row");
-      }
-    }
+    const Batch batch = batch_of(rows);
     if (r) check_dense(*r, dtype_, {batch.count}, "r");
     if (g) check_dense(*g, dtype_, {problem_.p()}, "g");
     void* to_r = r ? py::array(*r).mutable_data() : nullptr;
@@ -56,10 +49,49 @@ class BoundMse {
     return mine.evaluate(w.data(), batch, to_r, to_g);
   }
 
+  // The block sums of rows (batch): of the squares of the residuals (blocks), and of the gradient (blocks*p).
+  std::pair<Doubles, std::optional<Doubles>> block_sums(const py::array& w,
+                                                        const std::optional<py::array_t<Index>>& rows,
+                                                        bool of_gradient) const {
+    check_dense(w, dtype_, {problem_.p()}, "w");
+    const Batch batch = batch_of(rows);
+    const Index blocks = ceil_div(batch.count, kSumBlock);
+    Doubles squares(blocks);
+    std::optional<Doubles> gradient;
+    if (of_gradient) gradient.emplace(blocks * problem_.p());
+    double* to_squares = squares.mutable_data();
+    double* to_gradient = gradient ? gradient->mutable_data() : nullptr;
+    MseProblem mine = problem_;
+    py::gil_scoped_release others_may_run;
+    mine.block_sums(w.data(), batch, nullptr, to_squares, to_gradient);
+    return {squares, gradient};
+  }
+
+  // g (p), where it is given, from the sums of the gradient (p) over so many rows; returns the loss.
+  double finish(Index rows, double squares, const std::optional<Doubles>& gradient,
+                const std::optional<py::array>& g) const {
+    if (rows < 1) throw std::invalid_argument("rows: expected 1 or more");
+    if (!g) return problem_.finish(rows, squares, nullptr, nullptr);
+    check_dense(*g, dtype_, {problem_.p()}, "g");
+    if (!gradient) throw std::invalid_argument("gradient: got None, expected the sums for g");
+    check_dense(*gradient, py::dtype::of<double>(), {problem_.p()}, "gradient");
+    return problem_.finish(rows, squares, gradient->data(), py::array(*g).mutable_data());
+  }
+
   Index size() const { return size_; }  // rows when it was bound: Phi's shape can be set later
   const MseProblem& problem() const { return problem_; }
 
  private:
+  Batch batch_of(const std::optional<py::array_t<Index>>& rows) const {
+    if (!rows) return {nullptr, size()};
+    check_dense(*rows, py::dtype::of<Index>(), {rows->ndim() == 1 ? rows->shape(0) : -1}, "rows");
+    const Batch batch{rows->data(), rows->shape(0)};
+    for (Index i = 0; i < batch.count; ++i) {
+      if (batch.rows[i] < 0 || batch.rows[i] >= size()) throw py::index_error("rows: no such row");
+    }
+    return batch;
+  }
+
   py::array Phi_, y_;
   Index size_;
   MseProblem problem_;
@@ -123,7 +155,10 @@ void bind_mse(py::module_& m) {
   py::class_<BoundMse>(m, "Mse")
       .def(py::init<const py::array&, const py::array&, double, bool>(), py::arg("Phi"), py::arg("y"),
            py::arg("factor"), py::arg("per_row"))
-      .def("evaluate", &BoundMse::evaluate, py::arg("w"), py::arg("rows").noconvert(), py::arg("r"), py::arg("g"));
+      .def("evaluate", &BoundMse::evaluate, py::arg("w"), py::arg("rows").noconvert(), py::arg("r"), py::arg("g"))
+      .def("block_sums", &BoundMse::block_sums, py::arg("w"), py::arg("rows").noconvert(), py::arg("of_gradient"))
+      .def("finish", &BoundMse::finish, py::arg("rows"), py::arg("squares"), py::arg("gradient").noconvert(),
+           py::arg("g"));
   py::class_<BoundTrainer>(m, "Trainer")
       .def(py::init<py::object, const std::string&, Index, std::uint64_t>(), py::arg("problem"), py::arg("sampling"),
            py::arg("batch_size"), py::arg("seed"));

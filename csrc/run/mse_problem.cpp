@@ -60,36 +60,36 @@ void MseProblem::reserve(Index rows, bool gradient) {
 }
 
 double MseProblem::evaluate(const void* w, Batch batch, void* r, void* g) {
-  const Isa& isa = active_isa();
-  const MseKernels& kernels = isa.mse[type_];
   reserve(batch.count, g != nullptr);
+  block_sums(w, batch, r, square_sums_.data(), g != nullptr ? gradient_sums_.data() : nullptr);
+  const Isa& isa = active_isa();
+  const Index blocks = blocks_of(batch.count);
+  FpMode mode;
+  isa.pair(square_sums_.data(), blocks, 1, 1);
+  if (g != nullptr) isa.pair(gradient_sums_.data(), blocks, p_, p_);
+  return finish(batch.count, square_sums_[0], gradient_sums_.data(), g);
+}
+
+void MseProblem::block_sums(const void* w, Batch batch, void* r, double* squares, double* gradient) {
+  const MseKernels& kernels = active_isa().mse[type_];
+  reserve(batch.count, gradient != nullptr);
   FpMode mode;  // for what this thread does beside run_items()
   kernels.widen(w, p_, w_.data());
-  MseBlock block{Phi_,
-                 y_,
-                 w_.data(),
-                 p_,
-                 batch.rows,
-                 0,
-                 0,
-                 r,
-                 g != nullptr ? lanes_.data() : nullptr,
-                 gradient_sums_.data(),
-                 square_sums_.data()};
+  double* lanes = gradient != nullptr ? lanes_.data() : nullptr;
+  MseBlock block{Phi_, y_, w_.data(), p_, batch.rows, 0, 0, r, lanes, gradient, squares};
   Evaluation evaluation{kernels, block, batch.count, kLanes * padded_columns(p_)};
   Task task = [](void* context, Index seat) { static_cast<Evaluation*>(context)->run_blocks(seat); };
   // No more seats than there are lanes for: another thread may have changed the number of threads by now.
   Index seats = seats_for(batch.count, p_);
-  if (g != nullptr) seats = std::min<Index>(seats, lanes_.size() / evaluation.lanes_size);
+  if (gradient != nullptr) seats = std::min<Index>(seats, lanes_.size() / evaluation.lanes_size);
   run_items(seats, task, &evaluation);
-  // L and g from the paired block sums.
-  Index blocks = blocks_of(batch.count);
-  isa.pair(square_sums_.data(), blocks, 1, 1);
-  if (g != nullptr) {
-    isa.pair(gradient_sums_.data(), blocks, p_, p_);
-    kernels.gradient(scale_, batch.count, gradient_sums_.data(), p_, g);
-  }
-  return kernels.loss(scale_, batch.count, square_sums_[0]);
+}
+
+double MseProblem::finish(Index rows, double squares, const double* gradient, void* g) const {
+  const MseKernels& kernels = active_isa().mse[type_];
+  FpMode mode;
+  if (g != nullptr) kernels.gradient(scale_, rows, gradient, p_, g);
+  return kernels.loss(scale_, rows, squares);
 }
 
 }  // namespace samestep

@@ -24,6 +24,12 @@ class MseProblem {
   // w (p). Writes residuals r (batch) and gradient g (p), each where it is not null; returns the loss.
   double evaluate(const void* w, Batch batch, void* r, void* g);
 
+  // The first half of that: block sums of r_i*r_i (blocks), and of the gradient (blocks, p) where it is not null.
+  void block_sums(const void* w, Batch batch, void* r, double* squares, double* gradient);
+
+  // The second: g (p), where it is not null, from the sums of the gradient (p) over so many rows; returns the loss.
+  double finish(Index rows, double squares, const double* gradient, void* g) const;
+
   // g (p) = the gradient of a single row, on this thread. The caller has set the floating-point mode.
   void row_gradient(const MseKernels& kernels, const void* w, Index row, void* g) const {
     kernels.row(at(Phi_, row * p_), at(y_, row), w, p_, scale_, g);

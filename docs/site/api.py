@@ -33,6 +33,7 @@ PAGES = {
         named("theory.flows", "steps rescaled modified manifold manifold_move"),
     ),
     "landscape": ("Landscapes", "theory.landscape", None),
+    "parallel": ("Any number of workers", "parallel", None),
     "torch": ("PyTorch", "torch", None),
     "machine": ("Threads and instruction sets", None, "info set_isa set_num_threads get_num_threads"),
 }

@@ -292,6 +292,12 @@ class Mse:
     def evaluate(
         self, w: Array, rows: NDArray[np.int64] | None, r: Array | None, g: Array | None
     ) -> float: ...
+    def block_sums(
+        self, w: Array, rows: NDArray[np.int64] | None, of_gradient: bool
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]: ...
+    def finish(
+        self, rows: int, squares: float, gradient: NDArray[np.float64] | None, g: Array | None
+    ) -> float: ...
 
 # The rows of each step of a problem, for Plan.train: csrc/run/train.cpp.
 class Trainer:

@@ -20,7 +20,10 @@ from .backends.reference.sums import SUM_BLOCK
 T = TypeVar("T")
 Doubles = NDArray[np.float64]
 
-_ERRORS = {kind.__name__: kind for kind in (TypeError, ValueError, IndexError, ImportError, MemoryError)}
+_ERRORS: dict[str, type[Exception]] = {
+    kind.__name__: kind for kind in (TypeError, ValueError, IndexError, ImportError, MemoryError)
+}
+_ERRORS["Exception"] = RuntimeError  # of any other kind
 
 
 class Workers(Protocol):
@@ -65,21 +68,27 @@ def check_together(
         found = check()
         told = {"facts": facts_of(found)}
     except Exception as error:
-        told = {"error": type(error).__name__, "says": str(error)}
+        kinds = [kind.__name__ for kind in type(error).__mro__]  # its own first
+        told = {"error": next(kind for kind in kinds if kind in _ERRORS), "says": str(error)}
     everywhere = group.all_gather_json(told)
     for rank, each in enumerate(everywhere):
         if "error" in each:
-            raise _ERRORS.get(each["error"], RuntimeError)(f"worker {rank} of {group.size}: {each['says']}")
+            raise _ERRORS[each["error"]](f"worker {rank} of {group.size}: {each['says']}")
     return found, [each["facts"] for each in everywhere]  # type: ignore[return-value]
 
 
-def check_same(name: str, what: str, facts: Sequence[Any]) -> None:
+def check_same(
+    name: str,
+    what: str,
+    facts: Sequence[Any],
+    fix: str = "pass parts of one array that is cut along the terms of the sum",
+) -> None:
     """Raises on every worker unless all have the same."""
     for rank, fact in enumerate(facts):
         if fact != facts[0]:
             raise ValueError(
                 f"{name}: got {what} {fact} on worker {rank} and {facts[0]} on worker 0, expected the same "
-                f"on all {len(facts)}; pass parts of one array that is cut along the terms of the sum"
+                f"on all {len(facts)}; {fix}"
             )
 
 

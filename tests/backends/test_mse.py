@@ -143,6 +143,50 @@ def test_batches_of_rows(machine, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_in_two_halves(machine, dtype):
+    """Block sums are the twin's, and paired and finished they are one evaluation."""
+    for n, p in ((1, 1), (33, 10), (1024, 3), (1025, 33), (2500, 70), (3000, 5)):
+        Phi, y, w = random_inputs(n, p, dtype)
+        for rows in (None, np.random.default_rng(n).integers(0, n, 2100)):
+            for factor, per_row in ((1.0, False), (2.0, True)):
+                problem, twin = (kind.Mse(Phi, y, factor, per_row) for kind in (_core, reference))
+                count = n if rows is None else len(rows)
+                squares, sums = problem.block_sums(w, rows, True)
+                blocks = -(-count // 1024)
+                for found, expected in zip((squares, sums), twin.block_sums(w, rows, True), strict=True):
+                    assert found.shape == expected.shape
+                    assert (bits(found) == bits(expected)).all()
+                alone, nothing = problem.block_sums(w, rows, False)
+                assert (bits(alone) == bits(squares)).all()
+                assert nothing is None
+                total = float(_core.pair_sums(squares, 1, blocks, 1)[0])
+                of_columns = _core.pair_sums(sums, 1, blocks, p)
+                _, g, loss = evaluate(_core, Phi, y, w, factor, per_row, rows)
+                for kind in (problem, twin):
+                    found = np.full(p, 77, dtype)
+                    assert kind.finish(count, total, of_columns, found) == loss
+                    assert (bits(found) == bits(g)).all()
+                    assert kind.finish(count, total, None, None) == loss
+
+
+def test_halves_that_do_not_fit():
+    problem = _core.Mse(np.ones((3, 2)), np.ones(3), 1.0, False)
+    g = np.full(2, 7.0)
+    for call, says in (
+        (lambda: problem.block_sums(np.ones(3), None, True), "w: expected"),
+        (lambda: problem.finish(0, 1.0, None, None), "rows: expected 1 or more"),
+        (lambda: problem.finish(3, 1.0, None, g), "gradient: got None"),
+        (lambda: problem.finish(3, 1.0, np.ones(3), g), "gradient: expected"),
+        (lambda: problem.finish(3, 1.0, np.ones(2), np.ones(2, np.float32)), "g: expected"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            call()
+    with pytest.raises(IndexError, match="rows: no such row"):
+        problem.block_sums(np.ones(2), np.array([3]), True)
+    assert (g == 7).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_special_values(machine, dtype):
     info = np.finfo(dtype)
     positive = [0.0, info.smallest_subnormal, info.tiny, 1e-30, 1.0, 3.0, 1e30, info.max]
@@ -367,7 +411,11 @@ def test_no_floating_point_mode_reaches_the_kernels(dtype, bits):
     out = [(np.empty(n, dtype), np.empty(13, dtype)) for n in (3001, len(rows))]
     with mxcsr(bits):
         losses = [kernels.evaluate(w, k, r, g) for k, (r, g) in zip((None, rows), out, strict=True)]
-    for (r, g), loss, right in zip(out, losses, expected, strict=True):
+        squares, sums = kernels.block_sums(w, None, True)
+        total, of_columns = _core.pair_sums(squares, 1, 3, 1), _core.pair_sums(sums, 1, 3, 13)
+        out.append((out[0][0], np.empty(13, dtype)))
+        losses.append(kernels.finish(3001, total[0], of_columns, out[-1][1]))
+    for (r, g), loss, right in zip(out, losses, (*expected, expected[0]), strict=True):
         same((r, g, np.float64(loss)), right)
 
 

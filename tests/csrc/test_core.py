@@ -58,7 +58,7 @@ FLOORS = (
     {"backends"},
     {"spread"},
     {"optim", "layers", "sums"},
-    {"problems"},
+    {"problems", "parallel"},
     {"result"},
     {"theory"},
     {"train"},

@@ -323,11 +323,11 @@ std::string softmax_digest(Type type, int rows, int columns) {
 }
 
 template <class T>
-std::string network_digest(Type type) {
+std::string network_digest(Type type, int leaves) {
   int adam = 0;
   while (std::string(active_isa().rules[adam].name) != "adam_outside") ++adam;
   const std::vector<double> hyper = hyper_values(active_isa().rules[adam], "default");
-  return digest_of(run_network<T>(type, {40, 270, 16, 5}, 20, adam, hyper));
+  return digest_of(run_network<T>(type, {40, 270, 16, 5}, 20, leaves, adam, hyper));
 }
 
 template <class T>
@@ -380,7 +380,9 @@ void add_programs(std::vector<Program>& out, Type type, const std::string& dtype
                      [=] { return digest_of(run_leaves<T>(type, leaves, what == "weighted")); }});
     }
   }
-  out.push_back({"network " + dtype + " 40x270x16x5 20", [=] { return network_digest<T>(type); }});
+  const std::string network = "network " + dtype + " 40x270x16x5 20";
+  out.push_back({network, [=] { return network_digest<T>(type, 0); }});
+  out.push_back({network + " 4 leaves", [=] { return network_digest<T>(type, 4); }});
   for (auto [rows, columns] : {std::pair{1500, 37}, {1, 1}, {70, 1030}}) {
     for (std::string what : {"residual", "gradient", "loss"}) {
       std::string name = "mse " + dtype + " " + std::to_string(rows) + "x" + std::to_string(columns) + " " + what;

@@ -7,6 +7,16 @@
 #include "inputs.h"
 #include "run/jobs.h"
 
+// Adds leaves of n elements into the first: neighbours, then their sums, an odd last one carried up.
+template <class T>
+void add_leaves_of(samestep::Type type, samestep::Index n, const std::vector<T*>& leaves) {
+  for (std::size_t step = 1; step < leaves.size(); step *= 2) {
+    for (std::size_t leaf = 0; leaf + step < leaves.size(); leaf += 2 * step) {
+      samestep::add_leaves(type, leaves[leaf + step], n, leaves[leaf]);
+    }
+  }
+}
+
 // The bytes of the mean of so many leaves.
 template <class T>
 std::vector<std::uint8_t> run_leaves(samestep::Type type, int leaves, bool weighted) {
@@ -19,12 +29,9 @@ std::vector<std::uint8_t> run_leaves(samestep::Type type, int leaves, bool weigh
     samestep::weigh_leaf(type, samestep::as_is, level.back().data(), thirds / 3.0, n, level.back().data());
     total += thirds;
   }
-  // Neighbours are added; an odd last one is carried up.
-  for (int step = 1; step < leaves; step *= 2) {
-    for (int leaf = 0; leaf + step < leaves; leaf += 2 * step) {
-      samestep::add_leaves(type, level[leaf + step].data(), n, level[leaf].data());
-    }
-  }
+  std::vector<T*> sums;
+  for (std::vector<T>& leaf : level) sums.push_back(leaf.data());
+  add_leaves_of(type, n, sums);
   samestep::average_leaves(type, level[0].data(), total / 3.0, n, samestep::as_is, level[0].data());
   std::vector<std::uint8_t> bytes;
   append_bytes(bytes, level[0]);

@@ -88,7 +88,7 @@ def test_a_worker_that_dies_while_saving_leaves_the_old_checkpoint(tmp_path):
 
         results = network.run(one)
         assert all(x is None or isinstance(x, (Killed, WorkerLost)) for x in results)
-        is_new = len(json.loads((tmp_path / "manifest.json").read_text())["files"]) == 3
+        is_new = len(json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["files"]) == 3
         outcomes.add((any(isinstance(x, Killed) for x in results), is_new))
 
         def check(group):
@@ -135,9 +135,9 @@ def test_what_does_not_fit_is_refused_on_all_workers_with_nothing_changed(tmp_pa
     assert all("altered since it was saved" in x for x in load_error(tmp_path))
     files[1].unlink()
     assert all(x.startswith("FileNotFoundError") for x in load_error(tmp_path))
-    (tmp_path / "manifest.json").write_text("{")
+    (tmp_path / "manifest.json").write_text("{", encoding="utf-8")
     assert all("cut off, altered or not a checkpoint" in x for x in load_error(tmp_path))
-    (tmp_path / "manifest.json").write_text('{"format": 9, "files": []}')
+    (tmp_path / "manifest.json").write_text('{"format": 9, "files": []}', encoding="utf-8")
     assert all("of format 9, expected 1" in x for x in load_error(tmp_path))
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import random
-import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -13,7 +12,8 @@ import pytest
 
 import samestep as ss
 from samestep.parallel import Sharded, threads
-from worker_processes import run_processes
+from samestep.proof import golden
+from worker_processes import mpirun, run_processes
 
 STEPS = 6
 SHAPES = [(3000,), (40, 70), (5,)]
@@ -79,6 +79,19 @@ def test_twenty_kills(tmp_path):
         kill_and_go_on(seed, tmp_path / str(seed))
 
 
+def network_digests(group):
+    """Of the golden networks in leaves."""
+    programs = [golden.programs()[f"whole run {dtype}"][1] for dtype in golden.DTYPES]
+    return {str(program): golden.program_digest(program, group=group) for program in programs}
+
+
+@needs_torch
+def test_a_network_in_leaves_has_its_golden_digest():
+    for found in run_processes(3, network_digests):
+        assert found == {name: golden.DIGESTS[name] for name in found}
+        assert len(found) == 2
+
+
 SCRIPT = """
 import sys
 sys.path[:0] = {paths}
@@ -86,26 +99,23 @@ from test_processes import *
 from samestep.parallel import mpi
 group = mpi()
 digest = train(group, {path!r} + "/checkpoint", STEPS, False)
-Path({path!r}, str(group.rank)).write_text(f"{{digest}} {{group.size}}")
+Path({path!r}, str(group.rank)).write_text(f"{{digest}} {{group.size}}", encoding="utf-8")
 """
 
 
-@pytest.mark.skipif(find_spec("mpi4py") is None, reason="mpi4py is not installed: pip install mpi4py mpich")
 def test_mpi_has_the_same_bits(tmp_path):
-    mpirun = shutil.which("mpirun", path=Path(sys.executable).parent) or shutil.which("mpirun")
-    if mpirun is None:
-        pytest.skip("mpirun is not installed: pip install mpich")
+    launcher = mpirun()
     here = Path(__file__).parent
     paths = [str(here), str(here.parent / "support")]
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(paths=paths, path=str(tmp_path)))
+    script.write_text(SCRIPT.format(paths=paths, path=str(tmp_path)), encoding="utf-8")
     for size in (1, 3, 4):
         done = subprocess.run(
-            [mpirun, "-n", str(size), sys.executable, str(script)],
+            [launcher, "-n", str(size), sys.executable, str(script)],
             capture_output=True,
             encoding="utf-8",
             timeout=120,
         )
         assert done.returncode == 0, done.stderr
         for rank in range(size):
-            assert (tmp_path / str(rank)).read_text() == f"{alone(STEPS)} {size}"
+            assert (tmp_path / str(rank)).read_text(encoding="utf-8") == f"{alone(STEPS)} {size}"

@@ -138,7 +138,7 @@ F = np.zeros(2048, np.float32)
             ValueError,
             "x: got 1000 elements on worker 0 of 3.*multiple of 1024",
         ),
-        (lambda r: F[: 1024 - 24 * (r == 1)], 0, ValueError, "x: got 1000 rows .* on worker 1 of 3"),
+        (lambda r: F[: 1024 - 32 * (r == 1)], 0, ValueError, "x: got 992 rows .* on worker 1 of 3"),
         (
             lambda r: F.astype(np.float64) if r == 2 else F,
             None,

@@ -7,6 +7,7 @@ import pytest
 
 import samestep as ss
 from regenerate_golden import FILE, regenerate
+from samestep.parallel import run_threads
 from samestep.proof import golden
 
 PROGRAMS = golden.programs()
@@ -69,6 +70,15 @@ def test_reference(group):
     for program in group:
         found = golden.program_digest(program, backend="reference")
         assert found == golden.DIGESTS[str(program)], str(program)
+
+
+@pytest.mark.parametrize("size", range(1, 6))
+@pytest.mark.parametrize("dtype", golden.DTYPES, ids=str)
+def test_a_network_in_leaves_has_one_digest_for_any_number_of_workers(dtype, size):
+    whole, in_leaves = PROGRAMS[f"whole run {dtype}"]
+    assert (whole.leaves, in_leaves.leaves) == (0, 4)
+    found = run_threads(size, lambda group: golden.program_digest(in_leaves, group=group))
+    assert found == [golden.DIGESTS[str(in_leaves)]] * size
 
 
 class TestRegenerate:

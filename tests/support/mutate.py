@@ -38,6 +38,7 @@ class Fault(NamedTuple):
 
 PRODUCT, PIECES = "csrc/contract/product.h", "csrc/isa/product.h"
 LEAVES, SPREAD = "csrc/contract/leaves.h", "python/samestep/spread.py"
+SPREAD_MSE = "python/samestep/problems/spread.py"
 CONVOLUTION, CONVOLUTIONS = "csrc/contract/convolution.h", "csrc/isa/convolution.h"
 RULES, BATCHNORM, SUMS, MSE, FUNCTIONS = (
     "csrc/contract/rules.h",
@@ -96,6 +97,12 @@ FAULTS = (
     Fault("sums of workers added as they come", SPREAD, "if first % (2 * step) == 0 and first + step in values:",
           "if first + step in values:", "test_spread_sums.py"),
     Fault("a cut within a block let through", SPREAD, "if count % SUM_BLOCK:", "if count % 32:", "test_spread_sums.py"),
+    Fault("rows of a batch from another worker's place", SPREAD_MSE, "local = rows[mine] - self._firsts[rank]",
+          "local = rows[mine] - self._firsts[rank] * (rank != 1)", "test_spread_mse.py"),
+    Fault("a mean over a worker's own rows", SPREAD_MSE, "holders, count = blocks_of(self._counts), int(self._firsts[-1])",
+          "holders, count = blocks_of(self._counts), max(1, len(self._y))", "test_spread_mse.py"),
+    Fault("rows that came in another order", SPREAD_MSE, "Phi[places], y[places] = came[:, :p], came[:, p]",
+          "Phi[places], y[places] = came[::-1, :p], came[::-1, p]", "test_spread_mse.py"),
     Fault("a mean of leaves by a reciprocal", LEAVES, "to[i] = from[i] / divisor;", "to[i] = from[i] * (T(1) / divisor);"),
     Fault("the weight of a leaf not rounded", LEAVES, "to[i] = factor * from[i];", "to[i] = T(weight * from[i]);"),
     Fault("a leaf of weight zero read", LEAVES, "if (weight == 0.0) {", "if (weight == 0.0 && g == nullptr) {", "test_leaves.py"),

@@ -1,4 +1,4 @@
-"""Workers that are processes of this machine, joined by gloo; one of them may be killed."""
+"""Workers that are processes of this machine: joined by gloo, of which one may be killed, or by mpirun."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import contextlib
 import functools
 import multiprocessing
 import os
+import shutil
 import signal
+import sys
 import tempfile
 import traceback
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
 
 TIMEOUT = 120.0
 
@@ -67,3 +73,13 @@ def _dying_transfer(transfer, left, send, receive):
     if left[0] == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     transfer(send, receive)
+
+
+def mpirun():
+    """The path of mpirun: that of PyPI's MPICH, or the system's."""
+    if find_spec("mpi4py") is None:
+        pytest.skip("mpi4py is not installed: pip install 'samestep[mpi-test]'")
+    found = shutil.which("mpirun", path=Path(sys.executable).parent) or shutil.which("mpirun")
+    if found is None:
+        pytest.skip("mpirun is not installed: pip install 'samestep[mpi-test]'")
+    return found

@@ -29,7 +29,9 @@ def digests(size, folder, *ways):
     finally:
         for rank in ranks:
             rank.kill()
-    return [json.loads((folder / f"{rank}-of-{size}.json").read_text("utf-8")) for rank in range(size)]
+    return [
+        json.loads((folder / f"{rank}-of-{size}.json").read_text(encoding="utf-8")) for rank in range(size)
+    ]
 
 
 def test_two_processes_end_on_the_bits_of_one(tmp_path):

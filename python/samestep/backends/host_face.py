@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from .face import Backend, Sizes, Window
+import numpy as np
+from numpy.typing import NDArray
+
+from .face import Backend, Mse, Sizes, Window
+
+
+class HostMse(Mse, Protocol):
+    """Evaluation in two halves, between which the sums of workers are added up."""
+
+    def block_sums(
+        self, w: Any, rows: NDArray[np.int64] | None, of_gradient: bool
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """The sums over blocks of 1024 rows: of squared residuals (blocks,), of the gradient (blocks*p,)."""
+
+    def finish(self, rows: int, squares: float, gradient: NDArray[np.float64] | None, g: Any | None) -> float:
+        """Writes the gradient to g, unless that is None, from its sums over ``rows``; returns the loss."""
 
 
 class HostBackend(Backend, Protocol):
     """The module of "cpu" or "reference": what nothing asks of a GPU."""
+
+    Mse: type[HostMse]
 
     # ---- sums in parts, which workers exchange ----
     #

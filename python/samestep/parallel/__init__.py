@@ -15,9 +15,13 @@ Training:
 Means of leaves without any group:
     mean_of_leaves, weighted_mean
 
+A sum of numbers over an engine that can only add, such as NCCL:
+    grid_sum
+
 ``samestep.canonical_sum``, ``samestep.global_norm`` and ``samestep.problems.MSE`` take a ``group`` as well.
 """
 
+from .grid import grid_sum
 from .groups import Group, WorkerLost
 from .leaves import mean_of_leaves, weighted_mean
 from .mpi_group import mpi
@@ -29,6 +33,7 @@ __all__ = [
     "Group",
     "Sharded",
     "WorkerLost",
+    "grid_sum",
     "mean_of_leaves",
     "mpi",
     "run_threads",

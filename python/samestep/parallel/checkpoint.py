@@ -60,7 +60,9 @@ def save(sharded: HasParts, path: str | os.PathLike[str]) -> None:
                 _replace(folder / MANIFEST, json.dumps(facts))
     except BaseException:
         with contextlib.suppress(OSError):
-            if not (folder / MANIFEST).is_file() or token not in (folder / MANIFEST).read_text():
+            if not (folder / MANIFEST).is_file() or token not in (folder / MANIFEST).read_text(
+                encoding="utf-8"
+            ):
                 own.unlink()
         raise
     if group.rank == 0:
@@ -111,7 +113,7 @@ def _told_to_all(group: Group) -> Iterator[None]:
 
 def _read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     try:
-        facts: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        facts: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         known = facts["format"] == FORMAT and isinstance(facts["files"], list)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / MANIFEST}: cut off, altered or not a checkpoint ({error})") from None
@@ -134,7 +136,7 @@ def _replace(path: pathlib.Path, text: str) -> None:
     """Writes a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "w") as file:
+        with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -34,12 +34,13 @@ class ThreadGroup(Group):
     def _take(self, rank: int) -> Array:
         until = time.monotonic() + self._hub.timeout
         while True:
+            has_ended = rank in self._hub.ended  # before the look into the box: it may have left something
             try:
                 found: Array = self._hub.boxes[rank, self.rank].get(timeout=_TICK)
                 return found
             except queue.Empty:
-                if rank in self._hub.lost:
-                    raise WorkerLost(f"worker {rank} of {self.size} has ended with an error") from None
+                if has_ended:
+                    raise WorkerLost(f"worker {rank} of {self.size} has ended") from None
                 if time.monotonic() > until:
                     raise WorkerLost(
                         f"worker {rank} of {self.size} did not answer in {self._hub.timeout:g} s"
@@ -47,11 +48,11 @@ class ThreadGroup(Group):
 
 
 class _Hub:
-    """What the threads share: a mailbox for each pair, and who is lost."""
+    """What the threads share: a mailbox for each pair, and who has ended."""
 
     def __init__(self, size: int, timeout: float) -> None:
         self.size, self.timeout = size, timeout
-        self.lost: set[int] = set()
+        self.ended: set[int] = set()
         self.boxes: dict[tuple[int, int], queue.SimpleQueue[Array]] = {
             (one, other): queue.SimpleQueue() for one in range(size) for other in range(size)
         }
@@ -112,8 +113,8 @@ def run_threads(size: int, function: Callable[[Group], T], *, timeout: float = 3
             results[group.rank] = function(group)
         except BaseException as error:
             errors.append(error)
-            assert isinstance(group, ThreadGroup)
-            group._hub.lost.add(group.rank)
+        assert isinstance(group, ThreadGroup)
+        group._hub.ended.add(group.rank)
 
     workers = [threading.Thread(target=work, args=(group,), daemon=True) for group in groups]
     for worker in workers:

@@ -20,10 +20,11 @@ minimize() accepts any object with the attributes of ``Problem``: ``size``, ``di
 ``loss(w)`` and ``gradient(w, rows=None)``.
 """
 
+from .examples import Float64s, Floats, Integers, Scale
 from .function import Function
 from .higham import Higham
 from .hyperbola import Hyperbola
-from .mse import MSE, Float64s, Floats, Integers, Scale
+from .mse import MSE
 from .problem import Problem
 from .quartic import Quartic
 from .risk import empirical_risk, test_risk

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..arguments import whole_number
 from ..backends.arrays import read_only_copy
-from .mse import Float64s, Floats, Integers, check_rows
+from .examples import Float64s, Floats, Integers, check_rows
 from .smooth import finite
 
 

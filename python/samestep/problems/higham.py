@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ..layers.functions import sigmoid
 from ..layers.linear import linear, linear_backward
 from ..sums import canonical_sum
-from .mse import Float64s, Floats, Integers, check_rows
+from .examples import Float64s, Floats, Integers, check_rows
 from .smooth import Smooth
 
 X = [

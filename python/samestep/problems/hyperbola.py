@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .mse import Float64s, Floats, Integers
+from .examples import Float64s, Floats, Integers
 from .smooth import Smooth, finite
 
 

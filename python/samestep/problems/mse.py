@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Literal, TypeGuard, get_args
+from typing import Any, TypeGuard
 
 import numpy as np
-import numpy.typing as npt
 
 from .. import backends
 from ..backends import arrays
-
-Floats = npt.NDArray[np.floating[Any]]
-Float64s = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.integer[Any]]
-Scale = Literal["half_sum", "half_mean", "mean", "sum"]
-
+from ..spread import Workers, check_workers
+from .examples import Float64s, Floats, Integers, Scale, check_examples, check_rows
+from .spread import SpreadMse, check_spread
 
 # c of L = (c/2) |Phi w - y|^2 as a factor, and whether that is divided by the number of rows.
 _SCALES = {
@@ -47,6 +43,8 @@ class MSE:
         scale: the name of c, see the table.
         backend: what computes the loss and its gradient: "auto" (by the memory in which the arrays live),
             "cpu", "reference" or "cuda". All give the same bits.
+        group: the workers, a group of ``samestep.parallel``, over which the rows are spread in order of rank.
+            Each passes its own, a multiple of 1024, but for the last that has any.
 
     A class derived from this one that overrides ``loss`` or ``gradient`` has another loss: to the theory it
     is no quadratic, and has a ``beta``, ``mu``, ``optimum`` or ``minimizer`` if it overrides that, too.
@@ -54,11 +52,19 @@ class MSE:
     Both arrays are copied, so that beta, mu and the optimum stay true. If they are on a GPU, so must be the
     weights, and so are the results; beta, mu and the optimum are computed in main memory.
 
+    With a group N is the number of all rows, and loss, gradient and all else but ``residual`` are of all of
+    them: the same bits on every worker as in one process that has all rows. Every worker calls the same
+    methods with the same weights; an error of one is raised on all. Where the gradient's ``rows``, which are
+    numbers among all, are drawn at random, most travel to another worker. Hessian, eigenvalues, beta, mu,
+    minimizer and optimum are computed by worker 0, for which at the first of them all rows come into its
+    memory.
+
     Attributes:
-        Phi: the features, read-only, C order.
-        y: the targets, read-only.
+        Phi: the features, read-only, C order; with a group this worker's own.
+        y: the targets, read-only; likewise.
         scale: the name of c.
         backend: "cpu", "reference" or "cuda".
+        group: the workers, or None.
 
     Raises:
         TypeError: an argument is no array of float32 or float64, or the dtypes differ.
@@ -82,34 +88,30 @@ class MSE:
         (3.0, 1.0, 0.166666666667)
     """
 
-    def __init__(self, Phi: Floats, y: Floats, scale: Scale = "half_sum", backend: str = "auto") -> None:
-        if scale not in get_args(Scale):
-            expected = ", ".join(repr(name) for name in get_args(Scale))
-            raise ValueError(f"scale: got {scale!r}, expected one of {expected}")
-        self.backend, (Phi, y) = backends.choose_backend(backend, {"Phi": Phi, "y": y})
-        _check_floats("Phi", Phi, 2)
-        _check_floats("y", y, 1)
-        if y.dtype != Phi.dtype:
-            raise TypeError(
-                f"y: got {y.dtype}, expected {Phi.dtype} as Phi; convert one of them with .astype"
+    def __init__(
+        self,
+        Phi: Floats,
+        y: Floats,
+        scale: Scale = "half_sum",
+        backend: str = "auto",
+        *,
+        group: Workers | None = None,
+    ) -> None:
+        if group is None:
+            self.backend, Phi, y = check_examples(Phi, y, scale, backend)
+        else:
+            (self.backend, Phi, y), self._counts = check_spread(
+                check_workers(group), lambda: check_examples(Phi, y, scale, backend, are_spread=True), scale
             )
-        if 0 in Phi.shape:
-            raise ValueError(f"Phi: got shape {Phi.shape}, expected at least one row and one column")
-        if len(y) != len(Phi):
-            turned = "; Phi looks transposed: pass Phi.T" if len(y) == Phi.shape[1] else ""
-            raise ValueError(
-                f"y: got {len(y)} targets for the {len(Phi)} rows of Phi, expected one for each row" + turned
-            )
-        _check_finite("Phi", self._module.to_host(Phi))
-        _check_finite("y", self._module.to_host(y))
         self.Phi: Floats = self._module.read_only_copy(Phi)
         self.y: Floats = self._module.read_only_copy(y)
         self.scale: Scale = scale
+        self.group = group
         self._bind()
 
     def __setattr__(self, name: str, value: Any) -> None:
         # After a change beta, mu and the optimum would be wrong. Any other public name is misspelt.
-        if name in ("Phi", "y", "scale", "backend"):
+        if name in ("Phi", "y", "scale", "backend", "group"):
             is_refused = name in vars(self)
         else:
             is_refused = type(self) is MSE and not name.startswith("_") and not hasattr(MSE, name)
@@ -124,10 +126,23 @@ class MSE:
         return backends.module(self.backend)
 
     def _bind(self) -> None:
-        self._kernels = self._module.Mse(self.Phi, self.y, *_SCALES[self.scale])
+        self._spread: SpreadMse | None = None
+        if self.group is None:
+            self._kernels = self._module.Mse(self.Phi, self.y, *_SCALES[self.scale])
+        else:
+            scale, backend = self.scale, self.backend
+            self._spread = self._kernels = SpreadMse(
+                self.group,
+                self._module,
+                self.Phi,
+                self.y,
+                _SCALES[scale],
+                self._counts,
+                lambda Phi, y: MSE(Phi, y, scale, backend),
+            )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_kernels"}
+        return {name: value for name, value in vars(self).items() if name not in ("_kernels", "_spread")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -139,7 +154,7 @@ class MSE:
     @property
     def size(self) -> int:
         """N, the number of examples."""
-        return len(self.y)
+        return len(self.y) if self.group is None else sum(self._counts)
 
     @property
     def dimension(self) -> int:
@@ -172,10 +187,10 @@ class MSE:
             >>> problem.loss(np.array([2.0]))
             1.0
         """
-        return float(self._kernels.evaluate(self._check_weights(w), None, None, None))
+        return float(self._kernels.evaluate(self._check_batch(w)[0], None, None, None))
 
     def residual(self, w: Floats) -> Floats:
-        """r = Phi w - y, a new array: shape (N,), the problem's dtype.
+        """r = Phi w - y, a new array: shape (N,), the problem's dtype; with a group of this worker's rows.
 
         Args:
             w: the weights, shape (p,), the problem's dtype.
@@ -189,7 +204,7 @@ class MSE:
             array([ 1., -1.])
         """
         w = self._check_weights(w)
-        r: Floats = self._module.empty(self.size, self.dtype, self.y)
+        r: Floats = self._module.empty(len(self.y), self.dtype, self.y)
         self._kernels.evaluate(w, None, r, None)
         return r
 
@@ -222,9 +237,7 @@ class MSE:
             >>> problem.gradient(np.zeros(1)), problem.gradient(np.zeros(1), rows=np.array([1]))
             (array([-3.5]), array([-6.]))
         """
-        w = self._check_weights(w)
-        if rows is not None:
-            rows = check_rows(rows, self.size)
+        w, rows = self._check_batch(w, rows)
         g: Floats = self._module.empty(self.dimension, self.dtype, self.y)
         self._kernels.evaluate(w, rows, None, g)
         return g
@@ -237,11 +250,13 @@ class MSE:
             >>> ss.problems.MSE(np.array([[1.0], [2.0]]), np.zeros(2)).hessian()
             array([[5.]])
         """
+        if self._spread is not None:
+            return self._spread.of_whole("hessian").copy()
         Phi = self._in_memory(self.Phi)
         hessian: Floats = self._module.from_host(self.c * (Phi.T @ Phi))
         return hessian
 
-    @cached_property
+    @property
     def eigenvalues(self) -> Float64s:
         """The p eigenvalues of H, increasing, float64.
 
@@ -249,6 +264,10 @@ class MSE:
         lost in H, whose condition number is the square of Phi's. Those that rounding cannot tell from 0 are
         0.
         """
+        return self._eigenvalues if self._spread is None else self._spread.of_whole("eigenvalues")
+
+    @cached_property
+    def _eigenvalues(self) -> Float64s:
         sigma = np.zeros(self.dimension)
         found = np.linalg.svd(self._in_memory(self.Phi).astype(np.float64), compute_uv=False)
         # The threshold is that of numpy.linalg.lstsq, so that mu > 0 exactly if the minimiser is unique.
@@ -282,12 +301,17 @@ class MSE:
             >>> ss.problems.MSE(np.array([[1.0, 1.0]]), np.array([3.0])).minimizer()
             array([1.5, 1.5])
         """
-        minimizer: Floats = self._module.from_host(self._minimizer.astype(self.dtype))
+        found = self._minimizer if self._spread is None else self._spread.of_whole("_minimizer")
+        minimizer: Floats = self._module.from_host(found.astype(self.dtype))
         return minimizer
 
-    @cached_property
+    @property
     def optimum(self) -> float:
         """L*, the least value of L, in float64 for every dtype: L(w*) with w* before it is rounded."""
+        return self._optimum if self._spread is None else float(self._spread.of_whole("optimum"))
+
+    @cached_property
+    def _optimum(self) -> float:
         Phi, y = self._in_memory(self.Phi), self._in_memory(self.y)
         r = Phi.astype(np.float64) @ self._minimizer - y.astype(np.float64)
         return 0.5 * self.c * float(r @ r)
@@ -303,6 +327,14 @@ class MSE:
         """The array as a NumPy array, for what the theory computes in main memory."""
         host: Floats = a if isinstance(a, np.ndarray) else self._module.to_host(a)
         return host
+
+    def _check_batch(self, w: Floats, rows: Integers | None = None) -> tuple[Floats, Integers | None]:
+        """The weights and the rows in use, checked; with a group, that they are the same everywhere."""
+
+        def check() -> tuple[Floats, Integers | None]:
+            return self._check_weights(w), None if rows is None else check_rows(rows, self.size)
+
+        return check() if self._spread is None else self._spread.check(check)
 
     def _check_weights(self, w: Floats) -> Floats:
         """The weights, checked and in C order, in the memory of Phi."""
@@ -342,43 +374,11 @@ def claimed(problem: Any, name: str) -> Any:
     return getattr(problem, name, None)
 
 
-def check_rows(rows: Integers, size: int) -> Integers:
-    """The indices, checked, as an int64 copy: another thread may change the caller's during the kernels."""
-    if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "iu":
-        got = rows.dtype if isinstance(rows, np.ndarray) else type(rows).__name__
-        raise TypeError(f"rows: got {got}, expected a numpy array of integers")
-    if rows.ndim != 1 or len(rows) == 0:
-        raise ValueError(f"rows: got shape {rows.shape}, expected (m,) with m >= 1")
-    rows = np.array(rows, order="C")
-    low, high = int(rows.min()), int(rows.max())
-    if low < 0 or high >= size:
-        raise IndexError(f"rows: got index {low if low < 0 else high}, expected 0 to {size - 1}")
-    return rows.astype(np.int64, copy=False)
-
-
-def _check_floats(name: str, array: Floats, ndim: int) -> None:
-    if not arrays.is_array(array) or isinstance(array, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name}: got {type(array).__name__}, expected a numpy array; "
-            f"make one with numpy.asarray({name}, dtype=numpy.float64)"
+def rows_in_memory(problem: MSE) -> tuple[Floats, Floats]:
+    """Features and targets of all rows, for the theory, where no worker has a part of them alone."""
+    if problem.group is not None and problem.group.size > 1:
+        raise ValueError(
+            f"problem: has its rows on {problem.group.size} workers, expected all in one process; make an "
+            "MSE of all rows without a group for this"
         )
-    if array.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise TypeError(
-            f"{name}: got dtype {array.dtype}, expected float32 or float64; "
-            f"convert it with {name}.astype(numpy.float64)"
-        )
-    if array.ndim != ndim:
-        shape = "(N, p), one example a row" if ndim == 2 else "(N,)"
-        column = ndim == 1 <= array.ndim and array.size == len(array)
-        flat = f"; flatten it with {name}.ravel()" if column else ""
-        raise ValueError(f"{name}: got shape {array.shape}, expected {shape}{flat}")
-
-
-def _check_finite(name: str, array: Floats) -> None:
-    if np.isfinite(array).all():
-        return
-    place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-    raise ValueError(
-        f"{name}: got {array[place]} at [{', '.join(map(str, place))}], expected finite numbers; "
-        "remove the example or fill the gap"
-    )
+    return problem.Phi, problem.y

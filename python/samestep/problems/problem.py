@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .mse import Floats, Integers
+from .examples import Floats, Integers
 
 
 class Problem(Protocol):

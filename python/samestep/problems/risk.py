@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .mse import MSE, Floats
+from .examples import Floats
+from .mse import MSE
 
 
 def empirical_risk(problem: MSE, w: Floats) -> float:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..arguments import finite_number
-from .mse import Float64s, Floats, Integers
+from .examples import Float64s, Floats, Integers
 
 
 class Smooth:

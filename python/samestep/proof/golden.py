@@ -359,7 +359,9 @@ def programs() -> dict[str, list[Program]]:
             SoftmaxProgram(dtype, shape) for shape in ((9, 11), (1, 1), (64, 33), (5, 2500), (1100, 3))
         ]
         found[f"leaves {dtype}"] = [*leaves_programs(dtype)]
-        found[f"whole run {dtype}"] = [NetworkProgram(dtype, (40, 270, 16, 5), 20)]
+        found[f"whole run {dtype}"] = [
+            NetworkProgram(dtype, (40, 270, 16, 5), 20, leaves) for leaves in (0, 4)
+        ]
     return found
 
 
@@ -370,8 +372,10 @@ def is_long(program: Program) -> bool:
 
 def runs_on_gpu(program: Program) -> bool:
     """Whether ``backend="cuda"`` has the program's options; it lacks some of them."""
-    return not isinstance(program, (StorageProgram, ConvolutionProgram, LeavesProgram)) and not (
-        isinstance(program, OptionProgram) and program.options == "all"
+    return not (
+        isinstance(program, (StorageProgram, ConvolutionProgram, LeavesProgram))
+        or (isinstance(program, OptionProgram) and program.options == "all")
+        or (isinstance(program, NetworkProgram) and program.leaves > 0)
     )
 
 

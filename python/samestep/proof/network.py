@@ -13,6 +13,9 @@ from ..layers.batchnorm import BatchNorm
 from ..layers.linear import linear, linear_backward
 from ..layers.softmax import softmax_cross_entropy
 from ..optim.optimizers import Adam
+from ..parallel.groups import Alone, Group
+from ..parallel.sharded import Sharded
+from ..parallel.tree import ranges
 from .vectors import finite_values
 
 
@@ -65,12 +68,22 @@ class NetworkProgram(NamedTuple):
     dtype: np.dtype[Any]
     shape: tuple[int, int, int, int]  # (rows, inputs, hidden, classes)
     steps: int
+    leaves: int = 0  # into which the batch is cut; 0: it is not
 
     def __str__(self) -> str:
-        return f"network {self.dtype} {'x'.join(map(str, self.shape))} {self.steps}"
+        name = f"network {self.dtype} {'x'.join(map(str, self.shape))} {self.steps}"
+        return f"{name} {self.leaves} leaves" if self.leaves else name
 
-    def run(self, **options: Any) -> list[Array]:
-        """The parameters, the running statistics and the loss before every step."""
+    def run(self, group: Group | None = None, **options: Any) -> list[Array]:
+        """The parameters, the running statistics and the loss before every step.
+
+        With leaves, the parameters and each leaf's losses, one leaf after the other. Running statistics go
+        by the leaves that a worker has seen, and so would show how many workers there are.
+
+        Args:
+            group: with leaves, the workers; None: one alone.
+            options: such as the backend.
+        """
         rows, inputs, hidden, classes = self.shape
         # Divided by powers of two: exact in both types.
         W1 = finite_values(inputs * hidden, self.dtype, 1).reshape(inputs, hidden) / self.dtype.type(8)
@@ -79,6 +92,9 @@ class NetworkProgram(NamedTuple):
         module = network.module
         x = module.from_host(finite_values(rows * inputs, self.dtype, 3).reshape(rows, inputs))
         labels = module.from_host((3 * np.arange(rows) + 1) % classes)
+        if self.leaves:
+            losses_of_leaves = self._train_in_leaves(network, x, labels, group or Alone(), options)
+            return [*network.params.values(), losses_of_leaves]
         optimizer = Adam(network.params, lr=0.01, **options)
         losses = []
         for _ in range(self.steps):
@@ -87,3 +103,21 @@ class NetworkProgram(NamedTuple):
             losses.append(loss)
         ends = [*network.params.values(), network.norm.running_mean, network.norm.running_var]
         return [*(module.to_host(a) for a in ends), np.array(losses)]
+
+    def _train_in_leaves(
+        self, network: Network, x: Array, labels: Array, group: Group, options: dict[str, Any]
+    ) -> Array:
+        """Each leaf has a range of the rows, and its own statistics in batch norm; returns the losses."""
+        optimizer = Sharded(
+            lambda part: Adam(part, lr=0.01, **options), network.params, group, leaves=self.leaves
+        )
+        cuts = [len(x) * leaf // self.leaves for leaf in range(self.leaves + 1)]
+        losses = np.empty((len(optimizer.leaves), self.steps))
+        for step in range(self.steps):
+            for own, leaf in zip(losses, optimizer.leaves, strict=True):
+                rows = slice(cuts[leaf], cuts[leaf + 1])
+                own[step], gradients = network.loss_and_gradients(x[rows], labels[rows])
+                optimizer.add(leaf, gradients)
+            optimizer.step()
+        counts = [len(leaves) * self.steps for leaves in ranges(self.leaves, group.size)]
+        return np.concatenate(group.all_gather(losses.ravel(), counts))

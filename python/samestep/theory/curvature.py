@@ -9,7 +9,7 @@ import numpy as np
 
 from ..optional import require
 from ..problems import Float64s, Floats
-from ..problems.mse import is_least_squares
+from ..problems.mse import is_least_squares, rows_in_memory
 from .checks import check_function, check_positive, is_problem, known
 
 Method = Literal["exact", "power", "lanczos"]
@@ -60,7 +60,7 @@ def beta(problem_or_H: Any, method: Method = "exact", steps: int = 100) -> float
     if is_least_squares(problem_or_H):
         if method == "exact":
             return problem_or_H.beta
-        c, Phi = problem_or_H.c, problem_or_H.Phi.astype(np.float64)
+        c, Phi = problem_or_H.c, rows_in_memory(problem_or_H)[0].astype(np.float64)
         p = problem_or_H.dimension
 
         def product(v: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..problems import MSE, Float64s
-from ..problems.mse import claimed, is_least_squares
+from ..problems.mse import claimed, is_least_squares, rows_in_memory
 from ..result import Result
 from .bound_check import Condition
 from .checks import known
@@ -65,16 +65,17 @@ class RunFacts:
         self.convex = ("a convex loss", self.quadratic or bool(getattr(problem, "convex", None)))
 
     def _read_least_squares(self, problem: MSE) -> None:
+        all_Phi, all_y = rows_in_memory(problem)
         self.optimum: float | None = problem.optimum
         self.mu: float | None = pl_constant(problem)
         # The rounding of residuals is relative to c |y|^2/2, the loss at w = 0; that of steps from far away
         # to the loss at w_0.
-        y = problem.y.astype(np.float64)
+        y = all_y.astype(np.float64)
         self._read_losses(problem.c / 2.0 * float(y @ y), abs(self.result.losses[0]))
         # The sum of squares overflows before it is multiplied by c/2.
         self.largest = float(np.finfo(problem.dtype).max) * min(1.0, problem.c / 2.0)
         # Error and velocity along the eigenvectors of H. Nothing moves where the curvature is 0.
-        Phi = problem.Phi.astype(np.float64)
+        Phi = all_Phi.astype(np.float64)
         e = self.result.w0.astype(np.float64) - problem._minimizer
         sigma, V = np.linalg.svd(Phi, full_matrices=False)[1:]
         self.curvatures = problem.c * sigma * sigma

@@ -148,7 +148,7 @@ def warn_of_step_size(problem: Problem, optimizer: Optimizer, batch_size: int | 
 
 def _scaling_hint(problem: Problem) -> str:
     """Advice to divide the columns of Phi by their lengths, where that cuts kappa to a tenth or less."""
-    if not is_least_squares(problem) or problem.backend == "cuda":
+    if not is_least_squares(problem) or problem.backend == "cuda" or problem.group is not None:
         return ""
     lengths = np.linalg.norm(problem.Phi.astype(np.float64), axis=0)
     scaled = problem.Phi / np.where(lengths > 0.0, lengths, 1.0).astype(problem.dtype)

@@ -77,13 +77,14 @@ def minimize(
             given; the first to be met ends the run.
         epochs: the most rounds to make. A round is ceil(N / batch_size) steps, or one step of a full batch.
         deadline: seconds by ``clock`` after which no further step is made. It is tested before each
-            step, so the run may end one step late; 0 allows no step.
+            step, so the run may end one step late; 0 allows no step. Not where the problem has a
+            group: the workers' clocks differ.
         batch_size: rows a step, for ``shuffle`` and ``with_replacement``; at most 2^31 - 1.
         sampling: see the table.
         seed: of the draws, 0 to 2^64 - 1. The same seed draws the same rows on every machine.
         callback: called as ``callback(step, w, loss)`` for each recorded loss; a true result ends the
-            run. w is a copy, which may be kept. It is read-only, since writing to it would not change the
-            run.
+            run; where the problem has a group, on every worker. w is a copy, which may be kept. It is
+            read-only, since writing to it would not change the run.
         record_every: the loss of the full problem is computed at step 0, after every so many steps, and at
             the end. None: every step of full batches; every epoch of ceil(N / batch_size) steps where rows
             are drawn, as the full loss may cost a thousand times what a step does.
@@ -130,6 +131,11 @@ def minimize(
     record_every = whole_number("record_every", record_every, at_least=1)
     check_switches(record_w=record_w, progress=progress, check=check)
     check_functions(callback, clock)
+    if deadline is not None and getattr(problem, "group", None) is not None:
+        raise ValueError(
+            "deadline: got one with a problem whose rows are spread over workers, whose clocks differ; give "
+            "steps or epochs"
+        )
     batches = draw_batches(problem.size, sampling, batch_size, Sampler(seed))
     check_start(problem, w0)
     if isinstance(optimizer, Optimizer):

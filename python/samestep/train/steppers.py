@@ -83,6 +83,7 @@ def can_run_compiled(problem: Problem, optimizer: Optimizer) -> TypeGuard[MSE]:
         is_least_squares(problem)
         and type(problem) is MSE
         and problem.backend == "cpu"
+        and problem.group is None
         and optimizer.backend == "cpu"
         and type(optimizer).step is Optimizer.step
         and "step" not in vars(optimizer)

@@ -17,7 +17,7 @@ def weigh_leaf(g: Array | None, weight: float, out: Array) -> None:
 def add_leaves(to: Array, other: Array) -> None:
     """to = to + other."""
     with np.errstate(all="ignore"):
-        np.add(to, other, out=to)
+        to += other
 
 
 def average_leaves(total: Array, weight: float, out: Array) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import Array
-from .sums import csum
+from .sums import Doubles, block_totals, csum
 
 
 def residual(Phi: Array, y: Array, w: Array) -> Array:
@@ -20,21 +20,20 @@ def residual(Phi: Array, y: Array, w: Array) -> Array:
     return r
 
 
-def gradient(Phi: Array, r: Array, c: float) -> Array:
-    """``g_j = T(c*csum_i(r_i*Phi_ij))``: shape (p,)."""
-    terms = r.astype(np.float64)[:, np.newaxis] * Phi.astype(np.float64)
-    g: Array = (np.float64(c) * csum(terms)).astype(Phi.dtype)
-    return g
+def square_terms(r: Array) -> Doubles:
+    """``r_i*r_i``: shape (N,)."""
+    squares: Doubles = r.astype(np.float64) * r.astype(np.float64)
+    return squares
 
 
-def loss(r: Array, c: float) -> float:
-    """``L = (c/2)*csum_i(r_i*r_i)``."""
-    squares = r.astype(np.float64) * r.astype(np.float64)
-    return float(np.float64(c / 2.0) * csum(squares))
+def gradient_terms(Phi: Array, r: Array) -> Doubles:
+    """``r_i*Phi_ij``: shape (N, p)."""
+    terms: Doubles = r.astype(np.float64)[:, np.newaxis] * Phi.astype(np.float64)
+    return terms
 
 
 class Mse:
-    """As ``face.Mse``: c is ``factor``, or with ``per_row`` that divided by the number of rows in use."""
+    """As ``host_face.HostMse``: c is ``factor``, or with ``per_row`` that over the rows in use."""
 
     def __init__(self, Phi: Array, y: Array, factor: float, per_row: bool) -> None:
         self._Phi = Phi
@@ -44,13 +43,32 @@ class Mse:
 
     def evaluate(self, w: Array, rows: NDArray[np.int64] | None, r: Array | None, g: Array | None) -> float:
         """Writes the residuals to r and the gradient to g, each unless it is None; returns the loss."""
-        Phi = self._Phi if rows is None else self._Phi[rows]
-        y = self._y if rows is None else self._y[rows]
-        c = self._factor / len(y) if self._per_row else self._factor
         with np.errstate(all="ignore"):
-            residuals = residual(Phi, y, w)
+            Phi, residuals = self._residuals(w, rows)
             if r is not None:
                 r[...] = residuals
-            if g is not None:
-                g[...] = gradient(Phi, residuals, c)
-            return loss(residuals, c)
+            sums = None if g is None else csum(gradient_terms(Phi, residuals))
+            return self.finish(len(residuals), float(csum(square_terms(residuals))), sums, g)
+
+    def block_sums(
+        self, w: Array, rows: NDArray[np.int64] | None, of_gradient: bool
+    ) -> tuple[Doubles, Doubles | None]:
+        """The block sums of the squares of the residuals, and of the gradient."""
+        with np.errstate(all="ignore"):
+            Phi, r = self._residuals(w, rows)
+            sums = block_totals(gradient_terms(Phi, r)).reshape(-1) if of_gradient else None
+            return block_totals(square_terms(r)), sums
+
+    def finish(self, rows: int, squares: float, gradient: Doubles | None, g: Array | None) -> float:
+        """``g_j = T(c*csum_i(r_i*Phi_ij))`` from the sums, to g; returns ``L = (c/2)*csum_i(r_i*r_i)``."""
+        c = np.float64(self._factor / rows if self._per_row else self._factor)
+        with np.errstate(all="ignore"):
+            if g is not None and gradient is not None:
+                g[...] = (c * gradient).astype(g.dtype)
+            return float(c / 2.0 * squares)
+
+    def _residuals(self, w: Array, rows: NDArray[np.int64] | None) -> tuple[Array, Array]:
+        """The rows in use, and their residuals."""
+        Phi = self._Phi if rows is None else self._Phi[rows]
+        y = self._y if rows is None else self._y[rows]
+        return Phi, residual(Phi, y, w)
