@@ -88,7 +88,7 @@ class Sharded(Leaves):
     def _end(self, number: int, weight: float, is_kept: bool) -> None:
         if not is_kept:
             return
-        grads = [None if p.grad is None else _gradient(p.grad, p) for p in self._params]
+        grads = [None if p.grad is None else _gradient(p.grad) for p in self._params]
         self.sharded.add(number, dict(zip(self._names, grads, strict=True)), weight=weight)
         for p in self._params:
             p.grad = None
@@ -138,9 +138,8 @@ def _array(tensor: Tensor) -> Array:
     return as_array(tensor, "model")
 
 
-def _gradient(grad: Tensor, p: Tensor) -> Array:
-    """A gradient as an array like that of its parameter."""
+def _gradient(grad: Tensor) -> Array:
+    """A gradient as an array like that of its parameter, for autograd lays both out alike."""
     if grad.layout is not torch.strided:
         raise RuntimeError(f"grad: got layout {grad.layout}, expected a dense one; use sparse=False")
-    grad = resolved(grad)
-    return _array(grad if grad.stride() == p.stride() else torch.empty_like(p.detach()).copy_(grad))
+    return _array(resolved(grad))
