@@ -120,6 +120,78 @@ def test_mean_of_leaves_has_the_bits_of_its_twin(weights):
     assert found[0]["a"][1].shape == (39, 40)
 
 
+def test_leaves_of_other_kinds_than_plain_arrays_are_refused_by_name():
+    ones = np.ones(3)
+    masked = np.ma.masked_array(ones, [1, 0, 0])
+    for leaves, says in (
+        ([masked, ones], r"leaves\[0\]: got MaskedArray"),
+        ([ones, masked], r"leaves\[1\]: got MaskedArray"),
+        ([{"a": [ones]}, {"a": [masked]}], r"leaves\[1\]\['a'\]\[0\]: got MaskedArray"),
+        ([1.0, 2.0], r"leaves\[0\]: got float"),
+        ([np.arange(3), np.arange(3)], r"leaves\[0\]: got dtype int64"),
+        ([ones, ones.astype(">f8")], r"leaves\[1\]: got >f8"),
+        ([ones, None], r"leaves\[1\]: got None"),
+        ([[ones, ones], [ones, None]], r"leaves\[1\]: got None"),
+    ):
+        refused(lambda leaves=leaves: mean_of_leaves(leaves), TypeError, says)
+    opt = Sharded(functools.partial(ss.SGD, lr=0.1), {"a": [ones.copy()]}, threads(1)[0], leaves=1)
+    refused(lambda: opt.add(0, {"a": [masked]}), TypeError, r"grads\['a'\]\[0\]: got MaskedArray")
+
+
+def test_leaves_may_lie_in_memory_in_any_way():
+    x = np.arange(12.0).reshape(3, 4)
+    odd = np.frombuffer(b"x" + x.tobytes(), np.uint8)[1:].view(np.float64).reshape(3, 4)
+    assert not odd.flags.aligned
+    for leaf in (odd, np.asfortranarray(x), x[::-1, ::-1][::-1, ::-1], np.ma.masked_array(x).data):
+        assert mean_of_leaves([x, leaf]).tolist() == x.tolist()
+        w = np.zeros((3, 4))
+        opt = Sharded(functools.partial(ss.SGD, lr=1.0), w, threads(1)[0], leaves=1)
+        opt.add(0, leaf)
+        opt.step()
+        assert w.tolist() == (-x).tolist()
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        ([1e-60, 1], r"weight: got 1e-60, which is 0 in float32"),
+        ([1, 1e60], r"weight: got 1e\+60, which is inf in float32"),
+        ([3e38, 3e38], r"weight: the sum of those of all leaves: got 6e\+38, which is inf in float32"),
+    ],
+)
+def test_weights_that_float32_cannot_tell_from_0_or_infinity_are_refused(weights, says):
+    x = np.ones(3, np.float32)
+    refused(lambda: weighted_mean([x, x], weights), ValueError, says)
+    assert np.isfinite(weighted_mean([x.astype(np.float64)] * 2, weights)).all()
+
+    def one(group):
+        w = np.ones(3000, np.float32)
+        opt = Sharded(functools.partial(ss.SGD, lr=0.1), [w, np.ones(2)], group, leaves=2)
+        for leaf in opt.leaves:
+            opt.add(leaf, [w, np.ones(2)], weight=weights[leaf])
+        opt.step()
+
+    if max(weights) < 1e39 and min(weights) > 1e-40:
+        assert all("the sum of those of all leaves" in x for x in each_error(2, one))
+    else:
+        refused(lambda: run_threads(1, one), ValueError, says)
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "says"),
+    [
+        ((x for x in (1, 2)), TypeError, "weights: got generator, expected a list of numbers"),
+        (3, TypeError, "weights: got int"),
+        ("12", TypeError, "weights: got str"),
+        ([1], ValueError, "weights: got 1, expected 2"),
+        ([1, -1], ValueError, r"weights\[1\]: got -1"),
+        ([0, 0], ValueError, "weights: got only zeros"),
+    ],
+)
+def test_weights_are_checked(weights, error, says):
+    refused(lambda: weighted_mean([np.ones(2), None], weights), error, says)
+
+
 def test_structures_stay():
     def one(group):
         own = {"body": [np.ones(2000), np.ones((2, 3))], "head": np.ones(5)}

@@ -84,7 +84,7 @@ class Sharded:
             self._structure = Structure(params, len(given), "grads")
             self._params = [_check_param(name, w) for name, w in zip(names, given, strict=True)]
             arrays.check_disjoint(zip(names, self._params, strict=True))
-            self._names = names
+            self._grad_names = ["grads" + name.removeprefix("params") for name in names]
             self._leaf_sums = LeafSums(
                 self._params, self._leaves, ranges(self._leaves, group.size)[group.rank], cpu
             )
@@ -188,7 +188,7 @@ class Sharded:
             flat: Any = [None] * len(self._params)
         else:
             flat = self._structure.flatten(grads)
-        self._leaf_sums.put(leaf, flat, weight)
+        self._leaf_sums.put(leaf, flat, weight, self._grad_names)
 
     # ---- the step ----
 
@@ -217,7 +217,8 @@ class Sharded:
             weights, has_gradient = agree(
                 self._group, self._exchange.ranges, sums.weights, sums.has_gradient, hyper
             )
-            norm = self._step(total_weight(weights, self._module), has_gradient, scale)
+            weight = total_weight(weights, self._module, sums.narrowest)
+            norm = self._step(weight, has_gradient, scale)
         except WorkerLost:
             self._usable = False
             raise
