@@ -8,7 +8,7 @@ import pytest
 
 import samestep as ss
 from samestep.parallel import Sharded, mean_of_leaves, run_threads, threads, weighted_mean
-from samestep.parallel.tree import ranges
+from samestep.tree import ranges
 from simulated import Network
 
 SHAPES = [(3000,), (7,), (), (50, 70), (0,), (1024,)]

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..backends.arrays import Array
 from .groups import Group
-from .tree import Sums, nodes_of, ranges
+from ..tree import Sums, nodes_of, ranges
 from .vector import Vector
 
 _ROUNDS = 8  # in which parts travel where workers hold up to three nodes: each needs an eighth of the memory
@@ -96,7 +96,7 @@ class Exchange:
             group.transfer(_not_empty(send), _not_empty(receive))
             if not size:
                 continue
-            tree = Sums[Array](self._leaves, functools.partial(self._add_mine, mine), _forget)
+            tree = Sums[Array](self._leaves, functools.partial(self._add_mine, mine))
             for rank in range(group.size):
                 for node, value in zip(self.nodes[rank], receive.get(rank, own), strict=True):
                     tree.put(node, value)
@@ -116,10 +116,6 @@ def _cut(part: tuple[int, int], k: int) -> tuple[int, int]:
 
 def _not_empty(arrays: dict[int, Array]) -> dict[int, Array]:
     return {rank: array for rank, array in arrays.items() if array.size}
-
-
-def _forget(_: Array) -> None:
-    pass
 
 
 def _is_power(n: int) -> bool:

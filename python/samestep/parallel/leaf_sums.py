@@ -9,7 +9,7 @@ import numpy as np
 
 from ..arguments import check_rounded, finite_number, whole_number
 from ..backends.arrays import Array, is_half
-from .tree import Node, Sums
+from ..tree import Node, Sums
 from .vector import Vector
 
 

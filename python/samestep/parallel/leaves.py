@@ -13,7 +13,7 @@ from ..backends import arrays
 from ..backends.arrays import Array
 from ..optim.gradients import Structure
 from .leaf_sums import LeafSums, total_weight
-from .tree import nodes_of
+from ..tree import nodes_of
 
 
 def mean_of_leaves(leaves: Sequence[Any], *, backend: str = "auto") -> Any:

@@ -20,7 +20,7 @@ from .exchange import Exchange
 from .groups import Group, WorkerLost, check_group
 from .leaf_sums import LeafSums, total_weight
 from .parts import Parts
-from .tree import ranges
+from ..tree import ranges
 
 
 class Sharded:
