@@ -135,7 +135,8 @@ def total(group: Workers, module: Any, spreads: Sequence[Spread]) -> list[Double
         for holder, _ in own:
             counts[holder] += width
     came = group.all_gather(np.concatenate(mine), counts)
-    taken, totals = [0] * group.size, []
+    taken = [0] * group.size
+    totals: list[Doubles] = []
     for spread, own, width in zip(spreads, nodes, widths, strict=True):
         blocks_in_all = len(spread.holders)
         sums = Sums[Doubles](blocks_in_all, module.add_leaves)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from . import backends
 from .backends.arrays import Array, as_plain, check_readable, flatten
 from .backends.reference.sums import SUM_BLOCK
-from .spread import Spread, Workers, blocks_of, check_cut, check_same, do_together, check_workers, total
+from .spread import Spread, Workers, blocks_of, check_cut, check_same, check_workers, do_together, total
 
 
 def canonical_sum(

@@ -13,11 +13,13 @@ from collections.abc import Callable
 import numpy as np
 
 from ..backends.arrays import Array
-from .groups import Group
 from ..tree import Sums, nodes_of, ranges
+from .groups import Group
 from .vector import Vector
 
-_ROUNDS = 8  # in which parts travel where workers hold up to three nodes: each needs an eighth of the memory
+# Where workers hold up to three nodes, large parts travel in rounds: each needs an eighth of the memory.
+_ROUNDS = 8
+_LARGE = 1 << 20  # bytes of the vector from which on memory counts for more than the time of a message
 
 
 class Exchange:
@@ -84,8 +86,9 @@ class Exchange:
         group, vector = self._group, self._vector
         total = sums[0] if sums else spare()
         others = [rank for rank in range(group.size) if rank != group.rank]
-        for k in range(_ROUNDS):
-            pieces = [_cut(part, k) for part in self.parts]
+        rounds = _ROUNDS if vector.nbytes >= _LARGE else 1
+        for k in range(rounds):
+            pieces = [_cut(part, k, rounds) for part in self.parts]
             mine = pieces[group.rank]
             own = [vector.part(held, *mine) for held in sums]
             size = vector.part(total, *mine).size
@@ -108,10 +111,10 @@ class Exchange:
         self._add(to, other, *mine)
 
 
-def _cut(part: tuple[int, int], k: int) -> tuple[int, int]:
+def _cut(part: tuple[int, int], k: int, rounds: int) -> tuple[int, int]:
     """The blocks of a part that travel in round k."""
     first, last = part
-    return first + (last - first) * k // _ROUNDS, first + (last - first) * (k + 1) // _ROUNDS
+    return first + (last - first) * k // rounds, first + (last - first) * (k + 1) // rounds
 
 
 def _not_empty(arrays: dict[int, Array]) -> dict[int, Array]:

@@ -86,7 +86,7 @@ class Group(ABC):
         return [json.loads(one.tobytes()) for one in texts]
 
     def all_or_none(self, error: Exception | None, facts: Any = None) -> list[Any]:
-        """What each worker has found, in order of rank, or an error on all: nobody waits for one that gave up.
+        """What each worker has found, in order of rank, or an error on all: none waits for one that gave up.
 
         Args:
             error: what this worker has found wrong, or None.

@@ -66,7 +66,7 @@ class LeafSums:
             if g is None or weight == 0.0:
                 to[...] = 0
             else:
-                self.module.weigh_leaf(np.require(g.reshape(-1), requirements="CA"), weight, to)
+                self.module.weigh_leaf(np.require(g.reshape(-1), requirements=["C", "A"]), weight, to)
                 self.has_gradient[i] = True
         self.keep(leaf, weight, buffer)
 

@@ -12,8 +12,8 @@ from ..arguments import finite_number
 from ..backends import arrays
 from ..backends.arrays import Array
 from ..optim.gradients import Structure
-from .leaf_sums import LeafSums, total_weight
 from ..tree import nodes_of
+from .leaf_sums import LeafSums, total_weight
 
 
 def mean_of_leaves(leaves: Sequence[Any], *, backend: str = "auto") -> Any:
@@ -58,8 +58,8 @@ def weighted_mean(leaves: Sequence[Any], weights: Sequence[float], *, backend: s
         New arrays in the structure of a leaf.
 
     Raises:
-        TypeError, ValueError: no leaves, one is not like the others, or the weights do not fit, alone or added
-            up: in float32 they are numbers from 2^-149 to 2^128.
+        TypeError, ValueError: no leaves, one is not like the others, or the weights do not fit, each or
+            their sum: where they are used in float32, that must not make 0 or infinity of them.
 
     Source:
         McMahan et al., Communication-efficient learning of deep networks from decentralized data (2017), for
