@@ -579,6 +579,41 @@ def test_parameters_that_differ_at_the_beginning_are_found_by_name():
     assert "seed all alike, or load one checkpoint on all" in found[0]
 
 
+def test_state_files_have_a_folder_for_each_worker_and_none_stays_after_an_error(tmp_path):
+    for name in ("same", "0", "1"):
+        (tmp_path / name).mkdir()
+
+    def one(group, name):
+        w = np.ones(5000)
+        make = functools.partial(ss.Adam, lr=0.1, state_dir=tmp_path / name)
+        opt = Sharded(make, w, group, leaves=2)
+        for leaf in opt.leaves:
+            opt.add(leaf, w)
+        opt.step()
+        return ss.digest(w)
+
+    found = each_error(2, lambda group: one(group, "same"))
+    assert all("FileExistsError: state_dir: the file" in text for text in found)
+    assert list((tmp_path / "same").iterdir()) == []
+    assert len(set(run_threads(2, lambda group: one(group, str(group.rank))))) == 1
+
+
+def test_two_optimizers_that_workers_step_in_another_order_are_not_mixed_up():
+    def one(group):
+        both = [np.ones(3000), np.ones(3000)]
+        opts = [Sharded(functools.partial(ss.SGD, lr=0.1), w, group, leaves=2) for w in both]
+        for leaf in opts[0].leaves:
+            opts[0].add(leaf, np.ones(3000))
+            opts[1].add(leaf, np.full(3000, 5.0))
+        with pytest.raises(ValueError, match="of several optimizers all workers step the same one"):
+            opts[group.rank].step()
+        for opt in opts:
+            opt.step()
+        return [w[0] for w in both]
+
+    assert run_threads(2, one) == [[0.9, 0.5]] * 2
+
+
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
@@ -603,7 +638,7 @@ def test_a_state_dict_that_does_not_fit_is_refused(change, error, says):
 
 @pytest.mark.parametrize(("size", "most"), [(1, 3), (2, 4), (4, 5), (3, 4), (5, 4)])
 def test_a_step_of_small_arrays_is_a_few_messages(size, most):
-    """Agreement, the sums, whether all could step, the parameters; in the powers of two a round of sums a bit."""
+    """Agreement, sums (of powers of two in a round for each bit), whether all could step, parameters."""
     network = Network(size)
 
     def one(group):

@@ -44,7 +44,8 @@ def agree(
         group.all_or_none(error)
     if len(told) > 1:
         raise ValueError(
-            "hyper-parameters, t or scale: got others on other workers, expected the same on all"
+            "hyper-parameters, t or scale: got others on other workers, expected the same on all; of several "
+            "optimizers all workers step the same one"
         )
     everyone = np.concatenate([one[: -8 - flags.size] for one in found]).view(np.float64)
     missing = np.flatnonzero(np.isnan(everyone))

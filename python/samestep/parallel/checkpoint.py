@@ -69,8 +69,8 @@ def save(sharded: HasParts, path: str | os.PathLike[str]) -> None:
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise FileNotFoundError(
-                f"path: {folder} has no {missing[0]} here on worker 0, expected one folder, given alike on all "
-                "workers, that all reach"
+                f"path: {folder} has no {missing[0]} here on worker 0, expected one folder, given alike on "
+                "all workers, that all reach"
             )
         params = [[w.dtype.name, list(w.shape)] for w in sharded.params]
         facts = {"format": FORMAT, "files": names, "params": params, **facts_of(optimizer)}

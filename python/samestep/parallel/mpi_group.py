@@ -27,7 +27,7 @@ class MpiGroup(Group):
 
     def transfer(self, send: Mapping[int, Array], receive: Mapping[int, Array]) -> None:
         until = time.monotonic() + self._timeout
-        # Kept if this is broken off: what comes late must not be written into memory that is another's by then.
+        # Kept if this is broken off: what comes late must not be written into memory that is freed.
         self._requests: list[Any] = []
         requests = self._requests
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -100,9 +101,17 @@ class Sharded:
             self.optimizer = make_optimizer(self._structure.unflatten(self._parts.own))
             self._take_over_options()
 
-        _, facts = do_together(group, make, lambda _: self._facts())
-        for name in facts[0]:
-            check_same(name, "the value", [each[name] for each in facts], "make all alike")
+        try:
+            _, facts = do_together(group, make, lambda _: self._facts())
+            self._token = facts[0].pop(
+                "token"
+            )  # worker 0's: it tells this optimizer from others of the group
+            for name in facts[0]:
+                check_same(name, "the value", [each[name] for each in facts], "make all alike")
+        except BaseException:
+            if isinstance(vars(self).get("optimizer"), Optimizer):  # those in state_dir
+                self.optimizer._store.remove_files()
+            raise
         self._is_usable, self._began_alike = True, False
 
     def _take_over_options(self) -> None:
@@ -135,8 +144,9 @@ class Sharded:
         optimizer._bind()
 
     def _facts(self) -> dict[str, Any]:
-        """What has to be the same on every worker."""
+        """What has to be the same on every worker, and a token."""
         return {
+            "token": secrets.token_hex(4),
             "leaves": self._leaves,
             "params": [[w.dtype.name, list(w.shape)] for w in self._params],
             "make_optimizer": self.optimizer.rule,
@@ -226,8 +236,8 @@ class Sharded:
 
         Raises:
             TypeError, ValueError: leaves are missing, all weights are 0, a schedule or ``scale`` does not
-                fit, or hyper-parameters, ``scale`` or, at first, parameters differ between workers; raised on all
-                of them. The leaves that were added stay; nothing has been changed.
+                fit, or hyper-parameters, ``scale`` or, at first, parameters differ between workers, or some
+                step another optimizer; raised on all. The leaves stay, and nothing has been changed.
             FloatingPointError: a gradient is not finite and ``nonfinite`` is "raise"; likewise on all of
                 them, and the leaves are gone.
             WorkerLost: a worker is gone. No parameter has been changed, here or on any worker that is left.
@@ -235,17 +245,17 @@ class Sharded:
         """
         sums = self._leaf_sums
         with self._together():
-            self._check_beginning()
             error, following, hyper = None, None, b""
             try:
                 scale = check_scale(scale, any(w.dtype.itemsize <= 4 for w in self._params))
                 following = self.optimizer._next_hyper()
-                hyper = repr((following[1], self.t, scale)).encode()
+                hyper = repr((self._token, following[1], self.t, scale)).encode()
             except Exception as found:
                 error = found
             weights, has_gradient = agree(
                 self._group, self._exchange.ranges, sums.weights, sums.has_gradient, hyper, error
             )
+            self._check_beginning()
             weight = total_weight(weights, self._module, sums.narrowest)
         self._is_usable = False  # until the step is whole
         norm = self._step(weight, has_gradient, scale, following)
