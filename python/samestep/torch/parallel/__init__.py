@@ -7,6 +7,7 @@ LeafSync        what it returns: ``leaves``, ``leaf``, ``reduce``
 from .batchnorm import sync_batchnorm
 from .ddp import ddp
 from .fsdp import ReduceScatter, fsdp
+from .sharded import Sharded
 from .sync import LeafSync
 
-__all__ = ["LeafSync", "ReduceScatter", "ddp", "fsdp", "sync_batchnorm"]
+__all__ = ["LeafSync", "ReduceScatter", "Sharded", "ddp", "fsdp", "sync_batchnorm"]
