@@ -199,8 +199,8 @@ class Sharded:
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(
-            "Sharded: cannot be copied or pickled, as it belongs to this process's group; save its state, and "
-            "make another in the new place"
+            "Sharded: cannot be copied or pickled, as it belongs to this process's group; save its state, "
+            "and make another in the new place"
         )
 
     # ---- leaves ----
