@@ -16,14 +16,10 @@ from numpy.typing import NDArray
 
 from .backends.arrays import Array
 from .backends.reference.sums import SUM_BLOCK
+from .tree import Node, Sums, nodes_of
 
 T = TypeVar("T")
 Doubles = NDArray[np.float64]
-
-_ERRORS: dict[str, type[Exception]] = {
-    kind.__name__: kind for kind in (TypeError, ValueError, IndexError, ImportError, MemoryError)
-}
-_ERRORS["Exception"] = RuntimeError  # of any other kind
 
 
 class Workers(Protocol):
@@ -38,15 +34,13 @@ class Workers(Protocol):
     def all_gather(self, mine: Array, counts: Sequence[int]) -> list[Array]:
         """The arrays of all workers, in order of rank; worker r gives counts[r] elements of one dtype."""
 
-    def all_gather_json(self, value: Any) -> list[Any]:
-        """What each worker gives, in order of rank: numbers, texts, lists and dicts."""
+    def all_or_none(self, error: Exception | None, facts: Any = None) -> list[Any]:
+        """What each worker gives, in order of rank: numbers, texts, lists and dicts; or an error on all."""
 
 
 def check_workers(group: Any) -> Workers:
     """The group, if it is one; all further errors are then raised on every worker."""
-    if not all(
-        hasattr(group, name) for name in ("rank", "size", "transfer", "all_gather", "all_gather_json")
-    ):
+    if not all(hasattr(group, name) for name in ("rank", "size", "transfer", "all_gather", "all_or_none")):
         raise TypeError(
             f"group: got {type(group).__name__}, expected a group of samestep.parallel, such as mpi() returns"
         )
@@ -54,27 +48,21 @@ def check_workers(group: Any) -> Workers:
     return workers
 
 
-def check_together(
-    group: Workers, check: Callable[[], T], facts_of: Callable[[T], Any]
+def do_together(
+    group: Workers, do: Callable[[], T], facts_of: Callable[[T], Any] = lambda _: None
 ) -> tuple[T, list[Any]]:
-    """What ``check`` returns here, and the facts of that on every worker, in order of rank.
+    """What ``do`` returns here, and the facts of that on every worker, in order of rank.
 
     Raises:
-        Exception: what ``check`` raised, on every worker; of several that of the lowest rank.
+        Exception: as ``Group.all_or_none`` with what ``do`` raised.
     """
-    found: T | None = None
-    told: dict[str, Any]
+    found = facts = error = None
     try:
-        found = check()
-        told = {"facts": facts_of(found)}
-    except Exception as error:
-        kinds = [kind.__name__ for kind in type(error).__mro__]  # its own first
-        told = {"error": next(kind for kind in kinds if kind in _ERRORS), "says": str(error)}
-    everywhere = group.all_gather_json(told)
-    for rank, each in enumerate(everywhere):
-        if "error" in each:
-            raise _ERRORS[each["error"]](f"worker {rank} of {group.size}: {each['says']}")
-    return found, [each["facts"] for each in everywhere]  # type: ignore[return-value]
+        found = do()
+        facts = facts_of(found)
+    except Exception as raised:
+        error = raised
+    return found, group.all_or_none(error, facts)  # type: ignore[return-value]  # no error: it has returned
 
 
 def check_same(
@@ -116,29 +104,15 @@ class Spread(NamedTuple):
     sums: Doubles  # (outer, blocks of this worker, inner)
 
 
-class Node(NamedTuple):
-    """Blocks first..last-1, whose sum is one of the pairs of a canonical sum at some height."""
-
-    holder: int
-    first: int
-    last: int
-
-
-def nodes_of(holders: NDArray[np.int64]) -> list[Node]:
-    """The fewest nodes of which each is held by one worker, in order."""
-    nodes, blocks = [], len(holders)
+def held_nodes(holders: NDArray[np.int64]) -> list[tuple[int, Node]]:
+    """The fewest nodes of the tree over the blocks that one worker holds whole, each with its holder."""
+    blocks = len(holders)
     cuts = [0, *(np.flatnonzero(np.diff(holders)) + 1).tolist(), blocks] if blocks else []
-    for first, end in pairwise(cuts):
-        begin = first
-        while begin < end:
-            length = 1  # doubled as long as that is a pair of the sum, and held by this worker
-            while (
-                begin % (2 * length) == 0 and begin + length < end and min(begin + 2 * length, blocks) <= end
-            ):
-                length *= 2
-            nodes.append(Node(int(holders[first]), begin, min(begin + length, end)))
-            begin += length
-    return nodes
+    return [
+        (int(holders[first]), node)
+        for first, last in pairwise(cuts)
+        for node in nodes_of(first, last, blocks)
+    ]
 
 
 def total(group: Workers, module: Any, spreads: Sequence[Spread]) -> list[Doubles]:
@@ -146,40 +120,29 @@ def total(group: Workers, module: Any, spreads: Sequence[Spread]) -> list[Double
 
     ``module`` is that of a backend in main memory. The sums of all travel in one exchange.
     """
-    nodes = [nodes_of(spread.holders) for spread in spreads]
+    nodes = [held_nodes(spread.holders) for spread in spreads]
     widths = [spread.sums.shape[0] * spread.sums.shape[2] for spread in spreads]
     mine = [np.zeros(0)]
     for spread, own in zip(spreads, nodes, strict=True):
         outer, _, inner = spread.sums.shape
         before = np.cumsum(spread.holders == group.rank)  # blocks of this worker up to and with each block
-        for _, first, last in (node for node in own if node.holder == group.rank):
-            blocks = np.ascontiguousarray(spread.sums[:, before[first] - 1 : before[last - 1]])
-            mine.append(module.pair_sums(blocks.reshape(-1), outer, last - first, inner))
+        for node in (node for holder, node in own if holder == group.rank):
+            last = min(node.last, len(before))
+            blocks = np.ascontiguousarray(spread.sums[:, before[node.first] - 1 : before[last - 1]])
+            mine.append(module.pair_sums(blocks.reshape(-1), outer, last - node.first, inner))
     counts = [0] * group.size
     for own, width in zip(nodes, widths, strict=True):
-        for node in own:
-            counts[node.holder] += width
+        for holder, _ in own:
+            counts[holder] += width
     came = group.all_gather(np.concatenate(mine), counts)
-    taken, totals = [0] * group.size, []
-    for own, width in zip(nodes, widths, strict=True):
-        values: dict[int, Doubles] = {}
-        for node in own:
-            at = taken[node.holder]
-            values[node.first] = came[node.holder][at : at + width]
-            taken[node.holder] += width
-        totals.append(_pair(module, values, width))
+    taken = [0] * group.size
+    totals: list[Doubles] = []
+    for spread, own, width in zip(spreads, nodes, widths, strict=True):
+        blocks_in_all = len(spread.holders)
+        sums = Sums[Doubles](blocks_in_all, module.add_leaves)
+        for holder, node in own:
+            at = taken[holder]
+            sums.put(node, came[holder][at : at + width])
+            taken[holder] += width
+        totals += sums.take(nodes_of(0, blocks_in_all, blocks_in_all)) if own else [np.zeros(width)]
     return totals
-
-
-def _pair(module: Any, values: dict[int, Doubles], width: int) -> Doubles:
-    """The total of nodes, each by its first block: neighbours of 1, 2, 4, ... blocks are added.
-
-    A node that is longer than that has no neighbour in ``values`` yet, and waits.
-    """
-    step = 1
-    while len(values) > 1:
-        for first in sorted(values):
-            if first % (2 * step) == 0 and first + step in values:
-                module.add_leaves(values[first], values.pop(first + step))
-        step *= 2
-    return values[0] if values else np.zeros(width)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from . import backends
 from .backends.arrays import Array, as_plain, check_readable, flatten
 from .backends.reference.sums import SUM_BLOCK
-from .spread import Spread, Workers, blocks_of, check_cut, check_same, check_together, check_workers, total
+from .spread import Spread, Workers, blocks_of, check_cut, check_same, check_workers, do_together, total
 
 
 def canonical_sum(
@@ -62,7 +62,7 @@ def canonical_sum(
         sums = backends.module(terms.backend).canonical_sum(terms.x, terms.outer, terms.n, terms.inner)
     else:
         workers = check_workers(group)
-        terms, facts = check_together(workers, lambda: _check_terms(x, axis, backend, True), _facts_of_terms)
+        terms, facts = do_together(workers, lambda: _check_terms(x, axis, backend, True), _facts_of_terms)
         check_same("axis", "the axis", [fact["axis"] for fact in facts])
         check_same("x", "the dtype", [fact["dtype"] for fact in facts])
         check_same("x", "the shape without the axis", [fact["shape"] for fact in facts])
@@ -107,7 +107,7 @@ def global_norm(arrays: Any, *, backend: str = "auto", group: Workers | None = N
         name, checked, _ = _check_arrays(arrays, backend)
         return float(backends.module(name).global_norm(checked))
     workers = check_workers(group)
-    (name, checked, paths), facts = check_together(
+    (name, checked, paths), facts = do_together(
         workers, lambda: _check_arrays(arrays, backend, True), _facts_of_arrays
     )
     check_same("arrays", "so many arrays:", [len(fact) for fact in facts])

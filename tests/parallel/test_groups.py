@@ -1,5 +1,8 @@
 """Groups: what each engine carries, and that nobody waits for ever."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -31,16 +34,46 @@ def test_facts_travel_as_json():
     assert found == [[{"rank": 0, "name": ""}, {"rank": 1, "name": "é"}]] * 2
 
 
-def test_an_error_is_told_to_all():
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (KeyError("k"), RuntimeError),
+        (FileNotFoundError(2, "no such file"), OSError),
+        (np.linalg.LinAlgError("singular"), ValueError),
+        (NotImplementedError("on a GPU"), NotImplementedError),
+    ],
+)
+def test_an_error_is_told_to_all_as_one_of_its_kind(error, kind):
     def one(group):
         try:
-            group.all_or_none(KeyError("k") if group.rank == 1 else None)
-        except Exception as error:
-            return repr(error)
-        return None
+            return group.all_or_none(error if group.rank == 1 else None, group.rank)
+        except Exception as found:
+            return found
 
-    told = """ValueError("worker 1 of 3 has given up: KeyError: 'k'")"""
-    assert run_threads(3, one) == [told, "KeyError('k')", told]
+    first, own, last = run_threads(3, one)
+    assert own is error
+    assert type(first) is type(last) is kind
+    assert str(first) == str(last) == f"worker 1 of 3 has given up: {type(error).__name__}: {error}"
+
+
+def test_facts_of_all_workers_come_where_there_is_no_error():
+    assert run_threads(3, lambda group: group.all_or_none(None, group.rank)) == [[0, 1, 2]] * 3
+
+
+def test_what_is_bound_to_a_group_stays_there():
+    (group,) = threads(1)
+    problem = ss.problems.MSE(np.ones((2, 1)), np.ones(2), group=group)
+    for bound in (group, problem):
+        with pytest.raises(TypeError, match="group: got ThreadGroup, which is a process's place"):
+            pickle.dumps(bound)
+    assert copy.deepcopy(group) is group
+    again = copy.deepcopy(problem)
+    assert again.group is group
+    assert again.loss(np.zeros(1)) == problem.loss(np.zeros(1)) == 1.0
+    sharded = ss.parallel.Sharded(lambda p: ss.SGD(p, lr=0.1), np.ones(2), group, leaves=1)
+    for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="Sharded: cannot be copied or pickled"):
+            copied(sharded)
 
 
 @pytest.mark.parametrize("ends", ["with an error", "in peace"])

@@ -1,16 +1,18 @@
 """Checkpoints of sharded optimizers: by some workers, for any number of others, whole or not at all."""
 
+import concurrent.futures
 import functools
 import json
 import os
 import pathlib
+import threading
 
 import ml_dtypes
 import numpy as np
 import pytest
 
 import samestep as ss
-from samestep.parallel import Sharded, WorkerLost, run_threads
+from samestep.parallel import Sharded, WorkerLost, run_threads, threads
 from simulated import Killed, Network
 
 SHAPES = [(3000,), (7,), (50, 70), (0,)]
@@ -141,6 +143,99 @@ def test_what_does_not_fit_is_refused_on_all_workers_with_nothing_changed(tmp_pa
     assert all("of format 9, expected 1" in x for x in load_error(tmp_path))
 
 
+def test_no_file_of_anybody_else_is_removed(tmp_path):
+    others = ["llama-7b-00001-of-00002.safetensors", "deadbeef-0-of-2.txt", "notes.tmp"]
+    broken_off = [".0123abcd-1-of-3.safetensors.89abcdef.tmp", ".manifest.json.89abcdef.tmp"]
+    for name in [*others, *broken_off]:
+        (tmp_path / name).touch()
+    saved_by(2, tmp_path)
+    names = set(os.listdir(tmp_path))
+    assert names >= set(others)
+    assert not names & set(broken_off)
+    assert len(names) == len(others) + 3
+
+
+def test_folders_that_differ_between_workers_are_refused_and_left_as_they_were(tmp_path):
+    saved_by(2, tmp_path / "0")
+    before = set(os.listdir(tmp_path / "0"))
+
+    def one(group, path):
+        opt = sharded(group)
+        try:
+            opt.save(path(group.rank))
+        except Exception as error:
+            return type(error), str(error)
+        return None
+
+    found = run_threads(2, lambda group: one(group, lambda rank: tmp_path / str(rank)))
+    assert [kind for kind, _ in found] == [FileNotFoundError, OSError]
+    assert all("expected one folder, given alike on all workers, that all reach" in text for _, text in found)
+    assert set(os.listdir(tmp_path / "0")) == before
+    assert os.listdir(tmp_path / "1") == []
+    found = run_threads(2, lambda group: one(group, lambda rank: tmp_path if rank else None))
+    assert [kind for kind, _ in found] == [TypeError, TypeError]
+
+
+def test_a_worker_that_waited_too_long_leaves_its_file_to_a_manifest_that_may_name_it(tmp_path, monkeypatch):
+    """Worker 0 is slow to write the manifest: it comes, whole, after worker 1 has given up."""
+    saved_by(2, tmp_path)
+    replace = ss.parallel.sharded.checkpoint._replace
+    gave_up = threading.Event()
+
+    def slow(path, text):
+        assert gave_up.wait(30)
+        replace(path, text)
+
+    groups = threads(2, timeout=5)
+    groups[1]._hub.timeout = 5
+
+    def one(group):
+        opt = sharded(group)
+        step(opt, 5)
+        expected = seen(opt)
+        if group.rank == 1:
+            group._hub.timeout = 0.2
+        try:
+            opt.save(tmp_path)
+        except WorkerLost:
+            gave_up.set()
+        return expected
+
+    monkeypatch.setattr(ss.parallel.sharded.checkpoint, "_replace", slow)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        expected = list(pool.map(one, groups))
+
+    def check(group):
+        opt = sharded(group, filled=False)
+        opt.load(tmp_path)
+        return seen(opt)
+
+    assert run_threads(1, check) == expected[:1]
+
+
+def test_any_name_of_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("a b/ü 数", "relative", "%s {0} *?[x]"):
+        expected = saved_by(2, path)
+        saved_by(2, path)
+
+        def check(group, path=path):
+            opt = sharded(group, filled=False)
+            opt.load(path)
+            step(opt, 1)
+            return seen(opt)
+
+        assert run_threads(3, check) == [expected] * 3
+        assert len(os.listdir(path)) == 3
+
+
+@pytest.mark.parametrize("text", ["null", "[]", '{"format": 1}', '{"format": 1, "files": [], "params": 3}'])
+def test_a_manifest_of_something_else_is_a_value_error(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text, encoding="utf-8")
+    assert all("cut off, altered or not a checkpoint" in x for x in load_error(tmp_path))
+    assert all(x.startswith("ValueError") for x in load_error(tmp_path))
+
+
 def test_an_error_of_one_worker_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     expected = saved_by(2, tmp_path)
     names = set(os.listdir(tmp_path))
@@ -162,7 +257,7 @@ def test_an_error_of_one_worker_keeps_the_old_checkpoint(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(ss.parallel.sharded.checkpoint.files, "write", failing)
-        assert run_threads(3, one) == ["ValueError", "OSError", "ValueError"]
+        assert run_threads(3, one) == ["OSError", "OSError", "OSError"]
     assert set(os.listdir(tmp_path)) == names
 
     def check(group):

@@ -8,7 +8,7 @@ import pytest
 
 import samestep as ss
 from samestep.parallel import Sharded, mean_of_leaves, run_threads, threads, weighted_mean
-from samestep.parallel.tree import ranges
+from samestep.tree import ranges
 from simulated import Network
 
 SHAPES = [(3000,), (7,), (), (50, 70), (0,), (1024,)]
@@ -118,6 +118,78 @@ def test_mean_of_leaves_has_the_bits_of_its_twin(weights):
     found = [weighted_mean(leaves, weights, backend=b) for b in ("cpu", "reference")]
     assert ss.digest(found[0]) == ss.digest(found[1])
     assert found[0]["a"][1].shape == (39, 40)
+
+
+def test_leaves_of_other_kinds_than_plain_arrays_are_refused_by_name():
+    ones = np.ones(3)
+    masked = np.ma.masked_array(ones, [1, 0, 0])
+    for leaves, says in (
+        ([masked, ones], r"leaves\[0\]: got MaskedArray"),
+        ([ones, masked], r"leaves\[1\]: got MaskedArray"),
+        ([{"a": [ones]}, {"a": [masked]}], r"leaves\[1\]\['a'\]\[0\]: got MaskedArray"),
+        ([1.0, 2.0], r"leaves\[0\]: got float"),
+        ([np.arange(3), np.arange(3)], r"leaves\[0\]: got dtype int64"),
+        ([ones, ones.astype(">f8")], r"leaves\[1\]: got >f8"),
+        ([ones, None], r"leaves\[1\]: got None"),
+        ([[ones, ones], [ones, None]], r"leaves\[1\]: got None"),
+    ):
+        refused(lambda leaves=leaves: mean_of_leaves(leaves), TypeError, says)
+    opt = Sharded(functools.partial(ss.SGD, lr=0.1), {"a": [ones.copy()]}, threads(1)[0], leaves=1)
+    refused(lambda: opt.add(0, {"a": [masked]}), TypeError, r"grads\['a'\]\[0\]: got MaskedArray")
+
+
+def test_leaves_may_lie_in_memory_in_any_way():
+    x = np.arange(12.0).reshape(3, 4)
+    odd = np.frombuffer(b"x" + x.tobytes(), np.uint8)[1:].view(np.float64).reshape(3, 4)
+    assert not odd.flags.aligned
+    for leaf in (odd, np.asfortranarray(x), x[::-1, ::-1][::-1, ::-1], np.ma.masked_array(x).data):
+        assert mean_of_leaves([x, leaf]).tolist() == x.tolist()
+        w = np.zeros((3, 4))
+        opt = Sharded(functools.partial(ss.SGD, lr=1.0), w, threads(1)[0], leaves=1)
+        opt.add(0, leaf)
+        opt.step()
+        assert w.tolist() == (-x).tolist()
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        ([1e-60, 1], r"weight: got 1e-60, which is 0 in float32"),
+        ([1, 1e60], r"weight: got 1e\+60, which is inf in float32"),
+        ([3e38, 3e38], r"weight: the sum of those of all leaves: got 6e\+38, which is inf in float32"),
+    ],
+)
+def test_weights_that_float32_cannot_tell_from_0_or_infinity_are_refused(weights, says):
+    x = np.ones(3, np.float32)
+    refused(lambda: weighted_mean([x, x], weights), ValueError, says)
+    assert np.isfinite(weighted_mean([x.astype(np.float64)] * 2, weights)).all()
+
+    def one(group):
+        w = np.ones(3000, np.float32)
+        opt = Sharded(functools.partial(ss.SGD, lr=0.1), [w, np.ones(2)], group, leaves=2)
+        for leaf in opt.leaves:
+            opt.add(leaf, [w, np.ones(2)], weight=weights[leaf])
+        opt.step()
+
+    if max(weights) < 1e39 and min(weights) > 1e-40:
+        assert all("the sum of those of all leaves" in x for x in each_error(2, one))
+    else:
+        refused(lambda: run_threads(1, one), ValueError, says)
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "says"),
+    [
+        ((x for x in (1, 2)), TypeError, "weights: got generator, expected a list of numbers"),
+        (3, TypeError, "weights: got int"),
+        ("12", TypeError, "weights: got str"),
+        ([1], ValueError, "weights: got 1, expected 2"),
+        ([1, -1], ValueError, r"weights\[1\]: got -1"),
+        ([0, 0], ValueError, "weights: got only zeros"),
+    ],
+)
+def test_weights_are_checked(weights, error, says):
+    refused(lambda: weighted_mean([np.ones(2), None], weights), error, says)
 
 
 def test_structures_stay():
@@ -351,12 +423,12 @@ def test_an_error_of_one_worker_is_raised_on_all_and_none_waits():
 
     first, *others = each_error(3, bad_params)
     assert first.startswith("TypeError: params[0]: got int")
-    assert all(x.startswith("ValueError: worker 0 of 3 has given up: TypeError: params[0]") for x in others)
+    assert all(x.startswith("TypeError: worker 0 of 3 has given up: TypeError: params[0]") for x in others)
 
     def other_shapes(group):
         Sharded(good, np.ones(3 + group.rank // 2), group, leaves=2)
 
-    assert all("ValueError: params: got [['float64', [" in x for x in each_error(3, other_shapes))
+    assert all("ValueError: params: got the value [['float64', [" in x for x in each_error(3, other_shapes))
 
     def missing(group):
         w = np.ones(3)
@@ -381,27 +453,206 @@ def test_an_error_of_one_worker_is_raised_on_all_and_none_waits():
         x.startswith("ValueError: hyper-parameters, t or scale: got others") for x in each_error(3, other_lr)
     )
 
-    def failing_schedule(group):
-        w = np.ones(3000)
+
+def test_schedules_are_called_once_a_step_and_agreed_on_before_it():
+    def one(group, lr_of):
+        w, called = np.ones(3000), []
 
         def lr(t):
-            if t == 1 and group.rank == 1 and tried:
-                raise OSError("no table of rates")
-            tried.append(t)
-            return 0.1
+            called.append(t)
+            return lr_of(t, group.rank)
 
-        tried = []
-        opt = Sharded(functools.partial(ss.SGD, lr=lr), w, group, leaves=4)
+        opt, seen = Sharded(functools.partial(ss.SGD, lr=lr), w, group, leaves=4), []
+        del called[:]
+        for t in (1, 2):
+            for leaf in opt.leaves:
+                opt.add(leaf, np.ones(3000))
+            before = w.copy()
+            try:
+                opt.step()
+                assert called == [*range(1, t + 1)]
+            except Exception as error:
+                assert np.array_equal(w, before)
+                seen.append(f"{t} {type(error).__name__}: {error}")
+                break
+        return seen
+
+    def failing(t, rank):
+        if (t, rank) == (2, 1):
+            raise OSError("no table of rates")
+        return 0.1
+
+    assert run_threads(3, lambda group: one(group, lambda t, rank: 0.1 / t)) == [[]] * 3
+    assert run_threads(3, lambda group: one(group, failing)) == [
+        ["2 OSError: worker 1 of 3 has given up: OSError: no table of rates"],
+        ["2 OSError: no table of rates"],
+        ["2 OSError: worker 1 of 3 has given up: OSError: no table of rates"],
+    ]
+    other = run_threads(3, lambda group: one(group, lambda t, rank: 0.1 if t == 1 else 0.1 + rank))
+    assert all(text.startswith("2 ValueError: hyper-parameters, t or scale: got others") for (text,) in other)
+
+
+def test_after_an_error_before_the_step_the_leaves_stay_and_the_step_can_be_made():
+    def one(group):
+        w = np.ones(3000, np.float32)
+        opt, errors = Sharded(functools.partial(ss.SGD, lr=0.5), w, group, leaves=4), []
+        for leaf in opt.leaves:
+            if leaf:
+                opt.add(leaf, np.ones_like(w))
+        for scale in (1.0, np.nan if group.rank == 1 else 1.0, 2.0 if group.rank == 2 else 1.0):
+            try:
+                opt.step(scale=scale)
+            except Exception as error:
+                errors.append(type(error))
+            if not opt._leaf_sums.weights.get(0) and group.rank == 0:
+                opt.add(0, np.ones_like(w))
+        opt.step()
+        return errors, w[0], opt.t
+
+    assert run_threads(3, one) == [([ValueError] * 3, 0.5, 1)] * 3
+
+
+def test_a_step_that_fails_on_one_worker_changes_no_parameter_and_ends_the_training_on_all():
+    def one(group):
+        w = np.ones(3000)
+        opt = Sharded(functools.partial(ss.Momentum, lr=0.5), w, group, leaves=3)
+        if group.rank == 1:
+            opt.optimizer._step_flat = None  # fails when it is called
         for leaf in opt.leaves:
             opt.add(leaf, w)
-        try:
-            opt.step()
-        finally:
-            assert np.all(w == 1)
+        errors = []
+        for call in (opt.step, opt.step, lambda: opt.add(group.rank, w), opt.state_dict):
+            try:
+                call()
+            except Exception as error:
+                errors.append(f"{type(error).__name__}: {error}")
+        assert np.all(w == 1)
+        return errors
 
-    found = each_error(3, failing_schedule)
-    assert found[1] == "OSError: no table of rates"
-    assert found[0] == found[2] == "RuntimeError: worker 1 could not step; no parameter has been changed"
+    found = run_threads(3, one, timeout=20)
+    assert [x[0] for x in found] == [
+        "RuntimeError: worker 1 could not step; no parameter has been changed",
+        "TypeError: 'NoneType' object is not callable",
+        "RuntimeError: worker 1 could not step; no parameter has been changed",
+    ]
+    assert all("start again with a new group" in text for x in found for text in x[1:])
+    assert [len(x) for x in found] == [4] * 3
+
+
+def test_an_interrupt_during_the_exchange_ends_the_training():
+    class Interrupting(type(threads(1)[0])):
+        def transfer(self, send, receive):
+            super().transfer(send, receive)
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+    def one(group, left):
+        group.__class__, group.left = Interrupting, 10**9
+        w = np.ones(3000)
+        opt = Sharded(functools.partial(ss.SGD, lr=0.5), w, group, leaves=2)
+        for leaf in opt.leaves:
+            opt.add(leaf, w)
+        group.left = left
+        with pytest.raises(KeyboardInterrupt):
+            opt.step()
+        assert np.all(w == 1)
+        with pytest.raises(RuntimeError, match="start again with a new group"):
+            opt.step()
+        return "refused"
+
+    for left in range(1, 6):
+        assert run_threads(2, lambda group, left=left: one(group, left)) == ["refused"] * 2
+
+
+def test_parameters_that_differ_at_the_beginning_are_found_by_name():
+    def one(group):
+        own = [np.ones(3000), np.full(5, float(group.rank == 2))]
+        opt = Sharded(functools.partial(ss.SGD, lr=0.1), own, group, leaves=3)
+        for leaf in opt.leaves:
+            opt.add(leaf, own)
+        opt.step()
+
+    found = each_error(3, one)
+    assert len(set(found)) == 1
+    assert found[0].startswith("ValueError: params[1]: got values of checksum")
+    assert "seed all alike, or load one checkpoint on all" in found[0]
+
+
+def test_state_files_have_a_folder_for_each_worker_and_none_stays_after_an_error(tmp_path):
+    for name in ("same", "0", "1"):
+        (tmp_path / name).mkdir()
+
+    def one(group, name):
+        w = np.ones(5000)
+        make = functools.partial(ss.Adam, lr=0.1, state_dir=tmp_path / name)
+        opt = Sharded(make, w, group, leaves=2)
+        for leaf in opt.leaves:
+            opt.add(leaf, w)
+        opt.step()
+        return ss.digest(w)
+
+    found = each_error(2, lambda group: one(group, "same"))
+    assert all("FileExistsError: state_dir: the file" in text for text in found)
+    assert list((tmp_path / "same").iterdir()) == []
+    assert len(set(run_threads(2, lambda group: one(group, str(group.rank))))) == 1
+
+
+def test_two_optimizers_that_workers_step_in_another_order_are_not_mixed_up():
+    def one(group):
+        both = [np.ones(3000), np.ones(3000)]
+        opts = [Sharded(functools.partial(ss.SGD, lr=0.1), w, group, leaves=2) for w in both]
+        for leaf in opts[0].leaves:
+            opts[0].add(leaf, np.ones(3000))
+            opts[1].add(leaf, np.full(3000, 5.0))
+        with pytest.raises(ValueError, match="of several optimizers all workers step the same one"):
+            opts[group.rank].step()
+        for opt in opts:
+            opt.step()
+        return [w[0] for w in both]
+
+    assert run_threads(2, one) == [[0.9, 0.5]] * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        (lambda d: None, TypeError, "state_dict: got NoneType"),
+        (lambda d: {}, ValueError, "state_dict"),
+        (lambda d: {**d, "state": None}, (TypeError, ValueError), "state"),
+        (
+            lambda d: {**d, "state": {"m": [[1.0] * 3], "v": [[1.0] * 3]}},
+            TypeError,
+            r"state\['m'\]: got list",
+        ),
+        (lambda d: {**d, "state": {"m": [np.ones(2)], "v": [np.ones(2)]}}, ValueError, r"state\['m'\]: got"),
+        (lambda d: {**d, "state": {"m": []}}, ValueError, r"state\['m'\]: got arrays"),
+    ],
+)
+def test_a_state_dict_that_does_not_fit_is_refused(change, error, says):
+    opt = Sharded(ADAM, np.ones(3), threads(1)[0], leaves=1)
+    before = opt.state_dict()
+    refused(lambda: opt.load_state_dict(change(before)), error, says)
+    assert digest(opt.state_dict()["state"]["m"]) == digest(before["state"]["m"])
+
+
+@pytest.mark.parametrize(("size", "most"), [(1, 3), (2, 4), (4, 5), (3, 4), (5, 4)])
+def test_a_step_of_small_arrays_is_a_few_messages(size, most):
+    """Agreement, sums (of powers of two in a round for each bit), whether all could step, parameters."""
+    network = Network(size)
+
+    def one(group):
+        own = [np.ones(100) for _ in range(4)]
+        opt, made = Sharded(ADAM, own, group, leaves=8), []
+        for _ in range(2):
+            for leaf in opt.leaves:
+                opt.add(leaf, own)
+            before = network.transfers[group.rank]
+            opt.step()
+            made.append(network.transfers[group.rank] - before)
+        return made[1]
+
+    assert max(network.run(one)) <= most
 
 
 def test_ranges_are_what_the_optimizer_says():

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from samestep.parallel.tree import Node, Sums, nodes_of, ranges
+from samestep.tree import Node, Sums, nodes_of, ranges
 
 LEAVES = [*range(1, 34), 63, 64, 65, 96, 100, 255, 1000]
 

@@ -121,7 +121,7 @@ def is_half(a: Array) -> bool:
     return a.dtype.name in HALVES and a.dtype.isnative
 
 
-def _check_array(name: str, a: Any, purpose: str, halves: bool = False) -> None:
+def check_array(name: str, a: Any, purpose: str, halves: bool = False) -> None:
     """Raises unless ``a`` is an array of float32 or float64, or with ``halves`` of 16 bits."""
     if not is_array(a) or isinstance(a, np.ma.MaskedArray):
         fix = _conversion_hint(name, a)
@@ -177,7 +177,7 @@ def check_aligned(name: str, a: Array) -> None:
 
 def check_aligned_array(name: str, a: Any) -> None:
     """Raises unless ``a`` is an aligned array of float32 or float64."""
-    _check_array(name, a, "")
+    check_array(name, a, "")
     check_aligned(name, a)
 
 
@@ -190,7 +190,7 @@ def check_writeable(name: str, a: Array, fix: str = "") -> None:
 
 def check_inplace(name: str, a: Any, halves: bool = False) -> Array:
     """Returns ``a`` if kernels can update it in place, else raises; ``halves`` allows 16-bit types."""
-    _check_array(name, a, " that can be updated in place", halves)
+    check_array(name, a, " that can be updated in place", halves)
     check_writeable(name, a)
     check_aligned(name, a)
     if a.size and not is_dense(a):

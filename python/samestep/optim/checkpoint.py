@@ -60,13 +60,13 @@ def write(path: Path, facts: Mapping[str, Any], state: Mapping[str, list[Any]]) 
                     file.write(piece.data)
             if replaced is not None:
                 _copy_permissions(handle, replaced)
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(target)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
         raise
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def facts_of(optimizer: Owner) -> dict[str, Any]:
@@ -279,7 +279,8 @@ def _copy_permissions(handle: int, replaced: os.stat_result) -> None:
         os.chown(handle, replaced.st_uid, -1)
 
 
-def _sync(path: pathlib.Path) -> None:
+def sync(path: pathlib.Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -271,13 +271,20 @@ class Optimizer:
             flat = self.groups[0].structure.flatten(grads)
         return self._step_flat(flat, scale)
 
-    def _step_flat(self, flat: Any, scale: float) -> float | None:
-        """``step`` with the gradients as a sequence, one for each parameter."""
+    def _next_hyper(self) -> tuple[list[dict[str, float | None]] | None, list[float]]:
+        """What the schedules of each group give for the next step, if any, and the values of all groups."""
+        if self._has_schedules:
+            return scheduled_hyper(self.groups, self._hyper_names, self.t + 1)
+        return None, self._hyper_values
+
+    def _step_flat(self, flat: Any, scale: float, following: Any = None) -> float | None:
+        """``step`` with the gradients as a sequence, one for each parameter.
+
+        ``following``: what ``_next_hyper`` has returned, if it was called before: schedules are called once.
+        """
         if type(scale) is not float or scale != 1.0:
             scale = check_scale(scale, any(group._is_single for group in self.groups))
-        scheduled, hyper = None, self._hyper_values
-        if self._has_schedules:
-            scheduled, hyper = scheduled_hyper(self.groups, self._hyper_names, self.t + 1)
+        scheduled, hyper = following or self._next_hyper()
         copied = 0
         status = self._plan.step(flat, hyper, scale)
         if self.options.copy_grads and status not in (STEPPED, NONFINITE):

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from ..backends.arrays import Array
 from .groups import Group
 
+_GIVES_UP = -1  # in the place of a checksum, which is 0 or more
+
 
 def agree(
     group: Group,
@@ -18,6 +20,7 @@ def agree(
     weights: Mapping[int, float],
     flags: NDArray[np.bool_],
     hyper: bytes,
+    error: Exception | None = None,
 ) -> tuple[Array, NDArray[np.bool_]]:
     """The weights of all leaves, in order, and which flags are set on any worker; the same on every worker.
 
@@ -26,17 +29,23 @@ def agree(
         weights: of this worker's leaves, by number.
         flags: as many on every worker.
         hyper: what has to be the same on all: hyper-parameters and the like.
+        error: why this worker gives up.
 
     Raises:
         ValueError: ``hyper`` differs, or leaves are missing; raised on all workers.
+        Exception: ``error``, as ``Group.all_or_none`` raises it.
     """
     mine = np.array([weights.get(leaf, np.nan) for leaf in ranges[group.rank]])
-    facts = (mine, flags, np.array([zlib.crc32(hyper)]))
+    facts = (mine, flags, np.array([_GIVES_UP if error else zlib.crc32(hyper)]))
     sizes = [8 * len(own) + flags.size + 8 for own in ranges]
     found = group.all_gather(np.concatenate([a.view(np.uint8) for a in facts]), sizes)
-    if len({one[-8:].tobytes() for one in found}) > 1:
+    told = {int(one[-8:].view(np.int64)[0]) for one in found}
+    if _GIVES_UP in told:
+        group.all_or_none(error)
+    if len(told) > 1:
         raise ValueError(
-            "hyper-parameters, t or scale: got others on other workers, expected the same on all"
+            "hyper-parameters, t or scale: got others on other workers, expected the same on all; of several "
+            "optimizers all workers step the same one"
         )
     everyone = np.concatenate([one[: -8 - flags.size] for one in found]).view(np.float64)
     missing = np.flatnonzero(np.isnan(everyone))

@@ -11,8 +11,8 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import secrets
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,13 +20,19 @@ import numpy as np
 from ..backends.arrays import Array
 from ..optim import checkpoint as files
 from ..optim.optimizer import Optimizer
+from ..optim.param import check_layouts
 from ..optim.state_dict import check_state_dict, facts_of
-from .groups import Group
+from ..spread import do_together
+from .groups import Group, WorkerLost
 from .leaf_sums import LeafSums
 from .parts import Parts
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+
+# The names of our files, whole ones and temporary ones: no other file in the folder is ever removed.
+_FILE = r"[0-9a-f]{8}-[0-9]+-of-[0-9]+\.safetensors"
+_OURS = re.compile(rf"{_FILE}|\.({_FILE}|manifest\.json)\.[0-9a-f]{{8}}\.tmp")
 
 
 class HasParts(Protocol):
@@ -43,39 +49,62 @@ class HasParts(Protocol):
 
 def save(sharded: HasParts, path: str | os.PathLike[str]) -> None:
     """Writes this worker's file, and on worker 0 the manifest."""
-    group, folder = sharded._group, pathlib.Path(path)
-    optimizer, parts = sharded.optimizer, sharded._parts
+    group, optimizer = sharded._group, sharded.optimizer
     token = group.all_gather_json(secrets.token_hex(4))[0]
     names = [f"{token}-{rank}-of-{group.size}.safetensors" for rank in range(group.size)]
-    own = folder / names[group.rank]
+    written: list[pathlib.Path] = []
+
+    def write_own() -> None:
+        folder = pathlib.Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        pieces = [[piece.begin, piece.end] for piece in sharded._parts.pieces]
+        tensors = {"param": sharded._parts.cut(sharded.params), **optimizer.state}
+        written.append(folder / names[group.rank])
+        files.write(written[0], {"pieces": pieces}, tensors)
+
+    def write_manifest() -> None:
+        if group.rank:
+            return
+        folder = pathlib.Path(path)
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f"path: {folder} has no {missing[0]} here on worker 0, expected one folder, given alike on "
+                "all workers, that all reach"
+            )
+        params = [[w.dtype.name, list(w.shape)] for w in sharded.params]
+        facts = {"format": FORMAT, "files": names, "params": params, **facts_of(optimizer)}
+        _replace(folder / MANIFEST, json.dumps(facts))
+
     try:
-        with _told_to_all(group):
-            folder.mkdir(parents=True, exist_ok=True)
-            pieces = [[piece.begin, piece.end] for piece in parts.pieces]
-            files.write(own, {"pieces": pieces}, {"param": parts.cut(sharded.params), **optimizer.state})
-        with _told_to_all(group):
-            if group.rank == 0:
-                params = [[w.dtype.name, list(w.shape)] for w in sharded.params]
-                facts = {"format": FORMAT, "files": names, "params": params, **facts_of(optimizer)}
-                _replace(folder / MANIFEST, json.dumps(facts))
-    except BaseException:
-        with contextlib.suppress(OSError):
-            if not (folder / MANIFEST).is_file() or token not in (folder / MANIFEST).read_text(
-                encoding="utf-8"
-            ):
+        do_together(group, write_own)
+        do_together(group, write_manifest)
+    except WorkerLost:
+        raise  # the manifest may be there all the same, and names this file
+    except Exception:  # raised on all: there is none
+        for own in written:
+            with contextlib.suppress(OSError):
                 own.unlink()
         raise
     if group.rank == 0:
-        for old in folder.glob("????????-*-of-*.safetensors"):
-            if old.name not in names:
-                old.unlink(missing_ok=True)
+        _remove_older(pathlib.Path(path), names)
+
+
+def _remove_older(folder: pathlib.Path, names: list[str]) -> None:
+    """Removes files of other checkpoints, and what saves that were broken off have left."""
+    with contextlib.suppress(OSError):  # the new checkpoint is whole without it
+        files.sync(folder)  # else the old manifest could come back after a power cut, without its files
+        for found in folder.iterdir():
+            if _OURS.fullmatch(found.name) and found.name not in names:
+                found.unlink(missing_ok=True)
 
 
 def load(sharded: HasParts, path: str | os.PathLike[str]) -> None:
     """Takes over parameters and state of this worker from the files of however many wrote them."""
-    group, folder = sharded._group, pathlib.Path(path)
     optimizer, parts = sharded.optimizer, sharded._parts
-    with _told_to_all(group):
+
+    def read() -> tuple[list[Array], dict[str, Any]]:
+        folder = pathlib.Path(path)
         facts = _read_manifest(folder)
         expected = [[w.dtype.name, list(w.shape)] for w in sharded.params]
         if facts["params"] != expected:
@@ -93,31 +122,26 @@ def load(sharded: HasParts, path: str | os.PathLike[str]) -> None:
         if here != [w.size for w in params]:
             raise ValueError(f"{folder}: the files hold {here} elements, expected all")
         state_dict = {**{key: facts.get(key) for key in optimizer.state_dict_keys}, "state": state}
+        check_layouts(optimizer._params)
         check_state_dict(optimizer, state_dict)
+        return params, state_dict
+
+    (params, state_dict), _ = do_together(sharded._group, read)
     optimizer.load_state_dict(state_dict)
     for w, new in zip(sharded.params, params, strict=True):
         w[...] = new
     sharded._leaf_sums.start()
 
 
-@contextlib.contextmanager
-def _told_to_all(group: Group) -> Iterator[None]:
-    """An error of one worker is raised on all."""
-    error: Exception | None = None
-    try:
-        yield
-    except Exception as found:
-        error = found
-    group.all_or_none(error)
-
-
 def _read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        known = facts["format"] == FORMAT and isinstance(facts["files"], list)
-    except (KeyError, TypeError, ValueError) as error:
+        is_known = facts["format"] == FORMAT
+        if is_known and not (isinstance(facts["files"], list) and isinstance(facts["params"], list)):
+            raise TypeError("files and params are no lists")
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / MANIFEST}: cut off, altered or not a checkpoint ({error})") from None
-    if not known:
+    if not is_known:
         raise ValueError(f"{folder / MANIFEST}: of format {facts['format']}, expected {FORMAT}")
     return facts
 

@@ -13,11 +13,13 @@ from collections.abc import Callable
 import numpy as np
 
 from ..backends.arrays import Array
+from ..tree import Sums, nodes_of, ranges
 from .groups import Group
-from .tree import Sums, nodes_of, ranges
 from .vector import Vector
 
-_ROUNDS = 8  # in which parts travel where workers hold up to three nodes: each needs an eighth of the memory
+# Where workers hold up to three nodes, large parts travel in rounds: each needs an eighth of the memory.
+_ROUNDS = 8
+_LARGE = 1 << 20  # bytes of the vector from which on memory counts for more than the time of a message
 
 
 class Exchange:
@@ -84,8 +86,9 @@ class Exchange:
         group, vector = self._group, self._vector
         total = sums[0] if sums else spare()
         others = [rank for rank in range(group.size) if rank != group.rank]
-        for k in range(_ROUNDS):
-            pieces = [_cut(part, k) for part in self.parts]
+        rounds = _ROUNDS if vector.nbytes >= _LARGE else 1
+        for k in range(rounds):
+            pieces = [_cut(part, k, rounds) for part in self.parts]
             mine = pieces[group.rank]
             own = [vector.part(held, *mine) for held in sums]
             size = vector.part(total, *mine).size
@@ -96,7 +99,7 @@ class Exchange:
             group.transfer(_not_empty(send), _not_empty(receive))
             if not size:
                 continue
-            tree = Sums[Array](self._leaves, functools.partial(self._add_mine, mine), _forget)
+            tree = Sums[Array](self._leaves, functools.partial(self._add_mine, mine))
             for rank in range(group.size):
                 for node, value in zip(self.nodes[rank], receive.get(rank, own), strict=True):
                     tree.put(node, value)
@@ -108,18 +111,14 @@ class Exchange:
         self._add(to, other, *mine)
 
 
-def _cut(part: tuple[int, int], k: int) -> tuple[int, int]:
+def _cut(part: tuple[int, int], k: int, rounds: int) -> tuple[int, int]:
     """The blocks of a part that travel in round k."""
     first, last = part
-    return first + (last - first) * k // _ROUNDS, first + (last - first) * (k + 1) // _ROUNDS
+    return first + (last - first) * k // rounds, first + (last - first) * (k + 1) // rounds
 
 
 def _not_empty(arrays: dict[int, Array]) -> dict[int, Array]:
     return {rank: array for rank, array in arrays.items() if array.size}
-
-
-def _forget(_: Array) -> None:
-    pass
 
 
 def _is_power(n: int) -> bool:

@@ -10,13 +10,18 @@ import itertools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn
 
 import numpy as np
 
 from ..backends.arrays import Array
 
-T = TypeVar("T")
+# What the others raise for an error of one worker, by names: the first of its kinds that is here.
+_KINDS: dict[str, type[Exception]] = {
+    kind.__name__: kind
+    for kind in (TypeError, ValueError, IndexError, OSError, ImportError, MemoryError, NotImplementedError)
+}
+_KINDS["Exception"] = RuntimeError  # of any other kind
 
 
 class WorkerLost(RuntimeError):  # noqa: N818 - it says what has happened
@@ -80,23 +85,43 @@ class Group(ABC):
         texts = self.all_gather(text, [int(length[0]) for length in lengths])
         return [json.loads(one.tobytes()) for one in texts]
 
-    def all_or_none(self, error: Exception | None) -> None:
-        """Raises on every worker if any worker has found an error: nobody waits for one that has given up.
+    def all_or_none(self, error: Exception | None, facts: Any = None) -> list[Any]:
+        """What each worker has found, in order of rank, or an error on all: none waits for one that gave up.
 
-        The worker that found it raises its own error, the others a ValueError that says whose it is.
+        Args:
+            error: what this worker has found wrong, or None.
+            facts: as for ``all_gather_json``.
+
+        Raises:
+            Exception: ``error`` itself; without one of its own a worker raises that of the lowest rank that
+                has one, as an error of the same kind that says whose it is.
         """
-        found = self.all_gather_json(None if error is None else f"{type(error).__name__}: {error}")
+        told: dict[str, Any] = {"facts": facts}
+        if error is not None:
+            kinds = [kind.__name__ for kind in type(error).__mro__]  # its own first
+            told = {
+                "kind": next(kind for kind in kinds if kind in _KINDS),
+                "says": f"{type(error).__name__}: {error}",
+            }
+        found = self.all_gather_json(told)
         if error is not None:
             raise error
-        for rank, text in enumerate(found):
-            if text is not None:
-                raise ValueError(f"worker {rank} of {self.size} has given up: {text}")
+        for rank, each in enumerate(found):
+            if "kind" in each:
+                raise _KINDS[each["kind"]](f"worker {rank} of {self.size} has given up: {each['says']}")
+        return [each["facts"] for each in found]
 
     def __deepcopy__(self, memo: Any) -> Group:
         return self  # a copy of a layer that has it is at the same place
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(rank={self.rank}, size={self.size})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"group: got {type(self).__name__}, which is a process's place among others; neither it nor what "
+            "is made with it can be copied or pickled: save the state, and make another in the new place"
+        )
 
 
 class Alone(Group):

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import finite_number, whole_number
+from ..arguments import check_rounded, finite_number, whole_number
 from ..backends.arrays import Array, is_half
-from .tree import Node, Sums
+from ..tree import Node, Sums
 from .vector import Vector
 
 
@@ -25,6 +25,7 @@ class LeafSums:
     Attributes:
         module: of the backend; it may be set while no leaf is here.
         vector: how a sum lies in its buffer; 16-bit gradients are added in float32.
+        narrowest: the type of the sums, of several the narrower: weights are rounded to it.
         weights: of the leaves that are here, by number.
         has_gradient: for each parameter whether any leaf has one.
     """
@@ -33,6 +34,7 @@ class LeafSums:
         self._params, self._leaves, self._own, self.module = params, leaves, own, module
         types = [np.dtype(np.float32) if is_half(w) else w.dtype for w in params]
         self.vector = Vector([w.size for w in params], types)
+        self.narrowest = min(types, key=lambda dtype: dtype.itemsize, default=np.dtype(np.float64))
         self._spare: list[Array] = []
         self.start()
 
@@ -42,28 +44,29 @@ class LeafSums:
         self.has_gradient = np.zeros(len(self._params), bool)
         self._sums: Sums[Array] = Sums(self._leaves, self._add_whole, self._spare.append)
 
-    def put(self, leaf: int, grads: Sequence[Any], weight: float) -> None:
+    def put(self, leaf: int, grads: Sequence[Any], weight: float, names: Sequence[str]) -> None:
         """Adds a leaf.
 
         Args:
             leaf: its number.
             grads: one for each parameter, or None.
             weight: that of the leaf; 0: no gradient is read.
+            names: what errors call the gradients.
 
         Raises:
             TypeError, ValueError: one of these does not fit; nothing has been added.
         """
         leaf, weight = self.check(leaf, weight)
-        for i, (g, w) in enumerate(zip(grads, self._params, strict=True)):
+        for name, g, w in zip(names, grads, self._params, strict=True):
             if g is not None:
-                _check_gradient(f"grads[{i}]" if len(self._params) > 1 else "grads", g, w)
+                _check_gradient(name, g, w)
         buffer = self.buffer()
         for i, g in enumerate(grads):
             to = self.vector.whole(buffer, i)
             if g is None or weight == 0.0:
                 to[...] = 0
             else:
-                self.module.weigh_leaf(np.ascontiguousarray(g).reshape(-1), weight, to)
+                self.module.weigh_leaf(np.require(g.reshape(-1), requirements=["C", "A"]), weight, to)
                 self.has_gradient[i] = True
         self.keep(leaf, weight, buffer)
 
@@ -75,7 +78,9 @@ class LeafSums:
             raise ValueError(f"leaf: got {leaf}, expected one of this worker's: {numbers}")
         if leaf in self.weights:
             raise ValueError(f"leaf: got {leaf}, which was added before; expected each once a step")
-        return leaf, finite_number("weight", weight, at_least=0.0)
+        weight = finite_number("weight", weight, at_least=0.0)
+        check_rounded("weight", weight, self.narrowest)
+        return leaf, weight
 
     def keep(self, leaf: int, weight: float, buffer: Array) -> None:
         """Takes over a leaf whose weighed gradients lie in a buffer."""
@@ -119,23 +124,28 @@ class LeafSums:
         return narrow
 
 
-def total_weight(weights: Array, module: Any) -> float:
+def total_weight(weights: Array, module: Any, dtype: Any = np.float64) -> float:
     """The sum of the weights of all leaves, in order.
 
+    Args:
+        dtype: the type in which gradients are divided by it.
+
     Raises:
-        ValueError: it is 0 or not finite.
+        ValueError: it is 0, or not finite in that type.
     """
     weight = float(module.canonical_sum(weights, 1, weights.size, 1)[0])
     if not 0.0 < weight < np.inf:
         raise ValueError(f"weight: those of all leaves add up to {weight}, expected a finite number above 0")
+    check_rounded("weight: the sum of those of all leaves", weight, dtype)
     return weight
 
 
 def _check_gradient(name: str, g: Any, w: Array) -> None:
-    if not isinstance(g, np.ndarray):
-        raise TypeError(f"{name}: got {type(g).__name__}, expected a NumPy array like its parameter")
+    if not isinstance(g, np.ndarray) or isinstance(g, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name}: got {type(g).__name__}, expected a plain NumPy array of {w.dtype} and shape {w.shape}"
+        )
     if (g.dtype, g.shape) != (w.dtype, w.shape):
         raise (ValueError if g.dtype == w.dtype else TypeError)(
-            f"{name}: got {g.dtype} of shape {g.shape}, expected {w.dtype} of shape {w.shape} like its "
-            "parameter"
+            f"{name}: got {g.dtype} of shape {g.shape}, expected {w.dtype} of shape {w.shape}"
         )

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from .. import backends
+from ..arguments import finite_number
 from ..backends import arrays
+from ..backends.arrays import Array
 from ..optim.gradients import Structure
+from ..tree import nodes_of
 from .leaf_sums import LeafSums, total_weight
-from .tree import nodes_of
 
 
 def mean_of_leaves(leaves: Sequence[Any], *, backend: str = "auto") -> Any:
@@ -30,7 +32,7 @@ def mean_of_leaves(leaves: Sequence[Any], *, backend: str = "auto") -> Any:
         New arrays in the structure of a leaf; lists in the place of tuples.
 
     Raises:
-        TypeError, ValueError: no leaves, or one is not like the first.
+        TypeError, ValueError: no leaves, or one is None or not like the first.
 
     Source:
         docs/numerics.md, "Leaves".
@@ -56,7 +58,8 @@ def weighted_mean(leaves: Sequence[Any], weights: Sequence[float], *, backend: s
         New arrays in the structure of a leaf.
 
     Raises:
-        TypeError, ValueError: no leaves, one is not like the others, or the weights do not fit.
+        TypeError, ValueError: no leaves, one is not like the others, or the weights do not fit, each or
+            their sum: where they are used in float32, that must not make 0 or infinity of them.
 
     Source:
         McMahan et al., Communication-efficient learning of deep networks from decentralized data (2017), for
@@ -69,23 +72,39 @@ def weighted_mean(leaves: Sequence[Any], weights: Sequence[float], *, backend: s
         {'w': array([2., 3.])}
     """
     n = _count(leaves)
-    if len(weights) != n:
-        raise ValueError(f"weights: got {len(weights)}, expected {n}, one for each leaf")
-    like = next((leaf for leaf, weight in zip(leaves, weights, strict=True) if weight != 0), leaves[0])
-    given, names = arrays.flatten(like, "leaves[0]")
-    backend, given = backends.choose_backend(backend, dict(zip(names, given, strict=True)))
+    numbers = _check_weights(weights, n)
+    counted = [number for number in range(n) if numbers[number] > 0]
+    like = leaves[counted[0]]
+    given, paths = arrays.flatten(like, "")
+    for path, x in zip(paths, given, strict=True):
+        arrays.check_array(f"leaves[{counted[0]}]{path}", x, "", halves=True)
+    backend, given = backends.choose_backend(backend, dict(zip(paths, given, strict=True)))
     module = backends.module(backend)
     structure = Structure(like, len(given), "leaves")
     sums = LeafSums(given, n, range(n), module)
-    for number, (leaf, weight) in enumerate(zip(leaves, weights, strict=True)):
-        sums.put(
-            number, [None] * len(given) if leaf is None and weight == 0 else structure.flatten(leaf), weight
-        )
-    weight = total_weight(np.array([sums.weights[i] for i in range(n)]), module)
+    for number in range(n):
+        flat: Any = [None] * len(given)
+        if numbers[number] > 0:
+            flat = structure.flatten(leaves[number])
+            if any(x is None for x in flat):
+                raise TypeError(f"leaves[{number}]: got None, expected arrays where the weight is above 0")
+        sums.put(number, flat, numbers[number], [f"leaves[{number}]{path}" for path in paths])
+    weight = total_weight(numbers, module, sums.narrowest)
     (total,) = sums.take(nodes_of(0, n, n))
     sums.divide(total, weight, 0, sums.vector.blocks)
     means = [sums.stored(sums.vector.whole(total, i), i).reshape(x.shape).copy() for i, x in enumerate(given)]
     return structure.unflatten(means)
+
+
+def _check_weights(weights: Any, n: int) -> Array:
+    if not isinstance(weights, (Sequence, np.ndarray)) or isinstance(weights, str):
+        raise TypeError(f"weights: got {type(weights).__name__}, expected a list of numbers")
+    if len(weights) != n:
+        raise ValueError(f"weights: got {len(weights)}, expected {n}, one for each leaf")
+    numbers = [finite_number(f"weights[{i}]", weight, at_least=0.0) for i, weight in enumerate(weights)]
+    if not any(numbers):
+        raise ValueError("weights: got only zeros, expected some above 0")
+    return np.array(numbers)
 
 
 def _count(leaves: Any) -> int:

@@ -27,13 +27,13 @@ class MpiGroup(Group):
 
     def transfer(self, send: Mapping[int, Array], receive: Mapping[int, Array]) -> None:
         until = time.monotonic() + self._timeout
+        # Kept if this is broken off: what comes late must not be written into memory that is freed.
+        self._requests: list[Any] = []
+        requests = self._requests
         try:
-            requests = [
-                start(part, rank, _TAG)
-                for start, arrays in ((self._comm.Irecv, receive), (self._comm.Isend, send))
-                for rank, array in arrays.items()
-                for part in _parts(array)
-            ]
+            for start, arrays in ((self._comm.Irecv, receive), (self._comm.Isend, send)):
+                for rank, array in arrays.items():
+                    requests += [start(part, rank, _TAG) for part in _parts(array)]
             # Not Waitall, which waits for ever for one that has left.
             while not self._mpi.Request.Testall(requests):
                 if time.monotonic() > until:

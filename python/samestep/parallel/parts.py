@@ -59,16 +59,19 @@ class Parts:
         self._receive_others(vector, part, buffer)
         return [vector.whole(buffer, i).reshape(w.shape) for i, w in enumerate(self._params)]
 
-    def step(self, optimizer: Optimizer, grads: list[Any], scale: float, buffer: Array) -> None:
+    def step(
+        self, optimizer: Optimizer, grads: list[Any], scale: float, following: Any, buffer: Array
+    ) -> None:
         """Steps the worker's elements. The parameters change once those of all workers have come.
 
-        ``buffer`` has room for all parameters; it may be where the gradients lie.
+        ``following``: the hyper-parameters of this step. ``buffer`` has room for all parameters; it may be
+        where the gradients lie.
         """
         for own, now in zip(self.own, self.cut(self._params), strict=True):
             own[...] = now  # the caller may have changed it
         error: Exception | None = None
         try:
-            optimizer._step_flat(grads, scale)
+            optimizer._step_flat(grads, scale, following)
         except Exception as found:  # the others must not wait for this worker
             error = found
         failed = self._group.all_gather(np.array([error is not None]), [1] * self._group.size)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+import secrets
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -14,13 +17,14 @@ from ..backends import arrays, cpu
 from ..backends.arrays import Array
 from ..optim.gradients import Structure, check_scale
 from ..optim.optimizer import Optimizer
+from ..spread import check_same, do_together
+from ..tree import ranges
 from . import checkpoint
 from .agreement import agree
 from .exchange import Exchange
-from .groups import Group, WorkerLost, check_group
+from .groups import Group, WorkerLost, bytes_of, check_group
 from .leaf_sums import LeafSums, total_weight
 from .parts import Parts
-from .tree import ranges
 
 
 class Sharded:
@@ -42,7 +46,9 @@ class Sharded:
             flat and cut, some of them empty. Returns one of samestep's optimizers of it. Every worker makes
             the same one. Its ``clip_norm`` and ``nonfinite`` go by the gradients of all workers together.
         params: an array, or nested lists, tuples and dicts of arrays, in C order; the same on every worker.
-            ``step`` overwrites them.
+            ``step`` overwrites them. Who changes them between steps does so on every worker alike: each takes
+            the elements of its own part from its own arrays, and nobody compares the others. The first step
+            does compare all of them.
         group: the worker's place among all: see ``samestep.parallel``.
         leaves: M, the same in every step and on every worker: at least as many as there will ever be workers,
             best a power of two.
@@ -77,14 +83,15 @@ class Sharded:
         self, make_optimizer: Callable[[Any], Optimizer], params: Any, group: Group, *, leaves: int
     ) -> None:
         self._group = check_group(group)
-        error: Exception | None = None
-        try:
+
+        def make() -> None:
             self._leaves = whole_number("leaves", leaves, at_least=1)
             given, names = arrays.flatten(params, "params")
             self._structure = Structure(params, len(given), "grads")
             self._params = [_check_param(name, w) for name, w in zip(names, given, strict=True)]
             arrays.check_disjoint(zip(names, self._params, strict=True))
             self._names = names
+            self._grad_names = ["grads" + name.removeprefix("params") for name in names]
             self._leaf_sums = LeafSums(
                 self._params, self._leaves, ranges(self._leaves, group.size)[group.rank], cpu
             )
@@ -93,11 +100,19 @@ class Sharded:
             self.leaves = self._exchange.ranges[group.rank]
             self.optimizer = make_optimizer(self._structure.unflatten(self._parts.own))
             self._take_over_options()
-        except Exception as found:
-            error = found
-        group.all_or_none(error)
-        self._check_alike()
-        self._usable = True
+
+        try:
+            _, facts = do_together(group, make, lambda _: self._facts())
+            self._token = facts[0].pop(
+                "token"
+            )  # worker 0's: it tells this optimizer from others of the group
+            for name in facts[0]:
+                check_same(name, "the value", [each[name] for each in facts], "make all alike")
+        except BaseException:
+            if isinstance(vars(self).get("optimizer"), Optimizer):  # those in state_dir
+                self.optimizer._store.remove_files()
+            raise
+        self._is_usable, self._began_alike = True, False
 
     def _take_over_options(self) -> None:
         """What goes by all gradients is decided here: the optimizer's own step sees a part of them."""
@@ -128,21 +143,39 @@ class Sharded:
         optimizer._decides = False
         optimizer._bind()
 
-    def _check_alike(self) -> None:
-        """Raises on every worker unless all were made alike."""
-        facts = {
+    def _facts(self) -> dict[str, Any]:
+        """What has to be the same on every worker, and a token."""
+        return {
+            "token": secrets.token_hex(4),
             "leaves": self._leaves,
             "params": [[w.dtype.name, list(w.shape)] for w in self._params],
-            "optimizer": self.optimizer.rule,
+            "make_optimizer": self.optimizer.rule,
             "options": self.optimizer.options.arguments(),
         }
-        for rank, other in enumerate(self._group.all_gather_json(facts)):
-            for name, value in other.items():
-                if value != facts[name]:
-                    raise ValueError(
-                        f"{name}: got {facts[name]} on worker {self._group.rank} and {value} on worker "
-                        f"{rank}, expected the same on all"
-                    )
+
+    def _check_usable(self) -> None:
+        if not self._is_usable:
+            raise RuntimeError(
+                "a worker was lost, or a step, save or load was broken off: start again with a new group, a "
+                "new optimizer and load()"
+            )
+
+    @contextlib.contextmanager
+    def _together(self) -> Iterator[None]:
+        """What all workers do, or none: an error in it is raised on all of them.
+
+        After a loss or an interrupt it is not known how far the others are, and nothing can follow.
+        """
+        self._check_usable()
+        self._is_usable = False
+        try:
+            yield
+        except WorkerLost:
+            raise
+        except Exception:
+            self._is_usable = True
+            raise
+        self._is_usable = True
 
     @property
     def params(self) -> list[Array]:
@@ -164,6 +197,12 @@ class Sharded:
     def __repr__(self) -> str:
         return f"Sharded({self.optimizer!r}, leaves={self._leaves}, group={self._group!r})"
 
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            "Sharded: cannot be copied or pickled, as it belongs to this process's group; save its state, "
+            "and make another in the new place"
+        )
+
     # ---- leaves ----
 
     def add(self, leaf: int, grads: Any, *, weight: float = 1.0) -> None:
@@ -181,14 +220,14 @@ class Sharded:
         Raises:
             TypeError, ValueError: it is not this worker's leaf or was added before, a gradient or the weight
                 does not fit; nothing has been added.
-            RuntimeError: a worker was lost in an earlier step.
+            RuntimeError: a worker was lost before.
         """
         self._check_usable()
         if grads is None:
             flat: Any = [None] * len(self._params)
         else:
             flat = self._structure.flatten(grads)
-        self._leaf_sums.put(leaf, flat, weight)
+        self._leaf_sums.put(leaf, flat, weight, self._grad_names)
 
     # ---- the step ----
 
@@ -202,36 +241,45 @@ class Sharded:
             The norm of all gradients together, ``scale`` times, before clipping, if ``clip_norm`` is set.
 
         Raises:
-            ValueError: leaves are missing, all weights are 0, or hyper-parameters or ``scale`` differ between
-                workers; raised on all of them. The leaves that were added stay; nothing has been changed.
+            TypeError, ValueError: leaves are missing, all weights are 0, a schedule or ``scale`` does not
+                fit, or hyper-parameters, ``scale`` or, at first, parameters differ between workers, or some
+                step another optimizer; raised on all. The leaves stay, and nothing has been changed.
             FloatingPointError: a gradient is not finite and ``nonfinite`` is "raise"; likewise on all of
                 them, and the leaves are gone.
             WorkerLost: a worker is gone. No parameter has been changed, here or on any worker that is left.
-            RuntimeError: a worker was lost in an earlier step.
+            RuntimeError: a worker could not step; likewise, and nothing can follow. Or one was lost before.
         """
-        self._check_usable()
-        scale = check_scale(scale, any(w.dtype.itemsize <= 4 for w in self._params))
-        try:
-            hyper = repr((self.optimizer._hyper_values, self.t, scale)).encode()
-            sums = self._leaf_sums
+        sums = self._leaf_sums
+        with self._together():
+            error, following, hyper = None, None, b""
+            try:
+                scale = check_scale(scale, any(w.dtype.itemsize <= 4 for w in self._params))
+                following = self.optimizer._next_hyper()
+                hyper = repr((self._token, following[1], self.t, scale)).encode()
+            except Exception as found:
+                error = found
             weights, has_gradient = agree(
-                self._group, self._exchange.ranges, sums.weights, sums.has_gradient, hyper
+                self._group, self._exchange.ranges, sums.weights, sums.has_gradient, hyper, error
             )
-            norm = self._step(total_weight(weights, self._module), has_gradient, scale)
-        except WorkerLost:
-            self._usable = False
-            raise
+            self._check_beginning()
+            weight = total_weight(weights, self._module, sums.narrowest)
+        self._is_usable = False  # until the step is whole
+        norm = self._step(weight, has_gradient, scale, following)
+        self._is_usable = True
         if self._skipped and self.optimizer.options.nonfinite == "raise":
             raise FloatingPointError("grads: infinite or NaN in some leaf; nothing was changed")
         return norm
 
-    def _check_usable(self) -> None:
-        if not self._usable:
-            raise RuntimeError(
-                "a worker was lost during a step: start again with a new group, a new optimizer and load()"
-            )
+    def _check_beginning(self) -> None:
+        """Raises on every worker unless all begin with the same parameters."""
+        if self._began_alike:
+            return
+        sums = [zlib.crc32(bytes_of(w).data) for w in self._params]
+        for name, *found in zip(self._names, *self._group.all_gather_json(sums), strict=True):
+            check_same(name, "values of checksum", found, "seed all alike, or load one checkpoint on all")
+        self._began_alike = True
 
-    def _step(self, weight: float, has_gradient: Array, scale: float) -> float | None:
+    def _step(self, weight: float, has_gradient: Array, scale: float, following: Any) -> float | None:
         exchange, leaf_sums = self._exchange, self._leaf_sums
         sums = leaf_sums.take(exchange.nodes[self._group.rank])
         total = exchange.sum(sums, leaf_sums.buffer)
@@ -246,7 +294,7 @@ class Sharded:
         norm, admitted = self._parts.admit(grads, self.optimizer.options, scale, self._module)
         self._skipped = admitted is None
         if admitted is not None:
-            self._parts.step(self.optimizer, grads, admitted, total)
+            self._parts.step(self.optimizer, grads, admitted, following, total)
         leaf_sums.give_back((*sums, total))  # which may be one of them
         leaf_sums.start()
         return norm if self.optimizer.options.clip_norm is not None else None
@@ -258,7 +306,8 @@ class Sharded:
 
         ``optimizer.load_state_dict`` takes it, and so does ``load_state_dict`` with any number of workers.
         """
-        whole = {name: self._parts.gather(parts) for name, parts in self.optimizer.state.items()}
+        with self._together():
+            whole = {name: self._parts.gather(parts) for name, parts in self.optimizer.state.items()}
         return {**self.optimizer.state_dict(), "state": whole}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -267,12 +316,17 @@ class Sharded:
         Raises:
             TypeError, ValueError: it does not fit; nothing has been changed.
         """
-        self.optimizer.load_state_dict({**state_dict, "state": self._own_state(state_dict["state"])})
+        if isinstance(state_dict, Mapping) and isinstance(state_dict.get("state"), Mapping):
+            state_dict = {**state_dict, "state": self._own_state(state_dict["state"])}
+        self.optimizer.load_state_dict(state_dict)
         self._leaf_sums.start()
 
     def _own_state(self, state: Mapping[str, list[Array]]) -> dict[str, list[Array]]:
         """The worker's elements of state arrays that are like the parameters."""
         for name, whole in state.items():
+            kinds = {type(a).__name__ for a in whole if not isinstance(a, np.ndarray)}
+            if kinds:
+                raise TypeError(f"state[{name!r}]: got {', '.join(kinds)}, expected NumPy arrays")
             shapes, expected = [a.shape for a in whole], [w.shape for w in self._params]
             if shapes != expected:
                 raise ValueError(f"state[{name!r}]: got arrays of shape {shapes}, expected {expected}")
@@ -284,7 +338,8 @@ class Sharded:
 
         Every worker reads it together.
         """
-        return self._parts.gather(self.optimizer.ema)
+        with self._together():
+            return self._parts.gather(self.optimizer.ema)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes parameters and state into a folder that all workers reach, whole or not at all.
@@ -296,11 +351,12 @@ class Sharded:
             path: of the folder; it is made if it is not there.
 
         Raises:
-            OSError, ValueError: a file cannot be written; raised on all, and the old checkpoint stays.
-            WorkerLost: a worker is gone; likewise.
+            OSError, TypeError, ValueError: a file cannot be written, or worker 0 does not find those of the
+                others; raised on all, and the old checkpoint stays.
+            WorkerLost: a worker is gone; the folder has the old checkpoint or the new one, whole.
         """
-        self._check_usable()
-        checkpoint.save(self, path)
+        with self._together():
+            checkpoint.save(self, path)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Takes over parameters and state of a checkpoint that any number of workers wrote.
@@ -314,7 +370,8 @@ class Sharded:
             OSError, TypeError, ValueError: a file is missing, cut off or altered, or does not fit the
                 optimizer; raised on all workers, and nothing has been changed.
         """
-        checkpoint.load(self, path)
+        with self._together():
+            checkpoint.load(self, path)
 
 
 def _check_param(name: str, w: Any) -> Array:

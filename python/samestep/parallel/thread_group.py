@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..arguments import whole_number
+from ..arguments import finite_number, whole_number
 from ..backends.arrays import Array
 from .groups import Group, WorkerLost
 
@@ -69,14 +69,15 @@ def threads(size: int, *, timeout: float = 300.0) -> list[Group]:
         One group a worker, in order of rank.
 
     Raises:
-        TypeError, ValueError: ``size`` is no whole number of 1 or more.
+        TypeError, ValueError: ``size`` is no whole number of 1 or more, or ``timeout`` no number
+            of 0 or more.
 
     Example:
         >>> import samestep as ss
         >>> ss.parallel.threads(2)
         [ThreadGroup(rank=0, size=2), ThreadGroup(rank=1, size=2)]
     """
-    hub = _Hub(whole_number("size", size, at_least=1), timeout)
+    hub = _Hub(whole_number("size", size, at_least=1), finite_number("timeout", timeout, at_least=0.0))
     return [ThreadGroup(rank, hub) for rank in range(hub.size)]
 
 

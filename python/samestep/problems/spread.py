@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..backends.arrays import Array, digest, read_only_copy
 from ..backends.reference.sums import SUM_BLOCK
-from ..spread import Spread, Workers, blocks_of, check_cut, check_same, check_together, total
+from ..spread import Spread, Workers, blocks_of, check_cut, check_same, do_together, total
 from .examples import Floats, Integers
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ _SAME = "every worker computes with the same weights, rows and scale"
 
 def check_spread(group: Workers, check: Callable[[], Checked], scale: str) -> tuple[Checked, list[int]]:
     """The worker's own examples, checked together with those of all, and how many rows each has."""
-    checked, facts = check_together(
+    checked, facts = do_together(
         group, check, lambda found: [found[1].dtype.name, found[1].shape[1], scale, len(found[1])]
     )
     check_same("Phi", "the dtype", [fact[0] for fact in facts])
@@ -77,7 +77,7 @@ class SpreadMse:
 
     def check(self, check: Callable[[], tuple[Floats, Integers | None]]) -> tuple[Floats, Integers | None]:
         """The weights and rows that ``check`` returns, which must be the same on every worker."""
-        found, facts = check_together(self._group, check, _facts_of_batch)
+        found, facts = do_together(self._group, check, _facts_of_batch)
         check_same("w", "the digest", [fact[0] for fact in facts], _SAME)
         check_same("rows", "the digest", [fact[1] for fact in facts], _SAME)
         return found
@@ -149,7 +149,7 @@ class SpreadMse:
         if name not in self._found:
             if not self._is_gathered:
                 self._gather()
-            result, facts = check_together(
+            result, facts = do_together(
                 self._group, lambda: self._on_worker_0(name), lambda a: [a.dtype.name, a.shape]
             )
             dtype, shape = facts[0]
@@ -172,7 +172,7 @@ class SpreadMse:
         def make_room() -> tuple[Array, Array]:
             return np.empty((n, self._Phi.shape[1]), self._Phi.dtype), np.empty(n, self._Phi.dtype)
 
-        (Phi, y), _ = check_together(group, make_room, lambda _: None)
+        (Phi, y), _ = do_together(group, make_room)
         others = range(1, group.size)
         for whole, part in ((Phi, self._Phi), (y, self._y)):
             if group.rank == 0:

@@ -15,7 +15,7 @@ from ..layers.softmax import softmax_cross_entropy
 from ..optim.optimizers import Adam
 from ..parallel.groups import Alone, Group
 from ..parallel.sharded import Sharded
-from ..parallel.tree import ranges
+from ..tree import ranges
 from .vectors import finite_values
 
 

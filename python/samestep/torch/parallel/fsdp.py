@@ -16,7 +16,7 @@ from ...backends import cpu
 from ...backends.arrays import Array
 from ...parallel.groups import Group, check_group
 from ...parallel.leaf_sums import LeafSums, total_weight
-from ...parallel.tree import ranges
+from ...tree import ranges
 from ..tensors import HALVES
 from .ddp import DdpSync
 from .leaves import group_of

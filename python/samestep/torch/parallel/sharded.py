@@ -17,7 +17,7 @@ from ...optional import require
 from ...parallel.agreement import agree
 from ...parallel.groups import Group, WorkerLost
 from ...parallel.leaf_sums import total_weight
-from ...parallel.tree import ranges
+from ...tree import ranges
 from ..tensors import as_array, resolved
 from .leaves import Leaves
 

@@ -13,7 +13,7 @@ from ...backends.arrays import Array
 from ...parallel.exchange import Exchange
 from ...parallel.groups import Group
 from ...parallel.leaf_sums import LeafSums
-from ...parallel.tree import ranges
+from ...tree import ranges
 from ..tensors import HALVES, as_array, compute_type, resolved
 
 _ZEROS: dict[torch.dtype, Array] = {

@@ -1,4 +1,4 @@
-"""The tree of additions over numbered leaves, and how a range of leaves is summed along it.
+"""The tree of additions over numbered leaves, which may be blocks of a sum, and how it is cut.
 
 Leaves 0..M-1 are added as neighbours, 0+1, 2+3, ...; then the sums likewise, an odd last one going up as it
 is, until one is left. The node at height h and place i is the sum of leaves i*2^h .. (i + 1)*2^h - 1, as far
@@ -27,6 +27,11 @@ class Node(NamedTuple):
     def first(self) -> int:
         """Its first leaf."""
         return self.place << self.height
+
+    @property
+    def last(self) -> int:
+        """The leaf after its last one, as far as there are so many."""
+        return (self.place + 1) << self.height
 
 
 def height_of(leaves: int) -> int:
@@ -69,7 +74,9 @@ class Sums(Generic[T]):
         free: takes back the second after that.
     """
 
-    def __init__(self, leaves: int, add: Callable[[T, T], None], free: Callable[[T], None]) -> None:
+    def __init__(
+        self, leaves: int, add: Callable[[T, T], None], free: Callable[[T], object] = lambda _: None
+    ) -> None:
         self._leaves, self._add, self._free = leaves, add, free
         self._sums: dict[Node, T] = {}
 
