@@ -114,6 +114,9 @@ def test_sizes_are_checked():
     for size, error in ((0, ValueError), (1.5, TypeError)):
         with pytest.raises(error, match="size: got"):
             threads(size)
+    for timeout, error in (("x", TypeError), (np.nan, ValueError), (-1, ValueError)):
+        with pytest.raises(error, match="timeout: got"):
+            threads(1, timeout=timeout)
 
 
 def test_torch_distributed_must_be_started():

@@ -83,6 +83,18 @@ def test_one_digest_for_any_number_of_workers(case):
     assert all(found == seen[0] for found in seen)
 
 
+@pytest.mark.parametrize("size", [3, 5, 7])
+def test_large_parts_travel_in_rounds_with_the_same_bits(size, monkeypatch):
+    few, many = [], []
+    for large, made in ((1 << 20, few), (0, many)):
+        monkeypatch.setattr(ss.parallel.exchange, "_LARGE", large)
+        network = Network(size)
+        found = network.run(train)
+        made += [*found, max(network.transfers)]
+    assert few[:-1] == many[:-1]
+    assert many[-1] > few[-1]
+
+
 @pytest.mark.parametrize("make", [ADAM, ALL_OPTIONS], ids=["adam", "all options"])
 @pytest.mark.parametrize("dtypes", [(np.float32,), (np.float32, np.float64), (np.float16,)], ids=str)
 def test_the_bits_are_those_of_one_optimizer_along_the_mean_of_the_leaves(make, dtypes):
