@@ -79,6 +79,28 @@ def test_twenty_kills(tmp_path):
         kill_and_go_on(seed, tmp_path / str(seed))
 
 
+def train_on_another_machine(group):
+    """With the instruction set and the number of threads of this rank alone."""
+    isas = ss.info()["isas"]
+    ss.set_isa(isas[group.rank % len(isas)])
+    ss.set_num_threads(1 + group.rank % 3)
+    opt = sharded(group)
+    while opt.t < 3:
+        step(opt)
+    rows = np.random.default_rng(1).standard_normal((5000, 7))
+    mine = slice(2048 * group.rank, 2048 * (group.rank + 1))
+    problem = ss.problems.MSE(rows[mine], rows[mine, 0].copy(), group=group)
+    gradient = problem.gradient(np.ones(7), np.random.default_rng(2).permutation(5000))
+    return ss.digest(opt.params), ss.digest(gradient)
+
+
+@needs_torch
+def test_each_process_may_use_another_instruction_set_and_number_of_threads():
+    found = set(run_processes(3, train_on_another_machine))
+    assert len(found) == 1
+    assert found.pop()[0] == alone(3)
+
+
 def network_digests(group):
     """Of the golden networks in leaves."""
     programs = [golden.programs()[f"whole run {dtype}"][1] for dtype in golden.DTYPES]
