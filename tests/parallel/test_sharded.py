@@ -633,6 +633,10 @@ def test_state_files_have_a_folder_for_each_worker_and_none_stays_after_an_error
     found = each_error(2, lambda group: one(group, "same"))
     assert all("FileExistsError: state_dir: the file" in text for text in found)
     assert list((tmp_path / "same").iterdir()) == []
+
+    mine = ss.Adam(np.ones(5), lr=0.1, state_dir=tmp_path / "same")
+    refused(lambda: Sharded(lambda p: mine, np.ones(5), threads(1)[0], leaves=1), ValueError, "other arrays")
+    assert len(list((tmp_path / "same").iterdir())) == 2
     assert len(set(run_threads(2, lambda group: one(group, str(group.rank))))) == 1
 
 
