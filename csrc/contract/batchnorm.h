@@ -174,13 +174,10 @@ struct Inferred {
 // prepare(channel), then every block of terms() is summed, then finish(channel), then formula() is applied to every
 // element. Inference sums nothing: prepare, then formula.
 
-// Blocks of kSumBlock terms in a channel.
-inline Index blocks_of(const BatchNorm& b) { return ceil_div(b.samples * b.positions, kSumBlock); }
-
 // S1 (s = 0) or S2 (s = 1) of a channel, after its block sums were paired: pair() leaves the total in the first.
 // sums: (2, blocks, C) channels last, (C, 2, blocks) in planes.
 inline double total(const BatchNorm& b, int s, Index channel) {
-  return b.sums[b.channels_last ? s * blocks_of(b) * b.channels + channel : (2 * channel + s) * blocks_of(b)];
+  return b.sums[b.channels_last ? s * b.blocks * b.channels + channel : (2 * channel + s) * b.blocks];
 }
 
 template <class T, bool relu>
@@ -189,7 +186,7 @@ struct Forward {
 
   // K = x_0, near the mean, so that S2 - S1^2/M does not cancel. inf or NaN would spoil every d: +0 then.
   static void prepare(const BatchNorm& b, Index c) {
-    T first = static_cast<const T*>(b.x)[b.channels_last ? c : c * b.positions];
+    T first = b.shift ? value_of<T>(b.shift, c) : static_cast<const T*>(b.x)[b.channels_last ? c : c * b.positions];
     store_coefficient<T>(b, kMean, c, first - first == T(0) ? first : T(0));
     store_coefficient<T>(b, kGamma, c, value_of<T>(b.gamma, c));
     store_coefficient<T>(b, kBeta, c, value_of<T>(b.beta, c));
@@ -201,7 +198,7 @@ struct Forward {
   }
 
   static void finish(const BatchNorm& b, Index c) {
-    double M = static_cast<double>(b.samples * b.positions);
+    double M = static_cast<double>(b.values);
     double K = coefficient_row<T>(b, kMean)[c];
     double S1 = total(b, 0, c), S2 = total(b, 1, c);
     // mean = K + S1/M
@@ -249,7 +246,7 @@ struct Backward {
   }
 
   static void finish(const BatchNorm& b, Index c) {
-    double M = static_cast<double>(b.samples * b.positions);
+    double M = static_cast<double>(b.values);
     double gamma = value_of<T>(b.gamma, c), inv = value_of<T>(b.inv, c);
     double S1 = total(b, 0, c), S2 = total(b, 1, c);
     // dbeta = S1,  dgamma = S2*inv

@@ -45,9 +45,15 @@ struct BatchNorm {
   void *dgamma, *dbeta;            // (C), written by backward
   void* out;                       // y or dx, like x
 
+  // Where x is a part of a batch whose other samples lie elsewhere.
+  const void* shift;  // (C), x_0 of the batch; nullptr: x begins with it
+  Index values;       // M, of each channel in the batch
+  Index first;        // terms of each channel that lie before the first block that is summed here
+
   // Scratch.
   void* coefficients;  // (kCoefficients, repeats, C), rows as batchnorm.h names them
   Index repeats;       // 1, or more for loops over columns that run on into the next rows
+  Index blocks;        // of sums
   double* sums;        // block sums: (2, blocks, C) channels last, (C, 2, blocks) in planes
 };
 constexpr int kCoefficients = 7;

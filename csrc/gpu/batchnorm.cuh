@@ -29,6 +29,7 @@ inline BatchNorm batchnorm_of(const BatchNormArguments& a) {
   b.eps = a.eps, b.x = a.x, b.dy = a.dy, b.gamma = a.gamma, b.beta = a.beta, b.var = a.var;
   b.mean = a.mean, b.inv = a.inv, b.mean64 = a.mean64, b.var64 = a.var64;
   b.dgamma = a.dgamma, b.dbeta = a.dbeta, b.out = a.out;
+  b.values = b.samples * b.positions, b.blocks = ceil_div(b.values, kSumBlock);
   b.coefficients = a.coefficients, b.repeats = 1, b.sums = a.sums;
   return b;
 }
@@ -39,7 +40,7 @@ inline Index channels_per_block(const BatchNorm& b) { return b.channels_last ? k
 // In planes: a warp sums one block of one channel.
 template <class D, class T>
 void add_plane_blocks(const BatchNorm& b) {
-  const Index blocks = blocks_of(b), S = b.positions, C = b.channels, unit = warp_number();
+  const Index blocks = b.blocks, S = b.positions, C = b.channels, unit = warp_number();
   if (unit >= C * blocks) return;
   const Index c = unit / blocks, block = unit % blocks, first = block * kSumBlock,
               last = smaller(b.samples * S, first + kSumBlock);
@@ -63,7 +64,7 @@ void add_plane_blocks(const BatchNorm& b) {
 // one's coefficients and add nothing.
 template <class D, class T>
 void add_column_blocks(const BatchNorm& b) {
-  const Index blocks = blocks_of(b), C = b.channels, tiles = ceil_div(C, kTile);
+  const Index blocks = b.blocks, C = b.channels, tiles = ceil_div(C, kTile);
   const Index column = blockIdx.x % tiles * kTile, block = blockIdx.x / tiles, first = block * kSumBlock;
   const Index channel = smaller(column + threadIdx.x % kTile, C - 1);
   D::prepare(b, channel);
@@ -89,7 +90,7 @@ template <class D>
 void finish(const BatchNormArguments& a) {
   const BatchNorm b = batchnorm_of(a);
   const Index first = blockIdx.x * channels_per_block(b), width = smaller(channels_per_block(b), b.channels - first),
-              blocks = blocks_of(b);
+              blocks = b.blocks;
   for (int s = 0; s < 2; ++s) {
     double* sums = b.channels_last ? b.sums + s * blocks * b.channels + first : b.sums + (2 * first + s) * blocks;
     pair_by_block(sums, a.left, width, a.stride * (b.channels_last ? b.channels : 1));

@@ -145,12 +145,12 @@ void prepare(const BatchNorm& b, Index begin, Index end) {
 template <class Direction, class T>
 void add_blocks(const BatchNorm& b, Index begin, Index end, Index first_block, Index last_block) {
   const T* in[] = {static_cast<const T*>(b.x), static_cast<const T*>(b.dy)};
-  const Index M = b.samples * b.positions, blocks = blocks_of(b), C = b.channels;
+  const Index M = b.samples * b.positions, blocks = b.blocks, C = b.channels;
   if (b.channels_last) {
     // x is (M, C): a block is kSumBlock rows, whose columns begin..end-1 are summed side by side.
     auto terms = Direction::template terms<ByColumn<T>>(b, begin);
     for (Index block = first_block; block < last_block; ++block) {
-      Index row = block * kSumBlock, rows = M - row < kSumBlock ? M - row : kSumBlock;
+      Index row = b.first + block * kSumBlock, rows = M - row < kSumBlock ? M - row : kSumBlock;
       column_block(terms, in, row * C + begin, rows, end - begin, C, b.sums + block * C + begin, blocks * C);
     }
   } else {
@@ -158,7 +158,7 @@ void add_blocks(const BatchNorm& b, Index begin, Index end, Index first_block, I
     for (Index c = begin; c < end; ++c) {
       auto terms = Direction::template terms<ByChannel<T>>(b, c);
       for (Index block = first_block; block < last_block; ++block) {
-        Index first = block * kSumBlock, last = M - first < kSumBlock ? M : first + kSumBlock;
+        Index first = b.first + block * kSumBlock, last = M - first < kSumBlock ? M : first + kSumBlock;
         plane_block(terms, b, in, c, first, last, b.sums + 2 * c * blocks + block, blocks);
       }
     }
@@ -168,7 +168,7 @@ void add_blocks(const BatchNorm& b, Index begin, Index end, Index first_block, I
 // Pairs S1 and S2 over the blocks, then computes what follows from them.
 template <class Direction, class T>
 void finish(const BatchNorm& b, Index begin, Index end) {
-  const Index blocks = blocks_of(b), C = b.channels;
+  const Index blocks = b.blocks, C = b.channels;
   for (int s = 0; s < 2; ++s) {
     if (b.channels_last) {
       pair(b.sums + s * blocks * C + begin, blocks, end - begin, C);

@@ -48,6 +48,11 @@ void average_leaves(Type type, const void* total, double weight, Index n, Storag
 // Runs a batch norm. The caller sets sizes, arrays and eps; coefficients, repeats, sums, stream and fetch are set here.
 void run_batchnorm(Type type, Direction direction, bool relu, BatchNorm job);
 
+// The same for one part of a batch; job.shift (forward), job.values and job.sums are given. First the sums of
+// job.blocks blocks of x from term job.first on; then, with job.sums the totals of both sums over the batch, the rest.
+void add_batchnorm_blocks(Type type, Direction direction, bool relu, const BatchNorm& job);
+void apply_batchnorm_sums(Type type, Direction direction, bool relu, BatchNorm job);
+
 // Adds one batch to the running mean and var (channels): see contract/batchnorm.h.
 void update_running(Type type, const double* mean64, const double* var64, Index channels, Index values, double momentum,
                     Index batches, void* mean, void* var);

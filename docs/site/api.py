@@ -35,6 +35,7 @@ PAGES = {
     "landscape": ("Landscapes", "theory.landscape", None),
     "parallel": ("Any number of workers", "parallel", None),
     "torch": ("PyTorch", "torch", None),
+    "torch-parallel": ("PyTorch, any number of workers", "torch.parallel", None),
     "machine": ("Threads and instruction sets", None, "info set_isa set_num_threads get_num_threads"),
 }
 

@@ -1,4 +1,4 @@
-"""Optimizer and batch-norm kernels at memory speed, with the same bits on every machine.
+"""Training steps at memory speed, with the same bits on every machine and for any number of workers.
 
 Optimizers, which update NumPy arrays in place:
     SGD                           w = w - lr*g

@@ -101,3 +101,19 @@ def test_the_spinner_runs():
     for contenders in times.values():
         assert list(contenders) == ["1 thread", "2 threads", "2 threads, tuned"]
         assert all(len(us) == 2 and min(us) > 0 for us in contenders.values())  # of three, one warms up
+
+
+@pytest.mark.slow
+def test_workers_have_one_digest_and_torch_more():
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("torch is not installed")
+    found = json.loads(run("workers", "--json"))
+    assert sum(len(row["digests"]) for row in found["rows"]) >= 27  # more with MPI
+    assert (
+        found["digests"].keys()
+        == found["passed"].keys()
+        == {"Sharded", "problems.MSE", "ddp", "fsdp", "torch DDP", "torch FSDP2"}
+    )
+    for name, count in found["digests"].items():
+        assert count == 1 or name.startswith("torch")
+        assert count > 1 or not name.startswith("torch")

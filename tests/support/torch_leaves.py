@@ -11,6 +11,7 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
@@ -22,8 +23,12 @@ import samestep.torch
 
 STEPS, EXAMPLES = 3, 4
 LEAVES = (8, 12)
-OPTIMIZERS = {"Adam": lambda params: ss.torch.Adam(params, lr=0.05)}
-OPTIMIZERS["SGD"] = lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9)
+OPTIMIZERS = {
+    "Adam": lambda params: ss.torch.Adam(params, lr=0.05),
+    "SGD": lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9),
+}
+OF_ARRAYS = {"Adam": lambda part: ss.Adam(part, lr=0.05)}
+OF_ARRAYS["SGD"] = lambda part: ss.Momentum(part, lr=0.05, momentum=0.9, form="torch")
 
 
 class Network(torch.nn.Module):
@@ -77,6 +82,33 @@ def wrapped(make_optimizer, leaves):
     optimizer = make_optimizer(model.parameters())
     train(model, ss.torch.parallel.ddp(model, optimizer, leaves=leaves), optimizer, leaves)
     return digest(model)
+
+
+def zero(make_optimizer, leaves):
+    """The same rules on arrays, their state spread over the workers."""
+    make = next(OF_ARRAYS[name] for name, one in OPTIMIZERS.items() if one is make_optimizer)
+    model = Network()
+    sync = ss.torch.parallel.Sharded(make, model, leaves=leaves)
+    train(model, sync, sync, leaves)
+    return digest(model)
+
+
+def synchronised(make_optimizer, leaves):
+    """A batch norm of a whole batch; each worker has other numbers of samples."""
+    size, rank = dist.get_world_size(), dist.get_rank()
+    generator = torch.Generator().manual_seed(leaves)
+    x, dy = torch.randn(2, 50, 4, 30, 9, generator=generator)
+    cuts = [50 * (i * i) // (size * size) for i in range(size + 1)]
+    own = slice(cuts[rank], cuts[rank + 1])
+    layer = ss.torch.SyncBatchNorm(4, relu=True)
+    mine = x[own].clone().requires_grad_()
+    y = layer(mine)
+    y.backward(dy[own])
+    group = ss.parallel.torch_distributed()
+    sizes = [(cuts[i + 1] - cuts[i]) * x[0].numel() for i in range(size)]
+    whole = [group.all_gather(t.detach().reshape(-1).numpy(), sizes) for t in (y, mine.grad)]
+    of_all = [t.detach().numpy() for t in (layer.weight.grad, layer.bias.grad, layer.running_var)]
+    return ss.digest([np.concatenate(parts) for parts in whole] + of_all)
 
 
 def sharded(mesh, reshard_after_forward=True, **options):
@@ -205,7 +237,7 @@ def stock(make_optimizer, leaves):
     return digest(model)
 
 
-WAYS = (ddp, wrapped, fsdp, narrow, repaired, twice, by_itself, missing, stock)
+WAYS = (ddp, wrapped, zero, synchronised, fsdp, narrow, repaired, twice, by_itself, missing, stock)
 
 if __name__ == "__main__":
     rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])

@@ -88,14 +88,6 @@ def test_an_exported_network_needs_no_samestep():
     assert not any("samestep" in str(node.target) for node in exported.graph.nodes)
 
 
-def test_synchronised_batch_norm_is_refused_by_name():
-    with pytest.raises(AttributeError, match="has no SyncBatchNorm; use BatchNorm1d"):
-        st.SyncBatchNorm  # noqa: B018  the attribute is what is tested
-    with pytest.raises(AttributeError, match=r"module 'samestep\.torch' has no attribute 'BatchNorm4d'"):
-        st.BatchNorm4d  # noqa: B018
-    assert not hasattr(st, "SyncBatchNorm")
-
-
 @pytest.mark.parametrize("back", [False, True])
 def test_torchs_synchronised_batch_norm_stays(back):
     net = torch.nn.Sequential(torch.nn.SyncBatchNorm(3))

@@ -7,7 +7,7 @@ import os
 import secrets
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -193,6 +193,12 @@ class Sharded:
 
     def __repr__(self) -> str:
         return f"Sharded({self.optimizer!r}, leaves={self._leaves}, group={self._group!r})"
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            "Sharded: cannot be copied or pickled, as it belongs to this process's group; save its state, "
+            "and make another in the new place"
+        )
 
     # ---- leaves ----
 

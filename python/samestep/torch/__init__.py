@@ -3,8 +3,6 @@
 ``import samestep`` never imports torch; ``import samestep.torch`` does, and needs it installed.
 """
 
-from typing import TYPE_CHECKING, NoReturn
-
 from ..backends import cpu as _cpu
 from . import parallel
 from .batchnorm import batch_norm
@@ -26,6 +24,7 @@ from .layers import (
 from .linear import linear
 from .linear_layers import LazyLinear, Linear
 from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
+from .sync_batchnorm import SyncBatchNorm
 
 __all__ = [
     "SGD",
@@ -44,6 +43,7 @@ __all__ = [
     "LazyLinear",
     "Linear",
     "RMSprop",
+    "SyncBatchNorm",
     "batch_norm",
     "clip_grad_norm_",
     "conv2d",
@@ -57,14 +57,3 @@ __all__ = [
 
 # torch's threads spin for milliseconds after each of its operations; a step on others would wait for them.
 _cpu.use_openmp_of("libtorch_cpu.so")
-
-if not TYPE_CHECKING:  # type checkers name an unknown attribute themselves
-
-    def __getattr__(name: str) -> NoReturn:
-        if name == "SyncBatchNorm":
-            raise AttributeError(
-                "samestep.torch has no SyncBatchNorm; use BatchNorm1d, BatchNorm2d or BatchNorm3d, which "
-                "normalise by each worker's own batch, or torch.nn.SyncBatchNorm, whose bits depend on the "
-                "number of workers"
-            )
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

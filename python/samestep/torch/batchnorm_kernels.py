@@ -57,7 +57,7 @@ def per_channel(values: Tensor | None, x: Tensor, default: float) -> Tensor:
     return (values.to(compute_type(values.dtype)) if values.dtype in HALVES else values).contiguous()
 
 
-def _sizes(x: Tensor) -> tuple[Sizes, bool]:
+def sizes_of(x: Tensor) -> tuple[Sizes, bool]:
     """(N, C, S) of x in C order, and whether that is (N, S, C): what ``ChannelLayout`` says of arrays."""
     samples, channels = x.shape[:2]
     if channels == 0:
@@ -69,7 +69,7 @@ def _sizes(x: Tensor) -> tuple[Sizes, bool]:
 
 
 def _sizes_in_training(x: Tensor) -> tuple[Sizes, bool]:
-    sizes, channels_last = _sizes(x)
+    sizes, channels_last = sizes_of(x)
     if sizes[0] * sizes[2] < 2:
         raise ValueError(
             f"Expected more than 1 value per channel when training, got input size {tuple(x.shape)}"
@@ -77,7 +77,7 @@ def _sizes_in_training(x: Tensor) -> tuple[Sizes, bool]:
     return sizes, channels_last
 
 
-def _rows(x: Tensor, name: str = "input") -> Array:
+def rows_of(x: Tensor, name: str = "input") -> Array:
     """An array in C order of what ``in_kernel_layout`` returns, or of another tensor laid out so."""
     return as_array(x if x.is_contiguous() else x.movedim(1, -1), name)
 
@@ -125,7 +125,7 @@ def training(
     mean, inv = np.empty_like(scale), np.empty_like(scale)
     mean64, var64 = np.empty(len(scale)), np.empty(len(scale))
     cpu.batchnorm_forward(
-        _rows(x), scale, shift, _rows(y), mean, inv, mean64, var64, sizes, channels_last, relu, eps
+        rows_of(x), scale, shift, rows_of(y), mean, inv, mean64, var64, sizes, channels_last, relu, eps
     )
     if running is not None:
         update_running(running, statistics, mean64, var64, sizes[0] * sizes[2], momentum)
@@ -147,7 +147,7 @@ def training_backward(
     statistics = as_array(mean, "mean"), as_array(inv, "inv")
     dx = torch.empty_like(x)
     dgamma, dbeta = np.empty_like(gamma), np.empty_like(gamma)
-    arrays = _rows(like(grad, x), "grad"), _rows(x), gamma, beta, *statistics, _rows(dx)
+    arrays = rows_of(like(grad, x), "grad"), rows_of(x), gamma, beta, *statistics, rows_of(dx)
     cpu.batchnorm_backward(*arrays, dgamma, dbeta, sizes, channels_last, relu)
     return dx.to(input.dtype), torch.from_numpy(dgamma), torch.from_numpy(dbeta)
 
@@ -174,10 +174,10 @@ def inference(
 ) -> Tensor:
     eps = check_eps(eps)
     x = in_kernel_layout(input)
-    sizes, channels_last = _sizes(x)
+    sizes, channels_last = sizes_of(x)
     channels = _channels_of_inference(x, weight, bias, mean, var)
     y = torch.empty_like(x)
-    cpu.batchnorm_inference(_rows(x), *channels, _rows(y), sizes, channels_last, relu, eps)
+    cpu.batchnorm_inference(rows_of(x), *channels, rows_of(y), sizes, channels_last, relu, eps)
     return y.to(input.dtype)
 
 

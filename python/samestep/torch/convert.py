@@ -43,8 +43,9 @@ def convert(model: _Network, back: bool = False) -> _Network | Module:
 
     A new layer has the parameters, buffers, hooks and settings of the old one: the same tensors, so that an
     optimizer that has them goes on. A layer at two places of the network is one layer at both afterwards.
-    Lazy layers stay lazy. Subclasses of these layers stay as they are. So does torch.nn.SyncBatchNorm, for
-    which there is no drop-in, and a CrossEntropyLoss with options that samestep's refuses.
+    Lazy layers stay lazy. Subclasses of these layers stay as they are. So does torch.nn.SyncBatchNorm,
+    for which there is ``parallel.sync_batchnorm``, and a CrossEntropyLoss with options that samestep's
+    refuses.
 
     Args:
         model: the network, or a layer itself.

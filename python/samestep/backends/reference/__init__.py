@@ -15,7 +15,16 @@ from ..arrays import (
     to_host,
     zeros_like,
 )
-from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference, update_running
+from .batchnorm import (
+    batchnorm_backward,
+    batchnorm_backward_apply,
+    batchnorm_backward_blocks,
+    batchnorm_forward,
+    batchnorm_forward_apply,
+    batchnorm_forward_blocks,
+    batchnorm_inference,
+    update_running,
+)
 from .convolution import conv2d, conv2d_backward
 from .functions import exp, log, sigmoid, tanh
 from .leaves import add_leaves, average_leaves, weigh_leaf
@@ -34,7 +43,11 @@ __all__ = [
     "assign",
     "average_leaves",
     "batchnorm_backward",
+    "batchnorm_backward_apply",
+    "batchnorm_backward_blocks",
     "batchnorm_forward",
+    "batchnorm_forward_apply",
+    "batchnorm_forward_blocks",
     "batchnorm_inference",
     "block_sums",
     "canonical_sum",

@@ -28,7 +28,7 @@ import numpy as np
 
 from ..arrays import Array
 from ..face import Sizes
-from .sums import Doubles, csum
+from .sums import Doubles, block_totals, csum
 
 
 def _to_columns(x: Array, sizes: Sizes, channels_last: bool) -> Array:
@@ -51,6 +51,48 @@ def _relu(a: Array) -> Array:
     return np.where(a <= 0, a.dtype.type(0), a)
 
 
+def _laid_out(sums: list[Doubles], channels_last: bool) -> Doubles:
+    """S1 and S2, (..., C) each, as (2, ..., C), or (C, 2, ...) without channels_last."""
+    stacked = np.stack(sums)
+    return stacked if channels_last else np.moveaxis(stacked, -1, 0)
+
+
+def _totals(sums: Doubles, channels_last: bool) -> tuple[Doubles, Doubles]:
+    S1, S2 = sums.reshape(2, -1) if channels_last else sums.reshape(-1, 2).T
+    return S1, S2
+
+
+def _write_block_totals(
+    sums: Doubles, terms: list[Doubles], sizes: Sizes, channels_last: bool, first: int
+) -> None:
+    blocks = sums.size // (2 * sizes[1])
+    found = [block_totals(t[first:])[:blocks] for t in terms]
+    sums.reshape(-1)[...] = _laid_out(found, channels_last).reshape(-1)
+
+
+def _shift(first: Array) -> Array:
+    """K = x_0 (+0 if not finite): no cancellation"""
+    return np.where(first - first == 0, first, first.dtype.type(0))
+
+
+def _forward_terms(x: Array, K: Array) -> list[Doubles]:
+    """The terms of S1 = csum(d) and S2 = csum(d*d), d = T(x - K), of columns."""
+    d = (x - K).astype(np.float64)
+    return [d, d * d]
+
+
+def _backward_terms(
+    dy: Array, x: Array, gamma: Array, beta: Array, mean: Array, inv: Array, relu: bool
+) -> tuple[Array, Array, list[Doubles]]:
+    """dy behind the ReLU, x - mean, and the terms of S1 = csum(dy), S2 = csum(dy*(x - mean)), of columns."""
+    xc = x - mean
+    if relu:  # dy = +0 where y <= 0
+        y = (gamma * (xc * inv)) + beta
+        dy = np.where(y <= 0, x.dtype.type(0), dy)
+    dy64 = dy.astype(np.float64)
+    return dy, xc, [dy64, dy64 * xc.astype(np.float64)]
+
+
 def batchnorm_forward(
     x: Array,  # (N, C, S) or (N, S, C)
     gamma: Array,  # (C,)
@@ -66,12 +108,50 @@ def batchnorm_forward(
     eps: float,
 ) -> None:
     with np.errstate(all="ignore"):
+        columns = _to_columns(x, sizes, channels_last)
+        terms = _forward_terms(columns, _shift(columns[0]))
+        sums = _laid_out([csum(t) for t in terms], channels_last)
+        statistics = mean, inv, mean64, var64
+        values = len(columns)
+        batchnorm_forward_apply(
+            x, columns[0], gamma, beta, sums, out, *statistics, sizes, channels_last, relu, eps, values
+        )
+
+
+def batchnorm_forward_blocks(
+    x: Array,  # (N, C, S) or (N, S, C)
+    shift: Array,  # (C,)
+    sums: Doubles,  # (2, blocks, C) or (C, 2, blocks)
+    sizes: Sizes,
+    channels_last: bool,
+    first: int,
+) -> None:
+    with np.errstate(all="ignore"):
+        terms = _forward_terms(_to_columns(x, sizes, channels_last), _shift(shift))
+        _write_block_totals(sums, terms, sizes, channels_last, first)
+
+
+def batchnorm_forward_apply(
+    x: Array,  # (N, C, S) or (N, S, C)
+    shift: Array,  # (C,)
+    gamma: Array,  # (C,)
+    beta: Array,  # (C,)
+    sums: Doubles,  # (2, C) or (C, 2)
+    out: Array,  # y, as x
+    mean: Array,  # (C,)
+    inv: Array,  # (C,)
+    mean64: Doubles,  # (C,), before rounding to T
+    var64: Doubles,  # (C,)
+    sizes: Sizes,
+    channels_last: bool,
+    relu: bool,
+    eps: float,
+    values: int,
+) -> None:
+    with np.errstate(all="ignore"):
         x = _to_columns(x, sizes, channels_last)
-        M = float(len(x))
-        # K = x_0 (+0 if not finite),  d = T(x - K),  S1 = csum(d),  S2 = csum(d*d): no cancellation
-        K = np.where(x[0] - x[0] == 0, x[0], x.dtype.type(0))
-        d = (x - K).astype(np.float64)
-        S1, S2 = csum(d), csum(d * d)
+        M, K = float(values), _shift(shift)
+        S1, S2 = _totals(sums, channels_last)
         # mean = K + S1/M,  var = (S2 - S1^2/M)/M,  inv = 1/sqrt(var + eps)
         mean64[...] = K.astype(np.float64) + (S1 / M)
         var = (S2 - ((S1 * S1) / M)) / M
@@ -98,16 +178,58 @@ def batchnorm_backward(
     relu: bool,
 ) -> None:
     with np.errstate(all="ignore"):
-        x, dy = _to_columns(x, sizes, channels_last), _to_columns(dy, sizes, channels_last)
+        dy_columns, x_columns = (_to_columns(a, sizes, channels_last) for a in (dy, x))
+        channels = gamma, beta, mean, inv
+        _, _, terms = _backward_terms(dy_columns, x_columns, *channels, relu)
+        sums = _laid_out([csum(t) for t in terms], channels_last)
+        values = len(x_columns)
+        batchnorm_backward_apply(
+            dy, x, *channels, sums, out, dgamma, dbeta, sizes, channels_last, relu, values
+        )
+
+
+def batchnorm_backward_blocks(
+    dy: Array,  # (N, C, S) or (N, S, C)
+    x: Array,  # as dy
+    gamma: Array,  # (C,)
+    beta: Array,  # (C,)
+    mean: Array,  # (C,)
+    inv: Array,  # (C,)
+    sums: Doubles,  # (2, blocks, C) or (C, 2, blocks)
+    sizes: Sizes,
+    channels_last: bool,
+    relu: bool,
+    first: int,
+) -> None:
+    with np.errstate(all="ignore"):
+        dy_columns, x_columns = (_to_columns(a, sizes, channels_last) for a in (dy, x))
+        _, _, terms = _backward_terms(dy_columns, x_columns, gamma, beta, mean, inv, relu)
+        _write_block_totals(sums, terms, sizes, channels_last, first)
+
+
+def batchnorm_backward_apply(
+    dy: Array,  # (N, C, S) or (N, S, C)
+    x: Array,  # as dy
+    gamma: Array,  # (C,)
+    beta: Array,  # (C,)
+    mean: Array,  # (C,)
+    inv: Array,  # (C,)
+    sums: Doubles,  # (2, C) or (C, 2)
+    out: Array,  # dx, as x
+    dgamma: Array,  # (C,)
+    dbeta: Array,  # (C,)
+    sizes: Sizes,
+    channels_last: bool,
+    relu: bool,
+    values: int,
+) -> None:
+    with np.errstate(all="ignore"):
+        dy_columns, x_columns = (_to_columns(a, sizes, channels_last) for a in (dy, x))
+        dy, xc, _ = _backward_terms(dy_columns, x_columns, gamma, beta, mean, inv, relu)
         T = x.dtype
-        M = float(len(x))
-        xc = x - mean
-        if relu:  # dy = +0 where y <= 0
-            y = (gamma * (xc * inv)) + beta
-            dy = np.where(y <= 0, T.type(0), dy)
-        # S1 = csum(dy),  S2 = csum(dy*(x - mean))
-        dy64, inv64 = dy.astype(np.float64), inv.astype(np.float64)
-        S1, S2 = csum(dy64), csum(dy64 * xc.astype(np.float64))
+        M = float(values)
+        S1, S2 = _totals(sums, channels_last)
+        inv64 = inv.astype(np.float64)
         # dbeta = S1,  dgamma = S2*inv
         dbeta[...] = S1
         dgamma[...] = S2 * inv64

@@ -33,7 +33,7 @@ def gradient_terms(Phi: Array, r: Array) -> Doubles:
 
 
 class Mse:
-    """As ``face.HostMse``: c is ``factor``, or with ``per_row`` that divided by the number of rows in use."""
+    """As ``host_face.HostMse``: c is ``factor``, or with ``per_row`` that over the rows in use."""
 
     def __init__(self, Phi: Array, y: Array, factor: float, per_row: bool) -> None:
         self._Phi = Phi

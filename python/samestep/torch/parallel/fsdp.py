@@ -19,8 +19,9 @@ from ...parallel.leaf_sums import LeafSums, total_weight
 from ...tree import ranges
 from ..tensors import HALVES
 from .ddp import DdpSync
+from .leaves import group_of
 from .sums import ShardSums
-from .sync import LeafSync, group_of
+from .sync import LeafSync
 
 
 class Leaf(NamedTuple):
@@ -201,6 +202,7 @@ class FsdpSync(LeafSync):
         self._units = units
         self._ranges = ranges(self._leaves, group.size)
         self.leaves = self._ranges[group.rank]
+        self._is_last = False  # whether the leaf that is open is this worker's last one
         # Numbers and weights of leaves alone: the sums are the units'.
         self._ledger = LeafSums([], self._leaves, self.leaves, cpu)
         self._comms = [ReduceScatter(leaves=self._leaves, group=group) for _ in units]
