@@ -34,11 +34,6 @@ class Node(NamedTuple):
         return (self.place + 1) << self.height
 
 
-def height_of(leaves: int) -> int:
-    """The height of the tree's root."""
-    return (leaves - 1).bit_length()
-
-
 def nodes_of(first: int, last: int, leaves: int) -> list[Node]:
     """The fewest nodes that have leaves ``first`` to ``last - 1`` of ``leaves`` below them, in order."""
     nodes = []
@@ -82,7 +77,7 @@ class Sums(Generic[T]):
 
     def put(self, node: Node, value: T) -> None:
         """Takes over the sum of a node, and adds up what has come together."""
-        root = height_of(self._leaves)
+        root = (self._leaves - 1).bit_length()  # its height
         while node.height < root:
             lower = Node(node.height, node.place & ~1)
             upper = Node(node.height, node.place | 1)

@@ -230,8 +230,8 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path, monkeypatch):
     optimizer.step(g)
     where = []
     with monkeypatch.context() as patch:
-        sync = checkpoint._sync
-        patch.setattr(checkpoint, "_sync", lambda path: (where.append(path), sync(path)))
+        sync = checkpoint.sync
+        patch.setattr(checkpoint, "sync", lambda path: (where.append(path), sync(path)))
         optimizer.save(here / "first")
     assert {path.parent for path in where[:1]} == {there}  # the temporary file: a move between disks fails
     assert (here / "first").readlink().name == "second"
@@ -332,7 +332,7 @@ def test_a_failed_save_leaves_the_old_one(saved, monkeypatch):
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr("samestep.optim.checkpoint._sync", fail)
+        patch.setattr("samestep.optim.checkpoint.sync", fail)
         with pytest.raises(OSError, match="no space left"):
             ss.Adam(w).save(path)
     assert path.read_bytes() == before

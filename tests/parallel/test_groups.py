@@ -18,17 +18,6 @@ def test_arrays_of_all_workers_come_in_order_of_rank():
     assert run_threads(4, one) == [[[], [10], [20, 20], [30, 30, 30]]] * 4
 
 
-def test_out_may_hold_ones_own():
-    def one(group):
-        out = np.zeros(6)
-        mine = out[2 * group.rank : 2 * group.rank + 2]
-        mine[:] = group.rank
-        group.all_gather(mine, [2, 2, 2], out)
-        return out.tolist()
-
-    assert run_threads(3, one) == [[0, 0, 1, 1, 2, 2]] * 3
-
-
 def test_facts_travel_as_json():
     found = run_threads(2, lambda g: g.all_gather_json({"rank": g.rank, "name": "é" * g.rank}))
     assert found == [[{"rank": 0, "name": ""}, {"rank": 1, "name": "é"}]] * 2
@@ -120,6 +109,9 @@ def test_sizes_are_checked():
     for size, error in ((0, ValueError), (1.5, TypeError)):
         with pytest.raises(error, match="size: got"):
             threads(size)
+    for timeout, error in (("x", TypeError), (np.nan, ValueError), (-1, ValueError)):
+        with pytest.raises(error, match="timeout: got"):
+            threads(1, timeout=timeout)
 
 
 def test_torch_distributed_must_be_started():

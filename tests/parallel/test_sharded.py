@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import samestep as ss
+from control_register import DAZ, FTZ, mxcsr, needs_x86
 from samestep.parallel import Sharded, mean_of_leaves, run_threads, threads, weighted_mean
 from samestep.tree import ranges
 from simulated import Network
@@ -81,6 +82,43 @@ def test_one_digest_for_any_number_of_workers(case):
     seen = [found for size in WORKERS for found in run_threads(size, lambda g: train(g, **CASES[case]))]
     assert len(seen) == sum(WORKERS)
     assert all(found == seen[0] for found in seen)
+
+
+@needs_x86
+@pytest.mark.parametrize("dtypes", [(np.float32,), (np.float64,), (np.float16,)], ids=str)
+def test_each_worker_may_be_in_another_floating_point_mode(dtypes):
+    """Of subnormal gradients and state, some workers would flush what others keep, or round it elsewhere."""
+    factor = {2: 1.0, 4: 1e-39, 8: 1e-309}[np.dtype(*dtypes).itemsize]
+
+    def one(group, mode):
+        own = [(w * factor).astype(w.dtype) for w in params(dtypes[:1])]
+        leaves = [[(g * factor).astype(g.dtype) for g in gradients(0, leaf, own)] for leaf in range(7)]
+        own, found = [np.asarray(w) for w in own], []
+        weights = [0.1 * (leaf + 1) for leaf in range(7)]
+        with mxcsr(mode):
+            opt = Sharded(functools.partial(ss.Momentum, lr=0.1, clip_norm=1.0), own, group, leaves=7)
+            for _ in range(2):
+                for leaf in opt.leaves:
+                    opt.add(leaf, [np.asarray(g) for g in leaves[leaf]], weight=weights[leaf])
+                found.append(opt.step())
+        return digest(own), state_of(opt), np.array(found).tobytes()
+
+    modes = [0, FTZ | DAZ, FTZ | 2 << 13, DAZ | 3 << 13]
+    expected = run_threads(1, lambda group: one(group, 0))
+    assert run_threads(4, lambda group: one(group, modes[group.rank])) == expected * 4
+    assert run_threads(3, lambda group: one(group, modes[group.rank + 1])) == expected * 3
+
+
+@pytest.mark.parametrize("size", [3, 5, 7])
+def test_large_parts_travel_in_rounds_with_the_same_bits(size, monkeypatch):
+    few, many = [], []
+    for large, made in ((1 << 20, few), (0, many)):
+        monkeypatch.setattr(ss.parallel.exchange, "_LARGE", large)
+        network = Network(size)
+        found = network.run(train)
+        made += [*found, max(network.transfers)]
+    assert few[:-1] == many[:-1]
+    assert many[-1] > few[-1]
 
 
 @pytest.mark.parametrize("make", [ADAM, ALL_OPTIONS], ids=["adam", "all options"])
@@ -595,6 +633,10 @@ def test_state_files_have_a_folder_for_each_worker_and_none_stays_after_an_error
     found = each_error(2, lambda group: one(group, "same"))
     assert all("FileExistsError: state_dir: the file" in text for text in found)
     assert list((tmp_path / "same").iterdir()) == []
+
+    mine = ss.Adam(np.ones(5), lr=0.1, state_dir=tmp_path / "same")
+    refused(lambda: Sharded(lambda p: mine, np.ones(5), threads(1)[0], leaves=1), ValueError, "other arrays")
+    assert len(list((tmp_path / "same").iterdir())) == 2
     assert len(set(run_threads(2, lambda group: one(group, str(group.rank))))) == 1
 
 

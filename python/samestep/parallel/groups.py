@@ -58,22 +58,18 @@ class Group(ABC):
             WorkerLost: a worker is gone.
         """
 
-    def all_gather(self, mine: Array, counts: Sequence[int], out: Array | None = None) -> list[Array]:
+    def all_gather(self, mine: Array, counts: Sequence[int]) -> list[Array]:
         """The arrays of all workers, in order of rank.
 
         Args:
             mine: shape (counts[rank],), in C order.
             counts: how many elements each worker gives; the same on every worker.
-            out: takes them one after another: shape (sum of counts,), the dtype of ``mine``; None: a new
-                array. ``mine`` may be its own place in it.
         """
         ends = np.cumsum([0, *counts])
-        if out is None:
-            out = np.empty(ends[-1], mine.dtype)
+        out = np.empty(ends[-1], mine.dtype)
         parts = [out[begin:end] for begin, end in itertools.pairwise(ends)]
         others = [rank for rank in range(self.size) if rank != self.rank]
-        if parts[self.rank].ctypes.data != mine.ctypes.data:
-            parts[self.rank][...] = mine
+        parts[self.rank][...] = mine
         send = {rank: mine for rank in others if mine.size}
         self.transfer(send, {rank: parts[rank] for rank in others if counts[rank]})
         return parts

@@ -98,25 +98,21 @@ class Sharded:
             self._exchange = Exchange(group, self._leaves, self._leaf_sums.vector, self._leaf_sums.add)
             self._parts = Parts(self._params, self._exchange.parts, group)
             self.leaves = self._exchange.ranges[group.rank]
-            self.optimizer = make_optimizer(self._structure.unflatten(self._parts.own))
-            self._take_over_options()
+            self._take_over(make_optimizer(self._structure.unflatten(self._parts.own)))
 
         try:
             _, facts = do_together(group, make, lambda _: self._facts())
-            self._token = facts[0].pop(
-                "token"
-            )  # worker 0's: it tells this optimizer from others of the group
+            self._token = facts[0].pop("token")  # worker 0's: tells this optimizer from others of the group
             for name in facts[0]:
                 check_same(name, "the value", [each[name] for each in facts], "make all alike")
         except BaseException:
-            if isinstance(vars(self).get("optimizer"), Optimizer):  # those in state_dir
+            if "optimizer" in vars(self):  # it is ours, and so are its files in state_dir
                 self.optimizer._store.remove_files()
             raise
         self._is_usable, self._began_alike = True, False
 
-    def _take_over_options(self) -> None:
+    def _take_over(self, optimizer: Optimizer) -> None:
         """What goes by all gradients is decided here: the optimizer's own step sees a part of them."""
-        optimizer = self.optimizer
         if not isinstance(optimizer, Optimizer):
             raise TypeError(
                 f"make_optimizer: returned {type(optimizer).__name__}, expected one of samestep's optimizers"
@@ -129,6 +125,7 @@ class Sharded:
                 "make_optimizer: returned an optimizer of other arrays, or in another order, expected one of "
                 "all arrays that it is given"
             )
+        self.optimizer = optimizer
         if optimizer.backend == "cuda":
             raise ValueError("params: got arrays on a GPU, expected arrays in main memory")
         options = optimizer.options
