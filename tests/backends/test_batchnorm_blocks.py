@@ -96,6 +96,46 @@ def test_the_halves_are_the_whole_pass(backend, dtype, channels_last, relu):
             same(a, b, str(sizes))
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", ss.info()["isas"])
+def test_any_offset_and_nothing_outside_is_touched(isa, dtype, channels_last):
+    ss.set_isa(isa)
+    N, C, S = sizes = (3, 5, 700)
+    gamma, beta, mean, inv = channels(dtype, C)
+    layout, expected = (sizes, channels_last), None
+    for offset in (0, 1, 3):
+        memories = []
+
+        def placed(values, offset=offset, memories=memories):
+            """A copy at that offset, between values that must stay."""
+            memory = np.full(values.size + 16, 7, values.dtype)
+            memories.append(memory)
+            view = memory[8 + offset : 8 + offset + values.size]
+            view[...] = values
+            return view
+
+        x, dy = (placed(special(N * C * S, dtype, seed)) for seed in (5, 9))
+        vectors = [placed(v) for v in (gamma, beta, mean, inv)]
+        sums = [placed(np.zeros(2 * C * 3)) for _ in range(2)]
+        results = [placed(np.zeros_like(v)) for v in (x, mean, inv, x, mean, inv)]
+        doubles = [placed(np.zeros(C)) for _ in range(2)]
+        cpu.batchnorm_forward_blocks(x, vectors[2], sums[0], *layout, 0)
+        cpu.batchnorm_backward_blocks(dy, x, *vectors, sums[1], *layout, True, 0)
+        totals = [placed(s[: 2 * C].copy()) for s in sums]
+        cpu.batchnorm_forward_apply(
+            x, vectors[2], *vectors[:2], totals[0], *results[:3], *doubles, *layout, True, 1e-5, N * S
+        )
+        cpu.batchnorm_backward_apply(dy, x, *vectors, totals[1], *results[3:], *layout, True, N * S)
+        found = [*sums, *results, *doubles]
+        expected = expected or [a.copy() for a in found]
+        for a, b in zip(found, expected, strict=True):
+            same(a, b, f"offset {offset}")
+        for memory in memories:
+            assert (memory[: 8 + offset] == 7).all()
+            assert (memory[-8 + offset :] == 7).all()
+
+
 def test_the_bindings_check_what_is_written():
     x, shift, sizes = np.zeros(6, np.float32), np.zeros(3, np.float32), (2, 3, 1)
     for sums, first in ((np.zeros(6), -1), (np.zeros(6), 3), (np.zeros(12), 0), (np.zeros(7), 0)):

@@ -111,6 +111,47 @@ def test_sums_and_batch_norm(dtype, bits, threads, isa):
 
 @pytest.mark.parametrize("bits", MODES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_batch_norm_in_two_halves(dtype, bits, threads, isa):
+    """Subnormal values, sums of them, and results."""
+    N, C, S = sizes = (5, 3, 700)
+    tiny = np.finfo(dtype).tiny
+    x, dy = (vectors.finite_values(N * C * S, np.dtype(dtype), seed) * tiny for seed in (1, 2))
+    gamma, beta, inv = (np.full(C, value, dtype) for value in (0.3, tiny / 3, 0.7))
+    mean = x[:C].copy()
+
+    def everything():
+        results = []
+        for channels_last in (False, True):
+            layout = sizes, channels_last
+            of_x, of_dy = np.empty((2, 2 * C * 4))
+            out, dx, dgamma, dbeta = (
+                np.empty_like(x),
+                np.empty_like(x),
+                np.empty(C, dtype),
+                np.empty(C, dtype),
+            )
+            mean64, var64 = np.empty((2, C))
+            own_mean, own_inv = np.empty((2, C), dtype)
+            _core.batchnorm_forward_blocks(x, mean, of_x, *layout, 0)
+            _core.batchnorm_backward_blocks(dy, x, gamma, beta, mean, inv, of_dy, *layout, True, 0)
+            forward = (out, own_mean, own_inv, mean64, var64)
+            _core.batchnorm_forward_apply(
+                x, mean, gamma, beta, of_x[: 2 * C], *forward, *layout, True, 1e-5, N * S
+            )
+            _core.batchnorm_backward_apply(
+                dy, x, gamma, beta, mean, inv, of_dy[: 2 * C], dx, dgamma, dbeta, *layout, True, N * S
+            )
+            results += [of_x, of_dy, *forward, dx, dgamma, dbeta]
+        return results
+
+    expected = everything()
+    with mxcsr(bits):
+        got = everything()
+    same_bits(got, expected)
+
+
+@pytest.mark.parametrize("bits", MODES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_leaves(dtype, bits, threads, isa):
     """Subnormal products, sums and quotients, also of 16-bit gradients and to 16 bits."""
     tiny = np.finfo(dtype).tiny

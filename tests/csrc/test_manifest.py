@@ -29,6 +29,12 @@ BATCHNORM = {
     "alignment": "test_batchnorm.py::test_alignment_does_not_matter",
     "fp_mode": SUM_MODES,
 }
+BATCHNORM_PARTS = {
+    "parity": "test_batchnorm_blocks.py::test_the_halves_are_the_whole_pass",
+    "partition": "test_batchnorm_blocks.py::test_kernels_add_the_twin_s_blocks_from_any_term_on",
+    "alignment": "test_batchnorm_blocks.py::test_any_offset_and_nothing_outside_is_touched",
+    "fp_mode": "test_fp_mode.py::test_batch_norm_in_two_halves",
+}
 LINEAR = {
     "parity": "test_product.py::test_kernels_equal_the_twin",
     "partition": "test_product.py::test_any_number_of_threads_and_any_cut",
@@ -96,6 +102,10 @@ PROOFS = {
     "batchnorm_forward": BATCHNORM,
     "batchnorm_backward": BATCHNORM,
     "batchnorm_inference": BATCHNORM,
+    **dict.fromkeys(
+        (f"batchnorm_{way}_{half}" for way in ("forward", "backward") for half in ("blocks", "apply")),
+        BATCHNORM_PARTS,
+    ),
     "update_running": {
         **BATCHNORM,
         "parity": "test_batchnorm.py::test_running_statistics_have_the_twins_bits",

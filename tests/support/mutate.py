@@ -37,7 +37,7 @@ class Fault(NamedTuple):
 
 
 PRODUCT, PIECES = "csrc/contract/product.h", "csrc/isa/product.h"
-LEAVES, SPREAD = "csrc/contract/leaves.h", "python/samestep/spread.py"
+LEAVES, SPREAD, TREE = "csrc/contract/leaves.h", "python/samestep/spread.py", "python/samestep/tree.py"
 SPREAD_MSE = "python/samestep/problems/spread.py"
 CONVOLUTION, CONVOLUTIONS = "csrc/contract/convolution.h", "csrc/isa/convolution.h"
 RULES, BATCHNORM, SUMS, MSE, FUNCTIONS = (
@@ -94,8 +94,7 @@ FAULTS = (
           "for (Index step = 1; step < n; step += 1) {\n    for (Index i = 0; i < 1; i += 1) {"),
     Fault("the sums of blocks of another row", "csrc/run/sums.cpp", "double* row = sums + o * blocks * inner;",
           "double* row = sums + (o & ~1) * blocks * inner;", "test_sums.py"),
-    Fault("sums of workers added as they come", SPREAD, "if first % (2 * step) == 0 and first + step in values:",
-          "if first + step in values:", "test_spread_sums.py"),
+    Fault("sums of workers added as they come", TREE, "while first % (2 << height) == 0 and", "while", "test_tree.py"),
     Fault("a cut within a block let through", SPREAD, "if count % SUM_BLOCK:", "if count % 32:", "test_spread_sums.py"),
     Fault("rows of a batch from another worker's place", SPREAD_MSE, "local = rows[mine] - self._firsts[rank]",
           "local = rows[mine] - self._firsts[rank] * (rank != 1)", "test_spread_mse.py"),
