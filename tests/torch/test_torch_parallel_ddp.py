@@ -283,6 +283,21 @@ def test_a_missing_leaf_is_an_error_on_all_workers_and_can_be_added():
     assert ss.parallel.run_threads(2, run) == [expected] * 2
 
 
+def test_weights_whose_sum_float32_cannot_hold_are_refused():
+    def one(group):
+        model = torch.nn.Linear(2, 1, bias=False)
+        model.load_state_dict({"weight": torch.ones(1, 2)})
+        sync = ddp(model, torch.optim.SGD(model.parameters(), lr=0.1), leaves=2, group=group)
+        for leaf in sync.leaves:
+            with sync.leaf(leaf, weight=3e38):
+                model(torch.ones(1, 2)).sum().backward()
+        with pytest.raises(ValueError, match=r"weight.*6e\+38"):
+            sync.reduce()
+        return "refused"
+
+    assert ss.parallel.run_threads(2, one) == ["refused"] * 2
+
+
 def test_what_reads_gradients_before_the_step():
     """reduce() by hand: clipping and a GradScaler see the mean, and the step does not reduce again."""
 

@@ -205,6 +205,7 @@ class FsdpSync(LeafSync):
         self._is_last = False  # whether the leaf that is open is this worker's last one
         # Numbers and weights of leaves alone: the sums are the units'.
         self._ledger = LeafSums([], self._leaves, self.leaves, cpu)
+        self._ledger.narrowest = self._narrowest
         self._comms = [ReduceScatter(leaves=self._leaves, group=group) for _ in units]
         # All workers gather a unit's parameters together, so they must do it as often.
         self._is_even = len(set(map(len, self._ranges))) == 1
@@ -228,7 +229,7 @@ class FsdpSync(LeafSync):
         total = None
         if self._is_last:
             weights, _ = self._agree({**self._weights, number: weight})
-            total = total_weight(weights, cpu)
+            total = total_weight(weights, cpu, self._narrowest)
         for p in self._params:
             p.grad = None
         for comm in self._comms:

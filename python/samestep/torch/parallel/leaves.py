@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch.nn import Module, Parameter
 
@@ -52,6 +53,8 @@ class Leaves(ABC):
         named = dict(model.named_parameters())
         self._names = [name for name, p in named.items() if p.requires_grad]
         self._params: list[Parameter] = [named[name] for name in self._names]
+        has_narrow = any(p.dtype != torch.float64 for p in self._params)
+        self._narrowest = np.dtype(np.float32 if has_narrow else np.float64)  # that weights are rounded to
         self._frozen = [(name, p) for name, p in named.items() if not p.requires_grad]
         facts = {"leaves": self._leaves, **facts, "frozen": [name for name, _ in self._frozen]}
         check_alike(group, facts, {**named, **dict(model.named_buffers())})

@@ -56,7 +56,7 @@ class LeafSync(Leaves):
         self._check_usable()
         try:
             weights, flags = self._agree(self._weights)
-            weight = total_weight(weights, cpu)
+            weight = total_weight(weights, cpu, self._narrowest)
             n_changed = len(self._buffers.changed)
             self._finish(weight, flags[:-n_changed])
             self._buffers.finish(weights, weight, flags[-n_changed:])
