@@ -14,9 +14,7 @@ pytest.importorskip("expecttest", reason="torch's case database needs expecttest
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.common_modules import module_db
 
-import samestep as ss
 import samestep.torch as st
-from bits import ISAS
 from samestep.backends import reference
 from samestep.backends.face import Window
 
@@ -46,22 +44,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),  # of forward mode
     pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning"),
 ]
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    before = ss.info()["isa"]
-    ss.set_isa(request.param)
-    yield request.param
-    ss.set_isa(before)
-
-
-@pytest.fixture(params=[1, 3])
-def threads(request):
-    before = ss.get_num_threads()
-    ss.set_num_threads(request.param)
-    yield request.param
-    ss.set_num_threads(before)
 
 
 def passes(layer, x, dy=None):

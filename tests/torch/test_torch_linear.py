@@ -30,22 +30,6 @@ RELUS = (False, True)
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of forward mode
 
 
-@pytest.fixture(params=ISAS)
-def isa(request):
-    before = ss.info()["isa"]
-    ss.set_isa(request.param)
-    yield request.param
-    ss.set_isa(before)
-
-
-@pytest.fixture(params=[1, 3])
-def threads(request):
-    before = ss.get_num_threads()
-    ss.set_num_threads(request.param)
-    yield request.param
-    ss.set_num_threads(before)
-
-
 def passes(layer, x, dy=None):
     """The result and all gradients after one forward and one backward pass."""
     x = x.detach().requires_grad_()

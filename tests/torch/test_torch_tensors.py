@@ -9,27 +9,11 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 
 import samestep as ss
 import samestep.torch as st
-from bits import ISAS, same_bits
+from bits import same_bits
 from control_register import MODES, mxcsr, needs_x86
 from samestep import _core
 
 DTYPES = (torch.float32, torch.float64)
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    before = ss.info()["isa"]
-    ss.set_isa(request.param)
-    yield request.param
-    ss.set_isa(before)
-
-
-@pytest.fixture(params=[1, 3])
-def threads(request):
-    before = ss.get_num_threads()
-    ss.set_num_threads(request.param)
-    yield request.param
-    ss.set_num_threads(before)
 
 
 def numbers(*shape, seed=0, dtype=torch.float64):

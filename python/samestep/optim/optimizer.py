@@ -18,10 +18,10 @@ from .add_groups import add_groups, is_grouped
 from .attributes import check_attribute
 from .copies import restore_state, share_params, state_to_pickle
 from .gradients import check_scale, copy_into_layouts, first_nonfinite
-from .groups import Group, flatten_gradients, scheduled_hyper, set_together
+from .groups import Group, flatten_gradients, set_together
 from .hyper import Hyper
 from .param import Param, StateStore, check_layouts, check_writeable
-from .plan import bind_plan, step_with_care, train
+from .plan import bind_plan, next_hyper, step_with_care, train
 from .state_dict import check_state_dict, facts_of
 from .stats import StepStats
 
@@ -138,11 +138,10 @@ class Optimizer:
         """Hands the values of all groups to the plan; called after every change."""
         self._has_schedules = any(group._schedules for group in self.groups)
         self._hyper_values = [group[name] for group in self.groups for name in self._hyper_names]
-        decides = self._decides and (
-            self.options.clip_norm is not None or self.options.nonfinite != "propagate"
-        )
-        more = self._grouped or len(self.groups) > 1 or self._has_schedules or decides
+        options = self.options
+        decides = self._decides and (options.clip_norm is not None or options.nonfinite != "propagate")
         # Of the only group, where nothing else is to be checked or decided: checks take microseconds in use.
+        more = self._grouped or len(self.groups) > 1 or self._has_schedules or decides
         self._plain = None if more else self.groups[0].structure
         weight_decay = [group["weight_decay"] for group in self.groups]
         if weight_decay != self._weight_decay:
@@ -271,20 +270,11 @@ class Optimizer:
             flat = self.groups[0].structure.flatten(grads)
         return self._step_flat(flat, scale)
 
-    def _next_hyper(self) -> tuple[list[dict[str, float | None]] | None, list[float]]:
-        """What the schedules of each group give for the next step, if any, and the values of all groups."""
-        if self._has_schedules:
-            return scheduled_hyper(self.groups, self._hyper_names, self.t + 1)
-        return None, self._hyper_values
-
     def _step_flat(self, flat: Any, scale: float, following: Any = None) -> float | None:
-        """``step`` with the gradients as a sequence, one for each parameter.
-
-        ``following``: what ``_next_hyper`` has returned, if it was called before: schedules are called once.
-        """
+        """``step`` with one gradient for each parameter; ``following``: what ``next_hyper`` has returned."""
         if type(scale) is not float or scale != 1.0:
             scale = check_scale(scale, any(group._is_single for group in self.groups))
-        scheduled, hyper = following or self._next_hyper()
+        scheduled, hyper = following or next_hyper(self)
         copied = 0
         status = self._plan.step(flat, hyper, scale)
         if self.options.copy_grads and status not in (STEPPED, NONFINITE):

@@ -26,6 +26,8 @@ class Owner(Protocol):
     _grouped: bool
     _decides: bool
     _default_hyper: dict[str, Any]
+    _has_schedules: bool
+    _hyper_names: tuple[str, ...]
     _hyper_values: list[float]
     _plan: Any
     _state_names: tuple[str, ...]

@@ -11,6 +11,7 @@ from ..backends import arrays, cpu
 from ..backends.arrays import Array
 from ..backends.face import MOVED, NONFINITE, STEPPED
 from .gradients import check_gradients
+from .groups import scheduled_hyper
 from .owner import Owner
 from .param import check_writeable, written
 from .stats import RecordingPlan
@@ -51,6 +52,13 @@ def bind_plan(optimizer: Owner) -> Any:
     if not optimizer._times_steps:
         return plan
     return RecordingPlan(plan, [param.moved_bytes(optimizer.options) for param in params])
+
+
+def next_hyper(optimizer: Owner) -> tuple[list[dict[str, float | None]] | None, list[float]]:
+    """What the schedules of each group give for the next step, if any, and the values of all groups."""
+    if optimizer._has_schedules:
+        return scheduled_hyper(optimizer.groups, optimizer._hyper_names, optimizer.t + 1)
+    return None, optimizer._hyper_values
 
 
 def step_with_care(optimizer: Owner, grads: Sequence[Any], hyper: list[float], scale: float) -> int:

@@ -17,6 +17,7 @@ from ..backends import arrays, cpu
 from ..backends.arrays import Array
 from ..optim.gradients import Structure, check_scale
 from ..optim.optimizer import Optimizer
+from ..optim.plan import next_hyper
 from ..spread import check_same, do_together
 from ..tree import ranges
 from . import checkpoint
@@ -251,7 +252,7 @@ class Sharded:
             error, following, hyper = None, None, b""
             try:
                 scale = check_scale(scale, any(w.dtype.itemsize <= 4 for w in self._params))
-                following = self.optimizer._next_hyper()
+                following = next_hyper(self.optimizer)
                 hyper = repr((self._token, following[1], self.t, scale)).encode()
             except Exception as found:
                 error = found
