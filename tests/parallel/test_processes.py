@@ -1,54 +1,18 @@
 """Real processes: gloo and MPI, real kills."""
 
-import functools
 import random
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-import samestep as ss
-from samestep.parallel import Sharded, threads
-from samestep.proof import golden
+from samestep.parallel import threads
 from worker_processes import mpirun, run_processes
+from worker_trainings import GOLDEN, STEPS, alone, network_digests, sharded, train
 
-STEPS = 6
-SHAPES = [(3000,), (40, 70), (5,)]
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
-
-
-def sharded(group):
-    draw = np.random.default_rng(0)
-    own = [draw.standard_normal(shape).astype(np.float32) for shape in SHAPES]
-    return Sharded(functools.partial(ss.Adam, lr=0.1, clip_norm=1.0), own, group, leaves=12)
-
-
-def step(opt):
-    for leaf in opt.leaves:
-        draw = np.random.default_rng([opt.t, leaf])
-        opt.add(leaf, [draw.standard_normal(w.shape).astype(np.float32) for w in opt.params])
-    opt.step()
-
-
-def train(group, path, last, load):
-    """Trains to step ``last``, saving every step: the digest of the parameters."""
-    opt = sharded(group)
-    if load:
-        opt.load(path)
-    while opt.t < last:
-        step(opt)
-        opt.save(path)
-    return ss.digest(opt.params)
-
-
-def alone(steps):
-    opt = sharded(threads(1)[0])
-    for _ in range(steps):
-        step(opt)
-    return ss.digest(opt.params)
 
 
 def kill_and_go_on(seed, path):
@@ -79,14 +43,6 @@ def test_twenty_kills(tmp_path):
         kill_and_go_on(seed, tmp_path / str(seed))
 
 
-NETWORKS = [golden.programs()[f"whole run {dtype}"][1] for dtype in golden.DTYPES]  # in leaves
-GOLDEN = [golden.DIGESTS[str(network)] for network in NETWORKS]
-
-
-def network_digests(group):
-    return [golden.program_digest(network, group=group) for network in NETWORKS]
-
-
 @needs_torch
 def test_a_network_in_leaves_has_its_golden_digest():
     assert run_processes(3, network_digests) == [GOLDEN] * 3
@@ -94,9 +50,10 @@ def test_a_network_in_leaves_has_its_golden_digest():
 
 SCRIPT = """
 import sys
-sys.path[:0] = {paths}
-from test_processes import *
+sys.path.insert(0, {support!r})
+from pathlib import Path
 from samestep.parallel import mpi
+from worker_trainings import STEPS, network_digests, train
 group = mpi()
 digest = train(group, {path!r} + "/checkpoint", STEPS, False)
 Path({path!r}, str(group.rank)).write_text(
@@ -107,10 +64,9 @@ Path({path!r}, str(group.rank)).write_text(
 
 def test_mpi_has_the_same_bits(tmp_path):
     launcher = mpirun()
-    here = Path(__file__).parent
-    paths = [str(here), str(here.parent / "support")]
+    support = str(Path(__file__).parents[1] / "support")
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(paths=paths, path=str(tmp_path)), encoding="utf-8")
+    script.write_text(SCRIPT.format(support=support, path=str(tmp_path)), encoding="utf-8")
     for size in (1, 3, 4):
         done = subprocess.run(
             [launcher, "-n", str(size), sys.executable, str(script)],
