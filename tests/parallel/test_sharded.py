@@ -9,6 +9,7 @@ import pytest
 import samestep as ss
 from control_register import DAZ, FTZ, mxcsr, needs_x86
 from samestep.parallel import Sharded, mean_of_leaves, run_threads, threads, weighted_mean
+from samestep.parallel.vector import Vector
 from samestep.tree import ranges
 from simulated import Network
 
@@ -395,6 +396,28 @@ def test_a_worker_keeps_one_sum_for_each_bit_of_the_number_of_its_leaves_and_one
         assert kept <= most
 
 
+@pytest.mark.parametrize(("size", "leaves"), [(2, 2), (4, 8), (3, 7), (2, 12), (5, 3)])
+def test_no_vector_is_made_after_the_first_step(size, leaves, monkeypatch):
+    made = []
+    buffer = Vector.buffer
+    monkeypatch.setattr(Vector, "buffer", lambda vector: made.append(0) or buffer(vector))
+
+    def one(group):
+        w = np.ones(4096, np.float32)
+        opt = Sharded(functools.partial(ss.SGD, lr=0.1), w, group, leaves=leaves)
+        for step in range(4):
+            for leaf in opt.leaves:
+                opt.add(leaf, w)
+            opt.step()
+            group.all_gather(np.zeros(1), [1] * size)
+            if step == 0:
+                first = len(made)
+            group.all_gather(np.zeros(1), [1] * size)
+        return first
+
+    assert run_threads(size, one) == [len(made)] * size
+
+
 # ---- errors ----
 
 
@@ -487,9 +510,17 @@ def test_an_error_of_one_worker_is_raised_on_all_and_none_waits():
             opt.add(leaf, w)
         opt.step()
 
-    assert all(
-        x.startswith("ValueError: hyper-parameters, t or scale: got others") for x in each_error(3, other_lr)
-    )
+    def other_weight_decay(group):
+        w = np.ones(3)
+        opt = Sharded(functools.partial(ss.SGD, lr=0.1), w, group, leaves=4)
+        opt.optimizer.weight_decay = 0.1 * (group.rank == 1)
+        for leaf in opt.leaves:
+            opt.add(leaf, w)
+        opt.step()
+
+    for other in (other_lr, other_weight_decay):
+        said = "ValueError: hyper-parameters, t or scale: got others"
+        assert all(str(x).startswith(said) for x in each_error(3, other))
 
 
 def test_schedules_are_called_once_a_step_and_agreed_on_before_it():

@@ -48,21 +48,30 @@ class Exchange:
         self._cuts = cuts
         self.parts = [(cuts[i], cuts[i + 1]) for i in order]
 
-    def sum(self, sums: list[Array], spare: Callable[[], Array]) -> Array:
+    def sum(
+        self, sums: list[Array], spare: Callable[[], Array], free: Callable[[list[Array]], None]
+    ) -> Array:
         """The worker's part of the sum of all leaves.
 
         Args:
             sums: of this worker's nodes, whole vectors; they are overwritten.
             spare: gives a buffer of the vector for what comes.
+            free: takes back all of these but the one that is returned.
 
         Returns:
             A buffer in which the blocks of the worker's part have their sum.
         """
         if self._group.size == 1:
             return sums[0]
-        return self._by_halves(sums[0], spare()) if self._halves else self._by_nodes(sums, spare)
+        if self._halves:
+            total, other = self._by_halves(sums[0], spare())
+            free([other])
+            return total
+        total = self._by_nodes(sums, sums[0] if sums else spare())
+        free(sums[1:])
+        return total
 
-    def _by_halves(self, total: Array, received: Array) -> Array:
+    def _by_halves(self, total: Array, received: Array) -> tuple[Array, Array]:
         group, vector = self._group, self._vector
         low, high, bit = 0, group.size, 1  # the parts of which this worker's sum is still of use
         while bit < group.size:
@@ -79,12 +88,11 @@ class Exchange:
             else:
                 self._add(own, came, *keeps)
             (low, high), bit = kept, 2 * bit
-        return total
+        return total, received
 
-    def _by_nodes(self, sums: list[Array], spare: Callable[[], Array]) -> Array:
-        """Round by round, a piece of every worker's part."""
+    def _by_nodes(self, sums: list[Array], total: Array) -> Array:
+        """Round by round, a piece of every worker's part, to ``total``."""
         group, vector = self._group, self._vector
-        total = sums[0] if sums else spare()
         others = [rank for rank in range(group.size) if rank != group.rank]
         rounds = _ROUNDS if vector.nbytes >= _LARGE else 1
         for k in range(rounds):

@@ -253,7 +253,8 @@ class Sharded:
             try:
                 scale = check_scale(scale, any(w.dtype.itemsize <= 4 for w in self._params))
                 following = next_hyper(self.optimizer)
-                hyper = repr((self._token, following[1], self.t, scale)).encode()
+                decay = self.optimizer._weight_decay
+                hyper = repr((self._token, following[1], decay, self.t, scale)).encode()
             except Exception as found:
                 error = found
             weights, has_gradient = agree(
@@ -280,7 +281,7 @@ class Sharded:
     def _step(self, weight: float, has_gradient: Array, scale: float, following: Any) -> float | None:
         exchange, leaf_sums = self._exchange, self._leaf_sums
         sums = leaf_sums.take(exchange.nodes[self._group.rank])
-        total = exchange.sum(sums, leaf_sums.buffer)
+        total = exchange.sum(sums, leaf_sums.buffer, leaf_sums.give_back)
         first, last = exchange.parts[self._group.rank]
         leaf_sums.divide(total, weight, first, last)
         grads = [
@@ -293,7 +294,7 @@ class Sharded:
         self._skipped = admitted is None
         if admitted is not None:
             self._parts.step(self.optimizer, grads, admitted, following, total)
-        leaf_sums.give_back((*sums, total))  # which may be one of them
+        leaf_sums.give_back([total])
         leaf_sums.start()
         return norm if self.optimizer.options.clip_norm is not None else None
 

@@ -67,9 +67,8 @@ class SpreadMse:
         self._Phi, self._y, self._counts = Phi, y, list(counts)
         self._firsts = np.cumsum([0, *counts])  # the first row of each worker, then the number of all
         self._make_whole, self._whole, self._is_gathered = whole, None, False
-        self._found: dict[
-            str, Array
-        ] = {}  # no cached_property: it keeps a lock while workers wait for others
+        # No cached_property, which keeps a lock while workers wait for others.
+        self._found: dict[str, Array] = {}
         if len(y):
             self._kernels = module.Mse(Phi, y, *scale)
         else:  # kernels need a row, which none of the sums reads

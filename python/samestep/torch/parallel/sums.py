@@ -88,14 +88,8 @@ class TensorSums:
         """A vector that has the mean where this worker's part is; the next step begins."""
         exchange, sums = self._exchange, self.leaf_sums
         held = sums.take(exchange.nodes[self._group.rank])
-
-        def spare() -> Array:
-            held.append(sums.buffer())
-            return held[-1]
-
-        total = exchange.sum(held[:], spare)
+        total = exchange.sum(held, sums.buffer, sums.give_back)
         sums.divide(total, weight, *exchange.parts[self._group.rank])
-        sums.give_back(buffer for buffer in held if buffer is not total)
         sums.start()
         self._mean = total
         return total
