@@ -274,6 +274,36 @@ def test_a_parameter_that_no_leaf_has_a_gradient_for_is_skipped():
         assert found[0][1] == steps
 
 
+def test_a_gradient_in_a_leaf_of_weight_0_alone_is_none():
+    def one(group):
+        w = [np.ones(3000), np.ones(4)]
+        opt = Sharded(functools.partial(ss.Momentum, lr=0.5), w, group, leaves=2)
+        for leaf in opt.leaves:
+            opt.add(leaf, [np.ones(3000), None if leaf == 0 else np.ones(4)], weight=1.0 - leaf)
+        opt.step()
+        return opt.optimizer.steps, w[1].tolist()
+
+    assert run_threads(1, one) + run_threads(2, one) == [([1, 0], [1.0] * 4)] * 3
+
+
+def test_the_norm_is_summed_in_the_order_of_the_blocks():
+    """2^54 + 3 and 1 + 1 is another float64 than 2^54 + 1 and 3 + 1."""
+    g = np.zeros(4096, np.float32)
+    g[0] = 2.0**27
+    g[[1024, 1025, 1026, 2048, 3072]] = 1
+
+    def one(group):
+        opt = Sharded(functools.partial(ss.SGD, lr=0.1, clip_norm=1.0), np.zeros_like(g), group, leaves=8)
+        for leaf in opt.leaves:
+            opt.add(leaf, g)
+        found = opt.step()
+        assert np.isnan(opt.optimizer._plan.norm)  # that of a part alone is not taken
+        return found
+
+    norms = {norm for size in WORKERS for norm in run_threads(size, one)}
+    assert norms == {ss.global_norm([g])} == {2.0**27 + 2.0**-25}
+
+
 @pytest.mark.parametrize("policy", ["skip", "raise"])
 @pytest.mark.parametrize("clip_norm", [None, 1.0])
 def test_all_workers_or_none_step_along_what_is_not_finite(policy, clip_norm):

@@ -27,7 +27,7 @@ class Exchange:
 
     Args:
         vector: of the sums.
-        add: ``add(to, other, first, last)`` adds blocks of the vector to others; ``to`` has the lower leaves.
+        add: ``add(to, other, first, last)`` adds blocks of the vector to others.
 
     Attributes:
         ranges: the leaves of each worker.
@@ -64,33 +64,31 @@ class Exchange:
         if self._group.size == 1:
             return sums[0]
         if self._halves:
-            total, other = self._by_halves(sums[0], spare())
-            free([other])
-            return total
-        total = self._by_nodes(sums, sums[0] if sums else spare())
+            received = spare()
+            self._by_halves(sums[0], received)
+            free([received])
+            return sums[0]
+        total = sums[0] if sums else spare()
+        self._by_nodes(sums, total)
         free(sums[1:])
         return total
 
-    def _by_halves(self, total: Array, received: Array) -> tuple[Array, Array]:
+    def _by_halves(self, total: Array, received: Array) -> None:
+        """Half of what is left at a time, to ``total``. Which of two is added to the other changes no sum."""
         group, vector = self._group, self._vector
         low, high, bit = 0, group.size, 1  # the parts of which this worker's sum is still of use
         while bit < group.size:
             middle = (low + high) // 2
-            is_upper = bool(group.rank & bit)  # the partner's leaves are the lower ones
-            kept, given = ((middle, high), (low, middle)) if is_upper else ((low, middle), (middle, high))
+            halves = (low, middle), (middle, high)
+            kept, given = halves[::-1] if group.rank & bit else halves
             keeps, gives = ((self._cuts[begin], self._cuts[end]) for begin, end in (kept, given))
             own, came = vector.part(total, *keeps), vector.part(received, *keeps)
             partner = group.rank ^ bit
             group.transfer(_not_empty({partner: vector.part(total, *gives)}), _not_empty({partner: came}))
-            if is_upper:
-                self._add(came, own, *keeps)
-                total, received = received, total
-            else:
-                self._add(own, came, *keeps)
+            self._add(own, came, *keeps)
             (low, high), bit = kept, 2 * bit
-        return total, received
 
-    def _by_nodes(self, sums: list[Array], total: Array) -> Array:
+    def _by_nodes(self, sums: list[Array], total: Array) -> None:
         """Round by round, a piece of every worker's part, to ``total``."""
         group, vector = self._group, self._vector
         others = [rank for rank in range(group.size) if rank != group.rank]
@@ -113,7 +111,6 @@ class Exchange:
                     tree.put(node, value)
             (found,) = tree.take(nodes_of(0, self._leaves, self._leaves))
             vector.part(total, *mine)[...] = found
-        return total
 
     def _add_mine(self, mine: tuple[int, int], to: Array, other: Array) -> None:
         self._add(to, other, *mine)
