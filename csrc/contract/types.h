@@ -31,6 +31,10 @@ constexpr Index kLanes = 32;           // of a block: each adds every 32nd term
 constexpr Index kJoinedColumns = 128;  // rows of fewer columns are summed 32 at a time, as one long row
 constexpr Index kSumColumns = 256;  // summed at a time: their lanes are 128 KiB for two sums, within the second cache
 
+// Bytes of a block of a fingerprint (fingerprint.h). It fixes bits. What of an array is read: numbers, or mere bits.
+constexpr Index kFingerprintBytes = 1024;
+enum Contents { numbers32, numbers64, numbers_bfloat16, numbers_float16, bits16, kContents };
+
 // The arguments of a batch norm. Arrays are of the kernel's type T, those of double excepted.
 struct BatchNorm {
   Index samples, channels, positions;  // N, C, S

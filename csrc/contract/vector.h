@@ -42,6 +42,7 @@ constexpr int kVectorBytes = 16;
 #endif
 constexpr int kWidth = kVectorBytes / 8;  // float64 terms in a vector
 
+typedef unsigned long long Words64 __attribute__((vector_size(kVectorBytes)));
 typedef float Floats __attribute__((vector_size(kVectorBytes)));
 typedef double Doubles __attribute__((vector_size(kVectorBytes)));
 typedef float FewFloats __attribute__((vector_size(kVectorBytes / 2)));  // kWidth of them, to be widened
@@ -114,6 +115,20 @@ inline FewFloats narrow(Doubles x) {
   return (FewFloats)_mm_cvtsi128_si64((__m128i)_mm_cvtpd_ps((__m128d)x));
 #else
   return __builtin_convertvector(x, FewFloats);
+#endif
+}
+
+// The product of the two halves of each word.
+inline Words64 product_of_halves(Words64 x) {
+  // By intrinsics: gcc 12 does not see that the halves are 32 bits wide, and multiplies three times.
+#if defined(__AVX512F__)
+  return (Words64)_mm512_maskz_mul_epu32(0xff, (__m512i)x, (__m512i)(x >> 32));
+#elif defined(__AVX2__)
+  return (Words64)_mm256_mul_epu32((__m256i)x, (__m256i)(x >> 32));
+#elif defined(__SSE2__)
+  return (Words64)_mm_mul_epu32((__m128i)x, (__m128i)(x >> 32));
+#else
+  return (x & 0xffffffff) * (x >> 32);
 #endif
 }
 

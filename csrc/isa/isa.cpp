@@ -1,6 +1,7 @@
 // The loops over rules, and the table of everything compiled for one instruction set. Built once for each with the
 // flags of CMakeLists.txt. Exports the table alone and includes no library header: see rules.h.
 #include "contract/fetch.h"
+#include "contract/fingerprint.h"
 #include "contract/leaves.h"
 #include "contract/mse.h"
 #include "contract/options.h"
@@ -286,6 +287,9 @@ const Isa TABLE(SAMESTEP_ISA) = {
     pair,
     root64,
     {leaf_kernels<float>, leaf_kernels<double>},
+    {{fingerprint_blocks<Fingerprinted32>, fingerprint_blocks<Fingerprinted64>, fingerprint_blocks<FingerprintedBF16>,
+      fingerprint_blocks<FingerprintedF16>, fingerprint_blocks<FingerprintedBits>},
+     finish_fingerprint},
     {DIRECTIONS(float), DIRECTIONS(double)},
     {update_running<float>, update_running<double>},
     {mse_kernels<float>, mse_kernels<double>},

@@ -65,6 +65,13 @@ struct Sum {
   void (*columns)(const void* x, Index rows, Index width, Index stride, double* out);
 };
 
+// Fingerprints of what an array holds (fingerprint.h).
+struct FingerprintKernels {
+  // x (n elements, whose first begins block 0): the sum over blocks first..last-1.
+  unsigned long long (*blocks[kContents])(const void* x, Index n, Index first, Index last);
+  unsigned long long (*finish)(unsigned long long sum, unsigned long long bytes);
+};
+
 // Leaves for one type (leaves.h), over n elements.
 struct LeafKernels {
   void (*weigh)(double weight, const void* g, Index n, void* out);
@@ -146,6 +153,7 @@ struct Isa {
   void (*pair)(double* sums, Index n, Index width, Index stride);
   double (*root)(double);
   LeafKernels leaves[kTypes];
+  FingerprintKernels fingerprint;
   BatchNormKernel batchnorm[kTypes][kDirections][2];  // without and with ReLU
   void (*update_running[kTypes])(const double* mean64, const double* var64, Index channels, Index values,
                                  double momentum, Index batches, void* mean, void* var);

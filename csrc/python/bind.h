@@ -9,6 +9,7 @@ namespace py = pybind11;
 
 void bind_isa(py::module_& m);
 void bind_sums(py::module_& m);
+void bind_fingerprint(py::module_& m);
 void bind_leaves(py::module_& m);
 void bind_batchnorm(py::module_& m);
 void bind_product(py::module_& m);

@@ -10,6 +10,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.doc() = "The compiled kernels; use them through the package.";
   samestep::bind_isa(m);
   samestep::bind_sums(m);
+  samestep::bind_fingerprint(m);
   samestep::bind_leaves(m);
   samestep::bind_batchnorm(m);
   samestep::bind_product(m);

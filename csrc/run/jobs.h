@@ -45,6 +45,9 @@ void add_leaves(Type type, const void* other, Index n, void* sum);
 // out (n) = total (n)/T(weight); out is kept with this storage, and may be total where that is as it is.
 void average_leaves(Type type, const void* total, double weight, Index n, Storage storage, void* out);
 
+// The fingerprint of x (n elements).
+unsigned long long fingerprint(Contents contents, const void* x, Index n);
+
 // Runs a batch norm. The caller sets sizes, arrays and eps; coefficients, repeats, sums, stream and fetch are set here.
 void run_batchnorm(Type type, Direction direction, bool relu, BatchNorm job);
 

@@ -23,7 +23,7 @@ PAGES = {
     "linear": ("Linear layer", "layers.linear", "linear linear_backward"),
     "functions": ("Functions of one value", "layers.functions", "exp log tanh sigmoid"),
     "softmax": ("Softmax and cross-entropy", "layers.softmax", "softmax_cross_entropy"),
-    "sums": ("Sums and digests", None, "canonical_sum global_norm digest"),
+    "sums": ("Sums and digests", None, "canonical_sum global_norm digest fingerprint"),
     "minimize": ("Training loops", None, "minimize Result"),
     "problems": ("Problems", "problems", None),
     "theory": ("Theory", "theory", None),

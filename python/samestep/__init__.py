@@ -27,6 +27,7 @@ The loss of a classifier:
 Sums in one order on every machine:
     canonical_sum, global_norm
     digest                        sha256 of arrays, to compare runs
+    fingerprint                   64 bits of an array, at the speed of the memory
 
 Problems and their theory:
     minimize, Result              a problem, an optimizer and a stopping rule make a run
@@ -50,6 +51,7 @@ from . import problems
 from .backends import options
 from .backends.arrays import digest
 from .backends.cpu import get_num_threads, info, set_isa, set_num_threads
+from .fingerprints import fingerprint
 from .layers.batchnorm import (
     BatchNorm,
     batchnorm_backward,
@@ -109,6 +111,7 @@ __all__ = [
     "canonical_sum",
     "digest",
     "exp",
+    "fingerprint",
     "get_num_threads",
     "global_norm",
     "info",

@@ -57,7 +57,7 @@ FLOORS = (
     {"_core", "arguments", "optional", "tree"},
     {"backends"},
     {"spread"},
-    {"optim", "layers", "sums"},
+    {"optim", "layers", "sums", "fingerprints"},
     {"problems", "parallel"},
     {"result"},
     {"theory"},

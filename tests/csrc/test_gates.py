@@ -235,7 +235,7 @@ def test_x87_arithmetic_does_not_compile(tmp_path):
 NUMPY_ALLOWED = {
     "sqrt", "where", "isfinite", "isnan", "errstate", "finfo",  # arithmetic that is exact or rounded once
     "float16", "float32", "float64", "int64", "intp", "dtype", "integer", "ndarray",  # types and casts
-    "uint16", "uint32", "uint64", "signbit",  # bits
+    "uint8", "uint16", "uint32", "uint64", "signbit",  # bits
     "abs", "nonzero",  # of a sign and of comparisons: nothing is rounded
     "empty", "zeros", "empty_like", "zeros_like", "full", "array", "asarray", "ascontiguousarray",  # arrays
     "arange", "stack", "concatenate", "moveaxis", "broadcast_to", "broadcast_arrays", "newaxis",  # shapes

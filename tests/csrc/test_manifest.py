@@ -53,6 +53,12 @@ LEAVES = {
     "alignment": "test_leaves.py::test_any_offset_and_nothing_outside_is_touched",
     "fp_mode": "test_fp_mode.py::test_leaves",
 }
+FINGERPRINT = {
+    "parity": "test_fingerprint.py::test_kernels_equal_the_twin",
+    "partition": "test_fingerprint.py::test_kernels_equal_the_twin",  # on 1, 2 and 8 threads
+    "alignment": "test_fingerprint.py::test_layout_and_alignment_do_not_matter",
+    "fp_mode": "test_fingerprint.py::test_in_any_floating_point_mode",
+}
 SUM_PARTS = {
     "parity": "test_sums.py::test_sums_in_parts",
     "partition": "test_sums.py::test_ranges_of_blocks_are_summed_where_they_lie",
@@ -98,6 +104,7 @@ PROOFS = {
         **dict.fromkeys(KINDS, "test_sums.py::test_a_clipped_scale"),
         "fp_mode": SUM_MODES,
     },
+    "fingerprint": FINGERPRINT,
     **dict.fromkeys(("weigh_leaf", "add_leaves", "average_leaves"), LEAVES),
     "batchnorm_forward": BATCHNORM,
     "batchnorm_backward": BATCHNORM,

@@ -81,9 +81,9 @@ def test_whoever_waits_for_one_that_has_ended_learns_of_it(ends):
 
     if ends == "with an error":
         with pytest.raises(OSError, match="gone"):
-            run_threads(3, one)
+            run_threads(3, one, timeout=20)
     else:
-        run_threads(3, one)
+        run_threads(3, one, timeout=20)
     assert "worker 1 of 3 has ended" in lost
 
 

@@ -133,6 +133,28 @@ def test_a_leaf_that_fails_or_is_missing_or_not_finite():
     assert sync.sharded.t == 1
 
 
+def test_a_step_that_is_refused_leaves_nothing_to_the_next_one():
+    """The buffers of its leaves, too: running statistics end as without it."""
+
+    def one(group, is_broken):
+        model = network()
+        opt = Sharded(
+            lambda part: ss.Adam(part, lr=0.01, nonfinite="raise"), model, leaves=LEAVES, group=group
+        )
+        if is_broken:
+            for leaf in opt.leaves:
+                with opt.leaf(leaf, weight=3.0):
+                    (loss_of(model, 7, leaf) * (float("inf") if leaf == 2 else 1.0)).backward()
+            with pytest.raises(FloatingPointError):
+                opt.step()
+        run(opt, model, last=2)
+        return bits(model)
+
+    expected = one(ss.parallel.threads(1)[0], False)
+    for size in (1, 3):
+        assert all(found == expected for found in ss.parallel.run_threads(size, lambda g: one(g, True)))
+
+
 def test_arguments_that_do_not_fit():
     def make(part):
         return ss.SGD(part, lr=0.1)

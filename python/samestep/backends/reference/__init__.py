@@ -26,6 +26,7 @@ from .batchnorm import (
     update_running,
 )
 from .convolution import conv2d, conv2d_backward
+from .fingerprint import fingerprint
 from .functions import exp, log, sigmoid, tanh
 from .leaves import add_leaves, average_leaves, weigh_leaf
 from .mse import Mse
@@ -58,6 +59,7 @@ __all__ = [
     "empty",
     "empty_like",
     "exp",
+    "fingerprint",
     "from_host",
     "global_norm",
     "gradient_views",

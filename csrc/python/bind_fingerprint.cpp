@@ -1,0 +1,38 @@
+// Fingerprints of arrays.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <optional>
+#include <stdexcept>
+
+#include "python/arrays.h"
+#include "python/bind.h"
+#include "python/step_guard.h"
+#include "run/jobs.h"
+
+namespace samestep {
+
+namespace {
+
+Contents contents_of(const py::array& x) {
+  if (const Storage storage = storage_of(x); storage != as_is) {
+    return storage == bfloat16 ? numbers_bfloat16 : numbers_float16;
+  }
+  if (x.dtype().equal(py::dtype::of<std::uint16_t>())) return bits16;
+  return type_of(x) == float32 ? numbers32 : numbers64;
+}
+
+unsigned long long fingerprint_of(const py::array& x) {
+  if (!has_flags(x, kContiguous)) throw std::invalid_argument("x: expected an aligned array in C order");
+  const Contents contents = contents_of(x);
+  const Index n = x.size();
+  std::optional<py::gil_scoped_release> others_may_run;
+  if (n >= kReleaseInterpreter) others_may_run.emplace();
+  return fingerprint(contents, x.data(), n);
+}
+
+}  // namespace
+
+void bind_fingerprint(py::module_& m) { m.def("fingerprint", fingerprint_of, py::arg("x")); }
+
+}  // namespace samestep
