@@ -1,0 +1,229 @@
+"""Writes a ledger while a run goes on: a whole line after each step that is recorded."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arguments import finite_number, switch
+from ..fingerprints import fingerprint
+from .merkle import root_of
+from .records import Header, Path, digest_of, read_ledger, to_json
+
+Fingerprints = NDArray[np.uint64]
+
+DIGITS = 16  # of a fingerprint, hexadecimal
+
+
+class Ledger:
+    """The record of a run, by which two runs are compared and one is recomputed.
+
+    ``optimizer.record`` makes one. By itself it records any arrays: say in ``header`` what they are, and call
+    ``add`` after every step.
+
+    Args:
+        path: of a new file, by custom ``*.jsonl``; ``*.jsonl.gz`` is compressed.
+        header: what is recorded.
+        sync: wait after every line until it is on the disk.
+        merkle: add the Merkle root of the tensors, so that one tensor can be checked alone.
+        append: go on with the file if it is there.
+
+    Raises:
+        FileExistsError: the file is there, and ``append`` is not asked for.
+        LedgerError: the file to go on with is not whole, or records something else.
+
+    Example:
+        >>> import numpy as np, samestep as ss, tempfile, os
+        >>> w = np.ones(2)
+        >>> opt = ss.SGD(w, lr=0.5)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "run.jsonl")
+        ...     with opt.record(path) as ledger:
+        ...         ledger.note(loss=2.0)
+        ...         opt.step(np.ones(2))
+        ...     ss.ledger.read_ledger(path).records[1].extras
+        {'loss': '0x1.0000000000000p+1'}
+    """
+
+    def __init__(
+        self, path: Path, header: Header, *, sync: bool = False, merkle: bool = False, append: bool = False
+    ) -> None:
+        self.path = os.fspath(path)
+        self.header = header
+        self._syncs, self._has_roots = switch("sync", sync), switch("merkle", merkle)
+        self._names = list(header.tensors)
+        self._extras: dict[str, str] = {}
+        self._before = b""  # the line before, without its end
+        self._last: tuple[int, dict[str, Any]] | None = None  # step and entries of the last line
+        self._template: tuple[bytes, NDArray[np.intp]] | None = None
+        self._zip = zlib.compressobj(wbits=zlib.MAX_WBITS | 16) if self.path.endswith(".gz") else None
+        exists = os.path.exists(self.path)
+        if exists and not switch("append", append):
+            raise FileExistsError(
+                errno.EEXIST, "path: there is a file already; name another one, or go on with append=True", self.path
+            )
+        if exists:
+            self._go_on()
+        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        if not exists:
+            self._write(header.line().encode())
+
+    def note(self, **extras: Any) -> None:
+        """Has the next line hold more: a number, such as the loss, or an array's fingerprint.
+
+        Args:
+            extras: by name, finite numbers or arrays, such as a batch norm's ``running_mean``.
+
+        Raises:
+            TypeError, ValueError: one is neither; nothing is noted.
+        """
+        noted = {
+            name: f"{fingerprint(value):016x}"
+            if isinstance(value, np.ndarray) and value.ndim > 0
+            else finite_number(name, value).hex()
+            for name, value in extras.items()
+        }
+        self._extras.update(noted)
+
+    def start(self, step: int, fingerprints: Fingerprints) -> None:
+        """Says where a run begins: the fingerprints of parameters and states before the first step.
+
+        Nothing is written where the last line has the same: the run goes on where it was left.
+
+        Args:
+            step: how many steps have been made.
+            fingerprints: (tensors, kinds), in the order of the header; of gradients, not read.
+        """
+        entries = {
+            name: [None, *(f"{value:016x}" for value in row[1:].tolist())]
+            for name, row in zip(self._names, fingerprints, strict=True)
+        }
+        if self._last is not None and self._last[0] == step:
+            left = {name: [None, *(entry or [])[1:]] for name, entry in self._last[1].items()}
+            if left == entries:
+                return
+        self._write_record({"step": step, "hyper": []}, entries, fingerprints)
+
+    def add(
+        self,
+        step: int,
+        fingerprints: Fingerprints,
+        hyper: Sequence[Mapping[str, float]],
+        *,
+        scale: float = 1.0,
+        stepped: Sequence[bool] | None = None,
+    ) -> None:
+        """Writes the line of a step, whole or not at all.
+
+        Args:
+            step: its number.
+            fingerprints: (tensors, kinds), in the order of the header.
+            hyper: the hyper-parameters in use, for each group.
+            scale: of the gradients.
+            stepped: of each tensor, whether it had a gradient; all had one if this is None.
+
+        Raises:
+            OSError: the line cannot be written; the file is as it was before.
+        """
+        facts: dict[str, Any] = {"step": step, "hyper": list(hyper)}
+        if scale != 1.0:
+            facts["scale"] = scale
+        if self._extras:
+            facts["extras"] = self._extras
+        entries = None
+        if stepped is not None and not all(stepped):
+            rows = zip(self._names, fingerprints.tolist(), stepped, strict=True)
+            entries = {name: [f"{value:016x}" for value in row] if has else None for name, row, has in rows}
+        self._write_record(facts, entries, fingerprints)
+        self._extras = {}
+
+    def close(self) -> None:
+        """Ends the file. What an optimizer does from now on is not recorded."""
+        if self._file >= 0:
+            if self._zip is not None:
+                self._append(self._zip.flush(zlib.Z_FINISH))
+            os.close(self._file)
+            self._file = -1
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more is recorded."""
+        return self._file < 0
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _go_on(self) -> None:
+        """Takes over where the file ends."""
+        found = read_ledger(self.path)
+        if found.header.line() != self.header.line():
+            raise ValueError(
+                f"path: {self.path} records other tensors, options or kinds; name another file for this run"
+            )
+        self._before = found.last_line
+        if found.records:
+            last = found.records[-1]
+            self._last = last.step, {name: entry and list(entry) for name, entry in last.tensors.items()}
+
+    def _write_record(
+        self, facts: Mapping[str, Any], entries: dict[str, Any] | None, fingerprints: Fingerprints
+    ) -> None:
+        """Adds a line; without ``entries``, of all fingerprints."""
+        tensors = self._filled(fingerprints) if entries is None else to_json(entries).encode()
+        root = ""
+        if self._has_roots:
+            root = f',"root":"{root_of(json.loads(tensors) if entries is None else entries)}"'
+        head = f'{to_json(facts)[:-1]},"tensors":'.encode()
+        self._write(b"".join((head, tensors, f'{root},"previous":"{digest_of(self._before)}"}}'.encode())))
+        self._last = None  # of a run that was taken up again; from here on it goes on
+
+    def _filled(self, fingerprints: Fingerprints) -> bytes:
+        """The JSON of all entries: the digits are put into their places, which are found once."""
+        if self._template is None:
+            self._template = _template_of(self._names, len(self.header.kinds))
+        text, places = self._template
+        line = np.frombuffer(text, np.uint8).copy()
+        line[places] = np.frombuffer(fingerprints.astype(">u8").tobytes().hex().encode(), np.uint8)
+        return line.tobytes()
+
+    def _write(self, line: bytes) -> None:
+        data = line + b"\n"
+        if self._zip is not None:
+            data = self._zip.compress(data) + self._zip.flush(zlib.Z_SYNC_FLUSH)
+        self._append(data)
+        self._before = line
+
+    def _append(self, data: bytes) -> None:
+        """Writes all of it, or raises and leaves the file as it was."""
+        size = os.fstat(self._file).st_size
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(self._file, left) :]
+            if self._syncs:
+                os.fsync(self._file)
+        except OSError:
+            os.ftruncate(self._file, size)
+            raise
+
+
+def _template_of(names: Sequence[str], kinds: int) -> tuple[bytes, NDArray[np.intp]]:
+    """The JSON of entries with blanks for the fingerprints, and where each of their digits goes."""
+    text, places = b"{", []
+    for name in names:
+        text += f'{to_json(name)}:['.encode()
+        for _ in range(kinds):
+            places.append(len(text) + 1)
+            text += b'"' + b" " * DIGITS + b'",'
+        text = text[:-1] + b"],"
+    return text[:-1] + b"}", np.add.outer(np.array(places), np.arange(DIGITS)).ravel()
