@@ -20,6 +20,18 @@ namespace {
 
 typedef unsigned long long Word64;
 
+// std::conditional, without its header.
+template <bool is_first, class A, class B>
+struct Choice {
+  using Type = A;
+};
+template <class A, class B>
+struct Choice<false, A, B> {
+  using Type = B;
+};
+template <bool is_first, class A, class B>
+using Chosen = typename Choice<is_first, A, B>::Type;
+
 inline constexpr HD Word64 mix(Word64 z) {
   z += 0x9e3779b97f4a7c15;
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
@@ -38,6 +50,20 @@ constexpr Keys keys_of_words() {
     keys.pair[i] = (mix(2 * i) & 0xffffffff) | (mix(2 * i + 1) << 32);
   }
   return keys;
+}
+
+// What zeros from byte i of a block to its end add to its hash; i of the last word that is begun counts as not begun.
+struct ZeroHashes {
+  Word64 from[kFingerprintBytes / 8 + 1];
+};
+
+constexpr ZeroHashes hashes_of_zeros() {
+  const Keys keys = keys_of_words();
+  ZeroHashes zeros{};
+  for (int i = kFingerprintBytes / 8 - 1; i >= 0; --i) {
+    zeros.from[i] = zeros.from[i + 1] + (keys.pair[i] & 0xffffffff) * (keys.pair[i] >> 32);
+  }
+  return zeros;
 }
 
 #ifndef __CUDACC__  // a GPU's loops are in gpu/fingerprint.cuh
@@ -64,35 +90,58 @@ struct FingerprintedBits {
   static Vector canonical(Vector x) { return x; }
 };
 
-// h of a whole block.
-template <class Kind>
-inline Word64 hash_block(const char* x) {
+typedef unsigned Words __attribute__((vector_size(kVectorBytes)));
+
+// The keys of a vector of words that begins at byte i of its block.
+inline Words keys_of(Index i) {
   static constexpr Keys keys = keys_of_words();
-  typedef unsigned Words __attribute__((vector_size(kVectorBytes)));
-  Words64 h{};
-  for (Index i = 0; i < kFingerprintBytes; i += kVectorBytes) {
-    const Words words = (Words)Kind::canonical(load<typename Kind::Vector>(x + i));
-    h += product_of_halves((Words64)(words + load<Words>(keys.pair + i / 8)));
-  }
+  return load<Words>(keys.pair + i / 8);
+}
+
+// The products of a vector of words.
+template <class Kind>
+inline Words64 hash_vector(const char* x, Index i) {
+  return product_of_halves((Words64)((Words)Kind::canonical(load<typename Kind::Vector>(x)) + keys_of(i)));
+}
+
+// `byte`: where the zeros begin, or the vector that they fill up ends.
+inline Word64 hash_of_zeros(Index byte) {
+  static constexpr ZeroHashes zeros = hashes_of_zeros();
+  return zeros.from[(byte + kVectorBytes - 1) / kVectorBytes * kVectorBytes / 8];
+}
+
+inline Word64 sum_of_lanes(Words64 h) {
   Word64 sum = 0;
   for (int lane = 0; lane < kVectorBytes / 8; ++lane) sum += h[lane];
   return sum;
 }
 
-// The sum over blocks first..last-1 of mix(h_b ^ mix(b)); x (n elements) begins with block 0.
+// h of a whole block.
 template <class Kind>
-Word64 fingerprint_blocks(const void* x, Index n, Index first, Index last) {
+inline Word64 hash_block(const char* x) {
+  Words64 h{};
+  for (Index i = 0; i < kFingerprintBytes; i += kVectorBytes) h += hash_vector<Kind>(x + i, i);
+  return sum_of_lanes(h);
+}
+
+// The sum over blocks first..last-1 of x (n elements) of mix(h_b ^ mix(b)), where x begins with block `begin` of the
+// array that it is a part of.
+template <class Kind>
+Word64 fingerprint_blocks(const void* x, Index n, Index first, Index last, Index begin) {
   constexpr Index kCount = kFingerprintBytes / sizeof(typename Kind::Element);
   const char* bytes = static_cast<const char*>(x);
   Word64 sum = 0;
   for (Index b = first; b < last; ++b) {
     const char* block = bytes + b * kFingerprintBytes;
-    char padded[kFingerprintBytes] = {};
-    if ((b + 1) * kCount > n) {
+    Word64 h;
+    if ((b + 1) * kCount <= n) {
+      h = hash_block<Kind>(block);
+    } else {
+      char padded[kFingerprintBytes] = {};
       __builtin_memcpy(padded, block, (n - b * kCount) * sizeof(typename Kind::Element));
-      block = padded;
+      h = hash_block<Kind>(padded);
     }
-    sum += mix(hash_block<Kind>(block) ^ mix(b));
+    sum += mix(h ^ mix(begin + b));
   }
   return sum;
 }

@@ -43,6 +43,7 @@ class Tensor(NamedTuple):
         master: the parameter in float32, of which w is the rounded one.
         low: the lower halves of float32 parameters, of which w is the upper ones.
         copy: takes the updated parameter in 16 bits.
+        first: of the whole array's elements, the first that is here; a multiple of 1024.
     """
 
     w: Any
@@ -52,6 +53,7 @@ class Tensor(NamedTuple):
     master: Any = None
     low: Any = None
     copy: Any = None
+    first: int = 0
 
     def arrays(self) -> list[Any]:
         """All that a step writes, the parameter first."""
