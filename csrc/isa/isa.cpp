@@ -110,6 +110,10 @@ inline void step_pair(const R& rule, PairInBFloat16 w, Word g, States... states)
 // thread's to write.
 constexpr Index kPrefetchDistance = 256;
 
+// Elements from a run to the one that is hashed beside it: what has just been stored has not reached the cache yet, and
+// reading it would wait.
+constexpr Index kHashLag = kRun;
+
 // The elements of the next loop are independent: gcc, unlike clang, loses sight of __restrict in the structs above.
 #ifdef __clang__
 #define INDEPENDENT
@@ -139,8 +143,8 @@ void loop(const R rule, Index n, RunHashes* hashes, typename W::Kept* __restrict
       INDEPENDENT
       for (Index j = i; j < i + kRun; ++j) step(rule, W(w[j]), W::read(g[j]), S(states[j])...);
     }
-    if (hashes != nullptr && i > 0)
-      hash_run<typename W::Kept, typename S::Kept, sizeof...(States) + 2>(*hashes, i - kRun);
+    if (hashes != nullptr && i >= kHashLag)
+      hash_run<typename W::Kept, typename S::Kept, sizeof...(States) + 2>(*hashes, i - kHashLag);
   }
   // The tail.
   const Index body = i;
@@ -148,7 +152,9 @@ void loop(const R rule, Index n, RunHashes* hashes, typename W::Kept* __restrict
   for (; i < n; ++i) step(rule, W(w[i]), W::read(g[i]), S(states[i])...);
   if (hashes != nullptr) {
     constexpr int kArrays = sizeof...(States) + 2;
-    if (body > 0) hash_run<typename W::Kept, typename S::Kept, kArrays>(*hashes, body - kRun);
+    for (Index j = body > kHashLag ? body - kHashLag : 0; j < body; j += kRun) {
+      hash_run<typename W::Kept, typename S::Kept, kArrays>(*hashes, j);
+    }
     hash_end<typename W::Kept, typename S::Kept, kArrays>(*hashes, body, n - body);
   }
 }

@@ -8,6 +8,9 @@ import numpy as np
 
 from . import backends
 from .backends.arrays import DTYPES, HALVES, lives_on_gpu
+from .backends.cpu import finish_fingerprints as finish
+
+__all__ = ["fingerprint", "finish"]
 
 
 def fingerprint(x: Any, *, backend: str = "auto") -> int:

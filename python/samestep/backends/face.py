@@ -89,13 +89,22 @@ class Plan(Protocol):
     def set_weight_decay(self, weight_decay: list[float]) -> None:
         """Sets the weight decay of each group."""
 
-    def step(self, grads: Sequence[Any], hyper: Sequence[float], scale: float = 1.0) -> int:
+    def step(
+        self,
+        grads: Sequence[Any],
+        hyper: Sequence[float],
+        scale: float = 1.0,
+        sums: NDArray[np.uint64] | None = None,
+    ) -> int:
         """Makes one step of all parameters, in place.
 
         Args:
             grads: P gradients, each like its parameter in dtype, shape and layout; None skips that parameter.
             hyper: the rule's hyper-parameters, group after group.
             scale: what every gradient is multiplied by first.
+            sums: (P, kinds), C order: takes the block sums of fingerprints, of each gradient as it was
+                handed in, then of ``Tensor.arrays()``, as far as there are kinds. They are 0 without a
+                gradient, and of no use where an array lies in another order than C's.
 
         Returns:
             STEPPED, MOVED, NONFINITE, or the index of the first gradient that does not fit.

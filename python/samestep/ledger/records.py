@@ -1,7 +1,7 @@
 """The lines of a ledger: a header and a record for each step, chained by sha256; reading checks every link.
 
-A ledger says what a run computed and nothing about where: a run's ledger has the same bytes on every machine,
-for any number of threads. Its first line, ``HEADER_KEYS``, says what is recorded. Each other line is a record.
+A ledger says what a run computed and nothing about where: equal runs have equal files, on any machine and for
+any number of threads. The first line, ``HEADER_KEYS``, says what is recorded. Each other line is a record.
 """
 
 from __future__ import annotations
@@ -160,7 +160,9 @@ def _lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
     *lines, rest = data.split(b"\n")
     yield from enumerate(lines, 1)
     if rest or not lines:
-        raise LedgerError(path, len(lines) + 1, "cut off: it has no end, so the run was stopped while it was written")
+        raise LedgerError(
+            path, len(lines) + 1, "cut off: it has no end, so the run was stopped while it was written"
+        )
 
 
 def _unzipped(data: bytes) -> bytes:
@@ -187,9 +189,8 @@ def _header_of(path: Path, found: Mapping[str, Any]) -> Header:
     if found.get("ledger") != FORMAT or found.get("previous") != NO_LINE:
         raise LedgerError(path, 1, f"expected the header of a ledger of format {FORMAT}")
     try:
-        _, *values = (found[key] for key in HEADER_KEYS)
-        header = Header(*values)
-        return Header(*values[:4], tuple(header.kinds), dict(header.tensors))
+        values = {key: found[key] for key in HEADER_KEYS[1:]}
+        return Header(**{**values, "kinds": tuple(values["kinds"]), "tensors": dict(values["tensors"])})
     except (KeyError, TypeError, ValueError):
         raise LedgerError(path, 1, f"expected a header with the keys {', '.join(HEADER_KEYS)}") from None
 
@@ -225,6 +226,5 @@ def _check_order(path: Path, header: Header, records: list[Record]) -> None:
     before = records[-2].step if len(records) > 1 else None
     expected = None if before is None else (before // header.every + 1) * header.every
     if expected is None or last.step != expected:
-        raise LedgerError(
-            path, last.line, f"got step {last.step}, expected {'a start' if expected is None else expected}: a line is missing"
-        )
+        wanted = "a start" if expected is None else expected
+        raise LedgerError(path, last.line, f"a line is missing: got step {last.step}, expected {wanted}")

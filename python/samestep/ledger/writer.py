@@ -7,7 +7,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from ..arguments import finite_number, switch
 from ..fingerprints import fingerprint
 from .merkle import root_of
 from .records import Header, Path, digest_of, read_ledger, to_json
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Fingerprints = NDArray[np.uint64]
 
@@ -61,13 +64,17 @@ class Ledger:
         self._names = list(header.tensors)
         self._extras: dict[str, str] = {}
         self._before = b""  # the line before, without its end
-        self._last: tuple[int, dict[str, Any]] | None = None  # step and entries of the last line
+        # What the lines so far have come to: the last step, and each tensor's fingerprints after it.
+        self._step: int | None = None
+        self._left = np.zeros((len(self._names), len(header.kinds)), np.uint64)
         self._template: tuple[bytes, NDArray[np.intp]] | None = None
         self._zip = zlib.compressobj(wbits=zlib.MAX_WBITS | 16) if self.path.endswith(".gz") else None
         exists = os.path.exists(self.path)
         if exists and not switch("append", append):
             raise FileExistsError(
-                errno.EEXIST, "path: there is a file already; name another one, or go on with append=True", self.path
+                errno.EEXIST,
+                "path: there is a file already; name another one, or go on with append=True",
+                self.path,
             )
         if exists:
             self._go_on()
@@ -101,15 +108,11 @@ class Ledger:
             step: how many steps have been made.
             fingerprints: (tensors, kinds), in the order of the header; of gradients, not read.
         """
-        entries = {
-            name: [None, *(f"{value:016x}" for value in row[1:].tolist())]
-            for name, row in zip(self._names, fingerprints, strict=True)
-        }
-        if self._last is not None and self._last[0] == step:
-            left = {name: [None, *(entry or [])[1:]] for name, entry in self._last[1].items()}
-            if left == entries:
-                return
+        if self._step == step and np.array_equal(self._left[:, 1:], fingerprints[:, 1:]):
+            return
+        entries = {name: [None, *entry[1:]] for name, entry in self._entries(fingerprints).items()}
         self._write_record({"step": step, "hyper": []}, entries, fingerprints)
+        self._step, self._left = step, fingerprints.copy()
 
     def add(
         self,
@@ -139,10 +142,14 @@ class Ledger:
             facts["extras"] = self._extras
         entries = None
         if stepped is not None and not all(stepped):
-            rows = zip(self._names, fingerprints.tolist(), stepped, strict=True)
-            entries = {name: [f"{value:016x}" for value in row] if has else None for name, row, has in rows}
+            found = zip(self._entries(fingerprints).items(), stepped, strict=True)
+            entries = {name: entry if has else None for (name, entry), has in found}
         self._write_record(facts, entries, fingerprints)
-        self._extras = {}
+        self._extras, self._step = {}, step
+        if entries is None:
+            self._left[...] = fingerprints
+        else:
+            self._left[np.array(stepped)] = fingerprints[np.array(stepped)]
 
     def close(self) -> None:
         """Ends the file. What an optimizer does from now on is not recorded."""
@@ -157,7 +164,7 @@ class Ledger:
         """Whether nothing more is recorded."""
         return self._file < 0
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -171,9 +178,11 @@ class Ledger:
                 f"path: {self.path} records other tensors, options or kinds; name another file for this run"
             )
         self._before = found.last_line
-        if found.records:
-            last = found.records[-1]
-            self._last = last.step, {name: entry and list(entry) for name, entry in last.tensors.items()}
+        for record in found.records:
+            self._step = record.step
+            for left, entry in zip(self._left, record.tensors.values(), strict=True):
+                if entry is not None:
+                    left[...] = [int(value or "0", 16) for value in entry]
 
     def _write_record(
         self, facts: Mapping[str, Any], entries: dict[str, Any] | None, fingerprints: Fingerprints
@@ -185,7 +194,10 @@ class Ledger:
             root = f',"root":"{root_of(json.loads(tensors) if entries is None else entries)}"'
         head = f'{to_json(facts)[:-1]},"tensors":'.encode()
         self._write(b"".join((head, tensors, f'{root},"previous":"{digest_of(self._before)}"}}'.encode())))
-        self._last = None  # of a run that was taken up again; from here on it goes on
+
+    def _entries(self, fingerprints: Fingerprints) -> dict[str, list[str]]:
+        rows = zip(self._names, fingerprints.tolist(), strict=True)
+        return {name: [f"{value:016x}" for value in row] for name, row in rows}
 
     def _filled(self, fingerprints: Fingerprints) -> bytes:
         """The JSON of all entries: the digits are put into their places, which are found once."""
@@ -221,7 +233,7 @@ def _template_of(names: Sequence[str], kinds: int) -> tuple[bytes, NDArray[np.in
     """The JSON of entries with blanks for the fingerprints, and where each of their digits goes."""
     text, places = b"{", []
     for name in names:
-        text += f'{to_json(name)}:['.encode()
+        text += f"{to_json(name)}:[".encode()
         for _ in range(kinds):
             places.append(len(text) + 1)
             text += b'"' + b" " * DIGITS + b'",'
