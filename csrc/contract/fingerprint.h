@@ -40,18 +40,20 @@ constexpr Keys keys_of_words() {
   return keys;
 }
 
-#ifndef __CUDACC__  // a GPU's loops are in gpu/fingerprint.cuh
-
-// Numbers as their bits, a vector of them at a time. infinity: the largest magnitude that is no NaN; quiet: the one
-// NaN.
+// Numbers as their bits, a vector of them at a time, on a GPU one. infinity: the largest magnitude that is no NaN;
+// quiet: the one NaN.
 template <class Bits, Bits infinity, Bits quiet>
 struct Floating {
   using Element = Bits;
+#ifdef __CUDACC__
+  static HD Bits canonical(Bits x) { return (x & Bits(Bits(~Bits(0)) >> 1)) > infinity ? quiet : x; }
+#else
   typedef Bits Vector __attribute__((vector_size(kVectorBytes)));
   static Vector canonical(Vector x) {
     const Vector is_nan = (Vector)((x & Bits(Bits(~Bits(0)) >> 1)) > infinity);
     return (x & ~is_nan) | (quiet & is_nan);
   }
+#endif
 };
 using Fingerprinted32 = Floating<unsigned, 0x7f800000u, 0x7fc00000u>;
 using Fingerprinted64 = Floating<Word64, 0x7ff0000000000000, 0x7ff8000000000000>;
@@ -60,9 +62,15 @@ using FingerprintedBF16 = Floating<unsigned short, 0x7f80, 0x7fc0>;
 // Bits that are no numbers: the lower halves of split parameters.
 struct FingerprintedBits {
   using Element = unsigned short;
+#ifdef __CUDACC__
+  static HD Element canonical(Element x) { return x; }
+#else
   typedef unsigned short Vector __attribute__((vector_size(kVectorBytes)));
   static Vector canonical(Vector x) { return x; }
+#endif
 };
+
+#ifndef __CUDACC__  // a GPU's loops are in gpu/fingerprint.cuh
 
 // h of a whole block.
 template <class Kind>

@@ -5,6 +5,7 @@
 // Every kernel takes one struct, XArguments, by value. kernels.py lays it out again, field by field, and
 // tests/backends/gpu/test_gpu_arguments.py compares the two.
 #include "gpu/batchnorm.cuh"
+#include "gpu/fingerprint.cuh"
 #include "gpu/functions.cuh"
 #include "gpu/mse.cuh"
 #include "gpu/product.cuh"
@@ -49,6 +50,14 @@ FOR_EACH_RULE(RULE)
   SUM_KERNELS_OF(float, float32)  \
   SUM_KERNELS_OF(double, float64) \
   KERNEL(pair_rows, PairArguments, pair_runs)
+
+#define FINGERPRINT_KERNELS_OF(type, ...) KERNEL(fingerprint_##type, FingerprintArguments, hash_array<__VA_ARGS__>)
+#define FINGERPRINT_KERNELS()                                         \
+  FINGERPRINT_KERNELS_OF(float32, Fingerprinted32, float)             \
+  FINGERPRINT_KERNELS_OF(float64, Fingerprinted64, double)            \
+  FINGERPRINT_KERNELS_OF(bfloat16, FingerprintedBF16, unsigned short) \
+  FINGERPRINT_KERNELS_OF(float16, FingerprintedF16, unsigned short)   \
+  FINGERPRINT_KERNELS_OF(uint16, FingerprintedBits, unsigned short)
 
 #define BATCHNORM_KERNELS_OF(T, type, suffix, relu)                                                  \
   KERNEL(add_blocks_forward##suffix##_##type, BatchNormArguments, add_blocks<Forward<T, relu>, T>)   \
@@ -98,6 +107,7 @@ FOR_EACH_RULE(RULE)
   FOR_EACH_RULE(OPTION_KERNELS) \
   WORD_KERNELS()                \
   SUM_KERNELS()                 \
+  FINGERPRINT_KERNELS()         \
   BATCHNORM_KERNELS()           \
   MSE_KERNELS()                 \
   PRODUCT_KERNELS()             \

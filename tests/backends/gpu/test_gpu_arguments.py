@@ -9,12 +9,14 @@ import pytest
 
 from samestep.backends.gpu import kernels
 from samestep.backends.reference import product, sums
+from samestep.backends.reference.fingerprint import BLOCK
 
 ARGUMENTS = {
     "StepArguments": kernels.STEP,
     "WordArguments": kernels.WORD,
     "BlockSumArguments": kernels.BLOCK_SUMS,
     "PairArguments": kernels.PAIRS,
+    "FingerprintArguments": kernels.FINGERPRINT,
     "BatchNormArguments": kernels.BATCHNORM,
     "RunningArguments": kernels.RUNNING,
     "MseArguments": kernels.MSE,
@@ -30,6 +32,8 @@ SIZES = {
     "kWarp": (kernels.WARP,),
     "kTile": (kernels.TILE,),
     "kPairedRows": (kernels.PAIRED_ROWS,),
+    "kHashedBlocks": (kernels.HASHED_BLOCKS,),
+    "kFingerprintBytes": (BLOCK,),
     "kSide": (kernels.PRODUCT_SIDE,),
     "kProductBlock": (product.PRODUCT_BLOCK,),
     "kWords": (kernels.WORDS,),
