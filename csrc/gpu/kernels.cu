@@ -32,13 +32,16 @@ FOR_EACH_RULE(RULE)
   extern "C" __global__ void name(const __grid_constant__ Arguments a) { __VA_ARGS__(a); }
 #endif
 
-#define STEP_KERNELS_OF(name, suffix, variant)                                                   \
-  KERNEL(step_##name##suffix##_float32, StepArguments, step<rule_##name<float>, float, variant>) \
-  KERNEL(step_##name##suffix##_float64, StepArguments, step<rule_##name<double>, double, variant>)
+#define STEP_KERNELS_OF(name, suffix, ...)                                                           \
+  KERNEL(step_##name##suffix##_float32, StepArguments, step<rule_##name<float>, float, __VA_ARGS__>) \
+  KERNEL(step_##name##suffix##_float64, StepArguments, step<rule_##name<double>, double, __VA_ARGS__>)
 #define STEP_KERNELS(name, ...) STEP_KERNELS_OF(name, , kPlain)
 #define OPTION_KERNELS(name, ...)           \
   STEP_KERNELS_OF(name, _options, kOptions) \
   STEP_KERNELS_OF(name, _decoupled, kDecoupled)
+#define FINGERPRINTED_KERNELS(name, ...)                       \
+  STEP_KERNELS_OF(name, _options_fingerprints, kOptions, true) \
+  STEP_KERNELS_OF(name, _decoupled_fingerprints, kDecoupled, true)
 
 #define WORD_KERNELS() KERNEL(write_words, WordArguments, store_words)
 
@@ -102,14 +105,15 @@ FOR_EACH_RULE(RULE)
   KERNEL(softmax_rows_float32, SoftmaxArguments, softmax_rows<float>) \
   KERNEL(softmax_rows_float64, SoftmaxArguments, softmax_rows<double>)
 
-#define ALL_KERNELS()           \
-  FOR_EACH_RULE(STEP_KERNELS)   \
-  FOR_EACH_RULE(OPTION_KERNELS) \
-  WORD_KERNELS()                \
-  SUM_KERNELS()                 \
-  FINGERPRINT_KERNELS()         \
-  BATCHNORM_KERNELS()           \
-  MSE_KERNELS()                 \
-  PRODUCT_KERNELS()             \
-  FUNCTION_KERNELS()            \
+#define ALL_KERNELS()                  \
+  FOR_EACH_RULE(STEP_KERNELS)          \
+  FOR_EACH_RULE(OPTION_KERNELS)        \
+  FOR_EACH_RULE(FINGERPRINTED_KERNELS) \
+  WORD_KERNELS()                       \
+  SUM_KERNELS()                        \
+  FINGERPRINT_KERNELS()                \
+  BATCHNORM_KERNELS()                  \
+  MSE_KERNELS()                        \
+  PRODUCT_KERNELS()                    \
+  FUNCTION_KERNELS()                   \
   SOFTMAX_KERNELS()

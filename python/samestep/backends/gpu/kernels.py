@@ -220,9 +220,9 @@ def _fields(names: str, **formats: str) -> np.dtype[Any]:
 
 
 COEFFICIENTS = len(_core.coefficients("sgd", np.dtype(np.float32), 1, [1.0]))
-# StepArguments, aligned to 16 bytes: padded at the end.
+# StepArguments.
 STEP = _fields(
-    "coefficients scale clip_value weight_decay flush rows given items launch per_item padding",
+    "coefficients scale clip_value weight_decay flush rows given items launch per_item sums",
     coefficients=f"V{COEFFICIENTS}",
     scale="<f8",
     clip_value="<f8",
