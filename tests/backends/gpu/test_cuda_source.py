@@ -127,6 +127,21 @@ def test_that_gate_fails_without_packs():
     assert len(without_packs(ptx("STEP_KERNELS(adam_outside)", replace=narrow))) == 4
 
 
+def test_fingerprints_wait_for_the_threads_that_step_and_for_their_sums():
+    """Two barriers. The host's stand-in would not miss the first: there all step before one hashes."""
+    code = ptx("STEP_KERNELS(adam_outside) FINGERPRINTED_KERNELS(adam_outside)")
+    barriers = {name: len(re.findall(r"\bbar(?:rier)?\.sync", body)) for name, body in entries(code).items()}
+    assert set(barriers) == {
+        *(f"step_adam_outside_{dtype}" for dtype in ("float32", "float64")),
+        *(
+            f"step_adam_outside_{way}_fingerprints_{dtype}"
+            for way in ("options", "decoupled")
+            for dtype in ("float32", "float64")
+        ),
+    }
+    assert {name: count for name, count in barriers.items() if count != 2 * ("fingerprints" in name)} == {}
+
+
 def test_names_are_those_that_are_launched(cuda_on_host):
     """The same list that the host's library has, whose kernels test_gpu.py launches by name."""
     names = host_cupy.HostKernels(cuda_on_host).names()

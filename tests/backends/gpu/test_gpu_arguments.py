@@ -82,3 +82,7 @@ def test_that_comparison_fails_on_swapped_fields():
 def test_sizes_are_those_of_the_kernels(name):
     (value,) = re.findall(rf"constexpr (?:Index|int) {name} = (\d+);", kernels.source())
     assert {int(value)} == set(SIZES[name])
+
+
+def test_items_of_a_step_are_whole_blocks_of_fingerprints():
+    assert kernels.ITEM * 4 % BLOCK == 0
