@@ -33,28 +33,33 @@ struct Fingerprinted<double> : Fingerprinted64 {};
 template <class Kind, class T>
 inline Word64 warp_hash(const T* x, Index n, bool aligned, Index b) {
   static constexpr Keys keys = keys_of_words();
-  constexpr int kPairs = 2, kPerPair = 8 / sizeof(T), kHalf = kFingerprintBytes / 2;
+  constexpr Index kPerBlock = kFingerprintBytes / sizeof(T), kHalf = kPerBlock / 2;
+  constexpr int kPerPair = 8 / sizeof(T), kPairs = Full<T>::kSize / kPerPair;
   const int lane = threadIdx.x % kWarp;
+  const Index begin = b * kPerBlock + lane * Full<T>::kSize;
+  Full<T> packs[2];
+  if (aligned && (b + 1) * kPerBlock <= n) {
+    for (int half = 0; half < 2; ++half) packs[half] = load_pack<Full<T>>(x + begin + half * kHalf);
+  } else {  // zeros behind the last element
+    for (int half = 0; half < 2; ++half) {
+      for (int e = 0; e < Full<T>::kSize; ++e) {
+        const Index i = begin + half * kHalf + e;
+        packs[half].at[e] = i < n ? x[i] : T(0);
+      }
+    }
+  }
   Word64 h = 0;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const Index i = (2 * b + half) * (kHalf / sizeof(T)) + lane * Full<T>::kSize;
-    Full<T> pack{};  // zeros behind the last element
-    if (aligned && i + Full<T>::kSize <= n) {
-      pack = load_pack<Full<T>>(x + i);
-    } else {
-#pragma unroll
-      for (int e = 0; e < Full<T>::kSize; ++e) pack.at[e] = i + e < n ? x[i + e] : T(0);
-    }
 #pragma unroll
     for (int p = 0; p < kPairs; ++p) {
       Word64 pair = 0;
 #pragma unroll
       for (int e = 0; e < kPerPair; ++e) {
-        const Word64 bits = Kind::canonical(bits_of(pack.at[p * kPerPair + e]));
+        const Word64 bits = Kind::canonical(bits_of(packs[half].at[p * kPerPair + e]));
         pair |= bits << (8 * sizeof(T) * e);
       }
-      const Word64 key = keys.pair[half * kHalf / 8 + lane * kPairs + p];
+      const Word64 key = keys.pair[half * kFingerprintBytes / 16 + lane * kPairs + p];
       h += Word64(unsigned(pair) + unsigned(key)) * (unsigned(pair >> 32) + unsigned(key >> 32));
     }
   }
