@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +25,8 @@ class Verdict:
     Attributes:
         first, last: the steps that were recomputed.
         compared: how many of these the ledger has a line for.
-        step, tensor, kind: where the ledger differs from what was recomputed, at first; None if it is accepted.
-            The kind is "gradient" where what was given is not what was recorded.
+        step, tensor, kind: where the ledger differs at first from what was recomputed; None if nowhere. The
+            kind is "gradient" where what was given is not what was recorded.
         expected, found: the two fingerprints there, in hexadecimal digits; None where one has no gradient.
 
     Example:
@@ -161,41 +162,81 @@ def _first_difference(
     return None
 
 
-def optimizer_at(
-    ledger: Records, state: Path, params: Path, *, backend: str = "auto"
-) -> Optimizer:
-    """An optimizer as it was when it was saved, over parameters from a file.
+def optimizer_at(ledger: Records, state: Path, params: Path, *, backend: str = "auto") -> Optimizer:
+    """An optimizer as it was when it was saved, over copies of parameters from a file.
 
     Args:
         ledger: whose tensors these are.
         state: what ``optimizer.save`` wrote.
-        params: the parameters at that time, as ``read_arrays`` reads them, by the ledger's names.
-        backend: "auto", "cpu", "reference" or "cuda".
+        params: the parameters at that time: a file for ``read_arrays``.
+        backend: "auto" or "cpu", "reference", or "cuda", which copies them to the current GPU.
 
     Raises:
         OSError, TypeError, ValueError: a file cannot be read, is altered, or does not fit the ledger.
     """
-    found = named(ledger, read_arrays(params), os_path=params)
-    groups: dict[int, list[Array]] = {}
-    for (name, tensor), array in zip(ledger.header.tensors.items(), found, strict=True):
+    groups: dict[int, list[Any]] = {}
+    for (name, tensor), array in zip(ledger.header.tensors.items(), read_arrays(ledger, params), strict=True):
         if array is None:
-            raise ValueError(f"params: {params} lacks {name}, expected all tensors of the ledger")
-        like = np.empty(tensor["shape"], _dtype_of(tensor["dtype"]))
-        own = checkpoint.with_dtype(array, like)
-        assert own is not None
-        if (own.dtype, own.shape) != (like.dtype, like.shape):
-            raise ValueError(
-                f"params: {params}, {name}: got {own.dtype} of shape {own.shape}, expected {like.dtype} of "
-                f"shape {like.shape} as in the ledger"
-            )
-        groups.setdefault(tensor["group"], []).append(np.array(own, order="C"))
-    given: Any = [{"params": arrays} for _, arrays in sorted(groups.items())]
-    if len(given) == 1:
-        given = given[0]["params"]
-    kept = given if len(groups) == 1 else [g["params"] for g in given]
+            raise ValueError(f"params: {os.fspath(params)} lacks {name}, expected all tensors of the ledger")
+        groups.setdefault(tensor["group"], []).append(array.copy())
     if backend == "cuda":
         cupy = require("cupy", "backend='cuda'", "cuda")
-        given = [cupy.asarray(w) for w in kept] if len(groups) == 1 else [
-            {"params": [cupy.asarray(w) for w in arrays]} for arrays in kept
-        ]
+        groups = {i: [cupy.asarray(w) for w in arrays] for i, arrays in groups.items()}
+    given: Any = groups[0] if len(groups) == 1 else [{"params": groups[i]} for i in sorted(groups)]
     return Optimizer.load(state, given, backend=backend)
+
+
+def read_arrays(ledger: Records, path: Path) -> list[Array | None]:
+    """One array for each tensor of a ledger from a file, None for those that it lacks.
+
+    Args:
+        ledger: whose tensors these are.
+        path: ``.npz`` (``numpy.savez``) or ``.safetensors``. An array goes by the ledger's name of its tensor,
+            such as ``params['w']``, or by what tells it from the others: ``w``; of a list its number, or
+            ``arr_0`` as ``numpy.savez`` has it.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is of another kind, has an array that is no tensor's, or one of another shape or dtype.
+    """
+    where = os.fspath(path)
+    found = _file_arrays(where)
+    arrays: list[Array | None] = []
+    for i, (name, tensor) in enumerate(ledger.header.tensors.items()):
+        keys = [key for key in (name, _short_name(name), str(i), f"arr_{i}") if key in found]
+        array = found.pop(keys[0]) if keys else None
+        if array is not None:
+            like = np.empty(0, _dtype_of(tensor["dtype"]))
+            array = checkpoint.with_dtype(array.view(np.uint16) if array.dtype.kind == "V" else array, like)
+            assert array is not None
+            if (array.dtype, list(array.shape)) != (like.dtype, tensor["shape"]):
+                raise ValueError(
+                    f"{where}: got {array.dtype} of shape {array.shape} for {name}, expected {like.dtype} of "
+                    f"shape {tuple(tensor['shape'])} as in the ledger"
+                )
+        arrays.append(array)
+    if found:
+        names = ", ".join(ledger.header.tensors)
+        raise ValueError(f"{where}: got the array {next(iter(found))!r}, expected some of {names}")
+    return arrays
+
+
+def _file_arrays(path: str) -> dict[str, Array]:
+    if path.endswith(".npz"):
+        with np.load(path) as file:
+            return dict(file)
+    if path.endswith(".safetensors"):
+        safetensors = require("safetensors.numpy", "reading .safetensors")
+        return dict(safetensors.load_file(path))
+    raise ValueError(f"{path}: expected a file whose name ends in .npz or .safetensors")
+
+
+def _short_name(name: str) -> str:
+    """Of ``params['w']`` w, of ``params[3]`` 3; other names as they are."""
+    return re.sub(r"^params\[['\"]?(.*?)['\"]?\]$", r"\1", name)
+
+
+def _dtype_of(name: str) -> np.dtype[Any]:
+    if name == "bfloat16":
+        return np.dtype(require("ml_dtypes", "bfloat16", "bfloat16").bfloat16)
+    return np.dtype(name)

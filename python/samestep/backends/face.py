@@ -159,6 +159,9 @@ class Backend(Protocol):
     def global_norm(self, arrays: Sequence[Any]) -> float:
         """The root of the sum of all squares; an empty list has the norm 0."""
 
+    def fingerprint(self, x: Any) -> int:
+        """The fingerprint of x, in C order: float32, float64, 16 bits; uint16, bits that are no numbers."""
+
     # ---- batch norm ----
     #
     # x, dy and out are (N, S, C) with channels_last, else (N, C, S), in C order, where sizes = (N, C, S). All
