@@ -16,6 +16,7 @@ from ..arguments import finite_number, switch
 from ..fingerprints import fingerprint
 from .merkle import root_of
 from .records import Header, Path, digest_of, read_ledger, to_json
+from .watch import watch_of_environment
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -58,7 +59,8 @@ class Ledger:
     def __init__(
         self, path: Path, header: Header, *, sync: bool = False, merkle: bool = False, append: bool = False
     ) -> None:
-        self.path = os.fspath(path)
+        self.watch = watch_of_environment()
+        self.path = os.fspath(path) if self.watch is None else self.watch.path(os.fspath(path))
         self.header = header
         self._syncs, self._has_roots = switch("sync", sync), switch("merkle", merkle)
         self._names = list(header.tensors)

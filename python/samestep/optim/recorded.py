@@ -76,10 +76,17 @@ class RecordedPlan:
         if (self._at + 1) % self._every:
             status = self.plan.step(grads, hyper, scale)
         else:
+            watch, watched = self.ledger.watch, []
+            if watch is not None and watch.step == self._at + 1:
+                watched = [None if g is None else np.array(g) for g in grads]  # a step may set it to zero
             given = {i: fingerprint(grads[i]) for i in self._unordered if grads[i] is not None}
             status = self.plan.step(grads, hyper, scale, self._sums)
             if status == STEPPED:
                 self._write(grads, hyper, scale, given)
+            if status == STEPPED and watch is not None and watched:
+                rows = zip(watched, self._recorded, strict=True)
+                tensors = dict(zip(self.ledger.header.tensors, [(g, *a) for g, a in rows], strict=True))
+                watch.end(self.ledger.path, self.ledger.header.kinds, tensors)
         if status == STEPPED:
             self._at += 1
         return status
