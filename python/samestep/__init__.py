@@ -75,7 +75,7 @@ for _module in (optimizers, options, schedules):
 del _module
 
 if TYPE_CHECKING:
-    from . import parallel, theory
+    from . import ledger, parallel, theory
 
     __version__: str
 else:
@@ -83,14 +83,14 @@ else:
     def __getattr__(name: str) -> Any:
         if name == "__version__":
             return info()["version"]
-        if name in ("parallel", "theory"):
+        if name in ("ledger", "parallel", "theory"):
             from importlib import import_module
 
             return import_module(f"samestep.{name}")
         raise AttributeError(f"module 'samestep' has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), "parallel", "theory", "__version__"})
+        return sorted({*globals(), "ledger", "parallel", "theory", "__version__"})
 
 
 __all__ = [
@@ -115,6 +115,7 @@ __all__ = [
     "get_num_threads",
     "global_norm",
     "info",
+    "ledger",
     "linear",
     "linear_backward",
     "log",

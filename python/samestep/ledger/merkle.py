@@ -1,7 +1,9 @@
-"""Merkle trees over the tensors of a record: with the root alone, one tensor can be checked without the others.
+"""Merkle trees over the tensors of a record: by the root, one tensor can be checked without the others.
 
-A leaf is ``sha256(0x00, [name, entry] as JSON)`` and an inner node ``sha256(0x01, left, right)``; the left part of n
-leaves is the largest power of two below n. Source: Laurie, Langley & Kasper, RFC 6962 (2013), section 2.1.
+A leaf is ``sha256(0x00, [name, entry] as JSON)`` and an inner node ``sha256(0x01, left, right)``; the left
+part of n leaves is the largest power of two below n.
+
+Source: Laurie, Langley & Kasper, RFC 6962 (2013), section 2.1.
 """
 
 from __future__ import annotations
@@ -10,9 +12,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .records import to_json
+from .lines import to_json
 
-Proof = list[tuple[str, str]]  # from the leaf up: "left" or "right", where the other node lies, and its sha256
+Proof = list[
+    tuple[str, str]
+]  # from the leaf up: "left" or "right", where the other node lies, and its sha256
 
 
 def root_of(tensors: Mapping[str, Any]) -> str:

@@ -7,21 +7,22 @@ import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..arguments import finite_number, switch
 from ..fingerprints import fingerprint
+from .lines import digest_of, to_json
 from .merkle import root_of
-from .records import Header, Path, digest_of, read_ledger, to_json
+from .records import DIGITS, Header, Path, read_ledger
+from .zipped import GZIP, unzipped
 
 Fingerprints = NDArray[np.uint64]
 
-DIGITS = 16  # of a fingerprint, hexadecimal
 
-
+@final
 class Ledger:
     """The record of a run, by which two runs are compared and one is recomputed.
 
@@ -63,11 +64,13 @@ class Ledger:
         self._before = b""  # the line before, without its end
         self._last: tuple[int, dict[str, Any]] | None = None  # step and entries of the last line
         self._template: tuple[bytes, NDArray[np.intp]] | None = None
-        self._zip = zlib.compressobj(wbits=zlib.MAX_WBITS | 16) if self.path.endswith(".gz") else None
+        self._zip = _compressor() if self.path.endswith(".gz") else None
         exists = os.path.exists(self.path)
         if exists and not switch("append", append):
             raise FileExistsError(
-                errno.EEXIST, "path: there is a file already; name another one, or go on with append=True", self.path
+                errno.EEXIST,
+                "path: there is a file already; name another one, or go on with append=True",
+                self.path,
             )
         if exists:
             self._go_on()
@@ -171,9 +174,24 @@ class Ledger:
                 f"path: {self.path} records other tensors, options or kinds; name another file for this run"
             )
         self._before = found.last_line
+        if self._zip is not None:
+            self._end_streams()
         if found.records:
             last = found.records[-1]
             self._last = last.step, {name: entry and list(entry) for name, entry in last.tensors.items()}
+
+    def _end_streams(self) -> None:
+        """Writes a stopped run's gzip file anew: what follows a stream without an end cannot be read."""
+        with open(self.path, "rb") as file:
+            content, is_ended, _ = unzipped(file.read())
+        if is_ended:
+            return
+        whole = _compressor()
+        unfinished = f"{self.path}.unfinished"
+        with open(unfinished, "wb") as file:
+            file.write(whole.compress(content) + whole.flush())
+            os.fsync(file.fileno())
+        os.replace(unfinished, self.path)
 
     def _write_record(
         self, facts: Mapping[str, Any], entries: dict[str, Any] | None, fingerprints: Fingerprints
@@ -198,9 +216,12 @@ class Ledger:
 
     def _write(self, line: bytes) -> None:
         data = line + b"\n"
-        if self._zip is not None:
-            data = self._zip.compress(data) + self._zip.flush(zlib.Z_SYNC_FLUSH)
-        self._append(data)
+        if self._zip is None:
+            self._append(data)
+        else:
+            after = self._zip.copy()  # of a line that cannot be written, the stream must know nothing
+            self._append(after.compress(data) + after.flush(zlib.Z_SYNC_FLUSH))
+            self._zip = after
         self._before = line
 
     def _append(self, data: bytes) -> None:
@@ -217,11 +238,16 @@ class Ledger:
             raise
 
 
+def _compressor() -> Any:
+    """Writes gzip. Digits without a pattern are letters to it, not repetitions: that is a tenth shorter."""
+    return zlib.compressobj(wbits=GZIP, strategy=zlib.Z_FILTERED)
+
+
 def _template_of(names: Sequence[str], kinds: int) -> tuple[bytes, NDArray[np.intp]]:
     """The JSON of entries with blanks for the fingerprints, and where each of their digits goes."""
     text, places = b"{", []
     for name in names:
-        text += f'{to_json(name)}:['.encode()
+        text += f"{to_json(name)}:[".encode()
         for _ in range(kinds):
             places.append(len(text) + 1)
             text += b'"' + b" " * DIGITS + b'",'
