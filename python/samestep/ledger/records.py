@@ -118,11 +118,12 @@ class Records:
     header: Header
     records: tuple[Record, ...]
     last_line: bytes  # without its end
+    digests: tuple[str, ...]  # sha256 of each line
 
     @property
     def digest(self) -> str:
-        """sha256 of the last line, and through the chain of every line: it names the ledger."""
-        return digest_of(self.last_line)
+        """sha256 of the last line and, through the chain, of all lines: it names the ledger."""
+        return self.digests[-1]
 
     def by_step(self) -> dict[int, Record]:
         """The record of each step; of a step that was made again, the last one.
@@ -160,20 +161,20 @@ def read_ledger(path: Path) -> Records:
     number, line = next(lines)
     header = _header_of(path, _parsed(path, number, line))
     records: list[Record] = []
-    before = line
+    digests = [digest_of(line)]
     for number, line in lines:
         found = _parsed(path, number, line)
-        if found.get("previous") != digest_of(before):
+        if found.get("previous") != digests[-1]:
             raise LedgerError(
                 path,
                 number,
                 f"it does not name line {number - 1} as that one is: one of the two was altered, "
                 "or lines between them were left out or put elsewhere",
             )
-        records.append(_record_of(path, number, found, header, digest_of(line)))
+        digests.append(digest_of(line))
+        records.append(_record_of(path, number, found, header, digests[-1]))
         _check_order(path, header, records)
-        before = line
-    return Records(os.fspath(path), header, tuple(records), before)
+    return Records(os.fspath(path), header, tuple(records), line, tuple(digests))
 
 
 def _lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -233,7 +234,11 @@ def _record_of(path: Path, number: int, found: Mapping[str, Any], header: Header
     step, hyper, scale, extras, tensors, root = values
     fits = {
         "step": _is_whole(step, 0),
-        "hyper": isinstance(hyper, list) and all(isinstance(group, dict) for group in hyper),
+        "hyper": isinstance(hyper, list)
+        and all(isinstance(group, dict) for group in hyper)
+        and (
+            not hyper or len(hyper) > max((facts["group"] for facts in header.tensors.values()), default=-1)
+        ),
         "scale": isinstance(scale, (int, float)) and not isinstance(scale, bool),
         "extras": isinstance(extras, dict) and all(isinstance(value, str) for value in extras.values()),
         "tensors": isinstance(tensors, dict),
