@@ -53,12 +53,17 @@ class Difference:
     counts: Mapping[str, int]
 
     def __str__(self) -> str:
-        where = f"step {self.step}" if self._is_exact else f"between step {self.after} and {self.step}"
-        return f"{where}: {self._told} differs"
+        return f"{self._when}: {self._told} differs"
 
     @property
-    def _is_exact(self) -> bool:
-        return self.after in (None, self.step - 1) or self.what == "start"
+    def _when(self) -> str:
+        if self.after == self.step - 1 or (self.after is None and self.what == "start"):
+            return f"step {self.step}"
+        return (
+            f"step {self.step} or before"
+            if self.after is None
+            else f"between step {self.after} and {self.step}"
+        )
 
     @property
     def _told(self) -> str:
