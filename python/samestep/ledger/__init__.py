@@ -1,19 +1,26 @@
 """The record of a run, and the comparison of two: where they part, and what came first."""
 
 from .compare import Diff, Difference, NotComparableError, diff, first_parted_line
+from .elements import Element, first_element, most_ulps
+from .pictures import Picture, picture
 from .records import Header, LedgerError, Record, Records, read_ledger
 from .writer import Ledger
 
 __all__ = [
     "Diff",
     "Difference",
+    "Element",
     "Header",
     "Ledger",
     "LedgerError",
     "NotComparableError",
+    "Picture",
     "Record",
     "Records",
     "diff",
+    "first_element",
     "first_parted_line",
+    "most_ulps",
+    "picture",
     "read_ledger",
 ]
