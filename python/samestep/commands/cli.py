@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..backends import cpu
+from ..ledger import LedgerError, NotComparableError, diff
 from ..optional import require
 from ..proof import verify
 from .bench import cases as bench_cases
@@ -26,6 +28,7 @@ from .bench import run as bench_run
 from .bench import show as bench_show
 from .bench import turns as bench_turns
 from .demo import STAGES, run_demo
+from .diff import diff_as_dict, diff_as_text, save_diff_figure, write_page
 from .digits import DigitsResult, train_digits
 from .digits_torch import Comparison, compare
 from .render import (
@@ -42,6 +45,7 @@ from .report import STAGES as REPORT_STAGES
 from .table import Table, TableError, diabetes, read_csv
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
+_BAD_INPUT_ERRORS = (TableError, FigureError, ReportError, LedgerError, NotComparableError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
-    except (TableError, FigureError, ReportError, ImportError, OSError) as error:
+    except (*_BAD_INPUT_ERRORS, ImportError, OSError) as error:
         print(f"samestep {arguments.name}: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
@@ -129,7 +133,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_table(report)
     report.set_defaults(command=_report, parser=report)
 
-    for command in (demo, info, check, bench, report):
+    compare = commands.add_parser("diff", help="say where two recorded runs part; exit 0 equal, 1 parted")
+    compare.add_argument("a", metavar="A", help="a ledger, which optimizer.record writes")
+    compare.add_argument("b", metavar="B", help="the other one")
+    compare.add_argument("--html", metavar="FILE", help="show both side by side on an HTML page")
+    compare.add_argument("--png", metavar="FILE", help="draw their distance, to a .png, .svg or .pdf file")
+    compare.set_defaults(command=_diff, parser=compare)
+
+    for command in (demo, info, check, bench, report, compare):
         command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return parser
 
@@ -306,6 +317,24 @@ def _report(arguments: argparse.Namespace) -> int:
         verdict = tally if failed else "every item as the theory says"
         print(f"{arguments.out}: {verdict}")
     return OK if report.passed else FAILED
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    if arguments.html is not None:
+        check_out(arguments.html, "html")
+    if arguments.png is not None:
+        check_figure(arguments.png, "png")
+    found = diff(arguments.a, arguments.b)
+    if arguments.html is not None:
+        write_page(found, arguments.html)
+    if arguments.png is not None:
+        save_diff_figure(found, arguments.png)
+    if arguments.json:
+        _print_json(diff_as_dict(found))
+    else:
+        width = shutil.get_terminal_size(fallback=(100, 24)).columns
+        sys.stdout.write(diff_as_text(found, _style(sys.stdout), width))
+    return OK if found.is_equal else FAILED
 
 
 def _print_now(line: str) -> None:

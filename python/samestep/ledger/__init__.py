@@ -2,7 +2,7 @@
 
 from .compare import Diff, Difference, NotComparableError, diff, first_parted_line
 from .elements import Element, first_element, most_ulps
-from .pictures import Picture, picture
+from .pictures import Picture, Values, picture
 from .records import Header, LedgerError, Record, Records, read_ledger
 from .writer import Ledger
 
@@ -17,6 +17,7 @@ __all__ = [
     "Picture",
     "Record",
     "Records",
+    "Values",
     "diff",
     "first_element",
     "first_parted_line",

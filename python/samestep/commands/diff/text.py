@@ -1,0 +1,120 @@
+"""The comparison of two ledgers for a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from ...ledger import Diff, Difference, Picture, Records, picture
+from ..render import Style, grid
+from ..table import counted
+
+ROWS = 24  # tensors that are shown, at most
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def diff_as_text(found: Diff, style: Style, width: int) -> str:
+    """The comparison in lines of at most ``width`` characters, if names and paths leave room."""
+    parts = [
+        [style.bold("samestep · where two runs part")],
+        grid(
+            [["A", *_side(found.a)], ["B", *_side(found.b)]],
+            "<<<<",
+            style,
+        ),
+        [_verdict(found, style), *_first(found, style)],
+        _options(found, style),
+        *([] if found.is_equal else [list(_picture(found, style, width - 2))]),
+        [
+            line
+            for left_out in found.left_out
+            for line in textwrap.wrap(f"not compared: {left_out}", width - 2, subsequent_indent="  ")
+        ],
+    ]
+    lines = [line for part in parts if part for line in ("", *part)]
+    return style.letters("\n".join(f"  {line}".rstrip() for line in lines)) + "\n"
+
+
+def _side(side: Records) -> tuple[str, str, str]:
+    header = side.header
+    return (
+        side.path,
+        f"{header.rule}, {counted(len(header.tensors), 'tensor')}, {counted(len(side.records), 'record')}",
+        f"sha256 {side.digest[:16]}",
+    )
+
+
+def sentence(first: Difference) -> str:
+    """Where two runs part, with a capital."""
+    told = str(first)
+    return told[0].upper() + told[1:]
+
+
+def _verdict(found: Diff, style: Style) -> str:
+    """What came out, in one line."""
+    first = found.first
+    if first is None:
+        steps = counted(len(found.steps), "step")
+        return style.bold(
+            f"Equal in all of {steps} that both recorded, {found.steps[0]} to {found.steps[-1]}."
+        )
+    return style.bold(f"{sentence(first)}.")
+
+
+def _first(found: Diff, style: Style) -> Iterator[str]:
+    first = found.first
+    if first is None:
+        return
+    told = "No record before it is in both." if first.after is None else f"Equal up to step {first.after}."
+    yield style.dim(told)
+    yield ""
+    yield from grid(
+        [["", "A", "B"], [_name(first), *map(str, first.values)], ["line", *map(str, first.lines)]],
+        "<<<",
+        style,
+    )
+    if first.counts:
+        total = counted(len(found.shared.tensors), "tensor")
+        counts = ", ".join(f"{kind} of {n}" for kind, n in first.counts.items())
+        yield ""
+        yield f"At step {first.step} differ, of {total}: {counts}."
+
+
+def _name(first: Difference) -> str:
+    return {"stepped": "has a gradient"}.get(first.what, first.kind or first.name)
+
+
+def _options(found: Diff, style: Style) -> list[str]:
+    if not found.options:
+        return []
+    rows = [
+        [name, *("as by default" if value is None else str(value) for value in values)]
+        for name, values in found.options.items()
+    ]
+    return grid([["option", "A", "B"], *rows], "<<<", style)
+
+
+def _picture(found: Diff, style: Style, width: int) -> Iterator[str]:
+    """A line for each tensor, up to ROWS of them; where the runs part is lit."""
+    names = max(len(name) for name in found.shared.tensors)
+    mark = "  ← first"
+    equal = "·" if style.unicode else " "  # ASCII has other letters for the bars and none to spare
+    drawn = picture(found, max(8, width - names - 4 - len(mark)))
+    yield f"{'step':{names}}  {_axis(drawn)}"
+    shown = drawn.nearest_the_parting(ROWS)
+    for name in shown:
+        cells = [equal if level == 0.0 else _BARS[min(7, int(8 * level))] for level in drawn.rows[name]]
+        is_lit = drawn.lit is not None and drawn.lit[0] == name
+        if drawn.lit is not None and is_lit:
+            cells[drawn.lit[1]] = style.lit(cells[drawn.lit[1]])
+        yield f"{name:{names}}  {''.join(cells)}{mark if is_lit else ''}"
+    if len(shown) < len(drawn.rows):
+        rest = counted(len(drawn.rows) - len(shown), "more tensor")
+        yield style.dim(f"{rest}, which part{'s' if rest.startswith('1 ') else ''} later or not at all")
+    told = equal if style.unicode else "blank"
+    yield style.dim(f"{told}: equal; {_BARS[0]} to {_BARS[-1]}: the share of the kinds that differ")
+
+
+def _axis(drawn: Picture) -> str:
+    first, last = str(drawn.columns[0][0]), str(drawn.columns[-1][1])
+    return f"{first}{last:>{max(len(drawn.columns) - len(first), len(last) + 1)}}"
