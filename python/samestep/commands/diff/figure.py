@@ -26,7 +26,7 @@ def save_diff_figure(found: Diff, path: str | PathLike[str], values: Values | No
     drawn = picture(found, _COLUMNS, values)
     names = drawn.nearest_the_parting(_ROWS)
     # Not pyplot, which would look for a window system and keep a reference to the figure.
-    height = 1.6 + 0.19 * len(names)
+    height = max(3.0, 1.6 + 0.19 * len(names))
     figure = require("matplotlib.figure", "a figure").Figure(figsize=(10, height), layout="constrained")
     axes = figure.subplots()
     cells = axes.imshow(

@@ -9,15 +9,15 @@ from os import PathLike
 from pathlib import Path
 from string import Template
 
-from ...ledger import Diff, Picture, Records, Values, first_element, picture
+from ...ledger import Diff, Picture, Records, Values, picture
 from ..report import write_whole
 from ..report.page import CSS
 from ..table import counted
-from .text import sentence
+from .text import element_of, noun_of, place, sentence
 
 _HERE = Path(__file__).parent
 _COLUMNS = 240
-_CELL, _ROW, _LETTER = 4, 15, 6.4  # of the picture: units of a column, of a row, of a letter of a name
+_WIDTH, _ROW, _LETTER = 960, 15, 6.4  # of the picture: units of all columns, of a row, of a letter of a name
 
 
 def write_page(found: Diff, path: str | PathLike[str], values: Values | None = None) -> None:
@@ -57,8 +57,8 @@ def write_page(found: Diff, path: str | PathLike[str], values: Values | None = N
                 "Options that differ",
                 ("option", "A", "B"),
                 [
-                    (name, *("as by default" if value is None else str(value) for value in values))
-                    for name, values in found.options.items()
+                    (name, *("as by default" if value is None else str(value) for value in both))
+                    for name, both in found.options.items()
                 ],
             ),
             left_out=_table("Not compared", (), [(line,) for line in found.left_out]),
@@ -72,20 +72,12 @@ def _shown(found: Diff, values: Values | None) -> tuple[str, str] | None:
     if first is None:
         return None
     x, y = map(str, first.values)
-    what = first.kind or ("has a gradient" if first.what == "stepped" else first.name)
-    pair = values(first.step, first.name, first.kind) if values is not None and first.kind else None
-    element = None if pair is None else first_element(*pair)
-    lines = [f"<p>step {first.step}, line {line}: <b>{_text(what)}</b></p>" for line in first.lines]
+    element = element_of(first, values)
+    lines = [f"<p>step {first.step}, line {line}: <b>{_text(noun_of(first))}</b></p>" for line in first.lines]
     if element is None:
         told = [_lit(x, y), _lit(y, x)]
     else:
-        place = f"{_text(first.name)}[{', '.join(map(str, element.index))}]"
-        ulps = (
-            "one is no number"
-            if element.ulps is None
-            else f"{counted(element.ulps, 'unit')} of last place apart"
-        )
-        more = f"<p>{place}, the first of {counted(element.differing, 'element')} that differ: {ulps}</p>"
+        more = f"<p>{_text(place(first, element))}</p>"
         lines = [line + more for line in lines]
         bits = element.bits
         told = [
@@ -123,8 +115,11 @@ def _counts(found: Diff) -> str:
     if found.first is None:
         return ""
     rows = [(kind, str(n)) for kind, n in found.first.counts.items()]
-    total = counted(len(found.shared.tensors), "tensor")
-    return _table(f"Of {total} differ at step {found.first.step}", ("in", "tensors"), rows)
+    return _table(
+        f"Tensors that differ at step {found.first.step}, of {len(found.shared.tensors):,}",
+        ("in", "tensors"),
+        rows,
+    )
 
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -133,13 +128,14 @@ def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> s
     head = "".join(f'<th scope="col">{head}</th>' for head in heads)
     body = "\n".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     head = f"<thead><tr>{head}</tr></thead>" if heads else ""
-    return f'<h2>{_text(title)}</h2>\n<table class="checks">{head}\n<tbody>\n{body}\n</tbody></table>'
+    return f'<h2>{_text(title)}</h2>\n<table class="facts">{head}\n<tbody>\n{body}\n</tbody></table>'
 
 
 def _grid(drawn: Picture) -> str:
     """The picture: in each row one rectangle for every run of cells of one level."""
     left = int(_LETTER * max(map(len, drawn.rows))) + 12
-    width, height = left + _CELL * len(drawn.columns) + 12, _ROW * (len(drawn.rows) + 1) + 4
+    cell = min(24, _WIDTH // len(drawn.columns))
+    width, height = left + cell * len(drawn.columns) + 12, _ROW * (len(drawn.rows) + 1) + 4
     parts = [f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" ']
     parts.append(
         'aria-label="How far apart the two runs are, a row for each tensor, steps from left to right">'
@@ -155,11 +151,11 @@ def _grid(drawn: Picture) -> str:
                 if level
                 else 'fill="var(--line)"'
             )
-            x = left + _CELL * column
-            parts.append(f'<rect x="{x}" y="{y}" width="{_CELL * n}" height="{_ROW - 3}" {color}/>')
+            x = left + cell * column
+            parts.append(f'<rect x="{x}" y="{y}" width="{cell * n}" height="{_ROW - 3}" {color}/>')
             column += n
         if drawn.lit is not None and drawn.lit[0] == name:
-            x = left + _CELL * drawn.lit[1] + _CELL // 2
+            x = left + cell * drawn.lit[1] + cell // 2
             parts.append(
                 f'<circle cx="{x}" cy="{y + 6}" r="7" fill="none" stroke="var(--momentum)" stroke-width="2"/>'
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from ...ledger import Diff, Difference, Picture, Records, picture
+from ...ledger import Diff, Difference, Element, Picture, Records, Values, first_element, picture
 from ..render import Style, grid
 from ..table import counted
 
@@ -13,8 +13,15 @@ ROWS = 24  # tensors that are shown, at most
 _BARS = "▁▂▃▄▅▆▇█"
 
 
-def diff_as_text(found: Diff, style: Style, width: int) -> str:
-    """The comparison in lines of at most ``width`` characters, if names and paths leave room."""
+def diff_as_text(found: Diff, style: Style, width: int, values: Values | None = None) -> str:
+    """The comparison in lines of at most ``width`` characters, if names and paths leave room.
+
+    Args:
+        found: the comparison.
+        style: of the terminal.
+        width: of the terminal.
+        values: the arrays of both runs, where they can be had: the first element that differs is then shown.
+    """
     parts = [
         [style.bold("samestep · where two runs part")],
         grid(
@@ -22,9 +29,9 @@ def diff_as_text(found: Diff, style: Style, width: int) -> str:
             "<<<<",
             style,
         ),
-        [_verdict(found, style), *_first(found, style)],
+        [_verdict(found, style), *_first(found, style, values)],
         _options(found, style),
-        *([] if found.is_equal else [list(_picture(found, style, width - 2))]),
+        *([] if found.is_equal else [list(_picture(found, style, width - 2, values))]),
         [
             line
             for left_out in found.left_out
@@ -61,18 +68,27 @@ def _verdict(found: Diff, style: Style) -> str:
     return style.bold(f"{sentence(first)}.")
 
 
-def _first(found: Diff, style: Style) -> Iterator[str]:
+def _first(found: Diff, style: Style, values: Values | None) -> Iterator[str]:
     first = found.first
     if first is None:
         return
     told = "No record before it is in both." if first.after is None else f"Equal up to step {first.after}."
     yield style.dim(told)
     yield ""
+    element = element_of(first, values)
     yield from grid(
-        [["", "A", "B"], [_name(first), *map(str, first.values)], ["line", *map(str, first.lines)]],
+        [
+            ["", "A", "B"],
+            [noun_of(first), *map(str, first.values)],
+            *([] if element is None else [["value", *map(repr, element.values)], ["bits", *element.bits]]),
+            ["line", *map(str, first.lines)],
+        ],
         "<<<",
         style,
     )
+    if element is not None:
+        yield ""
+        yield f"{place(first, element)}."
     if first.counts:
         total = counted(len(found.shared.tensors), "tensor")
         counts = ", ".join(f"{kind} of {n}" for kind, n in first.counts.items())
@@ -80,7 +96,28 @@ def _first(found: Diff, style: Style) -> Iterator[str]:
         yield f"At step {first.step} differ, of {total}: {counts}."
 
 
-def _name(first: Difference) -> str:
+def element_of(first: Difference, values: Values | None) -> Element | None:
+    """The first element that differs, where both arrays can be had."""
+    pair = values(first.step, first.name, first.kind) if values is not None and first.kind else None
+    return None if pair is None else first_element(*pair)
+
+
+def place(first: Difference, element: Element) -> str:
+    """Which element it is and how far apart its values are."""
+    index = f"[{', '.join(map(str, element.index))}]" if element.index else ""
+    which = (
+        "the only element that differs"
+        if element.differing == 1
+        else f"the first of {element.differing:,} elements that differ"
+    )
+    far = (
+        "one is no number" if element.ulps is None else f"{counted(element.ulps, 'unit')} of last place apart"
+    )
+    return f"{first.name}{index}, {which}: {far}"
+
+
+def noun_of(first: Difference) -> str:
+    """What two values are of."""
     return {"stepped": "has a gradient"}.get(first.what, first.kind or first.name)
 
 
@@ -94,12 +131,12 @@ def _options(found: Diff, style: Style) -> list[str]:
     return grid([["option", "A", "B"], *rows], "<<<", style)
 
 
-def _picture(found: Diff, style: Style, width: int) -> Iterator[str]:
+def _picture(found: Diff, style: Style, width: int, values: Values | None) -> Iterator[str]:
     """A line for each tensor, up to ROWS of them; where the runs part is lit."""
     names = max(len(name) for name in found.shared.tensors)
     mark = "  ← first"
     equal = "·" if style.unicode else " "  # ASCII has other letters for the bars and none to spare
-    drawn = picture(found, max(8, width - names - 4 - len(mark)))
+    drawn = picture(found, max(8, width - names - 4 - len(mark)), values)
     yield f"{'step':{names}}  {_axis(drawn)}"
     shown = drawn.nearest_the_parting(ROWS)
     for name in shown:
@@ -112,7 +149,10 @@ def _picture(found: Diff, style: Style, width: int) -> Iterator[str]:
         rest = counted(len(drawn.rows) - len(shown), "more tensor")
         yield style.dim(f"{rest}, which part{'s' if rest.startswith('1 ') else ''} later or not at all")
     told = equal if style.unicode else "blank"
-    yield style.dim(f"{told}: equal; {_BARS[0]} to {_BARS[-1]}: the share of the kinds that differ")
+    meaning = (
+        "1 to 2^32 units of last place apart" if drawn.is_in_ulps else "the share of the kinds that differ"
+    )
+    yield style.dim(f"{told}: equal; {_BARS[0]} to {_BARS[-1]}: {meaning}")
 
 
 def _axis(drawn: Picture) -> str:
