@@ -1,5 +1,6 @@
 """The record of a run, and the comparison of two: where they part, and what came first."""
 
+from . import megatron, merkle
 from .compare import Diff, Difference, NotComparableError, diff, first_parted_line
 from .elements import Element, first_element, most_ulps
 from .pictures import Picture, Values, picture
@@ -21,6 +22,8 @@ __all__ = [
     "diff",
     "first_element",
     "first_parted_line",
+    "megatron",
+    "merkle",
     "most_ulps",
     "picture",
     "read_ledger",

@@ -1,9 +1,10 @@
-"""The comparison of two ledgers for a terminal."""
+"""The comparison of two ledgers for a terminal, and as plain values."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ...ledger import Diff, Difference, Element, Picture, Records, Values, first_element, picture
 from ..render import Style, grid
@@ -25,7 +26,7 @@ def diff_as_text(found: Diff, style: Style, width: int, values: Values | None = 
     parts = [
         [style.bold("samestep · where two runs part")],
         grid(
-            [["A", *_side(found.a)], ["B", *_side(found.b)]],
+            [["A", *_row(found.a)], ["B", *_row(found.b)]],
             "<<<<",
             style,
         ),
@@ -42,7 +43,7 @@ def diff_as_text(found: Diff, style: Style, width: int, values: Values | None = 
     return style.letters("\n".join(f"  {line}".rstrip() for line in lines)) + "\n"
 
 
-def _side(side: Records) -> tuple[str, str, str]:
+def _row(side: Records) -> tuple[str, str, str]:
     header = side.header
     return (
         side.path,
@@ -158,3 +159,34 @@ def _picture(found: Diff, style: Style, width: int, values: Values | None) -> It
 def _axis(drawn: Picture) -> str:
     first, last = str(drawn.columns[0][0]), str(drawn.columns[-1][1])
     return f"{first}{last:>{max(len(drawn.columns) - len(first), len(last) + 1)}}"
+
+
+def diff_as_dict(found: Diff) -> dict[str, Any]:
+    """The comparison as plain numbers, strings, lists and dicts."""
+    first = found.first
+    return {
+        "equal": found.is_equal,
+        "a": _side(found.a),
+        "b": _side(found.b),
+        "steps": {"compared": len(found.steps), "first": found.steps[0], "last": found.steps[-1]},
+        "options": {name: list(values) for name, values in found.options.items()},
+        "left_out": list(found.left_out),
+        "first": None
+        if first is None
+        else {
+            "told": str(first),
+            "step": first.step,
+            "after": first.after,
+            "what": first.what,
+            "name": first.name,
+            "kind": first.kind,
+            "group": first.group,
+            "values": list(first.values),
+            "lines": list(first.lines),
+            "counts": dict(first.counts),
+        },
+    }
+
+
+def _side(side: Records) -> Mapping[str, Any]:
+    return {"path": side.path, "digest": side.digest, "lines": len(side.digests)}
