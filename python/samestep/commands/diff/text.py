@@ -134,7 +134,7 @@ def _options(found: Diff, style: Style) -> list[str]:
 
 def _picture(found: Diff, style: Style, width: int, values: Values | None) -> Iterator[str]:
     """A line for each tensor, up to ROWS of them; where the runs part is lit."""
-    names = max(len(name) for name in found.shared.tensors)
+    names = max(map(len, ("step", *found.shared.tensors)))
     mark = "  ← first"
     equal = "·" if style.unicode else " "  # ASCII has other letters for the bars and none to spare
     drawn = picture(found, max(8, width - names - 4 - len(mark)), values)
