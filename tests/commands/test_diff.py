@@ -116,6 +116,18 @@ def test_letters_and_colours(parted):
     assert "\033[1;7;31m█\033[0m" in diff_as_text(found, Style(color=True), 100)
 
 
+@pytest.mark.parametrize("color", [False, True])
+def test_names_do_not_steer_the_terminal(tmp_path, color):
+    names = ["a\033[2J", "b\r\x9b5A", "c"]
+    header = {"tensors": {name: {"dtype": "float32", "shape": [1], "group": 0} for name in names}}
+    a = write_run(tmp_path / "a.jsonl", header=header)
+    b = write_run(tmp_path / "b.jsonl", header=header, before=at(2, lambda run: flip(run.grads["wte"], 20)))
+    text = diff_as_text(diff(a, b), Style(color=color), 100)
+    assert "the gradient of a?[2J differs" in text
+    assert set(re.findall(r"[\x00-\x1f\x7f-\x9f]", text)) == ({"\n", "\033"} if color else {"\n"})
+    assert len(re.findall("\033", text)) == len(re.findall(r"\033\[[\d;]*m", text))
+
+
 def test_values_are_shown_where_they_are_known(parted):
     lines = [line.strip() for line in diff_as_text(diff(*parted), Style(), 120, values).splitlines()]
     bits = "00111101110011001100110011001101"

@@ -309,9 +309,13 @@ class TestBisection:
     @pytest.mark.parametrize("lines", range(1, 40))
     def test_every_place(self, lines):
         for parted in range(1, lines + 1):
-            found = first_parted_line(lambda k: 0, lambda k, at=parted: int(k >= at), lines)
+            found = first_parted_line(lambda k: "0", lambda k, at=parted: str(int(k >= at)), lines)
             assert found == parted
-        assert first_parted_line(lambda k: 0, lambda k: 0, lines) is None
+        assert first_parted_line(lambda k: "", lambda k: "", lines) is None
+
+    def test_no_line(self):
+        with pytest.raises(ValueError, match="lines: got 0, expected 1 or more"):
+            first_parted_line("a".__getitem__, "b".__getitem__, 0)
 
 
 def test_seeded_faults_are_all_located(tmp_path):

@@ -153,6 +153,8 @@ RECORD_FORGERIES = {
     "hyper of no groups": lambda facts: facts.update(hyper=[1, 2]),
     "too few groups": lambda facts: facts["hyper"].pop(),
     "a scale that is text": lambda facts: facts.update(scale="2"),
+    "a scale beyond float64": lambda facts: facts.update(scale=10**400),
+    "no tensors under a root": lambda facts: facts.update(tensors={}),
     "extras that are numbers": lambda facts: facts.update(extras={"loss": 1.0}),
     "tensors that are a list": lambda facts: facts.update(tensors=[], root=None),
     "a root that is none": lambda facts: facts.update(root="0" * 64),
@@ -232,8 +234,9 @@ def test_a_file_that_is_no_ledger(tmp_path, text):
 
 
 def test_infinity_is_no_number_of_a_ledger(tmp_path, lines):
-    changed = [*lines[:-1], lines[-1].replace(b'"lr":0.01', b'"lr":Infinity')]
-    assert line_of_error(tmp_path, changed) == LINES
+    for number in (b"Infinity", b"NaN", b"1e999"):
+        changed = [*lines[:-1], lines[-1].replace(b'"lr":0.01', b'"lr":' + number)]
+        assert line_of_error(tmp_path, changed) == LINES
 
 
 class TestCompressed:

@@ -147,3 +147,9 @@ def test_after_the_end_nothing_is_recorded(path):
     ledger.close()
     assert ledger.is_closed
     assert content(path) == f"{HEADER.line()}\n".encode()
+
+
+def test_a_header_without_tensors(path):
+    with pytest.raises(ValueError, match="header: got no tensors"):
+        Ledger(path, Header(2, "sgd", {}, 1, ("gradient", "parameter"), {}))
+    assert not path.exists()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ..arguments import whole_number
 from .records import GRADIENT, PARAMETER, Path, Record, Records, read_ledger
 
 STEPPED = "stepped"  # the kind of a tensor that one run stepped and the other did not, for want of a gradient
@@ -139,7 +140,7 @@ class Diff:
     steps: tuple[int, ...]
     options: Mapping[str, tuple[Any, Any]]
     left_out: tuple[str, ...]
-    first: Difference | None = field(default=None)
+    first: Difference | None
 
     @property
     def is_equal(self) -> bool:
@@ -206,8 +207,8 @@ def diff(a: Records | Path, b: Records | Path) -> Diff:
         for name in {**a.header.options, **b.header.options}
         if a.header.options.get(name) != b.header.options.get(name)
     }
-    found = Diff(a, b, shared, steps, options, tuple(left_out))
-    return Diff(a, b, shared, steps, options, tuple(left_out), _first(found))
+    first = _first(shared, ((of_a[step], of_b[step]) for step in steps))
+    return Diff(a, b, shared, steps, options, tuple(left_out), first)
 
 
 def first_parted_line(a: Callable[[int], str], b: Callable[[int], str], lines: int) -> int | None:
@@ -222,14 +223,18 @@ def first_parted_line(a: Callable[[int], str], b: Callable[[int], str], lines: i
         lines: how many both have.
 
     Returns:
-        The number of the line; None: they are equal. Who gives false answers can lead to a wrong line, but
-        not to one that shows a difference where there is none: ask both for the line and hash it.
+        The number of the line; None: they are equal. Who answers falsely can only lead to a line that does
+        not have the sha256 that was claimed for it: ask both for the line found and for the one before it.
+
+    Raises:
+        ValueError: there is no line.
 
     Example:
         >>> from samestep.ledger import first_parted_line
         >>> first_parted_line("abcdefgh".__getitem__, "abcdeXYZ".__getitem__, 7)
         5
     """
+    whole_number("lines", lines, at_least=1)
     if a(lines) == b(lines):
         return None
     low, high = 1, lines  # equal before low, not at high
@@ -282,11 +287,11 @@ def _names_in_one(a: Records, b: Records) -> Iterator[str]:
             yield from (f"{name}, only in {side_name}" for name in own if name not in other)
 
 
-def _first(found: Diff) -> Difference | None:
+def _first(shared: Shared, pairs: Iterable[tuple[Record, Record]]) -> Difference | None:
     after = None
-    for a, b in found.pairs():
-        parted = found.shared.parted(a, b)
-        if first := _first_in(found.shared, a, b, parted):
+    for a, b in pairs:
+        parted = shared.parted(a, b)
+        if first := _first_in(shared, a, b, parted):
             counts = Counter(kind for kinds in parted.values() for kind in kinds)
             return Difference(a.step, after, *first, (a.line, b.line), counts)
         after = a.step

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, NoReturn
+import math
+from typing import Any
 
 
 def to_json(value: Any) -> str:
@@ -16,12 +17,15 @@ def from_json(text: bytes) -> Any:
     """The value of a line.
 
     Raises:
-        ValueError: it is no JSON; NaN and the infinities are none.
+        ValueError: it is no JSON, of which NaN, the infinities and halves of letters are no part.
     """
     try:
-        return _DECODER.decode(text.decode())
+        value = _DECODER.decode(text.decode())
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    if b"\\u" in text:
+        to_json(value).encode()  # UnicodeEncodeError, a ValueError: a half of a letter
+    return value
 
 
 def digest_of(line: bytes) -> str:
@@ -29,8 +33,16 @@ def digest_of(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()
 
 
-def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+def finite(text: str) -> float:
+    """A number as JSON has it.
+
+    Raises:
+        ValueError: it is NaN or infinite.
+    """
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse)
+_DECODER = json.JSONDecoder(parse_constant=finite, parse_float=finite)

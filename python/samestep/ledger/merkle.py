@@ -66,8 +66,8 @@ def is_proved(root: str, name: str, entry: Any, proof: Proof) -> bool:
 
 
 def _root(leaves: Sequence[bytes]) -> bytes:
-    if len(leaves) == 1:
-        return leaves[0]
+    if len(leaves) <= 1:
+        return leaves[0] if leaves else hashlib.sha256().digest()
     half = _left_part(len(leaves))
     return _node(_root(leaves[:half]), _root(leaves[half:]))
 

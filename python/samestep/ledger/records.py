@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -239,7 +240,9 @@ def _record_of(path: Path, number: int, found: Mapping[str, Any], header: Header
         and (
             not hyper or len(hyper) > max((facts["group"] for facts in header.tensors.values()), default=-1)
         ),
-        "scale": isinstance(scale, (int, float)) and not isinstance(scale, bool),
+        "scale": isinstance(scale, (int, float))
+        and not isinstance(scale, bool)
+        and abs(scale) <= sys.float_info.max,
         "extras": isinstance(extras, dict) and all(isinstance(value, str) for value in extras.values()),
         "tensors": isinstance(tensors, dict),
         "root": root is None or isinstance(root, str),

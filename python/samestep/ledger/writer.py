@@ -38,7 +38,8 @@ class Ledger:
 
     Raises:
         FileExistsError: the file is there, and ``append`` is not asked for.
-        LedgerError: the file to go on with is not whole, or records something else.
+        LedgerError: the file to go on with is not whole.
+        ValueError: it records something else, or the header has no tensors.
 
     Example:
         >>> import numpy as np, samestep as ss, tempfile, os
@@ -56,6 +57,8 @@ class Ledger:
     def __init__(
         self, path: Path, header: Header, *, sync: bool = False, merkle: bool = False, append: bool = False
     ) -> None:
+        if not header.tensors:
+            raise ValueError("header: got no tensors, expected at least one to record")
         self.path = os.fspath(path)
         self.header = header
         self._syncs, self._has_roots = switch("sync", sync), switch("merkle", merkle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -40,7 +41,10 @@ def diff_as_text(found: Diff, style: Style, width: int, values: Values | None = 
         ],
     ]
     lines = [line for part in parts if part for line in ("", *part)]
-    return style.letters("\n".join(f"  {line}".rstrip() for line in lines)) + "\n"
+    text = style.letters("\n".join(f"  {line}".rstrip() for line in lines)) + "\n"
+    # Names come from a file of somebody else's: of what steers a terminal, the style's own colours remain.
+    steering = r"\033(?!\[[\d;]*m)" if style.color else r"\033"
+    return re.sub(rf"{steering}|[\x00-\x09\x0b-\x1a\x1c-\x1f\x7f-\x9f]", "?", text)
 
 
 def _row(side: Records) -> tuple[str, str, str]:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...arguments import check_choice
+from ..lines import finite
 
 SCHEMA_VERSION = 1
 MODES = ("metadata", "summary", "sampled", "full")  # from the shape alone to all values
@@ -108,14 +109,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is no finite number")
-    return value
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_finite, parse_float=_finite)
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=finite, parse_float=finite)
 
 
 def check_record(record: Any, rank: int) -> None:
