@@ -109,11 +109,11 @@ def replay(
         if step not in by_step:
             continue
         compared += 1
-        entries = {
-            name: None if g is None else (g, *entry[1:])
-            for (name, entry), g in zip(_left_by(optimizer, ledger).items(), given, strict=True)
+        stepped: dict[str, Entry | None] = {
+            name: None if g is None else (g, *left[1:])
+            for (name, left), g in zip(_left_by(optimizer, ledger).items(), given, strict=True)
         }
-        parted = _first_difference(ledger, record.tensors, entries, only)
+        parted = _first_difference(ledger, record.tensors, stepped, only)
         if parted is not None:
             return Verdict(first, step, compared, step, *parted)
     return Verdict(first, optimizer.t, compared)
@@ -175,7 +175,8 @@ def optimizer_at(ledger: Records, state: Path, params: Path, *, backend: str = "
         OSError, TypeError, ValueError: a file cannot be read, is altered, or does not fit the ledger.
     """
     groups: dict[int, list[Any]] = {}
-    for (name, tensor), array in zip(ledger.header.tensors.items(), read_arrays(ledger, params), strict=True):
+    found = read_arrays(ledger, params)
+    for (name, tensor), array in zip(ledger.header.tensors.items(), found, strict=True):
         if array is None:
             raise ValueError(f"params: {os.fspath(params)} lacks {name}, expected all tensors of the ledger")
         groups.setdefault(tensor["group"], []).append(array.copy())
@@ -238,5 +239,6 @@ def _short_name(name: str) -> str:
 
 def _dtype_of(name: str) -> np.dtype[Any]:
     if name == "bfloat16":
-        return np.dtype(require("ml_dtypes", "bfloat16", "bfloat16").bfloat16)
-    return np.dtype(name)
+        name = require("ml_dtypes", "bfloat16", "bfloat16").bfloat16
+    dtype: np.dtype[Any] = np.dtype(name)
+    return dtype

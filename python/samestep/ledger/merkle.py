@@ -1,7 +1,9 @@
-"""Merkle trees over the tensors of a record: with the root, one tensor can be checked without the others.
+"""Merkle trees over the tensors of a record: by the root, one tensor can be checked without the others.
 
-A leaf is ``sha256(0x00, [name, entry] as JSON)``, an inner node ``sha256(0x01, left, right)``. The left part
-of n leaves is the largest power of two below n. Source: Laurie, Langley & Kasper, RFC 6962 (2013), 2.1.
+A leaf is ``sha256(0x00, [name, entry] as JSON)`` and an inner node ``sha256(0x01, left, right)``; the left
+part of n leaves is the largest power of two below n.
+
+Source: Laurie, Langley & Kasper, RFC 6962 (2013), section 2.1.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .records import to_json
+from .lines import to_json
 
 Proof = list[
     tuple[str, str]
@@ -64,8 +66,8 @@ def is_proved(root: str, name: str, entry: Any, proof: Proof) -> bool:
 
 
 def _root(leaves: Sequence[bytes]) -> bytes:
-    if len(leaves) == 1:
-        return leaves[0]
+    if len(leaves) <= 1:
+        return leaves[0] if leaves else hashlib.sha256().digest()
     half = _left_part(len(leaves))
     return _node(_root(leaves[:half]), _root(leaves[half:]))
 

@@ -1,4 +1,4 @@
-"""A script that is run again to look at one of its steps: its ledgers go elsewhere, and it ends after that step."""
+"""A script that is run again up to one of its steps, to look at its arrays there."""
 
 from __future__ import annotations
 

@@ -7,25 +7,26 @@ import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..arguments import finite_number, switch
 from ..fingerprints import fingerprint
+from .lines import digest_of, to_json
 from .merkle import root_of
-from .records import Header, Path, digest_of, read_ledger, to_json
+from .records import DIGITS, Header, Path, read_ledger
 from .watch import watch_of_environment
+from .zipped import GZIP, unzipped
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 Fingerprints = NDArray[np.uint64]
 
-DIGITS = 16  # of a fingerprint, hexadecimal
 
-
+@final
 class Ledger:
     """The record of a run, by which two runs are compared and one is recomputed.
 
@@ -41,7 +42,8 @@ class Ledger:
 
     Raises:
         FileExistsError: the file is there, and ``append`` is not asked for.
-        LedgerError: the file to go on with is not whole, or records something else.
+        LedgerError: the file to go on with is not whole.
+        ValueError: it records something else, or the header has no tensors.
 
     Example:
         >>> import numpy as np, samestep as ss, tempfile, os
@@ -59,6 +61,8 @@ class Ledger:
     def __init__(
         self, path: Path, header: Header, *, sync: bool = False, merkle: bool = False, append: bool = False
     ) -> None:
+        if not header.tensors:
+            raise ValueError("header: got no tensors, expected at least one to record")
         self.watch = watch_of_environment()
         self.path = os.fspath(path) if self.watch is None else self.watch.path(os.fspath(path))
         self.header = header
@@ -70,7 +74,7 @@ class Ledger:
         self._step: int | None = None
         self._left = np.zeros((len(self._names), len(header.kinds)), np.uint64)
         self._template: tuple[bytes, NDArray[np.intp]] | None = None
-        self._zip = zlib.compressobj(wbits=zlib.MAX_WBITS | 16) if self.path.endswith(".gz") else None
+        self._zip = _compressor() if self.path.endswith(".gz") else None
         exists = os.path.exists(self.path)
         if exists and not switch("append", append):
             raise FileExistsError(
@@ -180,11 +184,26 @@ class Ledger:
                 f"path: {self.path} records other tensors, options or kinds; name another file for this run"
             )
         self._before = found.last_line
+        if self._zip is not None:
+            self._end_streams()
         for record in found.records:
             self._step = record.step
             for left, entry in zip(self._left, record.tensors.values(), strict=True):
                 if entry is not None:
                     left[...] = [int(value or "0", 16) for value in entry]
+
+    def _end_streams(self) -> None:
+        """Writes a stopped run's gzip file anew: what follows a stream without an end cannot be read."""
+        with open(self.path, "rb") as file:
+            content, is_ended, _ = unzipped(file.read())
+        if is_ended:
+            return
+        whole = _compressor()
+        unfinished = f"{self.path}.unfinished"
+        with open(unfinished, "wb") as file:
+            file.write(whole.compress(content) + whole.flush())
+            os.fsync(file.fileno())
+        os.replace(unfinished, self.path)
 
     def _write_record(
         self, facts: Mapping[str, Any], entries: dict[str, Any] | None, fingerprints: Fingerprints
@@ -211,24 +230,33 @@ class Ledger:
         return line.tobytes()
 
     def _write(self, line: bytes) -> None:
-        data = line + b"\n"
-        if self._zip is not None:
-            data = self._zip.compress(data) + self._zip.flush(zlib.Z_SYNC_FLUSH)
-        self._append(data)
-        self._before = line
-
-    def _append(self, data: bytes) -> None:
-        """Writes all of it, or raises and leaves the file as it was."""
+        """Adds a line, or, on an error or an interrupt, leaves file and chain as they were."""
+        data, before, stream = line + b"\n", self._before, self._zip
+        if stream is not None:
+            after = stream.copy()
+            data = after.compress(data) + after.flush(zlib.Z_SYNC_FLUSH)
         size = os.fstat(self._file).st_size
         try:
-            left = memoryview(data)
-            while left:
-                left = left[os.write(self._file, left) :]
-            if self._syncs:
-                os.fsync(self._file)
-        except OSError:
+            self._append(data)
+            self._before = line
+            if stream is not None:
+                self._zip = after
+        except BaseException:
             os.ftruncate(self._file, size)
+            self._before, self._zip = before, stream
             raise
+
+    def _append(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(self._file, left) :]
+        if self._syncs:
+            os.fsync(self._file)
+
+
+def _compressor() -> Any:
+    """Writes gzip. Digits without a pattern are letters to it, not repetitions: that is a tenth shorter."""
+    return zlib.compressobj(wbits=GZIP, strategy=zlib.Z_FILTERED)
 
 
 def _template_of(names: Sequence[str], kinds: int) -> tuple[bytes, NDArray[np.intp]]:
