@@ -32,7 +32,7 @@ struct Arrays {
 void step(const Rule& rule, const Coefficients& c, Arrays& a) {
   void* states[kMaxStates];
   for (size_t s = 0; s < a.states.size(); ++s) states[s] = a.states[s].data();
-  rule.update[float32].apply.plain(c, a.w.data(), a.g.data(), states, 0, a.n);
+  rule.update[float32].apply.plain(c, a.w.data(), a.g.data(), states, 0, a.n, nullptr);
 }
 
 }  // namespace

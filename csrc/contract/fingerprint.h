@@ -40,18 +40,34 @@ constexpr Keys keys_of_words() {
   return keys;
 }
 
-#ifndef __CUDACC__  // a GPU's loops are in gpu/fingerprint.cuh
+// from[i]: what zeros from pair i of a block to its end add to its hash.
+struct ZeroHashes {
+  Word64 from[kFingerprintBytes / 8 + 1];
+};
 
-// Numbers as their bits, a vector of them at a time. infinity: the largest magnitude that is no NaN; quiet: the one
-// NaN.
+constexpr ZeroHashes hashes_of_zeros() {
+  const Keys keys = keys_of_words();
+  ZeroHashes zeros{};
+  for (int i = kFingerprintBytes / 8 - 1; i >= 0; --i) {
+    zeros.from[i] = zeros.from[i + 1] + (keys.pair[i] & 0xffffffff) * (keys.pair[i] >> 32);
+  }
+  return zeros;
+}
+
+// Numbers as their bits, a vector of them at a time, on a GPU one. infinity: the largest magnitude that is no NaN;
+// quiet: the one NaN.
 template <class Bits, Bits infinity, Bits quiet>
 struct Floating {
   using Element = Bits;
+#ifdef __CUDACC__
+  static HD Bits canonical(Bits x) { return (x & Bits(Bits(~Bits(0)) >> 1)) > infinity ? quiet : x; }
+#else
   typedef Bits Vector __attribute__((vector_size(kVectorBytes)));
   static Vector canonical(Vector x) {
     const Vector is_nan = (Vector)((x & Bits(Bits(~Bits(0)) >> 1)) > infinity);
     return (x & ~is_nan) | (quiet & is_nan);
   }
+#endif
 };
 using Fingerprinted32 = Floating<unsigned, 0x7f800000u, 0x7fc00000u>;
 using Fingerprinted64 = Floating<Word64, 0x7ff0000000000000, 0x7ff8000000000000>;
@@ -60,39 +76,68 @@ using FingerprintedBF16 = Floating<unsigned short, 0x7f80, 0x7fc0>;
 // Bits that are no numbers: the lower halves of split parameters.
 struct FingerprintedBits {
   using Element = unsigned short;
+#ifdef __CUDACC__
+  static HD Element canonical(Element x) { return x; }
+#else
   typedef unsigned short Vector __attribute__((vector_size(kVectorBytes)));
   static Vector canonical(Vector x) { return x; }
+#endif
 };
 
-// h of a whole block.
-template <class Kind>
-inline Word64 hash_block(const char* x) {
+#ifndef __CUDACC__  // a GPU's loops are in gpu/fingerprint.cuh
+
+typedef unsigned Words __attribute__((vector_size(kVectorBytes)));
+
+// The keys of a vector of words that begins at byte i of its block.
+inline Words keys_of(Index i) {
   static constexpr Keys keys = keys_of_words();
-  typedef unsigned Words __attribute__((vector_size(kVectorBytes)));
-  Words64 h{};
-  for (Index i = 0; i < kFingerprintBytes; i += kVectorBytes) {
-    const Words words = (Words)Kind::canonical(load<typename Kind::Vector>(x + i));
-    h += product_of_halves((Words64)(words + load<Words>(keys.pair + i / 8)));
-  }
+  return load<Words>(keys.pair + i / 8);
+}
+
+// The products of a vector of words.
+template <class Kind>
+inline Words64 hash_vector(const char* x, Index i) {
+  return product_of_halves((Words64)((Words)Kind::canonical(load<typename Kind::Vector>(x)) + keys_of(i)));
+}
+
+// What zeros add to a block's hash after the vector that ends at this byte or holds it.
+inline Word64 hash_of_zeros(Index byte) {
+  static constexpr ZeroHashes zeros = hashes_of_zeros();
+  return zeros.from[(byte + kVectorBytes - 1) / kVectorBytes * kVectorBytes / 8];
+}
+
+inline Word64 sum_of_lanes(Words64 h) {
   Word64 sum = 0;
   for (int lane = 0; lane < kVectorBytes / 8; ++lane) sum += h[lane];
   return sum;
 }
 
-// The sum over blocks first..last-1 of mix(h_b ^ mix(b)); x (n elements) begins with block 0.
+// h of a whole block.
 template <class Kind>
-Word64 fingerprint_blocks(const void* x, Index n, Index first, Index last) {
+inline Word64 hash_block(const char* x) {
+  Words64 h{};
+  for (Index i = 0; i < kFingerprintBytes; i += kVectorBytes) h += hash_vector<Kind>(x + i, i);
+  return sum_of_lanes(h);
+}
+
+// The sum over blocks first..last-1 of x (n elements) of mix(h_b ^ mix(b)), where x begins with block `begin` of the
+// array that it is a part of.
+template <class Kind>
+Word64 fingerprint_blocks(const void* x, Index n, Index first, Index last, Index begin) {
   constexpr Index kCount = kFingerprintBytes / sizeof(typename Kind::Element);
   const char* bytes = static_cast<const char*>(x);
   Word64 sum = 0;
   for (Index b = first; b < last; ++b) {
     const char* block = bytes + b * kFingerprintBytes;
-    char padded[kFingerprintBytes] = {};
-    if ((b + 1) * kCount > n) {
+    Word64 h;
+    if ((b + 1) * kCount <= n) {
+      h = hash_block<Kind>(block);
+    } else {
+      char padded[kFingerprintBytes] = {};
       __builtin_memcpy(padded, block, (n - b * kCount) * sizeof(typename Kind::Element));
-      block = padded;
+      h = hash_block<Kind>(padded);
     }
-    sum += mix(hash_block<Kind>(block) ^ mix(b));
+    sum += mix(h ^ mix(begin + b));
   }
   return sum;
 }

@@ -132,6 +132,40 @@ inline Words64 product_of_halves(Words64 x) {
 #endif
 }
 
+// Where a or b is NaN, which one comparison tells; of several | makes one.
+#if defined(__AVX512F__)
+typedef unsigned Unordered;
+inline Unordered unordered(Floats a, Floats b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_UNORD_Q); }
+inline Unordered unordered(Doubles a, Doubles b) { return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_UNORD_Q); }
+inline bool any(Unordered x) { return x != 0; }
+#else
+typedef Words64 Unordered;
+#if defined(__AVX2__)
+inline Unordered unordered(Floats a, Floats b) { return (Words64)_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_UNORD_Q); }
+inline Unordered unordered(Doubles a, Doubles b) {
+  return (Words64)_mm256_cmp_pd((__m256d)a, (__m256d)b, _CMP_UNORD_Q);
+}
+inline bool any(Unordered x) { return _mm256_testz_si256((__m256i)x, (__m256i)x) == 0; }
+#elif defined(__SSE2__)
+inline Unordered unordered(Floats a, Floats b) { return (Words64)_mm_cmpunord_ps((__m128)a, (__m128)b); }
+inline Unordered unordered(Doubles a, Doubles b) { return (Words64)_mm_cmpunord_pd((__m128d)a, (__m128d)b); }
+inline bool any(Unordered x) { return _mm_movemask_epi8((__m128i)x) != 0; }
+#else
+inline Unordered unordered(Floats a, Floats b) { return (Words64)((a != a) | (b != b)); }
+inline Unordered unordered(Doubles a, Doubles b) { return (Words64)((a != a) | (b != b)); }
+inline bool any(Unordered x) { return (x[0] | x[1]) != 0; }
+#endif
+#endif
+
+// x itself, which the compiler does not know to be in memory as well: it would read it there for each use.
+template <class V>
+inline V in_register(V x) {
+#if defined(__SSE2__)
+  __asm__("" : "+v"(x));
+#endif
+  return x;
+}
+
 // x in all lanes. Nothing is computed: x - (+0) is x, -0 included.
 template <class V, class T>
 inline V broadcast(T x) {

@@ -15,6 +15,7 @@
 #include "isa/kernels.h"
 #include "isa/product.h"
 #include "isa/roofs.h"
+#include "isa/run_hashes.h"
 #include "isa/softmax.h"
 
 namespace samestep {
@@ -105,12 +106,13 @@ inline void step_pair(const R& rule, PairInBFloat16 w, Word g, States... states)
   w.keep();
 }
 
-// Elements of the inner loop: whole vectors of any instruction set, whole cache lines of any type, and a constant, so
-// that the compiler unrolls it and prefetches stand outside.
-constexpr Index kRun = 64;
 // Elements, half to 2 KiB, from a run to the one that it prefetches. Never past the end: what lies there may be another
 // thread's to write.
 constexpr Index kPrefetchDistance = 256;
+
+// Elements from a run to the one that is hashed beside it: what has just been stored has not reached the cache yet, and
+// reading it would wait.
+constexpr Index kHashLag = kRun;
 
 // The elements of the next loop are independent: gcc, unlike clang, loses sight of __restrict in the structs above.
 #ifdef __clang__
@@ -122,8 +124,8 @@ constexpr Index kPrefetchDistance = 256;
 // w_i, states_i = rule(w_i, g_i, states_i),  i = 0..n-1; w, g and each state (n). W: how w and g are kept in memory, S:
 // how states are. The tail runs the expression of the body, so that no bit depends on where an array is cut.
 template <class W, class S, class R, class... States>
-void loop(const R rule, Index n, typename W::Kept* __restrict w, const typename W::Kept* __restrict g,
-          States* __restrict... states) {
+void loop(const R rule, Index n, RunHashes* hashes, typename W::Kept* __restrict w,
+          const typename W::Kept* __restrict g, States* __restrict... states) {
   const Index prefetches_end = n < kShortestPrefetched ? 0 : n - kPrefetchDistance - kRun;
   Index i = 0;
   // The body: kRun elements at a time. As long as there is a run kPrefetchDistance further on, it is fetched.
@@ -141,10 +143,20 @@ void loop(const R rule, Index n, typename W::Kept* __restrict w, const typename 
       INDEPENDENT
       for (Index j = i; j < i + kRun; ++j) step(rule, W(w[j]), W::read(g[j]), S(states[j])...);
     }
+    if (hashes != nullptr && i >= kHashLag)
+      hash_run<typename W::Kept, typename S::Kept, sizeof...(States) + 2>(*hashes, i - kHashLag);
   }
   // The tail.
+  const Index body = i;
   INDEPENDENT
   for (; i < n; ++i) step(rule, W(w[i]), W::read(g[i]), S(states[i])...);
+  if (hashes != nullptr) {
+    constexpr int kArrays = sizeof...(States) + 2;
+    for (Index j = body > kHashLag ? body - kHashLag : 0; j < body; j += kRun) {
+      hash_run<typename W::Kept, typename S::Kept, kArrays>(*hashes, j);
+    }
+    hash_end<typename W::Kept, typename S::Kept, kArrays>(*hashes, body, n - body);
+  }
 }
 
 // rule(Decayed{w, d}, clip(scale*g), states): decoupled weight decay, d = T(lr*weight_decay), of a gradient that is
@@ -165,29 +177,31 @@ struct DecayedRule {
 
 // loop(rule, w, g, rest[0], rest[1], ...): unpacks one state array per call, as form() unpacks hyper-parameters.
 template <int n, class W, class S, class R, class... States>
-void unpack(const R& rule, Index begin, Index end, typename W::Kept* w, const typename W::Kept* g, void* const* rest,
-            States*... head) {
+void unpack(const R& rule, Index begin, Index end, RunHashes* hashes, typename W::Kept* w, const typename W::Kept* g,
+            void* const* rest, States*... head) {
   if constexpr (sizeof...(States) == n) {
-    loop<W, S>(rule, end - begin, w + begin, g + begin, (head + begin)...);
+    if (hashes != nullptr) start_hashes(*hashes, g + begin, w + begin, (head + begin)...);
+    loop<W, S>(rule, end - begin, hashes, w + begin, g + begin, (head + begin)...);
   } else {
-    unpack<n, W, S>(rule, begin, end, w, g, rest + 1, head..., static_cast<typename S::Kept*>(*rest));
+    unpack<n, W, S>(rule, begin, end, hashes, w, g, rest + 1, head..., static_cast<typename S::Kept*>(*rest));
   }
 }
 
 // The functions of the table, for elements begin..end-1.
 template <class R, class T, class W, class S>
-void update(const Coefficients& c, void* w, const void* g, void* const* states, Index begin, Index end) {
+void update(const Coefficients& c, void* w, const void* g, void* const* states, Index begin, Index end,
+            RunHashes* hashes) {
   using Kept = typename W::Kept;
   const R& rule = *reinterpret_cast<const R*>(c.bytes);
-  unpack<n_states<R, T>, W, S>(rule, begin, end, static_cast<Kept*>(w), static_cast<const Kept*>(g), states);
+  unpack<n_states<R, T>, W, S>(rule, begin, end, hashes, static_cast<Kept*>(w), static_cast<const Kept*>(g), states);
 }
 
 template <class R, class T, class W, class S>
 void update_decayed(const Coefficients& c, const Preparation& p, void* w, const void* g, void* const* states,
-                    Index begin, Index end) {
+                    Index begin, Index end, RunHashes* hashes) {
   using Kept = typename W::Kept;
   const DecayedRule<R, T> rule{*reinterpret_cast<const R*>(c.bytes), PreparedGradient<T>(p), T(c.decay)};
-  unpack<n_states<R, T>, W, S>(rule, begin, end, static_cast<Kept*>(w), static_cast<const Kept*>(g), states);
+  unpack<n_states<R, T>, W, S>(rule, begin, end, hashes, static_cast<Kept*>(w), static_cast<const Kept*>(g), states);
 }
 
 // A rule's kernels: for each type plain and decayed, and for float32 with w and g in bfloat16, the states not or too.

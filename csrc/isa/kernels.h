@@ -6,12 +6,23 @@ namespace samestep {
 
 struct Preparation;  // options.h
 
-// Updates elements begin..end-1 of w (n) and of each state (n) from g (n).
+// What a run of elements adds to the fingerprints of g, w and each state: see run_hashes.h.
+struct RunHashes {
+  Index first;                         // of the whole array's elements, the first of the run; a multiple of kSumBlock
+  int n;                               // arrays
+  const char* arrays[kMaxStates + 2];  // from the run's first element on
+  unsigned long long sums[kMaxStates + 2];                  // over whole blocks
+  alignas(64) unsigned long long lanes[kMaxStates + 2][8];  // of the block begun: a vector of any instruction set
+};
+
+// Updates elements begin..end-1 of w (n) and of each state (n) from g (n). hashes: nullptr, or of the same elements;
+// the loop fills in what it hashes.
 struct Apply {
-  void (*plain)(const Coefficients&, void* w, const void* g, void* const* states, Index begin, Index end);
+  void (*plain)(const Coefficients&, void* w, const void* g, void* const* states, Index begin, Index end,
+                RunHashes* hashes);
   // Under decoupled weight decay; scales and clips the gradient as well.
   void (*decayed)(const Coefficients&, const Preparation&, void* w, const void* g, void* const* states, Index begin,
-                  Index end);
+                  Index end, RunHashes* hashes);
 };
 
 // One rule for one type.
@@ -67,8 +78,8 @@ struct Sum {
 
 // Fingerprints of what an array holds (fingerprint.h).
 struct FingerprintKernels {
-  // x (n elements, whose first begins block 0): the sum over blocks first..last-1.
-  unsigned long long (*blocks[kContents])(const void* x, Index n, Index first, Index last);
+  // The sum over blocks first..last-1 of x (n elements), which begins with block `begin` of the whole array.
+  unsigned long long (*blocks[kContents])(const void* x, Index n, Index first, Index last, Index begin);
   unsigned long long (*finish)(unsigned long long sum, unsigned long long bytes);
 };
 

@@ -83,25 +83,29 @@ class AddressedPlan {
   // of `then`, so that an interrupt finds all of it done or none. None: stepped. Else the numbers of a plan and of its
   // gradient that lies where a step writes, and nothing was written.
   // grads: of each plan a list of addresses or None. then: functions that run no Python, such as methods of C types.
+  // sums: of each plan an array (tensors, kinds) for the sums of fingerprints, or None.
   static py::object step_together(const Plans& plans, const std::vector<py::list>& grads,
                                   const std::vector<std::vector<double>>& hyper,
-                                  const std::vector<double>& weight_decay, const py::list& then) {
+                                  const std::vector<double>& weight_decay, const py::list& then,
+                                  const std::optional<std::vector<py::object>>& sums) {
     const size_t n = plans.size();
-    if (grads.size() != n || hyper.size() != n || weight_decay.size() != n) {
-      throw std::invalid_argument("grads, hyper, weight_decay: expected one for every plan");
+    if (grads.size() != n || hyper.size() != n || weight_decay.size() != n || (sums && sums->size() != n)) {
+      throw std::invalid_argument("grads, hyper, weight_decay, sums: expected one for every plan");
     }
+    std::vector<BlockSums> recorded(n);
     std::deque<StepGuard> alone;  // of which none is ever copied
     Index size = 0;
     for (size_t p = 0; p < n; ++p) {
       alone.emplace_back(plans[p]->stepping_);
       check_hyper(*plans[p]->plan_, hyper[p]);
       size += plans[p]->size_;
+      if (sums) recorded[p] = block_sums_of((*sums)[p], plans[p]->plan_->tensors().size());
       plans[p]->read_counts();
       const Index refused = plans[p]->accept_gradients(grads[p]);
       if (refused != kAccepted) return py::make_tuple(p, refused);
     }
     const auto step = [&] {
-      for (size_t p = 0; p < n; ++p) plans[p]->make_step(hyper[p], weight_decay[p]);
+      for (size_t p = 0; p < n; ++p) plans[p]->make_step(hyper[p], weight_decay[p], recorded[p]);
     };
     if (size < kReleaseInterpreter) {
       step();
@@ -190,10 +194,10 @@ class AddressedPlan {
   }
 
   // A step with the gradients that were accepted.
-  void make_step(const std::vector<double>& hyper, double weight_decay) {
+  void make_step(const std::vector<double>& hyper, double weight_decay, BlockSums sums) {
     plan_->options().weight_decay = {weight_decay};
     for (const Strided& parameter : strided_) copy_parameter(parameter, true);
-    plan_->step(hyper.data());
+    plan_->step(hyper.data(), 1.0, sums);
     for (const Strided& parameter : strided_) copy_parameter(parameter, false);
     write_counts();
   }
@@ -261,7 +265,7 @@ void bind_addressed_plan(py::module_& m) {
            py::arg("counts") = std::vector<AddressedPlan::Count>())
       .def_property_readonly("is_disjoint", &AddressedPlan::is_disjoint)
       .def_static("step_together", &AddressedPlan::step_together, py::arg("plans"), py::arg("grads"), py::arg("hyper"),
-                  py::arg("weight_decay"), py::arg("then"));
+                  py::arg("weight_decay"), py::arg("then"), py::arg("sums") = py::none());
 }
 
 }  // namespace samestep

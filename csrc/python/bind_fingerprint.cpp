@@ -2,9 +2,11 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
 #include <optional>
 #include <stdexcept>
 
+#include "isa/dispatch.h"
 #include "python/arrays.h"
 #include "python/bind.h"
 #include "python/step_guard.h"
@@ -31,8 +33,25 @@ unsigned long long fingerprint_of(const py::array& x) {
   return fingerprint(contents, x.data(), n);
 }
 
+// Of block sums, and the bytes of the array that each is of, the fingerprints.
+py::array_t<std::uint64_t> finish(const py::array_t<std::uint64_t, py::array::c_style>& sums,
+                                  const py::array_t<std::uint64_t, py::array::c_style>& nbytes) {
+  if (sums.ndim() != 2 || nbytes.ndim() != 2 || sums.shape(0) != nbytes.shape(0) || sums.shape(1) != nbytes.shape(1)) {
+    throw std::invalid_argument("sums, nbytes: expected uint64 arrays of one shape (tensors, kinds)");
+  }
+  py::array_t<std::uint64_t> out({sums.shape(0), sums.shape(1)});
+  const FingerprintKernels& kernels = active_isa().fingerprint;
+  for (py::ssize_t i = 0; i < sums.size(); ++i) {
+    out.mutable_data()[i] = kernels.finish(sums.data()[i], nbytes.data()[i]);
+  }
+  return out;
+}
+
 }  // namespace
 
-void bind_fingerprint(py::module_& m) { m.def("fingerprint", fingerprint_of, py::arg("x")); }
+void bind_fingerprint(py::module_& m) {
+  m.def("fingerprint", fingerprint_of, py::arg("x"));
+  m.def("finish_fingerprints", finish, py::arg("sums"), py::arg("nbytes"));
+}
 
 }  // namespace samestep

@@ -77,16 +77,17 @@ class BoundPlan {
     plan_->keep(setting);
   }
 
-  Index step(py::handle grads, const std::vector<double>& hyper, double scale) {
+  Index step(py::handle grads, const std::vector<double>& hyper, double scale, const py::object& sums) {
     StepGuard alone(stepping_);
     check_hyper(*plan_, hyper);
+    const BlockSums recorded = block_sums_of(sums, plan_->tensors().size());
     py::object held = py::reinterpret_steal<py::object>(PySequence_Tuple(grads.ptr()));
     if (!held) throw py::error_already_set();
     Index status = accept_gradients(held);
     if (status != kAccepted) return status;
-    if (size_ < kReleaseInterpreter) return plan_->step(hyper.data(), scale) ? kStepped : kNonfinite;
+    if (size_ < kReleaseInterpreter) return plan_->step(hyper.data(), scale, recorded) ? kStepped : kNonfinite;
     py::gil_scoped_release others_may_run;
-    return plan_->step(hyper.data(), scale) ? kStepped : kNonfinite;
+    return plan_->step(hyper.data(), scale, recorded) ? kStepped : kNonfinite;
   }
 
   // Makes `steps` steps along the gradient of the trainer's problem.
@@ -123,6 +124,10 @@ class BoundPlan {
     tensor.stores_states = storage != as_is && n_states_ > 0 && states[0].dtype().equal(w.dtype());
     tensor.group = given.attr("group").cast<int>();
     if (tensor.group < 0) throw std::invalid_argument("group: expected a number from 0 on");
+    tensor.first = given.attr("first").cast<Index>();
+    if (tensor.first < 0 || tensor.first % kSumBlock != 0) {
+      throw std::invalid_argument("first: expected a multiple of 1024");
+    }
     size_ += tensor.size;
     params_.emplace_back(w);
     written_.add(raw(w).data, w.nbytes());
@@ -230,7 +235,8 @@ void bind_plan(py::module_& m) {
            py::arg("tensors"), py::arg("steps").noconvert(), py::arg("options") = py::none())
       .def_property_readonly("trials", &BoundPlan::trials)
       .def("keep", &BoundPlan::keep, py::arg("setting"))
-      .def("step", &BoundPlan::step, py::arg("grads"), py::arg("hyper"), py::arg("scale") = 1.0)
+      .def("step", &BoundPlan::step, py::arg("grads"), py::arg("hyper"), py::arg("scale") = 1.0,
+           py::arg("sums") = py::none())
       .def("set_weight_decay", &BoundPlan::set_weight_decay, py::arg("weight_decay"))
       .def_property_readonly("norm", &BoundPlan::norm)
       .def("train", &BoundPlan::train, py::arg("trainer"), py::arg("hyper"), py::arg("steps"));

@@ -53,6 +53,18 @@ inline void check_hyper(const Plan& plan, const std::vector<double>& hyper) {
   }
 }
 
+// sums: None, or the array (tensors, kinds) in which a step leaves them.
+inline BlockSums block_sums_of(const py::object& sums, size_t tensors) {
+  if (sums.is_none()) return {};
+  using Sums = py::array_t<std::uint64_t>;
+  if (!py::isinstance<Sums>(sums) || !has_flags(sums, kInPlace | kContiguous) || Sums(sums).ndim() != 2 ||
+      Sums(sums).shape(0) != static_cast<py::ssize_t>(tensors)) {
+    throw std::invalid_argument("sums: expected a writeable uint64 array in C order, with a row for every parameter");
+  }
+  const Sums rows(sums);
+  return {reinterpret_cast<unsigned long long*>(raw(rows).data), static_cast<int>(rows.shape(1))};
+}
+
 inline void check_steps(const py::array_t<Index>& steps, size_t params) {
   if (steps.size() != py::ssize_t(params + 1) || !has_flags(steps, kInPlace | py::array::c_style)) {
     throw std::invalid_argument("steps: expected one for every parameter, and one more, in one writeable block");

@@ -20,7 +20,7 @@ unsigned long long fingerprint(Contents contents, const void* x, Index n) {
   const Index bytes = n * bytes_of_element(contents), blocks = ceil_div(bytes, kFingerprintBytes);
   std::atomic<unsigned long long> sum{0};
   run_parts(
-      blocks, kItemBlocks, [&](Index first, Index last) { sum += kernels.blocks[contents](x, n, first, last); },
+      blocks, kItemBlocks, [&](Index first, Index last) { sum += kernels.blocks[contents](x, n, first, last, 0); },
       blocks > kItemBlocks);
   return kernels.finish(sum, bytes);
 }

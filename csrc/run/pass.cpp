@@ -12,8 +12,38 @@
 namespace samestep {
 namespace {
 
-// Elements that go through all options while they lie in the nearest cache.
+// Elements that go through all options, and are fingerprinted, while they lie in the nearest cache.
 constexpr Index kChunk = 1024;
+static_assert(kChunk % kSumBlock == 0 && kSumBlock % (kFingerprintBytes / 2) == 0,
+              "chunks are whole blocks of 16 bits");
+
+// An array of a tensor as fingerprints see it.
+struct Kind {
+  const void* array;
+  Contents contents;
+  Index bytes;  // of an element
+};
+
+Kind kept_as(const void* array, Storage storage, Type type) {
+  if (storage == bfloat16) return {array, numbers_bfloat16, 2};
+  if (storage == float16) return {array, numbers_float16, 2};
+  return {array, type == float32 ? numbers32 : numbers64, bytes_of(type)};
+}
+
+constexpr int kMostKinds = kMaxStates + 6;  // beside the states: g, w, ema, master, low, copy
+
+// The gradient, then all that a step writes, in the order of samestep.backends.face.Tensor.arrays().
+int kinds_of(const Tensor& t, int n_states, Kind* kinds) {
+  int n = 0;
+  kinds[n++] = kept_as(t.g, t.storage, t.type);
+  kinds[n++] = kept_as(t.w, t.storage, t.type);
+  for (int s = 0; s < n_states; ++s) kinds[n++] = kept_as(t.states[s], t.stores_states ? t.storage : as_is, t.type);
+  if (t.ema != nullptr) kinds[n++] = kept_as(t.ema, as_is, t.type);
+  if (t.master != nullptr) kinds[n++] = kept_as(t.master, as_is, t.type);
+  if (t.low != nullptr) kinds[n++] = {t.low, bits16, 2};
+  if (t.copy != nullptr) kinds[n++] = kept_as(t.copy, t.copy_storage, t.type);
+  return n;
+}
 
 // 16 random bits for each of elements begin..begin+n-1, the same on every thread: counter-based, sixteen to a block.
 // Returns the address of the first in `room`, which holds n + 32.
@@ -63,9 +93,9 @@ Preparation Pass::preparation_of(const Tensor& t) const {
   return {options.maximize ? -scale_ : scale_, options.clip_value, coupled};
 }
 
-void Pass::apply_decayed(const Apply& apply, const Tensor& t, const Coefficients& coefficients, Index begin,
-                         Index end) const {
-  apply.decayed(coefficients, preparation_of(t), t.w, t.g, t.states, begin, end);
+void Pass::apply_decayed(const Apply& apply, const Tensor& t, const Coefficients& coefficients, Index begin, Index end,
+                         RunHashes* hashes) const {
+  apply.decayed(coefficients, preparation_of(t), t.w, t.g, t.states, begin, end, hashes);
 }
 
 // Prefetches elements begin..end-1 of every array that a step reads.
@@ -118,13 +148,13 @@ void Pass::run_with_options(const Tensor& tensor, Index i, const Coefficients& c
       }
     }
     if (decays) {
-      apply.decayed(coefficients, preparation, w, g, states, 0, n);
+      apply.decayed(coefficients, preparation, w, g, states, 0, n, nullptr);
     } else {
       if (is_coupled || prepares_) {
         (is_coupled ? kernels.prepare_decayed : kernels.prepare)(preparation, w, g, n, prepared);
         g = prepared;
       }
-      apply.plain(coefficients, w, g, states, 0, n);
+      apply.plain(coefficients, w, g, states, 0, n, nullptr);
     }
     for (Index s = 0; s < n_states; ++s) {
       if (options.flush_subnormals) kernels.flush_subnormals(n, states[s]);
@@ -133,6 +163,43 @@ void Pass::run_with_options(const Tensor& tensor, Index i, const Coefficients& c
     if (tensor.ema != nullptr) kernels.average(options.ema, w, n, at(tensor.ema, worked, begin));
     if (stores_) store_parameter(tensor, i, begin, n, static_cast<const float*>(w));
     if (options.zero_grads) zero(tensor, begin, begin + n);
+  }
+}
+
+// Steps a run of elements and adds the hashes of what it was given and of what it left: in the rule's own loop, or,
+// with options, chunk by chunk from the nearest cache.
+void Pass::record_elements(const Tensor& tensor, Index i, const Coefficients& coefficients, Index first,
+                           Index last) const {
+  unsigned long long* row = block_sums.rows + i * block_sums.kinds;
+  const bool is_all = first == 0 && last == tensor.size;  // no other thread has a part of it
+  const auto add_to_row = [&](int k, unsigned long long sum) {
+    if (is_all) {
+      row[k] += sum;
+    } else {
+      __atomic_fetch_add(row + k, sum, __ATOMIC_RELAXED);
+    }
+  };
+  if (needs_rule_only(tensor)) {
+    RunHashes hashes;
+    hashes.first = tensor.first + first;
+    run_rule(tensor, coefficients, first, last, &hashes);
+    for (int k = 0; k < std::min(hashes.n, block_sums.kinds); ++k) add_to_row(k, hashes.sums[k]);
+    return;
+  }
+  Kind kinds[kMostKinds];
+  const int n = std::min(kinds_of(tensor, rule_->n_states, kinds), block_sums.kinds);
+  const auto hash = [&](int k, Index begin, Index end) {
+    const auto [array, contents, bytes] = kinds[k];
+    const Index blocks = ceil_div((end - begin) * bytes, kFingerprintBytes);
+    add_to_row(k, isa_->fingerprint.blocks[contents](at(array, bytes, begin), end - begin, 0, blocks,
+                                                     (tensor.first + begin) * bytes / kFingerprintBytes));
+  };
+  for (Index begin = first; begin < last; begin += kChunk) {
+    const Index end = std::min(begin + kChunk, last);
+    if (last - first >= kShortestPrefetched) fetch(tensor, end, std::min(end + kChunk, last));
+    hash(0, begin, end);  // before the gradient is set to zero
+    run_with_options(tensor, i, coefficients, begin, end);
+    for (int k = 1; k < n; ++k) hash(k, begin, end);
   }
 }
 

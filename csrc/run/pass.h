@@ -29,6 +29,15 @@ struct Tensor {
   void* low = nullptr;     // or the lower halves of float32 parameters, w being the upper ones
   void* copy = nullptr;    // takes the updated parameter in 16 bits
   Storage copy_storage = as_is;
+
+  Index first = 0;  // of the whole array's elements, the first that is here; a multiple of kSumBlock
+};
+
+// Where a step leaves the sums that fingerprints are made of (contract/fingerprint.h): a row a tensor, in which the
+// gradient comes first and then, as far as the row goes, all that is written.
+struct BlockSums {
+  unsigned long long* rows = nullptr;  // (tensors, kinds); nullptr: none are made
+  int kinds = 0;
 };
 
 // What happens where a gradient is infinite or NaN.
@@ -78,10 +87,15 @@ class Pass {
   // Whether no element of the gradient is infinite or NaN, before a step is started.
   bool all_finite(const Tensor& tensor, Index begin, Index end) const;
 
+  // For the next step; its runs of elements then begin at multiples of kSumBlock.
+  BlockSums block_sums;
+
   // Steps elements begin..end-1 of the tensor, which is number i of the list.
   void step_elements(const Tensor& tensor, Index i, const Coefficients& coefficients, Index begin, Index end) const {
-    if (needs_rule_only(tensor)) {
-      run_rule(tensor, coefficients, begin, end);
+    if (block_sums.rows != nullptr) {
+      record_elements(tensor, i, coefficients, begin, end);
+    } else if (needs_rule_only(tensor)) {
+      run_rule(tensor, coefficients, begin, end, nullptr);
     } else {
       run_with_options(tensor, i, coefficients, begin, end);
     }
@@ -101,13 +115,13 @@ class Pass {
     return options.decay_of(t.group) != 0.0 && options.decoupled_weight_decay;
   }
 
-  void run_rule(const Tensor& t, const Coefficients& coefficients, Index begin, Index end) const {
+  void run_rule(const Tensor& t, const Coefficients& coefficients, Index begin, Index end, RunHashes* hashes) const {
     const Update& update = rule_->update[t.type];
     const Apply& apply = t.storage == bfloat16 ? update.apply_bfloat16[t.stores_states] : update.apply;
     if (decays_apart(t)) {
-      apply_decayed(apply, t, coefficients, begin, end);
+      apply_decayed(apply, t, coefficients, begin, end, hashes);
     } else {
-      apply.plain(coefficients, t.w, t.g, t.states, begin, end);
+      apply.plain(coefficients, t.w, t.g, t.states, begin, end, hashes);
     }
     if (options.zero_grads) zero(t, begin, end);
   }
@@ -117,11 +131,12 @@ class Pass {
   }
 
   Preparation preparation_of(const Tensor& tensor) const;
-  void apply_decayed(const Apply& apply, const Tensor& t, const Coefficients& coefficients, Index begin,
-                     Index end) const;
+  void apply_decayed(const Apply& apply, const Tensor& t, const Coefficients& coefficients, Index begin, Index end,
+                     RunHashes* hashes) const;
   void fetch(const Tensor& tensor, Index begin, Index end) const;
   void run_with_options(const Tensor& tensor, Index i, const Coefficients& coefficients, Index begin, Index end) const;
   void store_parameter(const Tensor& tensor, Index i, Index begin, Index n, const float* w) const;
+  void record_elements(const Tensor& tensor, Index i, const Coefficients& coefficients, Index begin, Index end) const;
 
   const Index* steps_;
   bool stores_ = false;  // whether anything is stored in another type than it is computed in

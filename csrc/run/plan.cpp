@@ -32,15 +32,17 @@ constexpr Index kWorthWaking = 262144;
 // Elements from which the arrays exceed the caches of most processors.
 constexpr Index kMemoryBound = 1048576;
 
+}  // namespace
+
 // The end of an item that may reach element `end` of a parameter: the last page border up to there, if there is one.
-// Processors prefetch up to such borders; past the item's end they would fetch what another thread writes.
-Index end_of_item(const Tensor& t, Index begin, Index end) {
+// Processors prefetch up to such borders; past the item's end they would fetch what another thread writes. Items that
+// are recorded end with a block.
+Index Plan::end_of_item(const Tensor& t, Index begin, Index end) const {
+  if (cuts_blocks_) return std::min(t.size, begin + std::max(ceil_div(end - begin, kSumBlock), Index(1)) * kSumBlock);
   const Index bytes = stored_bytes(t);
   const Index past = static_cast<Index>((reinterpret_cast<std::uintptr_t>(t.w) + end * bytes) % kPage) / bytes;
   return end - past > begin ? end - past : end;
 }
-
-}  // namespace
 
 Plan::Plan(int rule, std::vector<Tensor> tensors, Index* steps)
     : rule_(rule),
@@ -70,10 +72,9 @@ void Plan::cut(Index largest_item) {
         items.push_back(segments.size());
         room = largest_item;
       }
-      const bool is_last = begin + room >= t.size;
-      const Index end = is_last ? t.size : end_of_item(t, begin, begin + room);
+      const Index end = begin + room >= t.size ? t.size : end_of_item(t, begin, begin + room);
       segments.push_back({i, begin, end});
-      room = is_last ? room - (end - begin) : 0;
+      room = end == t.size ? std::max(room - (end - begin), Index(0)) : 0;
       begin = end;
     }
   }
@@ -195,10 +196,16 @@ bool Plan::prepare(const double* hyper, double scale) {
   return true;
 }
 
-bool Plan::step(const double* hyper, double scale) {
+bool Plan::step(const double* hyper, double scale, BlockSums sums) {
   {
     FpMode mode;
     if (!prepare(hyper, scale)) return false;
+  }
+  pass_.block_sums = sums;
+  if (sums.rows != nullptr) {
+    std::fill_n(sums.rows, tensors_.size() * sums.kinds, 0);
+    if (!cuts_blocks_) largest_item_ = 0;  // cut again
+    cuts_blocks_ = true;
   }
   run_all_items();
   count_step();
@@ -218,6 +225,7 @@ void Plan::run_all_items() {
 
 bool Plan::step_here(const double* hyper) {
   if (!prepare(hyper, 1.0)) return false;
+  pass_.block_sums = {};
   for (Index item = 0; item + 1 < static_cast<Index>(items_.size()); ++item) run_item(item);
   count_step();
   return true;

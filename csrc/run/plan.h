@@ -19,8 +19,8 @@ class Plan {
   Plan(int rule, std::vector<Tensor> tensors, Index* steps);
 
   // hyper: the rule's hyper-parameters, group by group. Gradients are multiplied by `scale`. False: a gradient is not
-  // finite, Options::nonfinite refuses that, and nothing was written.
-  bool step(const double* hyper, double scale = 1.0);
+  // finite, Options::nonfinite refuses that, and nothing was written. Sums of a tensor without a gradient are 0.
+  bool step(const double* hyper, double scale = 1.0, BlockSums sums = {});
 
   // The same without the pool, for loops over small steps. The caller has set the floating-point mode.
   bool step_here(const double* hyper);
@@ -53,6 +53,7 @@ class Plan {
   std::vector<Setting> settings() const;
   void start_tuning();
   void cut(Index largest_item);
+  Index end_of_item(const Tensor& tensor, Index begin, Index end) const;
   void run_all_items();
   bool prepare(const double* hyper, double scale);
   bool admits_gradients(double* scale);
@@ -68,7 +69,8 @@ class Plan {
   // Work item i is segments_[items_[i]] .. segments_[items_[i + 1] - 1]. Its borders depend on sizes and page borders.
   std::vector<Segment> segments_;
   std::vector<Index> items_;
-  Index largest_item_ = 0;  // for which they are cut
+  Index largest_item_ = 0;    // for which they are cut
+  bool cuts_blocks_ = false;  // into whole blocks, once a step is recorded
 
   Tuner tuner_;
   int tuned_threads_ = 0;  // get_num_threads() and the table for which it tries settings

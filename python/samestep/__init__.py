@@ -29,6 +29,9 @@ Sums in one order on every machine:
     digest                        sha256 of arrays, to compare runs
     fingerprint                   64 bits of an array, at the speed of the memory
 
+The record of a run, by which two are compared and one is recomputed:
+    Ledger, ledger                what ``optimizer.record`` writes; reading and comparing it
+
 Problems and their theory:
     minimize, Result              a problem, an optimizer and a stopping rule make a run
     problems                      mean squared error and others
@@ -47,7 +50,7 @@ samestep.torch, the drop-ins for PyTorch, must be imported by its name. The comm
 import sys
 from typing import TYPE_CHECKING, Any
 
-from . import problems
+from . import ledger, problems
 from .backends import options
 from .backends.arrays import digest
 from .backends.cpu import get_num_threads, info, set_isa, set_num_threads
@@ -62,6 +65,7 @@ from .layers.batchnorm import (
 from .layers.functions import exp, log, sigmoid, tanh
 from .layers.linear import linear, linear_backward
 from .layers.softmax import softmax_cross_entropy
+from .ledger import Ledger
 from .optim import optimizers, schedules
 from .optim.optimizer import Optimizer
 from .optim.optimizers import NAG, SGD, AdaGrad, Adam, AdamW, Momentum, RMSProp
@@ -100,6 +104,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "BatchNorm",
+    "Ledger",
     "Momentum",
     "Optimizer",
     "RMSProp",

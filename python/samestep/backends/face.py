@@ -43,6 +43,7 @@ class Tensor(NamedTuple):
         master: the parameter in float32, of which w is the rounded one.
         low: the lower halves of float32 parameters, of which w is the upper ones.
         copy: takes the updated parameter in 16 bits.
+        first: of the whole array's elements, the first that is here; a multiple of 1024.
     """
 
     w: Any
@@ -52,6 +53,7 @@ class Tensor(NamedTuple):
     master: Any = None
     low: Any = None
     copy: Any = None
+    first: int = 0
 
     def arrays(self) -> list[Any]:
         """All that a step writes, the parameter first."""
@@ -87,13 +89,22 @@ class Plan(Protocol):
     def set_weight_decay(self, weight_decay: list[float]) -> None:
         """Sets the weight decay of each group."""
 
-    def step(self, grads: Sequence[Any], hyper: Sequence[float], scale: float = 1.0) -> int:
+    def step(
+        self,
+        grads: Sequence[Any],
+        hyper: Sequence[float],
+        scale: float = 1.0,
+        sums: NDArray[np.uint64] | None = None,
+    ) -> int:
         """Makes one step of all parameters, in place.
 
         Args:
             grads: P gradients, each like its parameter in dtype, shape and layout; None skips that parameter.
             hyper: the rule's hyper-parameters, group after group.
             scale: what every gradient is multiplied by first.
+            sums: (P, kinds), C order: takes the block sums of fingerprints, of each gradient as it was
+                handed in, then of ``Tensor.arrays()``, as far as there are kinds. They are 0 without a
+                gradient, and of no use where an array lies in another order than C's.
 
         Returns:
             STEPPED, MOVED, NONFINITE, or the index of the first gradient that does not fit.
@@ -147,6 +158,9 @@ class Backend(Protocol):
 
     def global_norm(self, arrays: Sequence[Any]) -> float:
         """The root of the sum of all squares; an empty list has the norm 0."""
+
+    def fingerprint(self, x: Any) -> int:
+        """The fingerprint of x, in C order: float32, float64, 16 bits; uint16, bits that are no numbers."""
 
     # ---- batch norm ----
     #

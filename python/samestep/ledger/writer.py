@@ -7,7 +7,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,15 @@ from ..fingerprints import fingerprint
 from .lines import digest_of, to_json
 from .merkle import root_of
 from .records import DIGITS, Header, Path, read_ledger
+from .watch import watch_of_environment
 from .zipped import GZIP, unzipped
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Fingerprints = NDArray[np.uint64]
 
 
-@final
 class Ledger:
     """The record of a run, by which two runs are compared and one is recomputed.
 
@@ -59,13 +62,16 @@ class Ledger:
     ) -> None:
         if not header.tensors:
             raise ValueError("header: got no tensors, expected at least one to record")
-        self.path = os.fspath(path)
+        self.watch = watch_of_environment()
+        self.path = os.fspath(path) if self.watch is None else self.watch.path(os.fspath(path))
         self.header = header
         self._syncs, self._has_roots = switch("sync", sync), switch("merkle", merkle)
         self._names = list(header.tensors)
         self._extras: dict[str, str] = {}
         self._before = b""  # the line before, without its end
-        self._last: tuple[int, dict[str, Any]] | None = None  # step and entries of the last line
+        # What the lines so far have come to: the last step, and each tensor's fingerprints after it.
+        self._step: int | None = None
+        self._left = np.zeros((len(self._names), len(header.kinds)), np.uint64)
         self._template: tuple[bytes, NDArray[np.intp]] | None = None
         self._zip = _compressor() if self.path.endswith(".gz") else None
         exists = os.path.exists(self.path)
@@ -107,15 +113,11 @@ class Ledger:
             step: how many steps have been made.
             fingerprints: (tensors, kinds), in the order of the header; of gradients, not read.
         """
-        entries = {
-            name: [None, *(f"{value:016x}" for value in row[1:].tolist())]
-            for name, row in zip(self._names, fingerprints, strict=True)
-        }
-        if self._last is not None and self._last[0] == step:
-            left = {name: [None, *(entry or [])[1:]] for name, entry in self._last[1].items()}
-            if left == entries:
-                return
+        if self._step == step and np.array_equal(self._left[:, 1:], fingerprints[:, 1:]):
+            return
+        entries = {name: [None, *entry[1:]] for name, entry in self._entries(fingerprints).items()}
         self._write_record({"step": step, "hyper": []}, entries, fingerprints)
+        self._step, self._left = step, fingerprints.copy()
 
     def add(
         self,
@@ -145,10 +147,14 @@ class Ledger:
             facts["extras"] = self._extras
         entries = None
         if stepped is not None and not all(stepped):
-            rows = zip(self._names, fingerprints.tolist(), stepped, strict=True)
-            entries = {name: [f"{value:016x}" for value in row] if has else None for name, row, has in rows}
+            found = zip(self._entries(fingerprints).items(), stepped, strict=True)
+            entries = {name: entry if has else None for (name, entry), has in found}
         self._write_record(facts, entries, fingerprints)
-        self._extras = {}
+        self._extras, self._step = {}, step
+        if entries is None:
+            self._left[...] = fingerprints
+        else:
+            self._left[np.array(stepped)] = fingerprints[np.array(stepped)]
 
     def close(self) -> None:
         """Ends the file. What an optimizer does from now on is not recorded."""
@@ -163,7 +169,7 @@ class Ledger:
         """Whether nothing more is recorded."""
         return self._file < 0
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -179,9 +185,11 @@ class Ledger:
         self._before = found.last_line
         if self._zip is not None:
             self._end_streams()
-        if found.records:
-            last = found.records[-1]
-            self._last = last.step, {name: entry and list(entry) for name, entry in last.tensors.items()}
+        for record in found.records:
+            self._step = record.step
+            for left, entry in zip(self._left, record.tensors.values(), strict=True):
+                if entry is not None:
+                    left[...] = [int(value or "0", 16) for value in entry]
 
     def _end_streams(self) -> None:
         """Writes a stopped run's gzip file anew: what follows a stream without an end cannot be read."""
@@ -206,7 +214,10 @@ class Ledger:
             root = f',"root":"{root_of(json.loads(tensors) if entries is None else entries)}"'
         head = f'{to_json(facts)[:-1]},"tensors":'.encode()
         self._write(b"".join((head, tensors, f'{root},"previous":"{digest_of(self._before)}"}}'.encode())))
-        self._last = None  # of a run that was taken up again; from here on it goes on
+
+    def _entries(self, fingerprints: Fingerprints) -> dict[str, list[str]]:
+        rows = zip(self._names, fingerprints.tolist(), strict=True)
+        return {name: [f"{value:016x}" for value in row] for name, row in rows}
 
     def _filled(self, fingerprints: Fingerprints) -> bytes:
         """The JSON of all entries: the digits are put into their places, which are found once."""

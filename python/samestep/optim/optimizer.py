@@ -9,27 +9,28 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .. import backends
-from ..arguments import check_choice, switch
+from ..arguments import check_choice
 from ..backends import cpu
 from ..backends.arrays import Array
 from ..backends.face import NONFINITE, STEPPED
 from ..backends.options import Options, check_names
+from ..ledger.writer import Ledger
 from .add_groups import add_groups, is_grouped
 from .attributes import check_attribute
 from .copies import restore_state, share_params, state_to_pickle
 from .gradients import check_scale, copy_into_layouts, first_nonfinite
 from .groups import Group, flatten_gradients, set_together
 from .hyper import Hyper
+from .observed import Observed
 from .param import Param, StateStore, check_layouts, check_writeable
 from .plan import bind_plan, next_hyper, step_with_care, train
 from .state_dict import check_state_dict, facts_of
-from .stats import StepStats
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Optimizer:
+class Optimizer(Observed):
     """What all optimizers share; use one of the classes of ``samestep.optimizers``.
 
     A subclass says which rules it is, by the tokens of their rows (``backends.face.RuleRow``), and names its
@@ -42,6 +43,7 @@ class Optimizer:
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # the arguments that ask for each
     state_dict_keys: ClassVar[Sequence[str]] = ("contract", "rule", "options", "t", "steps", "hyper", "state")
     _times_steps = False
+    _ledger: Ledger | None = None  # in which its steps are recorded
     _decides = True  # whether it sees all gradients, by which clip_norm and nonfinite go
 
     weight_decay = Hyper(at_least=0.0, optional=True)
@@ -165,35 +167,6 @@ class Optimizer:
     def __copy__(self) -> Self:
         """An optimizer of the same parameters, with hyper-parameters, state and step counts of its own."""
         return share_params(self)
-
-    def record_stats(self, on: bool = True) -> None:
-        """Has every further step timed, or no longer; costs nothing while off. See ``stats``.
-
-        Raises:
-            TypeError: ``on`` is neither True nor False.
-            ValueError: the arrays live on a GPU, whose steps have not ended when the call returns.
-        """
-        on = switch("on", on)
-        if on and self.backend == "cuda":
-            raise ValueError("record_stats: steps on a GPU end after the call; time them with CUDA's events")
-        check_layouts(self._params)
-        self._times_steps = on
-        self._bind()
-
-    @property
-    def stats(self) -> StepStats | None:
-        """What the last step cost: ``bytes`` moved, ``seconds``, ``gb_per_s``; None if none was recorded.
-
-        Example:
-            >>> import numpy as np, samestep as ss
-            >>> opt = ss.Adam(np.zeros(1000, np.float32))
-            >>> opt.record_stats()
-            >>> opt.step(np.ones(1000, np.float32))
-            >>> opt.stats.bytes, opt.stats.gb_per_s > 0
-            (28000, True)
-        """
-        stats: StepStats | None = getattr(self._plan, "stats", None)
-        return stats
 
     @property
     def params(self) -> list[Array]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol
 
 from ..backends.arrays import Array
 from ..backends.options import Options
+from ..ledger.writer import Ledger
 from .groups import Group
 from .hyper import Hyper
 from .param import Param, StateStore
@@ -34,6 +35,7 @@ class Owner(Protocol):
     _steps: Array
     _store: StateStore
     _times_steps: bool
+    _ledger: Ledger | None
 
     @property
     def t(self) -> int: ...

@@ -27,6 +27,7 @@ class Param:
         array: the caller's own array.
         states: the states of the rule, then what options keep for the parameter ("ema", "master", "low",
             "copy"), by name.
+        first: of the whole array's elements the first that is here; a worker's part begins later.
         layout, state_layouts: how these lay when they were bound. Kernels walk what was bound.
     """
 
@@ -35,6 +36,7 @@ class Param:
         self.grad_name = grad_name
         self.array: Array = array
         self.states: dict[str, Array] = {}
+        self.first = 0
 
     def remember_layouts(self) -> None:
         self.layout = Layout.of(self.array)
@@ -42,8 +44,9 @@ class Param:
 
     def tensor(self, rule_states: Sequence[str], group: int) -> Tensor:
         """The parameter of that group as a plan binds it."""
-        stored = {name: self.states.get(name) for name in ("ema", "master", "low", "copy")}
-        return Tensor(self.array, [self.states[name] for name in rule_states], group, **stored)
+        ema, master, low, copy = (self.states.get(name) for name in ("ema", "master", "low", "copy"))
+        states = [self.states[name] for name in rule_states]
+        return Tensor(self.array, states, group, ema, master, low, copy, self.first)
 
     def widened(self) -> Array:
         """A copy of the parameter in the type of the arithmetic."""

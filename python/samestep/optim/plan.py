@@ -14,7 +14,8 @@ from .gradients import check_gradients
 from .groups import scheduled_hyper
 from .owner import Owner
 from .param import check_writeable, written
-from .stats import RecordingPlan
+from .recorded import RecordedPlan
+from .stats import TimedPlan
 
 
 class UnboundPlan:
@@ -49,9 +50,11 @@ def bind_plan(optimizer: Owner) -> Any:
     if not optimizer._decides:
         options = dataclasses.replace(options, clip_norm=None, nonfinite="propagate")
     plan = optimizer._module.Plan(optimizer.rule, tensors, optimizer._steps, options)
-    if not optimizer._times_steps:
-        return plan
-    return RecordingPlan(plan, [param.moved_bytes(optimizer.options) for param in params])
+    if optimizer._times_steps:
+        plan = TimedPlan(plan, [param.moved_bytes(optimizer.options) for param in params])
+    if optimizer._ledger is not None and not optimizer._ledger.is_closed:
+        plan = RecordedPlan(plan, optimizer, optimizer._ledger)
+    return plan
 
 
 def next_hyper(optimizer: Owner) -> tuple[list[dict[str, float | None]] | None, list[float]]:

@@ -54,7 +54,7 @@ class StepStats(NamedTuple):
         return self.bytes / self.seconds / 1e9 if self.seconds > 0 else float("inf")
 
 
-class RecordingPlan:
+class TimedPlan:
     """A plan whose calls are timed; the same face as ``_core.Plan``."""
 
     def __init__(self, plan: Any, nbytes: Sequence[int]) -> None:
@@ -70,9 +70,9 @@ class RecordingPlan:
     def set_weight_decay(self, weight_decay: list[float]) -> None:
         self.plan.set_weight_decay(weight_decay)
 
-    def step(self, grads: Sequence[Any], hyper: Sequence[float], scale: float = 1.0) -> int:
+    def step(self, grads: Sequence[Any], hyper: Sequence[float], scale: float = 1.0, sums: Any = None) -> int:
         start = time.perf_counter()
-        status: int = self.plan.step(grads, hyper, scale)
+        status: int = self.plan.step(grads, hyper, scale, sums)
         seconds = time.perf_counter() - start
         if status == STEPPED:
             moved = sum(n for g, n in zip(grads, self._nbytes, strict=True) if g is not None)

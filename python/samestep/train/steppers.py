@@ -88,5 +88,6 @@ def can_run_compiled(problem: Problem, optimizer: Optimizer) -> TypeGuard[MSE]:
         and type(optimizer).step is Optimizer.step
         and "step" not in vars(optimizer)
         and not optimizer._has_schedules
+        and optimizer._ledger is None
         and optimizer.options.nonfinite == "propagate"
     )

@@ -31,7 +31,13 @@ KEYS = mix(np.arange(BLOCK // 4, dtype=np.uint64)).astype(np.uint32)
 
 
 def fingerprint(x: Array) -> int:
-    """The fingerprint of an array in C order: float32, float64 or 16 bits; uint16: bits as they are."""
+    """The fingerprint of an array: float32, float64 or 16 bits; uint16: bits as they are."""
+    total = np.array([block_sum(x)], np.uint64)
+    return int(mix(total ^ mix(np.array([x.nbytes], np.uint64)))[0])
+
+
+def block_sum(x: Array, first: int = 0) -> int:
+    """The sum over the blocks of an array, of which element ``first`` of the whole array is its first."""
     bits = x.reshape(-1).view(f"u{x.itemsize}")
     if x.dtype.name in _INFINITY_AND_NAN:
         infinity, nan = _INFINITY_AND_NAN[x.dtype.name]
@@ -44,6 +50,6 @@ def fingerprint(x: Array) -> int:
     h = np.zeros(len(words), np.uint64)
     for i in range(BLOCK // 8):
         h = h + products[:, i]
-    blocks = mix(h ^ mix(np.arange(len(words), dtype=np.uint64)))
-    total = np.array([sum(blocks.tolist()) & 0xFFFFFFFFFFFFFFFF], np.uint64)
-    return int(mix(total ^ mix(np.array([x.nbytes], np.uint64)))[0])
+    begin = first * x.itemsize // BLOCK
+    blocks = mix(h ^ mix(np.arange(begin, begin + len(words), dtype=np.uint64)))
+    return int(sum(blocks.tolist())) & 0xFFFFFFFFFFFFFFFF

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..arrays import Array, Layout, check_disjoint, extents, gradient_error, is_in_place
 from ..face import MOVED, NONFINITE, STEPPED, Tensor
 from ..options import Options
+from .fingerprint import block_sum
 from .options import Decayed, all_finite, average, clipped_scale, flush_subnormals, prepare_gradient
 from .rules import RULES
 from .storage import is_bfloat16, join, narrow, narrow_at_random, split, widen
@@ -60,7 +61,13 @@ class Plan:
     def set_weight_decay(self, weight_decay: list[float]) -> None:
         self._weight_decay = weight_decay
 
-    def step(self, grads: Sequence[Array | None], hyper: Sequence[float], scale: float = 1.0) -> int:
+    def step(
+        self,
+        grads: Sequence[Array | None],
+        hyper: Sequence[float],
+        scale: float = 1.0,
+        sums: NDArray[np.uint64] | None = None,
+    ) -> int:
         if self._layouts != [Layout.of(a) for a in self._arrays] or not all(map(is_in_place, self._arrays)):
             return MOVED
         for i, (bound, g) in enumerate(zip(self._bound, grads, strict=True)):
@@ -71,11 +78,17 @@ class Plan:
         if not self._lock.acquire(blocking=False):
             raise RuntimeError("another thread is inside step() of this optimizer")
         try:
-            return self._step(grads, hyper, scale)
+            return self._step(grads, hyper, scale, sums)
         finally:
             self._lock.release()
 
-    def _step(self, grads: Sequence[Array | None], hyper: Sequence[float], scale: float) -> int:
+    def _step(
+        self,
+        grads: Sequence[Array | None],
+        hyper: Sequence[float],
+        scale: float,
+        sums: NDArray[np.uint64] | None,
+    ) -> int:
         given = [widen(g) for g in grads if g is not None]
         if self._options.clip_norm is not None:
             self.norm = abs(scale) * global_norm(given)
@@ -84,11 +97,20 @@ class Plan:
             if self._options.nonfinite != "propagate" and not all(all_finite(g) for g in given):
                 return NONFINITE
             self._write(self._updates(grads, hyper, scale))
+        if sums is not None:
+            self._fill(sums, grads)
         if self._options.zero_grads:
             for g in grads:
                 if g is not None:
                     g[...] = 0
         return STEPPED
+
+    def _fill(self, sums: NDArray[np.uint64], grads: Sequence[Array | None]) -> None:
+        sums[...] = 0
+        for row, tensor, g in zip(sums, self._tensors, grads, strict=True):
+            if g is not None:
+                found = [block_sum(a, tensor.first) for a in (g, *tensor.arrays())[: len(row)]]
+                row[: len(found)] = found
 
     def _updates(self, grads: Sequence[Array | None], hyper: Sequence[float], scale: float) -> list[Any]:
         """Of every tensor that steps its number and (array, new values) pairs; nothing is written yet."""

@@ -1,0 +1,139 @@
+// Fingerprints made by the loops over rules: each run of elements is hashed as soon as it is stepped, while it is in
+// registers or on its way to the cache. Beside the rule's divisions and the wait for memory that costs little; a pass
+// of its own, even over the nearest cache, would let the memory wait.
+#pragma once
+#include "contract/fingerprint.h"
+#include "contract/storage.h"
+#include "isa/kernels.h"
+
+namespace samestep {
+namespace {
+
+// Elements of the inner loop: whole vectors of any instruction set, whole cache lines of any type, and a constant, so
+// that the compiler unrolls it and prefetches stand outside.
+constexpr Index kRun = 64;
+// How the types of the loops are hashed; what they keep in 16 bits is bfloat16.
+template <class Kept>
+struct Hashed;
+template <>
+struct Hashed<float> {
+  using As = Fingerprinted32;
+};
+template <>
+struct Hashed<double> {
+  using As = Fingerprinted64;
+};
+template <>
+struct Hashed<Half> {
+  using As = FingerprintedBF16;
+};
+
+// A block is whole: its hash is added to the sum of array k.
+inline void end_block(RunHashes& r, int k, Word64 h, Word64 mixed_number) {
+  r.sums[k] += mix(h ^ mixed_number);
+  __builtin_memset(r.lanes[k], 0, sizeof r.lanes[k]);
+}
+
+// The number, mixed, of the block that element i of the run is in.
+template <class Kept>
+inline Word64 mixed_number_of(const RunHashes& r, Index i) {
+  return mix((r.first + i) * sizeof(Kept) / kFingerprintBytes);
+}
+
+// h[0], h[1], ... plus the hashes of a run, which begins at byte in_block of its block, of `count` arrays of one type.
+template <class Kept, int count>
+inline void hash_canonical(const char* const* arrays, Index byte, Index in_block, Words64* h) {
+  for (Index at = 0; at < kRun * Index(sizeof(Kept)); at += kVectorBytes) {
+    for (int k = 0; k < count; ++k)
+      h[k] += hash_vector<typename Hashed<Kept>::As>(arrays[k] + byte + at, in_block + at);
+  }
+}
+
+// The same where no value is NaN; false if one is. Two arrays are looked at together.
+template <class Kept, int count>
+inline bool hash_numbers(const char* const* arrays, Index byte, Index in_block, Words64* h) {
+  using Numbers = typename Vectors<Kept>::Full;
+  Unordered found{};
+  for (Index at = 0; at < kRun * Index(sizeof(Kept)); at += kVectorBytes) {
+    const Words keys = keys_of(in_block + at);
+    Numbers x[count];
+    for (int k = 0; k < count; ++k) {
+      x[k] = in_register(load<Numbers>(arrays[k] + byte + at));
+      if (k % 2 == 1 || k == count - 1) found |= unordered(x[k - k % 2], x[k]);
+      h[k] += product_of_halves((Words64)((Words)x[k] + keys));
+    }
+  }
+  return !any(found);
+}
+
+// Adds a run of arrays first..last-1, from element i on.
+template <class Kept, int first, int last>
+inline void hash_arrays(RunHashes& r, Index i) {
+  constexpr int kCount = last - first;
+  constexpr Index kBytes = kRun * sizeof(Kept);
+  const Index byte = i * sizeof(Kept), in_block = byte % kFingerprintBytes;
+  const char* const* arrays = r.arrays + first;
+  Words64 h[kCount];
+  for (int k = 0; k < kCount; ++k) h[k] = load<Words64>(r.lanes[first + k]);
+  if constexpr (sizeof(Kept) == 2) {
+    hash_canonical<Kept, kCount>(arrays, byte, in_block, h);
+  } else if (!hash_numbers<Kept, kCount>(arrays, byte, in_block, h)) {
+    for (int k = 0; k < kCount; ++k) h[k] = load<Words64>(r.lanes[first + k]);
+    hash_canonical<Kept, kCount>(arrays, byte, in_block, h);
+  }
+  if (in_block + kBytes < kFingerprintBytes) {
+    for (int k = 0; k < kCount; ++k) store(r.lanes[first + k], h[k]);
+  } else {
+    const Word64 mixed_number = mixed_number_of<Kept>(r, i);
+    for (int k = 0; k < kCount; ++k) end_block(r, first + k, sum_of_lanes(h[k]), mixed_number);
+  }
+}
+
+// The last n elements, from element i on; zeros fill their block.
+template <class Kept, int first, int last>
+inline void hash_ends(RunHashes& r, Index i, Index n) {
+  const Index byte = i * sizeof(Kept), in_block = byte % kFingerprintBytes, bytes = n * sizeof(Kept);
+  if (in_block + bytes == 0) return;
+  const Word64 mixed_number = mixed_number_of<Kept>(r, i), padding = hash_of_zeros(in_block + bytes);
+  for (int k = first; k < last; ++k) {
+    Words64 h = load<Words64>(r.lanes[k]);
+    for (Index at = 0; at < bytes; at += kVectorBytes) {
+      char padded[kVectorBytes] = {};
+      const char* x = r.arrays[k] + byte + at;
+      if (at + kVectorBytes > bytes) {
+        for (Index b = 0; b < bytes - at; ++b) padded[b] = x[b];
+        x = padded;
+      }
+      h += hash_vector<typename Hashed<Kept>::As>(x, in_block + at);
+    }
+    end_block(r, k, sum_of_lanes(h) + padding, mixed_number);
+  }
+}
+
+// A run of all arrays, n of them, in one call: inlined into each loop it would be compiled anew for every rule.
+template <class W, class S, int n>
+__attribute__((noinline)) void hash_run(RunHashes& r, Index i) {
+  if constexpr (sizeof(W) == sizeof(S)) {
+    hash_arrays<W, 0, n>(r, i);
+  } else {
+    hash_arrays<W, 0, 2>(r, i);
+    if constexpr (n > 2) hash_arrays<S, 2, n>(r, i);
+  }
+}
+
+template <class W, class S, int n>
+__attribute__((noinline)) void hash_end(RunHashes& r, Index i, Index count) {
+  hash_ends<W, 0, 2>(r, i, count);
+  if constexpr (n > 2) hash_ends<S, 2, n>(r, i, count);
+}
+
+// Says what a loop is to hash: arrays from their first element on.
+template <class... Arrays>
+inline void start_hashes(RunHashes& r, const Arrays*... arrays) {
+  r.n = 0;
+  ((r.sums[r.n] = 0, r.arrays[r.n++] = reinterpret_cast<const char*>(arrays)), ...);
+  __builtin_memset(r.lanes, 0, sizeof r.lanes[0] * sizeof...(Arrays));
+}
+
+}  // namespace
+}  // namespace samestep

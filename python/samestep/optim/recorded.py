@@ -1,0 +1,120 @@
+"""The plan of an optimizer whose steps are recorded in a ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..backends.cpu import CONTRACT
+from ..backends.face import STEPPED
+from ..backends.options import Options
+from ..fingerprints import fingerprint, finish
+from ..ledger.records import GRADIENT, PARAMETER, Header
+from ..ledger.writer import Fingerprints, Ledger
+from .owner import Owner
+from .param import Param
+
+
+def header_of(optimizer: Owner, every: int, state: bool) -> Header:
+    """What a ledger of these steps says first."""
+    without = Options().arguments()
+    options = {k: v for k, v in optimizer.options.arguments().items() if v != without[k]}
+    tensors = {
+        param.name: {"dtype": param.array.dtype.name, "shape": list(param.array.shape), "group": i}
+        for i, group in enumerate(optimizer.groups)
+        for param in group.params
+    }
+    kinds = (GRADIENT, PARAMETER, *(optimizer._store.names if state else ()))
+    return Header(CONTRACT, optimizer.rule, options, every, kinds, tensors)
+
+
+class RecordedPlan:
+    """A plan whose steps are recorded; the same face as ``_core.Plan``."""
+
+    def __init__(self, plan: Any, optimizer: Owner, ledger: Ledger) -> None:
+        if list(ledger.header.tensors) != [param.name for param in optimizer._params]:
+            raise ValueError(
+                f"params: other ones than {ledger.path} records; end it with record(None) first, and record "
+                "into another file"
+            )
+        self.plan = plan
+        self.ledger = ledger
+        self._every = ledger.header.every
+        self._groups, self._hyper_names = optimizer.groups, optimizer._hyper_names
+        self._steps = optimizer._steps
+        self._weight_decay: Sequence[float] = [0.0] * len(optimizer.groups)
+        self._recorded = [_arrays_of(param, optimizer._store.names, ledger) for param in optimizer._params]
+        self._sums = np.zeros((len(self._recorded), len(ledger.header.kinds)), np.uint64)
+        self._nbytes = np.array(
+            [[arrays[0].nbytes, *(a.nbytes for a in arrays)] for arrays in self._recorded], np.uint64
+        )
+        # Their fingerprints are of the elements in C order, which a step does not pass over.
+        self._unordered = [i for i, (w, *_) in enumerate(self._recorded) if not w.flags.c_contiguous]
+        self._at = -1  # how many steps have been seen
+
+    @property
+    def norm(self) -> float:
+        norm: float = self.plan.norm
+        return norm
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.plan, name)  # stats, trials, keep: of those that have them
+
+    def set_weight_decay(self, weight_decay: list[float]) -> None:
+        self.plan.set_weight_decay(weight_decay)
+        self._weight_decay = weight_decay
+
+    def step(self, grads: Sequence[Any], hyper: Sequence[float], scale: float = 1.0) -> int:
+        if self.ledger.is_closed:
+            status: int = self.plan.step(grads, hyper, scale)
+            return status
+        if self._steps[-1] != self._at:  # at first, and after load_state_dict
+            self._at = int(self._steps[-1])
+            self.ledger.start(self._at, self._fingerprints())
+        if (self._at + 1) % self._every:
+            status = self.plan.step(grads, hyper, scale)
+        else:
+            watch, watched = self.ledger.watch, []
+            if watch is not None and watch.step == self._at + 1:
+                watched = [None if g is None else np.array(g) for g in grads]  # a step may set it to zero
+            given = {i: fingerprint(grads[i]) for i in self._unordered if grads[i] is not None}
+            status = self.plan.step(grads, hyper, scale, self._sums)
+            if status == STEPPED:
+                self._write(grads, hyper, scale, given)
+            if status == STEPPED and watch is not None and watched:
+                rows = zip(watched, self._recorded, strict=True)
+                tensors = dict(zip(self.ledger.header.tensors, [(g, *a) for g, a in rows], strict=True))
+                watch.end(self.ledger.path, self.ledger.header.kinds, tensors)
+        if status == STEPPED:
+            self._at += 1
+        return status
+
+    def _write(
+        self, grads: Sequence[Any], hyper: Sequence[float], scale: float, given: Mapping[int, int]
+    ) -> None:
+        found = finish(self._sums, self._nbytes)
+        for i, g in given.items():
+            found[i] = [g, *map(fingerprint, self._recorded[i])]
+        stepped = None if all(g is not None for g in grads) else [g is not None for g in grads]
+        self.ledger.add(int(self._steps[-1]), found, self._hyper_of(hyper), scale=scale, stepped=stepped)
+
+    def _hyper_of(self, values: Sequence[float]) -> list[dict[str, float]]:
+        n = len(self._hyper_names)
+        return [
+            {
+                **dict(zip(self._hyper_names, values[i * n : (i + 1) * n], strict=True)),
+                "weight_decay": self._weight_decay[i],
+            }
+            for i in range(len(self._groups))
+        ]
+
+    def _fingerprints(self) -> Fingerprints:
+        """Of parameters and states as they are."""
+        return np.array([[0, *map(fingerprint, arrays)] for arrays in self._recorded], np.uint64)
+
+
+def _arrays_of(param: Param, states: Sequence[str], ledger: Ledger) -> list[Any]:
+    """What is recorded of a parameter besides its gradient."""
+    return [param.array, *(param.states[name] for name in states)][: len(ledger.header.kinds) - 1]
