@@ -79,7 +79,7 @@ for _module in (optimizers, options, schedules):
 del _module
 
 if TYPE_CHECKING:
-    from . import ledger, parallel, theory
+    from . import parallel, theory
 
     __version__: str
 else:
@@ -87,14 +87,14 @@ else:
     def __getattr__(name: str) -> Any:
         if name == "__version__":
             return info()["version"]
-        if name in ("ledger", "parallel", "theory"):
+        if name in ("parallel", "theory"):
             from importlib import import_module
 
             return import_module(f"samestep.{name}")
         raise AttributeError(f"module 'samestep' has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), "ledger", "parallel", "theory", "__version__"})
+        return sorted({*globals(), "parallel", "theory", "__version__"})
 
 
 __all__ = [

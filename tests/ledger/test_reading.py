@@ -223,6 +223,13 @@ def test_a_header_of_another_form(tmp_path, lines, forgery):
     assert line_of_error(tmp_path, edited(lines, 1, HEADER_FORGERIES[forgery])) == 1
 
 
+def test_half_a_letter_is_no_text(tmp_path, lines):
+    changed = [lines[0].replace(b'"wte"', b'"\\ud800"'), *lines[1:]]
+    assert line_of_error(tmp_path, changed) == 1
+    changed = [lines[0].replace(b'"wte"', b'"w\\u0074e"'), *lines[1:]]  # another way to write a letter
+    assert line_of_error(tmp_path, changed) == 2
+
+
 @pytest.mark.parametrize(
     "text", [b"", b"\n", b"[]\n", b"nan\n", b"\xff\n", b"[" * 100_000 + b"\n", b'{"a":NaN}\n']
 )

@@ -108,8 +108,7 @@ def test_a_killed_run_is_taken_up_again(path, tmp_path):
             ledger.add(step, rows(step), [{"lr": 0.5}])
     assert content(path) == content(whole)
     assert read_ledger(path).digest == read_ledger(whole).digest
-    assert [file.name for file in tmp_path.iterdir()].count(path.name) == 1
-    assert not [file for file in tmp_path.iterdir() if "unfinished" in file.name]
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, whole.name}
 
 
 def test_a_line_that_is_cut_off_is_not_gone_on_from(path):

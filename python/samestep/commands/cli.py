@@ -19,7 +19,8 @@ from ..backends import cpu
 from ..ledger import LedgerError, NotComparableError, megatron
 from ..optional import require
 from ..proof import verify
-from . import diff
+from ..replay import ScriptError
+from . import diff, replay
 from .bench import cases as bench_cases
 from .bench import machine as bench_machine
 from .bench import peers as bench_peers
@@ -50,6 +51,8 @@ _BAD_INPUT_ERRORS = (
     LedgerError,
     NotComparableError,
     megatron.TraceError,
+    replay.ReplayError,
+    ScriptError,
 )
 
 
@@ -142,7 +145,11 @@ def _parser() -> argparse.ArgumentParser:
     diff.add_arguments(compare)
     compare.set_defaults(command=diff.run, parser=compare)
 
-    for command in (demo, info, check, bench, report, compare):
+    again = commands.add_parser("replay", help="recompute recorded steps: exit 0 accepted, 1 rejected")
+    replay.add_arguments(again)
+    again.set_defaults(command=replay.run, parser=again)
+
+    for command in (demo, info, check, bench, report, compare, again):
         command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return parser
 

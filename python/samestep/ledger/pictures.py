@@ -51,7 +51,7 @@ class Picture:
 def picture(found: Diff, columns: int, values: Values | None = None) -> Picture:
     """Draws how far apart two runs are.
 
-    A cell has the largest level of its steps. Without values, that of a step is the share of the kinds in
+    A cell has the largest level of its steps. Without all values, that of a step is the share of the kinds in
     which the tensor differs. With them it is ``log2(1 + d)/32``, at most 1, with d the largest distance of
     two elements in units of last place.
 
@@ -64,12 +64,11 @@ def picture(found: Diff, columns: int, values: Values | None = None) -> Picture:
     edges = [n * i // min(n, columns) for i in range(min(n, columns) + 1)]
     spans = [found.steps[first:last] for first, last in pairwise(edges)]
     column_of = {step: column for column, span in enumerate(spans) for step in span}
-    rows = {name: [0.0] * len(spans) for name in found.shared.tensors}
-    for a, b in found.pairs():
-        for name, kinds in found.shared.parted(a, b).items():
-            level = _level(found, a.step, name, kinds, values)
-            column = column_of[a.step]
-            rows[name][column] = max(rows[name][column], level)
+    try:
+        rows = _rows(found, column_of, len(spans), values)
+    except LookupError:  # a replay knows those of one step
+        values = None
+        rows = _rows(found, column_of, len(spans), None)
     first = found.first
     has_tensor = first is not None and first.name in rows and first.what not in ("extra", "hyper", "scale")
     return Picture(
@@ -80,9 +79,26 @@ def picture(found: Diff, columns: int, values: Values | None = None) -> Picture:
     )
 
 
+def _rows(
+    found: Diff, column_of: Mapping[int, int], columns: int, values: Values | None
+) -> dict[str, list[float]]:
+    """Of each tensor the levels of all columns; LookupError where a value is not known."""
+    rows = {name: [0.0] * columns for name in found.shared.tensors}
+    for a, b in found.pairs():
+        for name, kinds in found.shared.parted(a, b).items():
+            level = _level(found, a.step, name, kinds, values)
+            column = column_of[a.step]
+            rows[name][column] = max(rows[name][column], level)
+    return rows
+
+
 def _level(found: Diff, step: int, name: str, kinds: tuple[str, ...], values: Values | None) -> float:
     if values is None or kinds == (STEPPED,):
         return 1.0 if kinds == (STEPPED,) else len(kinds) / len(found.shared.kinds)
-    pairs = (values(step, name, kind) for kind in kinds)
-    ulps = max((most_ulps(*pair) for pair in pairs if pair is not None), default=0)
+    ulps = 0
+    for kind in kinds:
+        pair = values(step, name, kind)
+        if pair is None:
+            raise LookupError(f"{name}: no values of step {step}")
+        ulps = max(ulps, most_ulps(*pair))
     return min(1.0, math.log2(1 + max(ulps, 1)) / MOST_BITS)

@@ -1,7 +1,13 @@
 """The lines of a ledger: a header and a record for each step, chained by sha256; reading checks every link.
 
+<<<<<<< HEAD
 A ledger says what a run computed and nothing about where: equal runs have equal files, on any machine and for
 any number of threads. The first line, ``HEADER_KEYS``, says what is recorded. Each other line is a record.
+=======
+A ledger says what a run computed and nothing about where: a run's ledger has the same bytes on every machine
+and for any number of threads. Its first line, ``HEADER_KEYS``, says what is recorded. Each other line is a
+record.
+>>>>>>> d
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 Fingerprints = NDArray[np.uint64]
 
 
-@final
 class Ledger:
     """The record of a run, by which two runs are compared and one is recomputed.
 

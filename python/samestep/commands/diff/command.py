@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import shutil
 import sys
+import tempfile
+from collections.abc import Iterator, Sequence
 
-from ...ledger import diff, megatron
+from ...backends.arrays import Array
+from ...ledger import Diff, Values, diff, megatron
+from ...replay import run_script
 from ..output import print_json, style_of
 from ..render import check_figure
 from ..report import check_out
@@ -25,6 +31,12 @@ def add_arguments(compare: argparse.ArgumentParser) -> None:
     compare.add_argument("--html", metavar="FILE", help="show both side by side on an HTML page")
     compare.add_argument("--png", metavar="FILE", help="draw their distance, to a .png, .svg or .pdf file")
     compare.add_argument(
+        "--replay",
+        nargs="+",
+        metavar="SCRIPT",
+        help="run the scripts of A and B again, or one for both, up to where they part, and name the element",
+    )
+    compare.add_argument(
         "--format",
         choices=("ledger", "megatron"),
         default="ledger",
@@ -40,17 +52,41 @@ def run(arguments: argparse.Namespace) -> int:
         check_out(arguments.html, "html")
     if arguments.png is not None:
         check_figure(arguments.png, "png")
+    if arguments.replay is not None and len(arguments.replay) > 2:
+        arguments.parser.error("--replay: expected one script for both runs, or two")
     found = diff(arguments.a, arguments.b)
-    if arguments.html is not None:
-        write_page(found, arguments.html)
-    if arguments.png is not None:
-        save_diff_figure(found, arguments.png)
-    if arguments.json:
-        print_json(diff_as_dict(found))
-    else:
-        width = shutil.get_terminal_size(fallback=(100, 24)).columns
-        sys.stdout.write(diff_as_text(found, style_of(sys.stdout), width))
+    with replayed(found, arguments.replay) as values:
+        if arguments.html is not None:
+            write_page(found, arguments.html, values)
+        if arguments.png is not None:
+            save_diff_figure(found, arguments.png)
+        if arguments.json:
+            print_json(diff_as_dict(found, values))
+        else:
+            width = shutil.get_terminal_size(fallback=(100, 24)).columns
+            sys.stdout.write(diff_as_text(found, style_of(sys.stdout), width, values))
     return EQUAL if found.is_equal else PARTED
+
+
+@contextlib.contextmanager
+def replayed(found: Diff, scripts: Sequence[str] | None) -> Iterator[Values | None]:
+    """The arrays of both runs at the step where they part, from running their scripts again."""
+    if scripts is None or found.first is None:
+        yield None
+        return
+    step = found.first.step
+    with tempfile.TemporaryDirectory() as folder:
+        reruns = []
+        for name, script, ledger in zip("AB", [*scripts, *scripts][:2], (found.a, found.b), strict=True):
+            own = os.path.join(folder, name)
+            os.mkdir(own)
+            reruns.append(run_script(script, ledger, step, own))
+
+        def values(at: int, name: str, kind: str) -> tuple[Array, Array] | None:
+            a, b = (rerun.array(name, kind) if at == step else None for rerun in reruns)
+            return None if a is None or b is None else (a, b)
+
+        yield values
 
 
 def _diff_traces(arguments: argparse.Namespace) -> int:

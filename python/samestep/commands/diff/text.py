@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from ...ledger import Diff, Difference, Element, Picture, Records, Values, first_element, picture
@@ -165,9 +166,10 @@ def _axis(drawn: Picture) -> str:
     return f"{first}{last:>{max(len(drawn.columns) - len(first), len(last) + 1)}}"
 
 
-def diff_as_dict(found: Diff) -> dict[str, Any]:
-    """The comparison as plain numbers, strings, lists and dicts."""
+def diff_as_dict(found: Diff, values: Values | None = None) -> dict[str, Any]:
+    """The comparison as plain numbers, strings, lists and dicts; with values, the first element, too."""
     first = found.first
+    element = None if first is None else element_of(first, values)
     return {
         "equal": found.is_equal,
         "a": _side(found.a),
@@ -188,6 +190,7 @@ def diff_as_dict(found: Diff) -> dict[str, Any]:
             "values": list(first.values),
             "lines": list(first.lines),
             "counts": dict(first.counts),
+            "element": None if element is None else asdict(element),
         },
     }
 
