@@ -66,21 +66,28 @@ class RecordedPlan:
         self.plan.set_weight_decay(weight_decay)
         self._weight_decay = weight_decay
 
-    def step(self, grads: Sequence[Any], hyper: Sequence[float], scale: float = 1.0) -> int:
+    def step(
+        self,
+        grads: Sequence[Any],
+        hyper: Sequence[float],
+        scale: float = 1.0,
+        sums: None = None,
+        checks: int = 0,
+    ) -> int:
         if self.ledger.is_closed:
-            status: int = self.plan.step(grads, hyper, scale)
+            status: int = self.plan.step(grads, hyper, scale, None, checks)
             return status
         if self._steps[-1] != self._at:  # at first, and after load_state_dict
             self._at = int(self._steps[-1])
             self.ledger.start(self._at, self._fingerprints())
         if (self._at + 1) % self._every:
-            status = self.plan.step(grads, hyper, scale)
+            status = self.plan.step(grads, hyper, scale, None, checks)
         else:
             watch, watched = self.ledger.watch, []
             if watch is not None and watch.step == self._at + 1:
                 watched = [None if g is None else np.array(g) for g in grads]  # a step may set it to zero
             given = {i: fingerprint(grads[i]) for i in self._unordered if grads[i] is not None}
-            status = self.plan.step(grads, hyper, scale, self._sums)
+            status = self.plan.step(grads, hyper, scale, self._sums, checks)
             if status == STEPPED:
                 self._write(grads, hyper, scale, given)
             if status == STEPPED and watch is not None and watched:
