@@ -66,6 +66,11 @@ class RecordedPlan:
         self.plan.set_weight_decay(weight_decay)
         self._weight_decay = weight_decay
 
+    def start(self) -> None:
+        """Records what parameters and states are now: at first, and after ``load_state_dict``."""
+        self._at = int(self._steps[-1])
+        self.ledger.start(self._at, self._fingerprints())
+
     def step(
         self,
         grads: Sequence[Any],
@@ -77,9 +82,8 @@ class RecordedPlan:
         if self.ledger.is_closed:
             status: int = self.plan.step(grads, hyper, scale, None, checks)
             return status
-        if self._steps[-1] != self._at:  # at first, and after load_state_dict
-            self._at = int(self._steps[-1])
-            self.ledger.start(self._at, self._fingerprints())
+        if self._steps[-1] != self._at:
+            self.start()
         if (self._at + 1) % self._every:
             status = self.plan.step(grads, hyper, scale, None, checks)
         else:
