@@ -204,6 +204,9 @@ class TestPage:
             assert re.sub("<.*?>", "", shown) == side.records[4].tensors["h.weight"][0]
             assert shown.count('class="first"') == 1
         assert page.count("<circle ") == 1
+        for y in (15, 30, 45):  # each row covers all steps
+            widths = re.findall(rf'<rect x="\d+" y="{y}" width="(\d+)"', page)
+            assert sum(map(int, widths)) == 7 * 24
         assert not re.search(r'(src|href)="(?!data:)', page)
 
     def test_the_first_bit_is_lit(self, tmp_path, parted):

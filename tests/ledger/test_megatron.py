@@ -16,7 +16,7 @@ def write(folder, *, ranks=2, change=lambda name, x: x, loss=2.5, mode="full"):
         rng = np.random.default_rng(rank)
         with TraceWriter(folder, rank) as trace:
             for iteration in range(1, 4):
-                trace.event("begin", {}, phase="iteration", iteration=iteration)
+                trace.event("begin", {"x": 1}, phase="iteration", iteration=iteration)
                 trace.scalar("loss", loss, phase="forward", iteration=iteration, microbatch=0)
                 for name in ("a", "b"):
                     x = change(f"{rank}.{iteration}.{name}", rng.standard_normal((3, 4)).astype(np.float32))

@@ -1,6 +1,9 @@
-"""The record of a run, and the comparison of two: where they part, and what came first."""
+"""The record of a run, and the comparison of two: where they part, and what came first.
 
-from . import megatron, merkle
+samestep.ledger.megatron, for the traces of Megatron-LM, must be imported by its name.
+"""
+
+from . import merkle
 from .compare import Diff, Difference, NotComparableError, diff, first_parted_line
 from .elements import Element, first_element, most_ulps
 from .pictures import Picture, Values, picture
@@ -22,7 +25,6 @@ __all__ = [
     "diff",
     "first_element",
     "first_parted_line",
-    "megatron",
     "merkle",
     "most_ulps",
     "picture",
