@@ -2,8 +2,8 @@
 
     python bench/bench_faults.py [--faults 200] [--seed 0] [--json]
 
-Each fault is drawn from the seed: a rule, a step, a tensor, and one bit of a gradient, a parameter, a state or
-the learning rate, flipped just before that step. Two runs, with the fault and without it, record their
+Each fault is drawn from the seed: a rule, a step, a tensor, and one bit of a gradient, a parameter, a state
+or the learning rate, flipped just before that step. Two runs, with the fault and without it, record their
 steps; `samestep diff` must name step, tensor and kind, and `--replay` the element. A bit that changes nothing
 of what the step writes, such as the last of a state that is rounded away, leaves no trace to find: it is
 counted apart, and another one is drawn. Exits with 1 where one is not located.
@@ -99,10 +99,9 @@ def locate(fault: Fault, seed: int, folder: Path) -> str:
     first = found.first
     name = "lr" if fault.where == "hyper" else f"params[{fault.tensor!r}]"
     kind = {"hyper": "", "state": fault.state}.get(fault.where, fault.where)
-    if (first.step, first.name) != (fault.step, name) or first.kind != kind:
-        # A state's bit may be rounded away in the state and still show in the parameter.
-        if fault.where != "state" or (first.step, first.name) != (fault.step, name):
-            return f"{first}, expected {fault}"
+    # A state's bit may be rounded away in the state and still show in another, or in the parameter.
+    if (first.step, first.name) != (fault.step, name) or (first.kind != kind and fault.where != "state"):
+        return f"{first}, expected {fault}"
     if fault.where == "hyper":
         return "located"
     arrays = []

@@ -49,7 +49,7 @@ def test_the_tree_is_that_of_the_rfc():
     def sha(data):
         return hashlib.sha256(data).digest()
 
-    a, b, c = (sha(b'\0["%s",["0","1"]]' % name) for name in (b"a", b"b", b"c"))
+    a, b, c = (sha(b'\0["%s","0 1"]' % name) for name in (b"a", b"b", b"c"))
     expected = sha(b"\1" + sha(b"\1" + a + b) + c)
     assert merkle.root_of(dict.fromkeys("abc", ("0", "1"))) == expected.hex()
 

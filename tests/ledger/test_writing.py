@@ -39,13 +39,13 @@ def test_the_form_of_the_lines(path):
         ledger.add(2, rows(2**64 - 6), [{"lr": 0.1}])
     header, start, first, second = map(json.loads, content(path).splitlines())
     assert list(header) == ["ledger", "contract", "rule", "options", "every", "kinds", "tensors", "previous"]
-    assert start["tensors"] == {"a": [None, f"{1:016x}"], "ß": [None, f"{3:016x}"], 'q"': [None, f"{5:016x}"]}
+    assert start["tensors"] == {"a": f"- {1:016x}", "ß": f"- {3:016x}", 'q"': f"- {5:016x}"}
     assert list(start) == ["step", "hyper", "tensors", "previous"]
     assert list(first) == ["step", "hyper", "scale", "extras", "tensors", "previous"]
     assert first["tensors"]["ß"] is None
     assert first["extras"] == {"loss": "0x1.0000000000000p-1", "mean": "b7f2a444b2956e4b"}
     assert list(second) == ["step", "hyper", "tensors", "previous"]
-    assert second["tensors"]['q"'] == ["fffffffffffffffe", "ffffffffffffffff"]
+    assert second["tensors"]['q"'] == "fffffffffffffffe ffffffffffffffff"
     assert [record.step for record in read_ledger(path).records] == [0, 1, 2]
 
 

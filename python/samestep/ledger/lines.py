@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
+
+NONE = "-"  # in the place of a gradient that there is not
 
 
 def to_json(value: Any) -> str:
@@ -26,6 +29,11 @@ def from_json(text: bytes) -> Any:
     if b"\\u" in text:
         to_json(value).encode()  # UnicodeEncodeError, a ValueError: a half of a letter
     return value
+
+
+def as_text(entry: Sequence[str | None] | None) -> str | None:
+    """An entry as it stands in a line: its fingerprints with blanks between, a dash where there is none."""
+    return None if entry is None else " ".join(value or NONE for value in entry)
 
 
 def digest_of(line: bytes) -> str:

@@ -1,7 +1,7 @@
 """Merkle trees over the tensors of a record: by the root, one tensor can be checked without the others.
 
-A leaf is ``sha256(0x00, [name, entry] as JSON)`` and an inner node ``sha256(0x01, left, right)``; the left
-part of n leaves is the largest power of two below n.
+A leaf is ``sha256(0x00, [name, entry] as JSON)``, with the entry as it stands in the line, and an inner node
+``sha256(0x01, left, right)``; the left part of n leaves is the largest power of two below n.
 
 Source: Laurie, Langley & Kasper, RFC 6962 (2013), section 2.1.
 """
@@ -12,11 +12,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .lines import to_json
+from .lines import as_text, to_json
 
-Proof = list[
-    tuple[str, str]
-]  # from the leaf up: "left" or "right", where the other node lies, and its sha256
+# From the leaf up: "left" or "right", where the other node lies, and its sha256.
+Proof = list[tuple[str, str]]
 
 
 def root_of(tensors: Mapping[str, Any]) -> str:
@@ -77,7 +76,7 @@ def _left_part(n: int) -> int:
 
 
 def _leaf(name: str, entry: Any) -> bytes:
-    return hashlib.sha256(b"\0" + to_json([name, entry]).encode()).digest()
+    return hashlib.sha256(b"\0" + to_json([name, as_text(entry)]).encode()).digest()
 
 
 def _node(left: bytes, right: bytes) -> bytes:

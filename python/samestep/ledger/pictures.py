@@ -95,10 +95,8 @@ def _rows(
 def _level(found: Diff, step: int, name: str, kinds: tuple[str, ...], values: Values | None) -> float:
     if values is None or kinds == (STEPPED,):
         return 1.0 if kinds == (STEPPED,) else len(kinds) / len(found.shared.kinds)
-    ulps = 0
-    for kind in kinds:
-        pair = values(step, name, kind)
-        if pair is None:
-            raise LookupError(f"{name}: no values of step {step}")
-        ulps = max(ulps, most_ulps(*pair))
+    known = [pair for kind in kinds if (pair := values(step, name, kind)) is not None]
+    if not known:
+        raise LookupError(f"{name}: no values of step {step}")
+    ulps = max(most_ulps(*pair) for pair in known)
     return min(1.0, math.log2(1 + max(ulps, 1)) / MOST_BITS)

@@ -1,13 +1,7 @@
 """The lines of a ledger: a header and a record for each step, chained by sha256; reading checks every link.
 
-<<<<<<< HEAD
 A ledger says what a run computed and nothing about where: equal runs have equal files, on any machine and for
 any number of threads. The first line, ``HEADER_KEYS``, says what is recorded. Each other line is a record.
-=======
-A ledger says what a run computed and nothing about where: a run's ledger has the same bytes on every machine
-and for any number of threads. Its first line, ``HEADER_KEYS``, says what is recorded. Each other line is a
-record.
->>>>>>> d
 """
 
 from __future__ import annotations
@@ -19,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .lines import digest_of, from_json, to_json
+from .lines import NONE, digest_of, from_json, to_json
 from .merkle import root_of
 from .zipped import MAGIC, unzipped
 
@@ -258,41 +252,35 @@ def _record_of(path: Path, number: int, found: Mapping[str, Any], header: Header
             raise LedgerError(path, number, f"{key}: got {got}, expected what a record has there")
     if strange := found.keys() - RECORD_KEYS.keys() - {"previous"}:
         raise LedgerError(path, number, f"{min(strange)!r} is no key of a record")
-    if root is not None and root != root_of(tensors):
-        raise LedgerError(
-            path, number, "root: it is not that of these tensors: one of them, or it, was altered"
-        )
     if list(tensors) != list(header.tensors):
         raise LedgerError(path, number, "tensors: expected those of the header, in their order")
-    for name, entry in tensors.items():
-        if entry is None and hyper:
-            continue
-        if not (
-            isinstance(entry, list) and len(entry) == len(header.kinds) and _are_digits(entry, not hyper)
-        ):
+    entries: dict[str, Entry | None] = {}
+    for name, text in tensors.items():
+        entries[name] = None if text is None and hyper else _entry_of(text, len(header.kinds), not hyper)
+        if entries[name] is None and not (text is None and hyper):
             raise LedgerError(
                 path,
                 number,
-                f"{name}: got {_shortened(entry)}, expected 16 hexadecimal digits for each of "
-                f"{', '.join(header.kinds)}, but null for the gradient of a start",
+                f"{name}: got {_shortened(text)}, expected 16 hexadecimal digits for each of "
+                f"{', '.join(header.kinds)}, with blanks between them and a dash for the gradient of a start",
             )
-    entries = {name: None if entry is None else tuple(entry) for name, entry in tensors.items()}
+    if root is not None and root != root_of(entries):
+        raise LedgerError(
+            path, number, "root: it is not that of these tensors: one of them, or it, was altered"
+        )
     return Record(number, step, tuple(hyper), float(scale), extras, entries, root, digest)
 
 
-_DIGITS = re.compile("[0-9a-f]+")
+def _entry_of(text: Any, kinds: int, is_start: bool) -> Entry | None:
+    """The fingerprints of an entry; None: it is of another form."""
+    first = NONE if is_start else _FINGERPRINT
+    if not isinstance(text, str) or not re.fullmatch(" ".join([first] + [_FINGERPRINT] * (kinds - 1)), text):
+        return None
+    gradient, *others = text.split(" ")
+    return (None if is_start else gradient, *others)
 
 
-def _are_digits(entry: list[Any], is_start: bool) -> bool:
-    """Whether an entry is of fingerprints, but for the gradient of a start, which is None."""
-    values = entry[1:] if is_start else entry
-    if is_start and entry[0] is not None:
-        return False
-    try:
-        text = "".join(values)
-    except TypeError:
-        return False
-    return {*map(len, values)} <= {DIGITS} and (not values or _DIGITS.fullmatch(text) is not None)
+_FINGERPRINT = f"[0-9a-f]{{{DIGITS}}}"
 
 
 def _is_whole(value: Any, at_least: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 
 from ..arguments import finite_number, switch
 from ..fingerprints import fingerprint
-from .lines import digest_of, to_json
+from .lines import as_text, digest_of, to_json
 from .merkle import root_of
-from .records import DIGITS, Header, Path, read_ledger
+from .records import DIGITS, Entry, Header, Path, read_ledger
 from .watch import watch_of_environment
 from .zipped import GZIP, unzipped
 
@@ -115,7 +114,7 @@ class Ledger:
         """
         if self._step == step and np.array_equal(self._left[:, 1:], fingerprints[:, 1:]):
             return
-        entries = {name: [None, *entry[1:]] for name, entry in self._entries(fingerprints).items()}
+        entries = {name: (None, *entry[1:]) for name, entry in self._entries(fingerprints).items()}
         self._write_record({"step": step, "hyper": []}, entries, fingerprints)
         self._step, self._left = step, fingerprints.copy()
 
@@ -145,7 +144,7 @@ class Ledger:
             facts["scale"] = scale
         if self._extras:
             facts["extras"] = self._extras
-        entries = None
+        entries: dict[str, Entry | None] | None = None
         if stepped is not None and not all(stepped):
             found = zip(self._entries(fingerprints).items(), stepped, strict=True)
             entries = {name: entry if has else None for (name, entry), has in found}
@@ -205,19 +204,22 @@ class Ledger:
         os.replace(unfinished, self.path)
 
     def _write_record(
-        self, facts: Mapping[str, Any], entries: dict[str, Any] | None, fingerprints: Fingerprints
+        self, facts: Mapping[str, Any], entries: Mapping[str, Entry | None] | None, fingerprints: Fingerprints
     ) -> None:
         """Adds a line; without ``entries``, of all fingerprints."""
-        tensors = self._filled(fingerprints) if entries is None else to_json(entries).encode()
+        if entries is None:
+            tensors = self._filled(fingerprints)
+        else:
+            tensors = to_json({name: as_text(entry) for name, entry in entries.items()}).encode()
         root = ""
         if self._has_roots:
-            root = f',"root":"{root_of(json.loads(tensors) if entries is None else entries)}"'
+            root = f',"root":"{root_of(self._entries(fingerprints) if entries is None else entries)}"'
         head = f'{to_json(facts)[:-1]},"tensors":'.encode()
         self._write(b"".join((head, tensors, f'{root},"previous":"{digest_of(self._before)}"}}'.encode())))
 
-    def _entries(self, fingerprints: Fingerprints) -> dict[str, list[str]]:
+    def _entries(self, fingerprints: Fingerprints) -> dict[str, tuple[str, ...]]:
         rows = zip(self._names, fingerprints.tolist(), strict=True)
-        return {name: [f"{value:016x}" for value in row] for name, row in rows}
+        return {name: tuple(f"{value:016x}" for value in row) for name, row in rows}
 
     def _filled(self, fingerprints: Fingerprints) -> bytes:
         """The JSON of all entries: the digits are put into their places, which are found once."""
@@ -262,9 +264,7 @@ def _template_of(names: Sequence[str], kinds: int) -> tuple[bytes, NDArray[np.in
     """The JSON of entries with blanks for the fingerprints, and where each of their digits goes."""
     text, places = b"{", []
     for name in names:
-        text += f"{to_json(name)}:[".encode()
-        for _ in range(kinds):
-            places.append(len(text) + 1)
-            text += b'"' + b" " * DIGITS + b'",'
-        text = text[:-1] + b"],"
+        text += f'{to_json(name)}:"'.encode()
+        places += [len(text) + k * (DIGITS + 1) for k in range(kinds)]
+        text += b" " * (kinds * (DIGITS + 1) - 1) + b'",'
     return text[:-1] + b"}", np.add.outer(np.array(places), np.arange(DIGITS)).ravel()
