@@ -12,6 +12,7 @@ namespace {
 // Elements of the inner loop: whole vectors of any instruction set, whole cache lines of any type, and a constant, so
 // that the compiler unrolls it and prefetches stand outside.
 constexpr Index kRun = 64;
+
 // How the types of the loops are hashed; what they keep in 16 bits is bfloat16.
 template <class Kept>
 struct Hashed;
@@ -127,7 +128,8 @@ __attribute__((noinline)) void hash_end(RunHashes& r, Index i, Index count) {
   if constexpr (n > 2) hash_ends<S, 2, n>(r, i, count);
 }
 
-// Says what a loop is to hash: arrays from their first element on.
+// Says what a loop is to hash: arrays from their first element on. To be called with the loop's own pointers: nobody
+// else may read what is written through these.
 template <class... Arrays>
 inline void start_hashes(RunHashes& r, const Arrays*... arrays) {
   r.n = 0;
