@@ -23,6 +23,7 @@ NEEDS = {
     "convolution": ("torch",),
     "functions": (),
     "run": ("torch", "threadpoolctl", "sklearn"),
+    "recording": (),
 }
 FOLDER = str(Path(samestep.__file__).parents[1])
 
