@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..arrays import Array, Layout, check_disjoint, extents, gradient_error, is_in_place
 from ..face import MISMATCHED, MOVED, NONFINITE, STEPPED, Tensor
 from ..options import Options
+from ..recorded_sums import check_sums
 from .fingerprint import block_sum
 from .options import Decayed, all_finite, average, clipped_scale, flush_subnormals, prepare_gradient
 from .rules import RULES
@@ -70,6 +71,7 @@ class Plan:
         sums: NDArray[np.uint64] | None = None,
         checks: int = 0,
     ) -> int:
+        check_sums(sums, len(self._tensors))
         if self._layouts != [Layout.of(a) for a in self._arrays] or not all(map(is_in_place, self._arrays)):
             return MOVED
         for i, (bound, g) in enumerate(zip(self._bound, grads, strict=True)):
