@@ -1,5 +1,7 @@
 """What a step leaves of fingerprints on its way: those of copies, whatever the step does, and wherever."""
 
+import itertools
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -216,7 +218,7 @@ def test_parts_of_an_array_add_up(backend, form, settings):
         for ends in ((0, n), cuts):
             # What the reference would step in one piece lies in several arrays here.
             tensor = whole._params[0].tensor(whole._state_names, 0)
-            pieces = list(zip(ends[:-1], ends[1:], strict=True))
+            pieces = list(itertools.pairwise(ends))
             fields = {
                 k: getattr(tensor, k) for k in ("ema", "master", "low") if getattr(tensor, k) is not None
             }

@@ -315,6 +315,8 @@ class Optimizer(Observed):
         self._steps[:] = steps
         for group, hyper in zip(self.groups, hypers, strict=True):
             group._hyper.update(hyper)
+        if self._ledger is not None:
+            self._ledger.at = -1
         self._bind()
 
     def save(self, path: str | os.PathLike[str]) -> None:
