@@ -1,4 +1,4 @@
-"""Recorded steps: one file whatever the machine; what is no step leaves no line, and failures leave it whole."""
+"""Recorded steps: one file on any machine, no line for what is no step, and whole files after failures."""
 
 import copy
 import errno

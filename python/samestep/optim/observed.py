@@ -73,8 +73,8 @@ class Observed:
 
         Raises:
             FileExistsError: the file is there, and ``append`` is not asked for.
-            OSError: the file cannot be written, and nothing is changed. A step raises it once it has been made;
-                the file is then as before, and the next line begins anew.
+            OSError: the file cannot be written: nothing is changed. A step raises it once it is made; the
+                file is then as before, and the next step begins with another start.
             LedgerError, ValueError: the file to go on with is not whole, or of other parameters.
 
         Example:

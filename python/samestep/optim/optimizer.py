@@ -239,7 +239,8 @@ class Optimizer(Observed):
             RuntimeError: another thread is inside ``step`` of this optimizer.
         """
         plain = self._plain
-        if plain is not None and type(scale) is float and scale == 1.0 and check == 0:
+        is_unchecked = type(check) is int and check == 0
+        if plain is not None and type(scale) is float and scale == 1.0 and is_unchecked:
             flat = plain.flatten(grads)
             if self._plan.step(flat, self._hyper_values) == STEPPED:
                 return None

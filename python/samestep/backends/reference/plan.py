@@ -30,6 +30,12 @@ def _can_be_zeroed(grads: Sequence[Array | None]) -> bool:
     return all(g.flags.writeable for g in given)
 
 
+def _place_of(at: int, a: Array) -> int:
+    """Of the element that is number ``at`` in C order, its number in the order of the memory."""
+    index = np.unravel_index(at, a.shape)
+    return int(sum(i * stride for i, stride in zip(index, a.strides, strict=True))) // a.itemsize
+
+
 def _widened(tensor: Tensor) -> Array:
     """The parameter in the type of the arithmetic."""
     if tensor.master is not None:
@@ -127,11 +133,13 @@ class Plan:
         other.start()
         other.join()
         for (i, targets), (_, others) in zip(updates, again, strict=True):
-            for kind, ((_, x), (_, y)) in enumerate(zip(targets, others, strict=True), 1):
+            for (target, x), (_, y) in zip(targets, others, strict=True):
                 a, b = (np.ascontiguousarray(v).reshape(-1).view(f"u{v.itemsize}") for v in (x, y))
-                if not np.array_equal(a, b):
-                    element = int(np.argmax(a != b))
-                    self.mismatch = i, kind, element, int(a[element]), int(b[element])
+                parted = np.flatnonzero((a != b) & ~(np.isnan(x) & np.isnan(y)).reshape(-1))
+                if parted.size:
+                    at = int(parted[0])
+                    kind = 1 + next(k for k, own in enumerate(self._tensors[i].arrays()) if own is target)
+                    self.mismatch = i, kind, _place_of(at, target), int(a[at]), int(b[at])
                     return False
         return True
 
