@@ -66,6 +66,7 @@ class Ledger:
         self.header = header
         self._syncs, self._has_roots = switch("sync", sync), switch("merkle", merkle)
         self._names = list(header.tensors)
+        self.at = -1  # how many steps its optimizer had made when it last came by; below 0: a start is due
         self._extras: dict[str, str] = {}
         self._before = b""  # the line before, without its end
         # What the lines so far have come to: the last step, and each tensor's fingerprints after it.
@@ -73,8 +74,8 @@ class Ledger:
         self._left = np.zeros((len(self._names), len(header.kinds)), np.uint64)
         self._template: tuple[bytes, NDArray[np.intp]] | None = None
         self._zip = _compressor() if self.path.endswith(".gz") else None
-        exists = os.path.exists(self.path)
-        if exists and not switch("append", append):
+        goes_on, exists = switch("append", append), os.path.exists(self.path)
+        if exists and not goes_on:
             raise FileExistsError(
                 errno.EEXIST,
                 "path: there is a file already; name another one, or go on with append=True",
@@ -82,9 +83,15 @@ class Ledger:
             )
         if exists:
             self._go_on()
-        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        if not exists:
-            self._write(header.line().encode())
+        self._is_new = not exists
+        flags = os.O_WRONLY | os.O_APPEND | (0 if exists else os.O_CREAT | os.O_EXCL)
+        self._file = os.open(self.path, flags, 0o666)
+        if self._is_new:
+            try:
+                self._write(header.line().encode())
+            except BaseException:
+                self.abandon()
+                raise
 
     def note(self, **extras: Any) -> None:
         """Has the next line hold more: a number, such as the loss, or an array's fingerprint.
@@ -157,11 +164,21 @@ class Ledger:
 
     def close(self) -> None:
         """Ends the file. What an optimizer does from now on is not recorded."""
-        if self._file >= 0:
+        if self._file < 0:
+            return
+        try:
             if self._zip is not None:
                 self._append(self._zip.flush(zlib.Z_FINISH))
+        finally:  # a compressed file without an end can be read, and gone on with
             os.close(self._file)
             self._file = -1
+
+    def abandon(self) -> None:
+        """Ends the file as it is; one that was made for this ledger is removed."""
+        os.close(self._file)
+        self._file = -1
+        if self._is_new:
+            os.unlink(self.path)
 
     @property
     def is_closed(self) -> bool:

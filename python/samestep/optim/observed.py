@@ -73,7 +73,8 @@ class Observed:
 
         Raises:
             FileExistsError: the file is there, and ``append`` is not asked for.
-            OSError: the file cannot be written; a step raises it once it has been made.
+            OSError: the file cannot be written: nothing is changed. A step raises it once it is made; the
+                file is then as before, and the next step begins with another start.
             LedgerError, ValueError: the file to go on with is not whole, or of other parameters.
 
         Example:
@@ -95,10 +96,17 @@ class Observed:
         if path is not None:
             header = header_of(self, whole_number("every", every, at_least=1), switch("state", state))
             new = Ledger(path, header, sync=sync, merkle=merkle, append=append)
-        if self._ledger is not None:
-            self._ledger.close()
-        self._ledger = new
-        self._bind()
-        if isinstance(self._plan, RecordedPlan):
-            self._plan.start()
+        before, self._ledger = self._ledger, new
+        try:
+            self._bind()
+            if isinstance(self._plan, RecordedPlan):
+                self._plan.start()
+        except BaseException:
+            if new is not None:
+                new.abandon()
+            self._ledger = before
+            self._bind()
+            raise
+        if before is not None:
+            before.close()
         return new

@@ -239,7 +239,8 @@ class Optimizer(Observed):
             RuntimeError: another thread is inside ``step`` of this optimizer.
         """
         plain = self._plain
-        if plain is not None and type(scale) is float and scale == 1.0 and check == 0:
+        is_unchecked = type(check) is int and check == 0
+        if plain is not None and type(scale) is float and scale == 1.0 and is_unchecked:
             flat = plain.flatten(grads)
             if self._plan.step(flat, self._hyper_values) == STEPPED:
                 return None
@@ -315,6 +316,8 @@ class Optimizer(Observed):
         self._steps[:] = steps
         for group, hyper in zip(self.groups, hypers, strict=True):
             group._hyper.update(hyper)
+        if self._ledger is not None:
+            self._ledger.at = -1
         self._bind()
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -42,7 +42,7 @@ class RecordedPlan:
         self.plan = plan
         self.ledger = ledger
         self._every = ledger.header.every
-        self._groups, self._hyper_names = optimizer.groups, optimizer._hyper_names
+        self._n_groups, self._hyper_names = len(optimizer.groups), optimizer._hyper_names
         self._steps = optimizer._steps
         self._weight_decay: Sequence[float] = [0.0] * len(optimizer.groups)
         self._recorded = [_arrays_of(param, optimizer._store.names, ledger) for param in optimizer._params]
@@ -52,7 +52,6 @@ class RecordedPlan:
         )
         # Their fingerprints are of the elements in C order, which a step does not pass over.
         self._unordered = [i for i, (w, *_) in enumerate(self._recorded) if not w.flags.c_contiguous]
-        self._at = -1  # how many steps have been seen
 
     @property
     def norm(self) -> float:
@@ -68,8 +67,9 @@ class RecordedPlan:
 
     def start(self) -> None:
         """Records what parameters and states are now: at first, and after ``load_state_dict``."""
-        self._at = int(self._steps[-1])
-        self.ledger.start(self._at, self._fingerprints())
+        at = int(self._steps[-1])
+        self.ledger.start(at, self._fingerprints())
+        self.ledger.at = at
 
     def step(
         self,
@@ -82,13 +82,13 @@ class RecordedPlan:
         if self.ledger.is_closed:
             status: int = self.plan.step(grads, hyper, scale, None, checks)
             return status
-        if self._steps[-1] != self._at:
+        if self._steps[-1] != self.ledger.at:
             self.start()
-        if (self._at + 1) % self._every:
+        if (self.ledger.at + 1) % self._every:
             status = self.plan.step(grads, hyper, scale, None, checks)
         else:
             watch, watched = self.ledger.watch, []
-            if watch is not None and watch.step == self._at + 1:
+            if watch is not None and watch.step == self.ledger.at + 1:
                 watched = [None if g is None else np.array(g) for g in grads]  # a step may set it to zero
             given = {i: fingerprint(grads[i]) for i in self._unordered if grads[i] is not None}
             status = self.plan.step(grads, hyper, scale, self._sums, checks)
@@ -99,7 +99,7 @@ class RecordedPlan:
                 tensors = dict(zip(self.ledger.header.tensors, [(g, *a) for g, a in rows], strict=True))
                 watch.end(self.ledger.path, self.ledger.header.kinds, tensors)
         if status == STEPPED:
-            self._at += 1
+            self.ledger.at += 1
         return status
 
     def _write(
@@ -120,7 +120,7 @@ class RecordedPlan:
                 **dict(zip(self._hyper_names, values[i * n : (i + 1) * n], strict=True)),
                 "weight_decay": self._weight_decay[i],
             }
-            for i in range(len(self._groups))
+            for i in range(self._n_groups)
         ]
 
     def _fingerprints(self) -> Fingerprints:

@@ -15,6 +15,7 @@ from ... import _core
 from ..arrays import Layout, extents, gradient_error, same_layout
 from ..face import STEPPED, Tensor
 from ..options import Options
+from ..recorded_sums import check_sums
 from .arrays import gradient_view
 from .device import get_cupy
 from .kernels import ITEM, STEP, WORD, WORDS, launch_kernel, ready_kernel, run_kernel, struct_of
@@ -119,7 +120,8 @@ class _Tensors:
 
     def read_sums(self, table: Any, sums: NDArray[np.uint64]) -> None:
         """Copies the rows to those of all tensors, once the step has run; 0 of tensors not in C order."""
-        sums[self._numbers, : self._kinds] = table.get() * self._in_c_order[:, None]
+        n = min(self._kinds, sums.shape[1])
+        sums[self._numbers, :n] = table.get()[:, :n] * self._in_c_order[:, None]
 
     def prepare_launches(
         self, steps: NDArray[np.int64], coefficients: _Coefficients, sums: Any
@@ -226,6 +228,7 @@ class Plan:
         hyper: Sequence[float],
         scale: float = 1.0,
         sums: NDArray[np.uint64] | None = None,
+        checks: int = 0,
     ) -> int:
         """Steps, or returns the index of the first gradient that does not fit.
 
@@ -233,11 +236,14 @@ class Plan:
             sums: (tensors, kinds), which takes the sums over blocks of the fingerprints of each tensor's
                 gradient, parameter and states; 0 of a tensor without a gradient or not in C order. The call
                 then returns when the step has run.
+            checks: 0; nothing is computed a second time here.
 
         Raises:
+            ValueError: ``sums`` is another array.
             RuntimeError: another thread is inside, or an earlier step was interrupted between two launches.
         """
         get_cupy()  # or, in a child process, the reason why not
+        check_sums(sums, len(self._bound))
         me = threading.get_ident()
         if me in self._inside:
             raise RuntimeError("step() of this optimizer was called from within it")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..arrays import Array, Layout, check_disjoint, extents, gradient_error, is_in_place
 from ..face import MISMATCHED, MOVED, NONFINITE, STEPPED, Tensor
 from ..options import Options
+from ..recorded_sums import check_sums
 from .fingerprint import block_sum
 from .options import Decayed, all_finite, average, clipped_scale, flush_subnormals, prepare_gradient
 from .rules import RULES
@@ -27,6 +28,12 @@ def _can_be_zeroed(grads: Sequence[Array | None]) -> bool:
     except ValueError:
         return False
     return all(g.flags.writeable for g in given)
+
+
+def _place_of(at: int, a: Array) -> int:
+    """Of the element that is number ``at`` in C order, its number in the order of the memory."""
+    index = np.unravel_index(at, a.shape)
+    return int(sum(i * stride for i, stride in zip(index, a.strides, strict=True))) // a.itemsize
 
 
 def _widened(tensor: Tensor) -> Array:
@@ -70,6 +77,7 @@ class Plan:
         sums: NDArray[np.uint64] | None = None,
         checks: int = 0,
     ) -> int:
+        check_sums(sums, len(self._tensors))
         if self._layouts != [Layout.of(a) for a in self._arrays] or not all(map(is_in_place, self._arrays)):
             return MOVED
         for i, (bound, g) in enumerate(zip(self._bound, grads, strict=True)):
@@ -125,11 +133,13 @@ class Plan:
         other.start()
         other.join()
         for (i, targets), (_, others) in zip(updates, again, strict=True):
-            for kind, ((_, x), (_, y)) in enumerate(zip(targets, others, strict=True), 1):
+            for (target, x), (_, y) in zip(targets, others, strict=True):
                 a, b = (np.ascontiguousarray(v).reshape(-1).view(f"u{v.itemsize}") for v in (x, y))
-                if not np.array_equal(a, b):
-                    element = int(np.argmax(a != b))
-                    self.mismatch = i, kind, element, int(a[element]), int(b[element])
+                parted = np.flatnonzero((a != b) & ~(np.isnan(x) & np.isnan(y)).reshape(-1))
+                if parted.size:
+                    at = int(parted[0])
+                    kind = 1 + next(k for k, own in enumerate(self._tensors[i].arrays()) if own is target)
+                    self.mismatch = i, kind, _place_of(at, target), int(a[at]), int(b[at])
                     return False
         return True
 
