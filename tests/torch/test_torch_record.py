@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 
 import numpy as np
 import pytest
@@ -30,7 +29,7 @@ MANY = 70_001  # several work items, and a last block that is not full
 
 
 def numbers(seed, *shape, dtype=torch.float32):
-    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
 # Parameters of every layout that there is; each has a gradient laid out in another way.
@@ -152,26 +151,24 @@ def test_a_line_says_what_the_step_was_given_and_left(tmp_path, how):
 
 def test_how_torch_computes_is_not_in_the_file(tmp_path):
     found = []
-    for how in MADE_BY:
+    for how, make in MADE_BY.items():
         p = Parameter(torch.zeros(3))
-        with samestep.torch.record(MADE_BY[how]([p]), tmp_path / how):
-            p.grad = torch.zeros(3)
-            optimizer = MADE_BY[how]([p])
-            with samestep.torch.record(optimizer, tmp_path / f"{how}.jsonl"):
-                optimizer.step()
-        found.append((tmp_path / f"{how}.jsonl").read_bytes())
+        p.grad = torch.zeros(3)
+        optimizer = make([p])
+        with samestep.torch.record(optimizer, tmp_path / how):
+            optimizer.step()
+        found.append((tmp_path / how).read_bytes().splitlines()[0])
     assert found[0] == found[1] == found[2] == found[3].replace(b"samestep.torch.Adam", b"torch.optim.Adam")
 
 
 def test_hyper_parameters_are_those_in_use(tmp_path):
     p, q = Parameter(torch.ones(3)), Parameter(torch.ones(2))
-    groups = [{"params": [p]}, {"params": [q], "lr": torch.tensor(0.25), "betas": (0.5, 0.75)}]
+    p.grad, q.grad = torch.ones(3), torch.ones(2)
     for library in (torch.optim, samestep.torch):
         path = tmp_path / f"{library.__name__}.jsonl"
-        optimizer = library.AdamW([dict(group) for group in groups], lr=0.5, eps=float("inf"))
+        groups = [{"params": [p]}, {"params": [q], "lr": torch.tensor(0.25), "betas": (0.5, 0.75)}]
+        optimizer = library.AdamW(groups, lr=0.5, eps=float("inf"))
         scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
-        p.grad = q.grad = None
-        p.grad, q.grad = torch.ones(3), torch.ones(2)
         if library is samestep.torch:
             for group in optimizer.param_groups:
                 group["eps"] = 1e-8
@@ -188,30 +185,263 @@ def test_hyper_parameters_are_those_in_use(tmp_path):
         assert [group["lr"] for group in second] == [0.25, 0.125]
 
 
-def test_names(tmp_path):
+by_library = pytest.mark.parametrize("library", [torch.optim, samestep.torch], ids=["torch", "samestep"])
+
+
+@by_library
+def test_names(tmp_path, library):
     model = torch.nn.Linear(2, 3)
-    made = {
-        "default": (model.parameters(), None),
-        "the optimizer's own": (model.named_parameters(), None),
-        "pairs": (model.parameters(), model.named_parameters()),
-        "dict": (model.parameters(), {"b": model.bias, "w": model.weight, "other": torch.ones(1)}),
+    cases = {
+        "default": (model.parameters, None),
+        "the optimizer's own": (model.named_parameters, None),
+        "pairs": (model.parameters, model.named_parameters()),
+        "dict": (model.parameters, {"b": model.bias, "w": model.weight, "other": torch.ones(1)}),
     }
     found = {}
-    for case, (params, names) in made.items():
-        for library in (torch.optim, samestep.torch):
-            path = tmp_path / f"{library.__name__} {case}"
-            optimizer = library.SGD(params if case != "x" else None, lr=1.0) if False else None
-            given = list(params) if not isinstance(params, list) else params
-            made[case] = params = given
-            optimizer = library.SGD(given, lr=1.0)
-            model.weight.grad, model.bias.grad = torch.ones(3, 2), torch.ones(3)
-            names = dict(names) if names is not None else None
-            with samestep.torch.record(optimizer, path, names=names):
-                optimizer.step()
-            found.setdefault(case, []).append(list(read_ledger(path).header.tensors))
+    model.weight.grad, model.bias.grad = torch.ones(3, 2), torch.ones(3)
+    for case, (params, names) in cases.items():
+        optimizer = library.SGD(params(), lr=1.0)
+        with samestep.torch.record(optimizer, tmp_path / case, names=names):
+            optimizer.step()
+        found[case] = list(read_ledger(tmp_path / case).header.tensors)
     assert found == {
-        "default": [["params[0][0]", "params[0][1]"]] * 2,
-        "the optimizer's own": [["weight", "bias"]] * 2,
-        "pairs": [["weight", "bias"]] * 2,
-        "dict": [["w", "b"]] * 2,
+        "default": ["params[0][0]", "params[0][1]"],
+        "the optimizer's own": ["weight", "bias"],
+        "pairs": ["weight", "bias"],
+        "dict": ["w", "b"],
     }
+
+
+@by_library
+def test_names_that_do_not_fit(tmp_path, library):
+    p, q = Parameter(torch.ones(1)), Parameter(torch.ones(1))
+    optimizer = library.SGD([p, q], lr=1.0)
+    with pytest.raises(ValueError, match=r"names: got none for params\[0\]\[1\]"):
+        samestep.torch.record(optimizer, tmp_path / "a", names={"p": p})
+    with pytest.raises(ValueError, match="names: got 'p' for two parameters"):
+        samestep.torch.record(optimizer, tmp_path / "a", names=[("p", p), ("p", q)])
+    assert not (tmp_path / "a").exists()
+
+
+@by_library
+def test_a_parameter_without_gradient_is_null_and_a_state_it_lacks_is_nothing(tmp_path, library):
+    p, q = Parameter(torch.ones(2)), Parameter(torch.ones(3))
+    groups = [{"params": [p]}, {"params": [q], "momentum": 0.0}]
+    optimizer = library.SGD(groups, lr=0.5, momentum=0.5)
+    with samestep.torch.record(optimizer, tmp_path / "a", names={"p": p, "q": q}):
+        optimizer.step()  # no gradient at all: what the states are is not known yet
+        p.grad = torch.ones(2)
+        optimizer.step()
+        q.grad = torch.ones(3)
+        optimizer.step()
+    found = read_ledger(tmp_path / "a")
+    assert found.header.kinds == ("gradient", "parameter", "momentum_buffer")
+    assert [record.step for record in found.records] == [1, 2, 3]
+    start, second, third = (record.tensors for record in found.records)
+    assert start["p"][2] == start["q"][2] == third["q"][2] == NOTHING
+    assert second["q"] is None
+    assert second["p"][2] not in (NOTHING, third["p"][2])
+
+
+@by_library
+def test_a_closure_makes_the_gradients_that_are_recorded(tmp_path, library):
+    p = Parameter(torch.ones(2))
+    optimizer = library.Adam([p])
+    p.grad = torch.full((2,), 7.0)
+
+    def closure():
+        p.grad = torch.full((2,), 3.0)
+
+    with samestep.torch.record(optimizer, tmp_path / "a"):
+        optimizer.step(closure)
+        optimizer.step(closure=closure)
+    expected = f"{ss.fingerprint(np.full(2, 3.0, np.float32)):016x}"
+    assert [r.tensors["params[0][0]"][0] for r in read_ledger(tmp_path / "a").records[1:]] == [expected] * 2
+
+
+def test_an_optimizer_with_other_states(tmp_path):
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.LBFGS(model.parameters())
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(torch.ones(3)).square().sum()
+        loss.backward()
+        return loss
+
+    with samestep.torch.record(optimizer, tmp_path / "a"):
+        optimizer.step(closure)
+        optimizer.step(closure)
+    found = read_ledger(tmp_path / "a")
+    assert found.header.kinds[:2] == ("gradient", "parameter")
+    assert "prev_flat_grad" in found.header.kinds
+    assert found.records[1].hyper[0]["max_iter"] == 20
+
+
+def test_a_sparse_gradient_counts_with_its_zeros(tmp_path):
+    table = torch.nn.Embedding(5, 3, sparse=True)
+    optimizer = torch.optim.SparseAdam(table.parameters())
+    table(torch.tensor([1, 3, 3])).sum().backward()
+    expected = ss.fingerprint(table.weight.grad.to_dense().numpy())
+    with samestep.torch.record(optimizer, tmp_path / "a"):
+        optimizer.step()
+    assert read_ledger(tmp_path / "a").records[1].tensors["params[0][0]"][0] == f"{expected:016x}"
+
+
+def steps_of(path):
+    return [(record.step, record.is_start) for record in read_ledger(path).records]
+
+
+@by_library
+def test_a_run_goes_on_after_a_checkpoint(tmp_path, library):
+    def new():
+        p = Parameter(numbers(0, 50))
+        return p, library.Adam([p])
+
+    def train(p, optimizer, steps):
+        for t in steps:
+            p.grad = numbers(t + 1, 50)
+            optimizer.step()
+
+    p, optimizer = new()
+    with samestep.torch.record(optimizer, tmp_path / "whole"):
+        train(p, optimizer, range(4))
+    p, optimizer = new()
+    with samestep.torch.record(optimizer, tmp_path / "two"):
+        train(p, optimizer, range(2))
+    saved = copy.deepcopy((p.detach(), optimizer.state_dict()))
+    p, optimizer = new()
+    p.data = saved[0]
+    optimizer.load_state_dict(saved[1])
+    with samestep.torch.record(optimizer, tmp_path / "two", append=True):
+        train(p, optimizer, range(2, 4))
+    assert (tmp_path / "two").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert steps_of(tmp_path / "two") == [(0, True), *((t, False) for t in (1, 2, 3, 4))]
+
+
+@by_library
+def test_a_state_that_is_loaded_is_a_start(tmp_path, library):
+    p = Parameter(numbers(0, 50))
+    optimizer = library.Adam([p])
+    p.grad = numbers(1, 50)
+    with samestep.torch.record(optimizer, tmp_path / "a"):
+        optimizer.step()
+        saved = copy.deepcopy(optimizer.state_dict())
+        optimizer.step()
+        optimizer.load_state_dict(saved)
+        optimizer.step()
+    assert steps_of(tmp_path / "a") == [(0, True), (1, False), (2, False), (1, True), (2, False)]
+
+
+def test_a_step_that_is_refused_leaves_no_line(tmp_path):
+    p = Parameter(numbers(0, 50))
+    optimizer = samestep.torch.Adam([p])
+    with samestep.torch.record(optimizer, tmp_path / "a"):
+        for lr in (0.1, 1e300, 0.1):
+            p.grad = numbers(1, 50)
+            optimizer.param_groups[0]["lr"] = lr
+            if lr > 1:
+                with pytest.raises(RuntimeError, match="overflow"):
+                    optimizer.step()
+            else:
+                optimizer.step()
+    assert steps_of(tmp_path / "a") == [(0, True), (1, False), (2, False)]
+
+
+@by_library
+def test_other_parameters_are_refused_before_the_step(tmp_path, library):
+    p, q = Parameter(torch.ones(2)), Parameter(torch.ones(2))
+    optimizer = library.SGD([p], lr=1.0)
+    p.grad = q.grad = torch.ones(2)
+    recording = samestep.torch.record(optimizer, tmp_path / "a")
+    optimizer.step()
+    optimizer.add_param_group({"params": [q]})
+    with pytest.raises(ValueError, match="params: other ones than"):
+        optimizer.step()
+    assert p.tolist() == [0.0, 0.0]
+    recording.close()
+    optimizer.step()
+    assert p.tolist() == [-1.0, -1.0]
+    assert steps_of(tmp_path / "a") == [(0, True), (1, False)]
+
+
+@by_library
+def test_what_is_noted(tmp_path, library):
+    p = Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    optimizer = library.SGD([p], lr=1.0)
+    mean = torch.tensor([1.0, 2.0])
+    with samestep.torch.record(optimizer, tmp_path / "a") as recording:
+        recording.note(loss=torch.tensor(2.0, requires_grad=True), mean=mean)
+        optimizer.step()
+        recording.note(loss=0.5)
+        optimizer.step()
+        with pytest.raises(TypeError, match="loss"):
+            recording.note(loss="low")
+    first, second = (record.extras for record in read_ledger(tmp_path / "a").records[1:])
+    assert first == {"loss": (2.0).hex(), "mean": f"{ss.fingerprint(mean.numpy()):016x}"}
+    assert second == {"loss": (0.5).hex()}
+
+
+@by_library
+def test_a_record_ends(tmp_path, library):
+    p = Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    optimizer = library.SGD([p], lr=1.0)
+    with samestep.torch.record(optimizer, tmp_path / "a") as recording:
+        optimizer.step()
+        assert not recording.is_closed
+    optimizer.step()
+    assert recording.is_closed
+    assert steps_of(tmp_path / "a") == [(0, True), (1, False)]
+
+
+def test_another_record_of_samesteps_optimizers_takes_the_place_of_the_last(tmp_path):
+    p = Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    optimizer = samestep.torch.Adam([p])
+    first = optimizer.record(tmp_path / "a")
+    optimizer.step()
+    second = optimizer.record(tmp_path / "b")
+    optimizer.step()
+    assert optimizer.record(None) is None
+    optimizer.step()
+    assert first.is_closed
+    assert second.is_closed
+    assert steps_of(tmp_path / "a") == [(0, True), (1, False)]
+    assert steps_of(tmp_path / "b") == [(1, True), (2, False)]
+
+
+def test_a_copy_is_not_recorded(tmp_path):
+    p = Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    optimizer = samestep.torch.Adam([p])
+    with optimizer.record(tmp_path / "a"):
+        optimizer.step()
+        twin = copy.deepcopy(optimizer)
+        twin.param_groups[0]["params"][0].grad = torch.ones(2)
+        twin.step()
+    assert steps_of(tmp_path / "a") == [(0, True), (1, False)]
+
+
+@by_library
+def test_files_that_cannot_be_begun(tmp_path, library):
+    p = Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    optimizer = library.SGD([p], lr=1.0)
+    (tmp_path / "there").write_text("no ledger\n")
+    with pytest.raises(FileExistsError, match="path: there is a file already"):
+        samestep.torch.record(optimizer, tmp_path / "there")
+    with pytest.raises(FileNotFoundError, match="path: there is no such folder"):
+        samestep.torch.record(optimizer, tmp_path / "none" / "a")
+    with samestep.torch.record(optimizer, tmp_path / "there", append=True), pytest.raises(LedgerError):
+        optimizer.step()
+    assert (tmp_path / "there").read_text() == "no ledger\n"
+
+
+def test_what_is_no_optimizer_or_has_no_fingerprint(tmp_path):
+    with pytest.raises(TypeError, match="optimizer: got Linear"):
+        samestep.torch.record(torch.nn.Linear(1, 1), tmp_path / "a")
+    p = torch.zeros(2, dtype=torch.int32)
+    with pytest.raises(TypeError, match=r"params\[0\]\[0\]: got torch.int32"):
+        samestep.torch.record(torch.optim.SGD([p], lr=1.0), tmp_path / "a")

@@ -206,7 +206,6 @@ class NativeOptimizer(torch.optim.Optimizer):
         super().__setstate__(state)
         self.__dict__.pop("_step_bindings", None)
         self.__dict__.pop("_state_params", None)
-        self.__dict__.pop("_recording", None)
 
 
 def _copied_state(value: Any) -> Any:
