@@ -74,7 +74,8 @@ class Observed:
         Raises:
             FileExistsError: the file is there, and ``append`` is not asked for.
             OSError: the file cannot be written; a step raises it once it has been made.
-            LedgerError, ValueError: the file to go on with is not whole, or of other parameters.
+            LedgerError, ValueError: the file to go on with is not whole, or of other parameters; or it is the
+                optimizer of one worker's part, whose ``Sharded`` records.
 
         Example:
             >>> import numpy as np, samestep as ss, tempfile, os
@@ -90,6 +91,8 @@ class Observed:
             >>> last.tensors == {"params['w']": tuple(f"{ss.fingerprint(a):016x}" for a in (np.ones(2), w))}
             True
         """
+        if not self._decides:
+            raise ValueError("record: got an optimizer of one worker's part; record the Sharded that has it")
         check_layouts(self._params)
         new = None
         if path is not None:
