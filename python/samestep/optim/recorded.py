@@ -47,11 +47,13 @@ class StepSums:
     Attributes:
         rows: (tensors, kinds), as a plan takes them.
         are_wanted: whether the next step is to make them.
+        total: of all parts together, modulo 2^64, in one row; nothing, if they were not wanted.
     """
 
     def __init__(self, optimizer: Owner, kinds: int) -> None:
         self.rows = np.zeros((len(optimizer._params), kinds), np.uint64)
         self.are_wanted = False
+        self.total = np.zeros(0, np.uint64)
 
 
 class SummedPlan:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..backends.arrays import Array, check_inplace, is_half
 from ..backends.options import Options
 from ..optim.optimizer import Optimizer
+from ..optim.recorded import StepSums
 from .groups import Group
 from .vector import Piece, Vector
-
-if TYPE_CHECKING:
-    from .spread_ledger import SpreadLedger
 
 
 class Parts:
@@ -80,14 +78,14 @@ class Parts:
         scale: float,
         following: Any,
         buffer: Array,
-        ledger: SpreadLedger | None,
+        sums: StepSums | None,
     ) -> None:
         """Steps the worker's elements. The parameters change once those of all workers have come.
 
         Args:
             following: the hyper-parameters of this step.
             buffer: has room for all parameters; it may be where the gradients lie.
-            ledger: that takes the sums of all workers, which go with what the workers tell each other anyway.
+            sums: that take those of all workers, which go with what the workers tell each other anyway.
         """
         for own, now in zip(self.own, self.cut(self._params), strict=True):
             own[...] = now  # the caller may have changed it
@@ -96,8 +94,8 @@ class Parts:
             optimizer._step_flat(grads, scale, following)
         except Exception as found:  # the others must not wait for this worker
             error = found
-        sums = np.zeros(0, np.uint64) if ledger is None else ledger.sums_of_step()
-        told = np.concatenate([np.array([error is not None], np.uint64), sums])
+        mine = np.zeros(0, np.uint64) if sums is None or not sums.are_wanted else sums.rows.ravel()
+        told = np.concatenate([np.array([error is not None], np.uint64), mine])
         everyone = self._group.all_gather(told, [told.size] * self._group.size)
         if error is not None:
             raise error
@@ -112,8 +110,8 @@ class Parts:
             new = self.own if is_own else [self._vector.view(buffer, piece) for piece in pieces]
             for w, values in zip(_cut(self._params, pieces), new, strict=True):
                 w[...] = values
-        if ledger is not None:
-            ledger.total = np.add.reduce(everyone)[1:]
+        if sums is not None:
+            sums.total = np.add.reduce(everyone)[1:]
 
     def _receive_others(self, vector: Vector, mine: Array, buffer: Array) -> None:
         """Sends the bytes of the worker's part to all others, and fills their parts of the buffer."""

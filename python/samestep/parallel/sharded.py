@@ -300,7 +300,8 @@ class Sharded(Recorded):
         norm, admitted = self._parts.admit(grads, self.optimizer.options, scale, self._module)
         self._skipped = admitted is None
         if admitted is not None:
-            self._parts.step(self.optimizer, grads, admitted, following, total, self._ledger)
+            step_sums = self.optimizer._step_sums
+            self._parts.step(self.optimizer, grads, admitted, following, total, step_sums)
         leaf_sums.give_back([total])
         leaf_sums.start()
         return norm if self.optimizer.options.clip_norm is not None else None

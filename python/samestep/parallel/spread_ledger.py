@@ -64,7 +64,6 @@ class SpreadLedger:
             np.uint64,
         )
         self.sums = StepSums(optimizer, len(header.kinds))
-        self.total = np.zeros(0, np.uint64)  # the sums of all workers, modulo 2^64, of the step being made
         self._at = -1  # how many steps have been seen
         self._is_closed = False
         self._ledger = Ledger(path, self.header, **how) if group.rank == 0 else None
@@ -115,10 +114,6 @@ class SpreadLedger:
         if self._ledger is not None:
             self._ledger.start(self._optimizer.t, self._finished(total))
 
-    def sums_of_step(self) -> Array:
-        """This worker's sums of the step that it has made; none, if the step is not recorded."""
-        return self.sums.rows.ravel() if self.sums.are_wanted else np.zeros(0, np.uint64)
-
     def end(self, following: Following, scale: float, stepped: Array) -> None:
         """Writes the line of a step that has been made.
 
@@ -132,7 +127,9 @@ class SpreadLedger:
             return
         optimizer = self._optimizer
         named = named_hyper(optimizer._hyper_names, following[1], optimizer._weight_decay)
-        self._ledger.add(self._at, self._finished(self.total), named, scale=scale, stepped=stepped.tolist())
+        self._ledger.add(
+            self._at, self._finished(self.sums.total), named, scale=scale, stepped=stepped.tolist()
+        )
 
     def _finished(self, total: Array) -> Array:
         return finish(total.reshape(self._nbytes.shape), self._nbytes)
