@@ -8,7 +8,8 @@ import pytest
 
 import samestep as ss
 from samestep.ledger import read_ledger
-from samestep.parallel import Sharded, run_threads, weighted_mean
+from samestep.parallel import Sharded, WorkerLost, run_threads, weighted_mean
+from simulated import Network
 
 SHAPES = {"long": (5000,), "few": (7,), "a number": (), "table": (50, 70), "empty": (0,), "block": (1024,)}
 WORKERS = [1, 2, 3, 5]
@@ -263,3 +264,35 @@ def test_the_optimizer_of_a_part_records_nothing_alone(tmp_path):
 
     run_threads(2, run)
     assert not (tmp_path / "a").exists()
+
+
+def test_a_step_in_which_a_worker_is_lost_changes_nothing_and_has_no_line(tmp_path):
+    def run(group, path):
+        w = np.ones(4000, np.float32)
+        opt = Sharded(ADAM, w, group, leaves=4)
+        opt.record(path)
+        before = transfers(group)
+        for leaf in opt.leaves:
+            opt.add(leaf, w)
+        try:
+            opt.step()
+        except WorkerLost:
+            assert (w == 1.0).all()
+            return before, False
+        return before, True
+
+    def transfers(group):
+        return group._network.transfers[group.rank]
+
+    network = Network(3)
+    first = network.run(lambda group: run(group, tmp_path / "whole"))[2][0]
+    last = network.transfers[2]
+    found = set()
+    for at in range(first + 1, last + 1):
+        path = tmp_path / str(at)
+        results = Network(3, seed=at, kills={2: at}).run(lambda group, path=path: run(group, path))
+        is_made = results[0][1]
+        steps = [step for step, is_start in lines(path) if not is_start]
+        assert steps == [1] * is_made
+        found.add(is_made)
+    assert False in found
