@@ -13,6 +13,7 @@ from torch.nn import Parameter
 
 import samestep as ss
 import samestep.torch
+from samestep._core import AddressedPlan
 from samestep.ledger import LedgerError, read_ledger
 from samestep.torch import recording as module
 
@@ -105,6 +106,28 @@ def test_native_steps_make_the_fingerprints_of_contiguous_parameters(tmp_path, m
     shapes = {tuple(p.shape) for name, p in params.items() if not p.is_contiguous()}
     assert {tuple(tensor.shape) for tensor in seen} == shapes
     assert len(seen) == 4 * len(shapes)
+
+
+def test_only_steps_that_are_recorded_make_sums(tmp_path, monkeypatch):
+    made = []
+
+    class Spy:
+        @staticmethod
+        def step_together(*args):
+            made.append(args[-1] is not None)
+            return AddressedPlan.step_together(*args)
+
+    monkeypatch.setattr(samestep.torch.optimizer, "AddressedPlan", Spy)
+    p = Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    optimizer = samestep.torch.Adam([p])
+    optimizer.step()
+    with optimizer.record(tmp_path / "a", every=2):
+        for _ in range(5):
+            optimizer.step()
+    optimizer.step()
+    # The first step shows which states there are; then those of steps 4 and 6 are recorded.
+    assert made == [False, False, False, True, False, True, False]
 
 
 def expected_entry(before, p, state):
@@ -358,10 +381,14 @@ def test_other_parameters_are_refused_before_the_step(tmp_path, library):
     optimizer.add_param_group({"params": [q]})
     with pytest.raises(ValueError, match="params: other ones than"):
         optimizer.step()
-    assert p.tolist() == [0.0, 0.0]
+    optimizer.param_groups.pop()
+    optimizer.param_groups[0]["params"] = [q]
+    with pytest.raises(ValueError, match="params: other ones than"):
+        optimizer.step()
+    assert (p.tolist(), q.tolist()) == ([0.0, 0.0], [1.0, 1.0])
     recording.close()
     optimizer.step()
-    assert p.tolist() == [-1.0, -1.0]
+    assert q.tolist() == [0.0, 0.0]
     assert steps_of(tmp_path / "a") == [(0, True), (1, False)]
 
 
