@@ -20,18 +20,6 @@ namespace {
 
 typedef unsigned long long Word64;
 
-// std::conditional, without its header.
-template <bool is_first, class A, class B>
-struct Choice {
-  using Type = A;
-};
-template <class A, class B>
-struct Choice<false, A, B> {
-  using Type = B;
-};
-template <bool is_first, class A, class B>
-using Chosen = typename Choice<is_first, A, B>::Type;
-
 inline constexpr HD Word64 mix(Word64 z) {
   z += 0x9e3779b97f4a7c15;
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
@@ -52,7 +40,7 @@ constexpr Keys keys_of_words() {
   return keys;
 }
 
-// What zeros from byte i of a block to its end add to its hash; i of the last word that is begun counts as not begun.
+// from[i]: what zeros from pair i of a block to its end add to its hash.
 struct ZeroHashes {
   Word64 from[kFingerprintBytes / 8 + 1];
 };
@@ -66,18 +54,20 @@ constexpr ZeroHashes hashes_of_zeros() {
   return zeros;
 }
 
-#ifndef __CUDACC__  // a GPU's loops are in gpu/fingerprint.cuh
-
-// Numbers as their bits, a vector of them at a time. infinity: the largest magnitude that is no NaN; quiet: the one
-// NaN.
+// Numbers as their bits, a vector of them at a time, on a GPU one. infinity: the largest magnitude that is no NaN;
+// quiet: the one NaN.
 template <class Bits, Bits infinity, Bits quiet>
 struct Floating {
   using Element = Bits;
+#ifdef __CUDACC__
+  static HD Bits canonical(Bits x) { return (x & Bits(Bits(~Bits(0)) >> 1)) > infinity ? quiet : x; }
+#else
   typedef Bits Vector __attribute__((vector_size(kVectorBytes)));
   static Vector canonical(Vector x) {
     const Vector is_nan = (Vector)((x & Bits(Bits(~Bits(0)) >> 1)) > infinity);
     return (x & ~is_nan) | (quiet & is_nan);
   }
+#endif
 };
 using Fingerprinted32 = Floating<unsigned, 0x7f800000u, 0x7fc00000u>;
 using Fingerprinted64 = Floating<Word64, 0x7ff0000000000000, 0x7ff8000000000000>;
@@ -86,9 +76,15 @@ using FingerprintedBF16 = Floating<unsigned short, 0x7f80, 0x7fc0>;
 // Bits that are no numbers: the lower halves of split parameters.
 struct FingerprintedBits {
   using Element = unsigned short;
+#ifdef __CUDACC__
+  static HD Element canonical(Element x) { return x; }
+#else
   typedef unsigned short Vector __attribute__((vector_size(kVectorBytes)));
   static Vector canonical(Vector x) { return x; }
+#endif
 };
+
+#ifndef __CUDACC__  // a GPU's loops are in gpu/fingerprint.cuh
 
 typedef unsigned Words __attribute__((vector_size(kVectorBytes)));
 
@@ -104,7 +100,7 @@ inline Words64 hash_vector(const char* x, Index i) {
   return product_of_halves((Words64)((Words)Kind::canonical(load<typename Kind::Vector>(x)) + keys_of(i)));
 }
 
-// `byte`: where the zeros begin, or the vector that they fill up ends.
+// What zeros add to a block's hash after the vector that ends at this byte or holds it.
 inline Word64 hash_of_zeros(Index byte) {
   static constexpr ZeroHashes zeros = hashes_of_zeros();
   return zeros.from[(byte + kVectorBytes - 1) / kVectorBytes * kVectorBytes / 8];

@@ -5,6 +5,7 @@
 // Every kernel takes one struct, XArguments, by value. kernels.py lays it out again, field by field, and
 // tests/backends/gpu/test_gpu_arguments.py compares the two.
 #include "gpu/batchnorm.cuh"
+#include "gpu/fingerprint.cuh"
 #include "gpu/functions.cuh"
 #include "gpu/mse.cuh"
 #include "gpu/product.cuh"
@@ -31,13 +32,16 @@ FOR_EACH_RULE(RULE)
   extern "C" __global__ void name(const __grid_constant__ Arguments a) { __VA_ARGS__(a); }
 #endif
 
-#define STEP_KERNELS_OF(name, suffix, variant)                                                   \
-  KERNEL(step_##name##suffix##_float32, StepArguments, step<rule_##name<float>, float, variant>) \
-  KERNEL(step_##name##suffix##_float64, StepArguments, step<rule_##name<double>, double, variant>)
+#define STEP_KERNELS_OF(name, suffix, ...)                                                           \
+  KERNEL(step_##name##suffix##_float32, StepArguments, step<rule_##name<float>, float, __VA_ARGS__>) \
+  KERNEL(step_##name##suffix##_float64, StepArguments, step<rule_##name<double>, double, __VA_ARGS__>)
 #define STEP_KERNELS(name, ...) STEP_KERNELS_OF(name, , kPlain)
 #define OPTION_KERNELS(name, ...)           \
   STEP_KERNELS_OF(name, _options, kOptions) \
   STEP_KERNELS_OF(name, _decoupled, kDecoupled)
+#define FINGERPRINTED_KERNELS(name, ...)                       \
+  STEP_KERNELS_OF(name, _options_fingerprints, kOptions, true) \
+  STEP_KERNELS_OF(name, _decoupled_fingerprints, kDecoupled, true)
 
 #define WORD_KERNELS() KERNEL(write_words, WordArguments, store_words)
 
@@ -49,6 +53,14 @@ FOR_EACH_RULE(RULE)
   SUM_KERNELS_OF(float, float32)  \
   SUM_KERNELS_OF(double, float64) \
   KERNEL(pair_rows, PairArguments, pair_runs)
+
+#define FINGERPRINT_KERNELS_OF(type, ...) KERNEL(fingerprint_##type, FingerprintArguments, hash_array<__VA_ARGS__>)
+#define FINGERPRINT_KERNELS()                                         \
+  FINGERPRINT_KERNELS_OF(float32, Fingerprinted32, float)             \
+  FINGERPRINT_KERNELS_OF(float64, Fingerprinted64, double)            \
+  FINGERPRINT_KERNELS_OF(bfloat16, FingerprintedBF16, unsigned short) \
+  FINGERPRINT_KERNELS_OF(float16, FingerprintedF16, unsigned short)   \
+  FINGERPRINT_KERNELS_OF(uint16, FingerprintedBits, unsigned short)
 
 #define BATCHNORM_KERNELS_OF(T, type, suffix, relu)                                                  \
   KERNEL(add_blocks_forward##suffix##_##type, BatchNormArguments, add_blocks<Forward<T, relu>, T>)   \
@@ -93,13 +105,15 @@ FOR_EACH_RULE(RULE)
   KERNEL(softmax_rows_float32, SoftmaxArguments, softmax_rows<float>) \
   KERNEL(softmax_rows_float64, SoftmaxArguments, softmax_rows<double>)
 
-#define ALL_KERNELS()           \
-  FOR_EACH_RULE(STEP_KERNELS)   \
-  FOR_EACH_RULE(OPTION_KERNELS) \
-  WORD_KERNELS()                \
-  SUM_KERNELS()                 \
-  BATCHNORM_KERNELS()           \
-  MSE_KERNELS()                 \
-  PRODUCT_KERNELS()             \
-  FUNCTION_KERNELS()            \
+#define ALL_KERNELS()                  \
+  FOR_EACH_RULE(STEP_KERNELS)          \
+  FOR_EACH_RULE(OPTION_KERNELS)        \
+  FOR_EACH_RULE(FINGERPRINTED_KERNELS) \
+  WORD_KERNELS()                       \
+  SUM_KERNELS()                        \
+  FINGERPRINT_KERNELS()                \
+  BATCHNORM_KERNELS()                  \
+  MSE_KERNELS()                        \
+  PRODUCT_KERNELS()                    \
+  FUNCTION_KERNELS()                   \
   SOFTMAX_KERNELS()

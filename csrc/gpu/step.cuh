@@ -5,6 +5,7 @@
 #include "contract/options.h"
 #include "contract/rules.h"
 #include "contract/types.h"
+#include "gpu/fingerprint.cuh"
 #include "gpu/threads.cuh"
 
 namespace samestep {
@@ -21,7 +22,7 @@ struct GivenGradient {
   const void* g;  // (size)
   Index launch;   // number of the launch that steps this tensor; -1: no gradient, no step
 };
-struct Item {  // elements begin .. begin + per_item - 1 of a tensor, for one block of threads
+struct Item {  // elements begin .. begin + per_item - 1 of a tensor, for one block of threads; whole blocks of bytes
   Index tensor, begin;
 };
 
@@ -33,6 +34,7 @@ struct StepArguments {
   const GivenGradient* given;
   const Item* items;
   Index launch, per_item;
+  Word64* sums;  // (tensors, 2 + states), of the fingerprints of gradient, parameter and states
 };
 
 // The numbers 0..n-1 as template arguments: std::make_integer_sequence, for whose header NVRTC would need a path.
@@ -45,8 +47,8 @@ struct UpTo<0, k...> {
   using type = Numbers<k...>;
 };
 
-// The rule alone, with the options of options.h, or with these and decoupled weight decay. One kernel per variant, so
-// that a plain step pays nothing for options.
+// The rule alone, with the options of options.h, or with these and decoupled weight decay. One kernel per variant, and
+// others that make fingerprints, so that a plain step pays nothing for either: not even registers.
 enum Variant { kPlain, kOptions, kDecoupled };
 
 // w_i, states_i = rule(w_i, prepared(g_i), states_i) for one tensor; the body of for_each().
@@ -87,7 +89,7 @@ struct UpdateElements {
 };
 
 // One item of the list: a block of threads steps per_item elements of one tensor, if this launch is the tensor's.
-template <class R, class T, Variant variant, int... k>
+template <class R, class T, Variant variant, bool fingerprints, int... k>
 inline void step_item(const StepArguments& a, Numbers<k...>) {
   // What to step: an item, its tensor's gradient, and the row of addresses.
   const Item item = a.items[blockIdx.x];
@@ -106,7 +108,15 @@ inline void step_item(const StepArguments& a, Numbers<k...>) {
       static_cast<const T*>(given.g),
       states};
   const bool aligned = is_aligned(row.w) && is_aligned(given.g) && (is_aligned(row.states[k]) && ... && true);
-  for_each<T>(body, aligned, item.begin, smaller(row.size, item.begin + a.per_item));
+  const Index end = smaller(row.size, item.begin + a.per_item);
+  for_each<T>(body, aligned, item.begin, end);
+  if constexpr (fingerprints) {
+    __syncthreads();  // all threads have stepped; what they have read and written is in the nearest cache
+    constexpr Index kPerBlock = kFingerprintBytes / sizeof(T);
+    const T* const arrays[] = {body.g, body.w, states[k]...};
+    add_block_sums<Fingerprinted<T>>(arrays, row.size, aligned, item.begin / kPerBlock, ceil_div(end, kPerBlock),
+                                     a.sums + item.tensor * (sizeof...(k) + 2));
+  }
 }
 
 // Numbers<0, 1, ...> for the states of a rule, deduced from operator()(w, g, states...), which may be a template over
@@ -118,9 +128,9 @@ auto states_of(int) -> decltype(numbers_of<R, T>(&R::template operator()<T>));
 template <class R, class T>
 auto states_of(long) -> decltype(numbers_of<R, T>(&R::operator()));
 
-template <class R, class T, Variant variant>
+template <class R, class T, Variant variant, bool fingerprints = false>
 void step(const StepArguments& a) {
-  step_item<R, T, variant>(a, decltype(states_of<R, T>(0)){});
+  step_item<R, T, variant, fingerprints>(a, decltype(states_of<R, T>(0)){});
 }
 
 // to[i] = words[i], i = 0..count-1: how `given` is updated. The words travel as the argument of a launch, in order with

@@ -3,6 +3,7 @@
 // of its own, even over the nearest cache, would let the memory wait.
 #pragma once
 #include "contract/fingerprint.h"
+#include "contract/storage.h"
 #include "isa/kernels.h"
 
 namespace samestep {
@@ -13,8 +14,19 @@ namespace {
 constexpr Index kRun = 64;
 // How the types of the loops are hashed; what they keep in 16 bits is bfloat16.
 template <class Kept>
-using HashedAs =
-    Chosen<sizeof(Kept) == 2, FingerprintedBF16, Chosen<sizeof(Kept) == 4, Fingerprinted32, Fingerprinted64>>;
+struct Hashed;
+template <>
+struct Hashed<float> {
+  using As = Fingerprinted32;
+};
+template <>
+struct Hashed<double> {
+  using As = Fingerprinted64;
+};
+template <>
+struct Hashed<Half> {
+  using As = FingerprintedBF16;
+};
 
 // A block is whole: its hash is added to the sum of array k.
 inline void end_block(RunHashes& r, int k, Word64 h, Word64 mixed_number) {
@@ -32,7 +44,8 @@ inline Word64 mixed_number_of(const RunHashes& r, Index i) {
 template <class Kept, int count>
 inline void hash_canonical(const char* const* arrays, Index byte, Index in_block, Words64* h) {
   for (Index at = 0; at < kRun * Index(sizeof(Kept)); at += kVectorBytes) {
-    for (int k = 0; k < count; ++k) h[k] += hash_vector<HashedAs<Kept>>(arrays[k] + byte + at, in_block + at);
+    for (int k = 0; k < count; ++k)
+      h[k] += hash_vector<typename Hashed<Kept>::As>(arrays[k] + byte + at, in_block + at);
   }
 }
 
@@ -91,7 +104,7 @@ inline void hash_ends(RunHashes& r, Index i, Index n) {
         for (Index b = 0; b < bytes - at; ++b) padded[b] = x[b];
         x = padded;
       }
-      h += hash_vector<HashedAs<Kept>>(x, in_block + at);
+      h += hash_vector<typename Hashed<Kept>::As>(x, in_block + at);
     }
     end_block(r, k, sum_of_lanes(h) + padding, mixed_number);
   }

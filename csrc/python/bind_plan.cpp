@@ -53,6 +53,13 @@ class BoundPlan {
 
   double norm() const { return plan_->norm(); }
 
+  // Of a step that returned kMismatched: tensor, kind (0: its gradient, then what it writes), element, and its bits as
+  // they were stepped and as they were computed again.
+  py::tuple mismatch() const {
+    const Mismatch& m = plan_->mismatch();
+    return py::make_tuple(m.tensor, m.kind, m.element, m.stepped, m.again);
+  }
+
   // (elements of a work item, threads, seconds of its trials, whether it is kept), the default first; none while
   // another thread steps.
   py::list trials() {
@@ -77,7 +84,7 @@ class BoundPlan {
     plan_->keep(setting);
   }
 
-  Index step(py::handle grads, const std::vector<double>& hyper, double scale, const py::object& sums) {
+  Index step(py::handle grads, const std::vector<double>& hyper, double scale, const py::object& sums, Index checks) {
     StepGuard alone(stepping_);
     check_hyper(*plan_, hyper);
     const BlockSums recorded = block_sums_of(sums, plan_->tensors().size());
@@ -85,9 +92,16 @@ class BoundPlan {
     if (!held) throw py::error_already_set();
     Index status = accept_gradients(held);
     if (status != kAccepted) return status;
-    if (size_ < kReleaseInterpreter) return plan_->step(hyper.data(), scale, recorded) ? kStepped : kNonfinite;
-    py::gil_scoped_release others_may_run;
-    return plan_->step(hyper.data(), scale, recorded) ? kStepped : kNonfinite;
+    std::optional<py::gil_scoped_release> others_may_run;
+    if (size_ >= kReleaseInterpreter) others_may_run.emplace();
+    switch (plan_->step(hyper.data(), scale, recorded, checks)) {
+      case Outcome::nonfinite:
+        return kNonfinite;
+      case Outcome::mismatched:
+        return kMismatched;
+      default:
+        return kStepped;
+    }
   }
 
   // Makes `steps` steps along the gradient of the trainer's problem.
@@ -236,7 +250,8 @@ void bind_plan(py::module_& m) {
       .def_property_readonly("trials", &BoundPlan::trials)
       .def("keep", &BoundPlan::keep, py::arg("setting"))
       .def("step", &BoundPlan::step, py::arg("grads"), py::arg("hyper"), py::arg("scale") = 1.0,
-           py::arg("sums") = py::none())
+           py::arg("sums") = py::none(), py::arg("checks") = 0)
+      .def_property_readonly("mismatch", &BoundPlan::mismatch)
       .def("set_weight_decay", &BoundPlan::set_weight_decay, py::arg("weight_decay"))
       .def_property_readonly("norm", &BoundPlan::norm)
       .def("train", &BoundPlan::train, py::arg("trainer"), py::arg("hyper"), py::arg("steps"));

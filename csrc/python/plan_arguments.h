@@ -72,8 +72,8 @@ inline void check_steps(const py::array_t<Index>& steps, size_t params) {
 }
 
 // What a step returns, unless it is the number of the first gradient that does not fit as it is. A step that does not
-// return kStepped has written nothing. Python's names for these are in backends/face.py.
-constexpr Index kStepped = -1, kMoved = -2, kNonfinite = -3;
+// return kStepped or kMismatched has written nothing. Python's names for these are in backends/face.py.
+constexpr Index kStepped = -1, kMoved = -2, kNonfinite = -3, kMismatched = -4;
 
 // What accept_gradients() returns where all gradients fit.
 constexpr Index kAccepted = kStepped;

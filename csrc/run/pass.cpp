@@ -17,32 +17,10 @@ constexpr Index kChunk = 1024;
 static_assert(kChunk % kSumBlock == 0 && kSumBlock % (kFingerprintBytes / 2) == 0,
               "chunks are whole blocks of 16 bits");
 
-// An array of a tensor as fingerprints see it.
-struct Kind {
-  const void* array;
-  Contents contents;
-  Index bytes;  // of an element
-};
-
 Kind kept_as(const void* array, Storage storage, Type type) {
   if (storage == bfloat16) return {array, numbers_bfloat16, 2};
   if (storage == float16) return {array, numbers_float16, 2};
   return {array, type == float32 ? numbers32 : numbers64, bytes_of(type)};
-}
-
-constexpr int kMostKinds = kMaxStates + 6;  // beside the states: g, w, ema, master, low, copy
-
-// The gradient, then all that a step writes, in the order of samestep.backends.face.Tensor.arrays().
-int kinds_of(const Tensor& t, int n_states, Kind* kinds) {
-  int n = 0;
-  kinds[n++] = kept_as(t.g, t.storage, t.type);
-  kinds[n++] = kept_as(t.w, t.storage, t.type);
-  for (int s = 0; s < n_states; ++s) kinds[n++] = kept_as(t.states[s], t.stores_states ? t.storage : as_is, t.type);
-  if (t.ema != nullptr) kinds[n++] = kept_as(t.ema, as_is, t.type);
-  if (t.master != nullptr) kinds[n++] = kept_as(t.master, as_is, t.type);
-  if (t.low != nullptr) kinds[n++] = {t.low, bits16, 2};
-  if (t.copy != nullptr) kinds[n++] = kept_as(t.copy, t.copy_storage, t.type);
-  return n;
 }
 
 // 16 random bits for each of elements begin..begin+n-1, the same on every thread: counter-based, sixteen to a block.
@@ -59,6 +37,18 @@ const std::uint16_t* random_bits(std::uint64_t seed, Index step, Index tensor, I
 }
 
 }  // namespace
+
+int kinds_of(const Tensor& t, int n_states, Kind* kinds) {
+  int n = 0;
+  kinds[n++] = kept_as(t.g, t.storage, t.type);
+  kinds[n++] = kept_as(t.w, t.storage, t.type);
+  for (int s = 0; s < n_states; ++s) kinds[n++] = kept_as(t.states[s], t.stores_states ? t.storage : as_is, t.type);
+  if (t.ema != nullptr) kinds[n++] = kept_as(t.ema, as_is, t.type);
+  if (t.master != nullptr) kinds[n++] = kept_as(t.master, as_is, t.type);
+  if (t.low != nullptr) kinds[n++] = {t.low, bits16, 2};
+  if (t.copy != nullptr) kinds[n++] = kept_as(t.copy, t.copy_storage, t.type);
+  return n;
+}
 
 Pass::Pass(const std::vector<Tensor>& tensors, const Index* steps) : steps_(steps) {
   for (const Tensor& t : tensors) stores_ = stores_ || t.storage != as_is || t.copy != nullptr;

@@ -33,6 +33,18 @@ struct Tensor {
   Index first = 0;  // of the whole array's elements, the first that is here; a multiple of kSumBlock
 };
 
+// An array of a tensor: what a step reads, or reads and writes.
+struct Kind {
+  const void* array;
+  Contents contents;
+  Index bytes;  // of an element
+};
+constexpr int kMostKinds = kMaxStates + 6;  // beside the states: g, w, ema, master, low, copy
+
+// The gradient, then all that a step writes, in the order of samestep.backends.face.Tensor.arrays(); how many there
+// are.
+int kinds_of(const Tensor& t, int n_states, Kind* kinds);
+
 // Where a step leaves the sums that fingerprints are made of (contract/fingerprint.h): a row a tensor, in which the
 // gradient comes first and then, as far as the row goes, all that is written.
 struct BlockSums {
@@ -94,7 +106,14 @@ class Pass {
   void step_elements(const Tensor& tensor, Index i, const Coefficients& coefficients, Index begin, Index end) const {
     if (block_sums.rows != nullptr) {
       record_elements(tensor, i, coefficients, begin, end);
-    } else if (needs_rule_only(tensor)) {
+    } else {
+      step_again(tensor, i, coefficients, begin, end);
+    }
+  }
+
+  // The same without sums.
+  void step_again(const Tensor& tensor, Index i, const Coefficients& coefficients, Index begin, Index end) const {
+    if (needs_rule_only(tensor)) {
       run_rule(tensor, coefficients, begin, end, nullptr);
     } else {
       run_with_options(tensor, i, coefficients, begin, end);

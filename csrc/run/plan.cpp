@@ -196,10 +196,10 @@ bool Plan::prepare(const double* hyper, double scale) {
   return true;
 }
 
-bool Plan::step(const double* hyper, double scale, BlockSums sums) {
+Outcome Plan::step(const double* hyper, double scale, BlockSums sums, Index checked_blocks) {
   {
     FpMode mode;
-    if (!prepare(hyper, scale)) return false;
+    if (!prepare(hyper, scale)) return Outcome::nonfinite;
   }
   pass_.block_sums = sums;
   if (sums.rows != nullptr) {
@@ -207,9 +207,20 @@ bool Plan::step(const double* hyper, double scale, BlockSums sums) {
     if (!cuts_blocks_) largest_item_ = 0;  // cut again
     cuts_blocks_ = true;
   }
+  std::optional<StepCheck> check;
+  if (checked_blocks > 0) {
+    check.emplace(tensors_, active_isa().rules[rule_].n_states, checked_blocks, steps_[tensors_.size()]);
+    check->start(pass_, coefficients_, coefficients_of_);
+  }
   run_all_items();
+  if (check) {
+    if (const auto found = check->compare()) {
+      mismatch_ = *found;
+      return Outcome::mismatched;
+    }
+  }
   count_step();
-  return true;
+  return Outcome::stepped;
 }
 
 void Plan::run_all_items() {

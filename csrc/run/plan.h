@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "run/pass.h"
+#include "run/step_check.h"
 #include "run/tuner.h"
 
 namespace samestep {
@@ -12,15 +13,22 @@ namespace samestep {
 // Elements up to which a step on the calling thread alone is fastest.
 constexpr Index kSmallStep = 4096;
 
+// A step was made; or a gradient is not finite, Options::nonfinite refuses that, and nothing was written; or a check
+// found a difference, and the step was written but does not count.
+enum class Outcome { stepped, nonfinite, mismatched };
+
 class Plan {
  public:
   // rule: row of the tables. steps (tensors + 1): how many steps each tensor has made, then how many the plan has. A
   // step increments them in place.
   Plan(int rule, std::vector<Tensor> tensors, Index* steps);
 
-  // hyper: the rule's hyper-parameters, group by group. Gradients are multiplied by `scale`. False: a gradient is not
-  // finite, Options::nonfinite refuses that, and nothing was written. Sums of a tensor without a gradient are 0.
-  bool step(const double* hyper, double scale = 1.0, BlockSums sums = {});
+  // hyper: the rule's hyper-parameters, group by group. Gradients are multiplied by `scale`. Sums of a tensor without a
+  // gradient are 0. So many blocks are computed twice and compared.
+  Outcome step(const double* hyper, double scale = 1.0, BlockSums sums = {}, Index checked_blocks = 0);
+
+  // Where the last step that was mismatched differs from what another thread computed.
+  const Mismatch& mismatch() const { return mismatch_; }
 
   // The same without the pool, for loops over small steps. The caller has set the floating-point mode.
   bool step_here(const double* hyper);
@@ -78,6 +86,7 @@ class Plan {
 
   Pass pass_;
   double norm_ = std::numeric_limits<double>::quiet_NaN();
+  Mismatch mismatch_{};
 
   // One set for each (group, type, step number); tensors that agree in all three share it.
   std::vector<Coefficients> coefficients_;

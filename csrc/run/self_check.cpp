@@ -1,6 +1,6 @@
 // Runs every rule of the table in use, its sums, leaves, batch norm with ReLU, a linear layer, squared errors,
-// functions and softmax on a few numbers and hashes the results: a quick check at import, not the proof. The expected
-// hashes are in python/samestep/backends/cpu.py.
+// functions, softmax and fingerprints on a few numbers and hashes the results: a quick check at import, not the proof.
+// The expected hashes are in python/samestep/backends/cpu.py.
 #include "run/self_check.h"
 
 #include <cstring>
@@ -171,6 +171,19 @@ void hash_functions(Hash& hash, Type type) {
   hash.add(dz);
 }
 
+// Any bits as what they may be: one word in 41 is a NaN of every type, and the last block is short.
+void hash_fingerprints(Hash& hash) {
+  std::vector<std::uint64_t> x(300);
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = i % 41 == 9 ? ~0ull - i : i * 0x9e3779b97f4a7c15;
+  const Index bytes = static_cast<Index>(x.size()) * 8;
+  std::vector<std::uint64_t> found = {fingerprint(numbers32, x.data(), bytes / 4),
+                                      fingerprint(numbers64, x.data(), bytes / 8)};
+  for (Contents halves : {numbers_bfloat16, numbers_float16, bits16}) {
+    found.push_back(fingerprint(halves, x.data(), bytes / 2));
+  }
+  hash.add(found);
+}
+
 }  // namespace
 
 std::vector<std::pair<std::string, std::uint64_t>> self_check() {
@@ -182,7 +195,7 @@ std::vector<std::pair<std::string, std::uint64_t>> self_check() {
     hash_rule<double>(hash, row, float64);
     out.emplace_back(active_isa().rules[row].name, hash.value());
   }
-  Hash options, sum, leaves, batchnorm, linear, mse, functions;
+  Hash options, sum, leaves, batchnorm, linear, mse, functions, fingerprints;
   for (bool decoupled : {false, true}) {
     hash_options<float>(options, float32, decoupled);
     hash_options<double>(options, float64, decoupled);
@@ -201,6 +214,7 @@ std::vector<std::pair<std::string, std::uint64_t>> self_check() {
   hash_mse<double>(mse, float64);
   hash_functions<float>(functions, float32);
   hash_functions<double>(functions, float64);
+  hash_fingerprints(fingerprints);
   out.emplace_back("options", options.value());
   out.emplace_back("sum", sum.value());
   out.emplace_back("leaves", leaves.value());
@@ -208,6 +222,7 @@ std::vector<std::pair<std::string, std::uint64_t>> self_check() {
   out.emplace_back("linear", linear.value());
   out.emplace_back("mse", mse.value());
   out.emplace_back("functions", functions.value());
+  out.emplace_back("fingerprint", fingerprints.value());
   return out;
 }
 

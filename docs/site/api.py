@@ -24,6 +24,13 @@ PAGES = {
     "functions": ("Functions of one value", "layers.functions", "exp log tanh sigmoid"),
     "softmax": ("Softmax and cross-entropy", "layers.softmax", "softmax_cross_entropy"),
     "sums": ("Sums and digests", None, "canonical_sum global_norm digest fingerprint"),
+    "ledger": ("Ledgers", "ledger", None),
+    "ledger-megatron": ("Ledgers: Megatron-LM's traces", "ledger.megatron", None),
+    "ledger-merkle": (
+        "Ledgers: Merkle trees",
+        "ledger.merkle",
+        named("ledger.merkle", "root_of proof_of is_proved"),
+    ),
     "minimize": ("Training loops", None, "minimize Result"),
     "problems": ("Problems", "problems", None),
     "theory": ("Theory", "theory", None),

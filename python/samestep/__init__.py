@@ -7,6 +7,7 @@ Optimizers, which update NumPy arrays in place:
     AdaGrad, RMSProp, Adam        steps divided by a root of squared gradients
     AdamW                         Adam with decoupled weight decay
     Optimizer                     what they share: step, groups, state_dict, save, load
+    CorruptionError               what step(check=k) raises where two threads compute different bits
     optimizers, options           the module of the optimizers; what a step can do besides its rule
     schedules                     lr as a function of the step
 
@@ -67,6 +68,7 @@ from .layers.linear import linear, linear_backward
 from .layers.softmax import softmax_cross_entropy
 from .ledger import Ledger
 from .optim import optimizers, schedules
+from .optim.mismatch import CorruptionError
 from .optim.optimizer import Optimizer
 from .optim.optimizers import NAG, SGD, AdaGrad, Adam, AdamW, Momentum, RMSProp
 from .result import Result
@@ -104,6 +106,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "BatchNorm",
+    "CorruptionError",
     "Ledger",
     "Momentum",
     "Optimizer",

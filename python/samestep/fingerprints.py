@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import backends
-from .backends.arrays import DTYPES, HALVES, lives_on_gpu
+from .backends.arrays import DTYPES, HALVES, is_array
 from .backends.cpu import finish_fingerprints as finish
 
 __all__ = ["fingerprint", "finish"]
@@ -25,15 +25,17 @@ def fingerprint(x: Any, *, backend: str = "auto") -> int:
     workers cannot show. It finds accidents, not forgers: for those there is ``digest``.
 
     Args:
-        x: float32, float64, float16, bfloat16 or uint16, any shape and layout, NumPy's or CuPy's. Its bytes
-            are those that ``digest`` takes: little-endian, in C order, every NaN as one.
-        backend: "auto" or "cpu": the compiled kernels; "reference": the NumPy twin, with the same bits.
+        x: float32, float64, float16, bfloat16 or uint16, any shape and layout. Its bytes are those that
+            ``digest`` takes: little-endian, in C order, every NaN as one. An array on a GPU is read there.
+        backend: "auto" (by the memory in which the array lives), "cpu", "reference" (the NumPy twin: the same
+            bits, slowly) or "cuda".
 
     Returns:
         A whole number from 0 to 2^64 - 1.
 
     Raises:
-        TypeError: ``x`` is no array, or of another dtype.
+        TypeError: ``x`` is no array, or of another dtype; it is on a GPU for a backend of main memory, or the
+            other way round.
         ValueError: an unknown backend.
 
     Source:
@@ -45,14 +47,14 @@ def fingerprint(x: Any, *, backend: str = "auto") -> int:
         >>> [f"{ss.fingerprint(x):016x}" for x in (np.zeros(3, np.float32), -np.zeros(3, np.float32))]
         ['b7f2a444b2956e4b', '10281dba730901ea']
     """
-    backends.check_name(backend)
-    if lives_on_gpu(x) and hasattr(x, "get"):
-        x = x.get()
-    is_plain = isinstance(x, np.ndarray) and not isinstance(x, np.ma.MaskedArray)
-    known = is_plain and (x.dtype.newbyteorder("=") in (*DTYPES, np.uint16) or x.dtype.name in HALVES)
-    if not known:
-        got = x.dtype if is_plain else type(x).__name__
+    backend, (x,) = backends.choose_backend(backend, {"x": x})
+    is_known = is_array(x) and not isinstance(x, np.ma.MaskedArray)
+    if not is_known or not (x.dtype.newbyteorder("=") in (*DTYPES, np.uint16) or x.dtype.name in HALVES):
+        got = x.dtype if is_known else type(x).__name__
         raise TypeError(f"x: got {got}, expected a float32, float64, float16, bfloat16 or uint16 array")
-    native = np.require(x, x.dtype.newbyteorder("="), ("C", "A"))
-    module = backends.module("reference" if backend == "reference" else "cpu")
-    return int(module.fingerprint(np.asarray(native)))
+    module = backends.module(backend)
+    if backend == "cuda":
+        x = module.contiguous(x)
+    else:
+        x = np.asarray(np.require(x, x.dtype.newbyteorder("="), ("C", "A")))
+    return int(module.fingerprint(x))

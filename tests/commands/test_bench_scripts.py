@@ -117,3 +117,12 @@ def test_workers_have_one_digest_and_torch_more():
     for name, count in found["digests"].items():
         assert count == 1 or name.startswith("torch")
         assert count > 1 or not name.startswith("torch")
+
+
+@pytest.mark.slow
+def test_the_ledger_s_sizes_and_times():
+    rows = {row["what"]: row for row in json.loads(run("ledger", "--json"))["rows"]}
+    assert [rows[name]["goal"] for name in ("file, plain", "file, compressed", "diff")] == [60, 6, 5]
+    assert 0 < rows["file, compressed"]["median"] < rows["file, plain"]["median"] / 2
+    for name in ("diff", "diff, compressed", "read, plain"):
+        assert 0 < rows[name]["minimum"] <= rows[name]["median"]

@@ -14,6 +14,7 @@ import pytest
 import samestep as ss
 from samestep.commands import cli, demo, digits, table
 from samestep.commands.digits_torch import Comparison, LibraryRun
+from samestep.commands.output import jsonable
 from samestep.commands.render import Style, as_text, comparison_as_text, digits_as_text
 from samestep.optim.optimizers import OPTIMIZERS
 from samestep.proof import golden
@@ -673,7 +674,7 @@ class TestChecks:
         text = as_text(shown, Style())
         assert "only 1 of 2 directions have a curvature" in text
         assert "∞" in text
-        assert cli._jsonable(shown.as_dict())["problem"]["kappa"] is None
+        assert jsonable(shown.as_dict())["problem"]["kappa"] is None
 
     def test_columns_that_nearly_depend_on_each_other(self, small_demo):
         """kappa is finite, but no step size is chosen for the flattest direction."""

@@ -60,7 +60,7 @@ FLOORS = (
     {"fingerprints"},
     {"ledger"},
     {"optim", "layers", "sums"},
-    {"problems", "parallel"},
+    {"problems", "parallel", "replay"},
     {"result"},
     {"theory"},
     {"train"},

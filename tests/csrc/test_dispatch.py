@@ -62,7 +62,7 @@ class TestSelfCheck:
         found = dict(_core.self_check())
         assert len(cpu.SELF_CHECK) >= 14
         assert {name: found.get(name) for name in cpu.SELF_CHECK} == cpu.SELF_CHECK
-        others = {"options", "sum", "leaves", "batchnorm", "linear", "mse", "functions"}
+        others = {"options", "sum", "leaves", "batchnorm", "linear", "mse", "functions", "fingerprint"}
         assert set(found) == {name for name, *_ in _core.rules()} | others
 
     @pytest.mark.skipif("avx2" not in ss.info()["isas"], reason="only the baseline here")

@@ -26,6 +26,11 @@ static Dim3 threadIdx, blockIdx, blockDim, gridDim;
 inline float __fsqrt_rn(float x) { return std::sqrt(x); }
 inline double __dsqrt_rn(double x) { return std::sqrt(x); }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+inline unsigned __float_as_uint(float x) {
+  unsigned bits;
+  std::memcpy(&bits, &x, 4);
+  return bits;
+}
 inline long long __double_as_longlong(double x) {
   long long bits;
   std::memcpy(&bits, &x, 8);
@@ -172,4 +177,9 @@ inline T __shfl_down_sync(unsigned, T value, unsigned by) {
 template <class T>
 inline T __shfl_sync(unsigned, T value, unsigned from) {
   return shim::block.shuffle(value, from);
+}
+inline unsigned long long atomicAdd(unsigned long long* to, unsigned long long by) {
+  const unsigned long long before = *to;
+  *to += by;
+  return before;
 }

@@ -191,6 +191,29 @@ std::string stored_digest(int row, int size, const Stored& how) {
   return sha256_hex(bytes).substr(0, 16);
 }
 
+// FingerprintProgram of fingerprints.py.
+std::string fingerprint_digest(const std::string& dtype, const std::string& inputs, int size) {
+  const bool random = inputs == "random";
+  const std::vector<float> x =
+      random ? random_values<float>(size, 1) : integer_values<float>(size, 37, 11, 1009, 400, 128.3);
+  unsigned long long found = 0;
+  if (dtype == "float32") found = fingerprint(numbers32, x.data(), size);
+  if (dtype == "float64") {
+    const std::vector<double> wide = random ? random_values<double>(size, 1) : std::vector<double>(x.begin(), x.end());
+    found = fingerprint(numbers64, wide.data(), size);
+  }
+  if (dtype == "float16") found = fingerprint(numbers_float16, narrowed(x, float16).data(), size);
+  if (dtype == "bfloat16") found = fingerprint(numbers_bfloat16, narrowed(x, bfloat16).data(), size);
+  if (dtype == "uint16") {
+    Halves lower(size);
+    for (int i = 0; i < size; ++i) std::memcpy(&lower[i], &x[i], 2);
+    found = fingerprint(bits16, lower.data(), size);
+  }
+  std::vector<std::uint8_t> bytes;
+  append_bytes(bytes, std::vector<double>{double(found >> 32), double(found & 0xffffffff)});
+  return sha256_hex(bytes).substr(0, 16);
+}
+
 std::vector<RuleProgram> rule_programs() {
   std::vector<RuleProgram> out = {{"exact", 1000, 5, "default"}, {"finite", 7, 10000, "default"}};
   for (const char* hyper : {"default", "other", "zero"}) {
@@ -410,6 +433,14 @@ int main(int argc, char** argv) {
              [=] { return stored_digest(row, size, how); }});
       }
     }
+  }
+  for (std::string dtype : {"float32", "float64", "float16", "bfloat16", "uint16"}) {
+    const auto add = [&](const std::string& inputs, int size) {
+      programs.push_back({"fingerprint " + dtype + " " + inputs + " " + std::to_string(size),
+                          [=] { return fingerprint_digest(dtype, inputs, size); }});
+    };
+    add("integers", 1000);
+    for (int size : kSizes) add("random", size);
   }
   int configurations = 0, differing = 0;
   for (const Program& program : programs) {

@@ -59,6 +59,14 @@ def test_digests_of_the_specification():
     loss, dz = golden.SoftmaxProgram(np.dtype(np.float32), (9, 11)).run()
     assert float(loss[0]).hex() == "0x1.09c83748e38e4p+3"
     assert ss.digest(dz)[:16] == "27e11d87674a33b9"
+    for name, fingerprint in {
+        ("float32", "integers", 1000): 0xA634B0A0CFD0C2E1,
+        ("float64", "integers", 1000): 0x31449EDF9CE1B344,
+        ("float32", "random", 0): 0xA706DD2F4D197E6F,
+        ("bfloat16", "random", 0): 0xA706DD2F4D197E6F,
+    }.items():
+        program, halves = golden.FingerprintProgram(*name), divmod(fingerprint, 2**32)
+        assert golden.DIGESTS[str(program)] == ss.digest(np.array(halves, np.float64))[:16]
 
 
 def test_kernels(group, isa, threads):

@@ -40,6 +40,7 @@ PRODUCT, PIECES = "csrc/contract/product.h", "csrc/isa/product.h"
 LEAVES, SPREAD, TREE = "csrc/contract/leaves.h", "python/samestep/spread.py", "python/samestep/tree.py"
 SPREAD_MSE = "python/samestep/problems/spread.py"
 CONVOLUTION, CONVOLUTIONS = "csrc/contract/convolution.h", "csrc/isa/convolution.h"
+FINGERPRINT = "csrc/contract/fingerprint.h"
 RULES, BATCHNORM, SUMS, MSE, FUNCTIONS = (
     "csrc/contract/rules.h",
     "csrc/contract/batchnorm.h",
@@ -107,6 +108,9 @@ FAULTS = (
     Fault("a leaf of weight zero read", LEAVES, "if (weight == 0.0) {", "if (weight == 0.0 && g == nullptr) {", "test_leaves.py"),
     Fault("a leaf lost between chunks of halves", "csrc/run/leaves.cpp", "narrow(mean, count, at(out, 2, i));",
           "narrow(mean, count - (i > begin), at(out, 2, i));", "test_leaves.py"),
+    Fault("a NaN's payload in a fingerprint", FINGERPRINT, "return (x & ~is_nan) | (quiet & is_nan);", "return x;", "test_fingerprint.py"),
+    Fault("blocks of a fingerprint not numbered", FINGERPRINT, "mix(hash_block<Kind>(block) ^ mix(b))", "mix(hash_block<Kind>(block))"),
+    Fault("bytes behind the last one in a fingerprint", FINGERPRINT, "(b + 1) * kCount > n", "(b + 1) * kCount > n + 1", "test_fingerprint.py"),
     Fault("rows of a gradient out of order", MSE, "for (int k = 0; k < n; ++k) factor[k] = Doubles{} + r[k];",
           "for (int k = 0; k < n; ++k) factor[k] = Doubles{} + r[k ^ (n > 1)];"),
     Fault("a digit of a coefficient of exp, float32", FUNCTIONS, "0x1.5555555564c30p-5", "0x1.5555555764c30p-5", "test_functions.py"),

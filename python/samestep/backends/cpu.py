@@ -269,6 +269,7 @@ SELF_CHECK = {
     "linear": 0x7B40B189E700AB08,
     "mse": 0xDBE33ADCDB0D720E,
     "functions": 0x9D482F6933DA1B78,
+    "fingerprint": 0x1A594D13D1CF7126,
 }
 
 

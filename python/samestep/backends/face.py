@@ -17,8 +17,9 @@ from .options import Options
 
 # What Plan.step returns where it is not the index of the first gradient that does not fit: all was stepped; a
 # parameter or state has moved since it was bound; a gradient is infinite or NaN and such a step is to be
-# skipped or refused. Unless it returns STEPPED, it has written nothing.
-STEPPED, MOVED, NONFINITE = -1, -2, -3
+# skipped or refused; a check found what two threads computed differently. It has written nothing unless it
+# returns STEPPED or MISMATCHED, and does not count unless it returns STEPPED.
+STEPPED, MOVED, NONFINITE, MISMATCHED = -1, -2, -3, -4
 
 Sizes = tuple[int, int, int]  # N samples, C channels, S positions
 
@@ -95,6 +96,7 @@ class Plan(Protocol):
         hyper: Sequence[float],
         scale: float = 1.0,
         sums: NDArray[np.uint64] | None = None,
+        checks: int = 0,
     ) -> int:
         """Makes one step of all parameters, in place.
 
@@ -105,10 +107,15 @@ class Plan(Protocol):
             sums: (P, kinds), C order: takes the block sums of fingerprints, of each gradient as it was
                 handed in, then of ``Tensor.arrays()``, as far as there are kinds. They are 0 without a
                 gradient, and of no use where an array lies in another order than C's.
+            checks: blocks of 1024 elements, at least, that are computed a second time by another thread.
 
         Returns:
-            STEPPED, MOVED, NONFINITE, or the index of the first gradient that does not fit.
+            STEPPED, MOVED, NONFINITE, MISMATCHED, or the index of the first gradient that does not fit.
         """
+
+    @property
+    def mismatch(self) -> tuple[int, int, int, int, int]:
+        """After MISMATCHED: tensor, kind (0: the gradient, then ``Tensor.arrays()``), element, both bits."""
 
 
 class Mse(Protocol):
@@ -158,6 +165,9 @@ class Backend(Protocol):
 
     def global_norm(self, arrays: Sequence[Any]) -> float:
         """The root of the sum of all squares; an empty list has the norm 0."""
+
+    def fingerprint(self, x: Any) -> int:
+        """The fingerprint of x, in C order: float32, float64, 16 bits; uint16, bits that are no numbers."""
 
     # ---- batch norm ----
     #

@@ -47,9 +47,6 @@ class HostBackend(Backend, Protocol):
     def clipped_scale(self, scale: float, norm: float, clip_norm: float) -> float:
         """scale*(clip_norm/norm) where ``norm``, that of gradients times ``scale``, is above, else scale."""
 
-    def fingerprint(self, x: Any) -> int:
-        """The fingerprint of x, in C order: float32, float64, 16 bits; uint16, bits that are no numbers."""
-
     # ---- leaves, the numbered parts of a step ----
     #
     # All arrays are (n,), without gaps. The formulas are those of csrc/contract/leaves.h.

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from ..backends import cpu
+from ..ledger import LedgerError, NotComparableError, megatron
 from ..optional import require
 from ..proof import verify
+from ..replay import ScriptError
+from . import diff, replay
 from .bench import cases as bench_cases
 from .bench import machine as bench_machine
 from .bench import peers as bench_peers
@@ -28,9 +30,9 @@ from .bench import turns as bench_turns
 from .demo import STAGES, run_demo
 from .digits import DigitsResult, train_digits
 from .digits_torch import Comparison, compare
+from .output import print_json, style_of
 from .render import (
     FigureError,
-    Style,
     as_text,
     check_figure,
     comparison_as_text,
@@ -42,6 +44,16 @@ from .report import STAGES as REPORT_STAGES
 from .table import Table, TableError, diabetes, read_csv
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
+_BAD_INPUT_ERRORS = (
+    TableError,
+    FigureError,
+    ReportError,
+    LedgerError,
+    NotComparableError,
+    megatron.TraceError,
+    replay.ReplayError,
+    ScriptError,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
-    except (TableError, FigureError, ReportError, ImportError, OSError) as error:
+    except (*_BAD_INPUT_ERRORS, ImportError, OSError) as error:
         print(f"samestep {arguments.name}: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
@@ -129,7 +141,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_table(report)
     report.set_defaults(command=_report, parser=report)
 
-    for command in (demo, info, check, bench, report):
+    compare = commands.add_parser("diff", help="say where two recorded runs part: exit 0 equal, 1 parted")
+    diff.add_arguments(compare)
+    compare.set_defaults(command=diff.run, parser=compare)
+
+    again = commands.add_parser("replay", help="recompute recorded steps: exit 0 accepted, 1 rejected")
+    replay.add_arguments(again)
+    again.set_defaults(command=replay.run, parser=again)
+
+    for command in (demo, info, check, bench, report, compare, again):
         command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return parser
 
@@ -172,9 +192,9 @@ def _demo(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:
         save_figure(demo, arguments.plot)
     if arguments.json:
-        _print_json(demo.as_dict())
+        print_json(demo.as_dict())
     else:
-        sys.stdout.write(as_text(demo, _style(sys.stdout)))
+        sys.stdout.write(as_text(demo, style_of(sys.stdout)))
         if arguments.plot is not None:
             print(f"\n  figure: {Path(arguments.plot)}")
     return OK if demo.passed else FAILED
@@ -188,12 +208,12 @@ def _digits(arguments: argparse.Namespace) -> int:
     if arguments.torch:
         with _progress(len(cpu.info()["isas"])) as announce:
             result = compare(announce=announce)
-        text = comparison_as_text(result, _style(sys.stdout))
+        text = comparison_as_text(result, style_of(sys.stdout))
     else:
         result = train_digits()
-        text = digits_as_text(result, _style(sys.stdout))
+        text = digits_as_text(result, style_of(sys.stdout))
     if arguments.json:
-        _print_json(result.as_dict())
+        print_json(result.as_dict())
     else:
         sys.stdout.write(text)
     return OK if result.passed else FAILED
@@ -202,7 +222,7 @@ def _digits(arguments: argparse.Namespace) -> int:
 def _info(arguments: argparse.Namespace) -> int:
     info = cpu.info()
     if arguments.json:
-        _print_json(info)
+        print_json(info)
         return OK
     width = max(map(len, info))
     for name, value in info.items():
@@ -264,14 +284,14 @@ def _bench(arguments: argparse.Namespace) -> int:
         bench_show.save_figure(rows, arguments.plot)
     if arguments.json:
         about = bench_machine.about(max(arguments.threads))
-        _print_json({"info": cpu.info(), "about": about, "rows": [row.as_dict() for row in rows]})
+        print_json({"info": cpu.info(), "about": about, "rows": [row.as_dict() for row in rows]})
     return OK
 
 
 def _verify(arguments: argparse.Namespace) -> int:
     result = verify.run((lambda line: None) if arguments.json else _print_now)
     if arguments.json:
-        _print_json(result)
+        print_json(result)
     else:
         print(_certificate(result))
     return FAILED if result["failures"] else OK
@@ -297,7 +317,7 @@ def _report(arguments: argparse.Namespace) -> int:
             report = report_on(table, arguments.quick, announce)
     report.write(arguments.out)
     if arguments.json:
-        _print_json(report.as_dict())
+        print_json(report.as_dict())
     else:
         failed = [row.item for row in report.rows if not row.passed]
         for item in failed:
@@ -310,29 +330,6 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _print_now(line: str) -> None:
     print(line, flush=True)
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(_jsonable(value), indent=2, allow_nan=False))
-
-
-def _jsonable(value: Any) -> Any:
-    """The value with None, JSON's null, for infinity and NaN, which JSON does not have."""
-    if isinstance(value, dict):
-        return {str(name): _jsonable(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_jsonable(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _style(stream: TextIO) -> Style:
-    try:
-        "µβ√─▁".encode(stream.encoding)
-        unicode = True
-    except UnicodeEncodeError:
-        unicode = False
-    color = stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-    return Style(color=color, unicode=unicode)
 
 
 @contextlib.contextmanager

@@ -27,8 +27,23 @@ _BARS = "▁▂▃▄▅▆▇█"
 _COLORS = ("#868e96", "#1c7ed6", "#2b8a3e", "#f08c00", "#9c36b5", "#e03131")
 _IN_ASCII = dict(
     zip(
-        "½Φ²βμκ√µ·─∞→▁▂▃▄▅▆▇█",
-        ("1/2 ", "Phi ", "^2", "beta", "mu", "kappa", "sqrt ", "u", "-", "-", "infinite", "->", *".:-=+*#@"),
+        "½Φ²βμκ√µ·─∞→←▁▂▃▄▅▆▇█",
+        (
+            "1/2 ",
+            "Phi ",
+            "^2",
+            "beta",
+            "mu",
+            "kappa",
+            "sqrt ",
+            "u",
+            "-",
+            "-",
+            "infinite",
+            "->",
+            "<-",
+            *".:-=+*#@",
+        ),
         strict=True,
     )
 )
@@ -58,6 +73,9 @@ class Style:
 
     def dim(self, text: str) -> str:
         return f"\033[2m{text}\033[0m" if self.color else text
+
+    def lit(self, text: str) -> str:
+        return f"\033[1;7;31m{text}\033[0m" if self.color else text
 
     def verdict(self, passed: bool) -> str:
         word = "PASS" if passed else "FAIL"
@@ -92,7 +110,7 @@ def digits_as_text(result: DigitsResult, style: Style) -> str:
             f"Adam, batches of {BATCH}"
         ),
         "",
-        *_grid(
+        *grid(
             [
                 ["loss", rounds, curve],
                 ["training images", f"{result.train_accuracy:.2%} told right"],
@@ -128,7 +146,7 @@ def comparison_as_text(comparison: Comparison, style: Style) -> str:
         f"digits: {HIDDEN} hidden units with batch norm and ReLU, Adam, {comparison.epochs} rounds",
         style.dim("digests of the final parameters, sha256, first 16 digits:"),
         "",
-        *_grid(
+        *grid(
             [
                 ["library", "instruction set", *columns],
                 *([*row, *(found[(*row, threads)][:16] for threads in THREADS)] for row in rows),
@@ -164,7 +182,7 @@ def _problem(demo: Demo, style: Style) -> list[str]:
         *(style.dim(line) for note in notes for line in textwrap.wrap(note, _WIDTH)),
         style.dim("L(w) = ½|Φw - y|², from w = 0; columns centred and scaled to length 1, y centred"),
         "",
-        *_grid(
+        *grid(
             [
                 ["β", "steepest curvature", f"{problem.beta:.6g}", "  L(0)", f"{first:,.2f}"],
                 ["μ", "flattest", f"{problem.mu:.6g}", "  L*", f"{problem.optimum:,.2f}"],
@@ -204,7 +222,7 @@ def _runs(demo: Demo, style: Style) -> list[str]:
         ]
         for run in demo.runs
     ]
-    head, *body = _grid([header, *rows], "<<>>>><<<", style, gap=2)
+    head, *body = grid([header, *rows], "<<>>>><<<", style, gap=2)
     rule = "─" * max(map(len, (head, *body)))
     fewest = min((run.steps for run in demo.runs if run.reached), default=-1)
     return [
@@ -277,7 +295,7 @@ def _edges(demo: Demo, style: Style) -> list[str]:
         for edge in demo.edges
     ]
     question = "Is 2/β the edge? Gradient descent on both sides of it:"
-    return [style.bold(question), "", *_grid(rows, "<<<<", style)]
+    return [style.bold(question), "", *grid(rows, "<<<<", style)]
 
 
 def _bits(demo: Demo, style: Style) -> list[str]:
@@ -292,7 +310,7 @@ def _bits(demo: Demo, style: Style) -> list[str]:
     ]
 
 
-def _grid(rows: list[list[str]], align: str, style: Style, gap: int = 3) -> list[str]:
+def grid(rows: list[list[str]], align: str, style: Style, gap: int = 3) -> list[str]:
     """The rows as lines of aligned columns. ``align`` has a < (left) or > (right) for each column."""
     rows = [[style.letters(cell) for cell in row] for row in rows]
     widths = [max(len(row[j]) if j < len(row) else 0 for row in rows) for j in range(len(align))]
@@ -307,7 +325,7 @@ class FigureError(ValueError):
     """A figure cannot be written to this file; the message says why."""
 
 
-def check_figure(path: str | PathLike[str]) -> None:
+def check_figure(path: str | PathLike[str], argument: str = "plot") -> None:
     """Raises before the work what save_figure would raise after it.
 
     Raises:
@@ -318,9 +336,11 @@ def check_figure(path: str | PathLike[str]) -> None:
     canvas = require("matplotlib.backend_bases", "a figure").FigureCanvasBase
     endings = sorted(f".{name}" for name in canvas.get_supported_filetypes())
     if path.suffix.lower() not in endings:
-        raise FigureError(f"plot: got {str(path)!r}, expected a name that ends in {', '.join(endings)}")
+        raise FigureError(f"{argument}: got {str(path)!r}, expected a name that ends in {', '.join(endings)}")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK) or path.is_dir():
-        raise FigureError(f"plot: {path} cannot be written; is {path.parent} a folder that you may write to?")
+        raise FigureError(
+            f"{argument}: {path} cannot be written; is {path.parent} a folder that you may write to?"
+        )
 
 
 def save_figure(demo: Demo, path: str | PathLike[str]) -> None:

@@ -1,7 +1,9 @@
-"""Merkle trees over the tensors of a record: with the root, one tensor can be checked without the others.
+"""Merkle trees over the tensors of a record: by the root, one tensor can be checked without the others.
 
-A leaf is ``sha256(0x00, [name, entry] as JSON)``, an inner node ``sha256(0x01, left, right)``. The left part
-of n leaves is the largest power of two below n. Source: Laurie, Langley & Kasper, RFC 6962 (2013), 2.1.
+A leaf is ``sha256(0x00, [name, entry] as JSON)``, with the entry as it stands in the line, and an inner node
+``sha256(0x01, left, right)``; the left part of n leaves is the largest power of two below n.
+
+Source: Laurie, Langley & Kasper, RFC 6962 (2013), section 2.1.
 """
 
 from __future__ import annotations
@@ -10,11 +12,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .records import to_json
+from .lines import as_text, to_json
 
-Proof = list[
-    tuple[str, str]
-]  # from the leaf up: "left" or "right", where the other node lies, and its sha256
+# From the leaf up: "left" or "right", where the other node lies, and its sha256.
+Proof = list[tuple[str, str]]
 
 
 def root_of(tensors: Mapping[str, Any]) -> str:
@@ -64,8 +65,8 @@ def is_proved(root: str, name: str, entry: Any, proof: Proof) -> bool:
 
 
 def _root(leaves: Sequence[bytes]) -> bytes:
-    if len(leaves) == 1:
-        return leaves[0]
+    if len(leaves) <= 1:
+        return leaves[0] if leaves else hashlib.sha256().digest()
     half = _left_part(len(leaves))
     return _node(_root(leaves[:half]), _root(leaves[half:]))
 
@@ -75,7 +76,7 @@ def _left_part(n: int) -> int:
 
 
 def _leaf(name: str, entry: Any) -> bytes:
-    return hashlib.sha256(b"\0" + to_json([name, entry]).encode()).digest()
+    return hashlib.sha256(b"\0" + to_json([name, as_text(entry)]).encode()).digest()
 
 
 def _node(left: bytes, right: bytes) -> bytes:

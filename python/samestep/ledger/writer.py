@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -14,15 +13,16 @@ from numpy.typing import NDArray
 
 from ..arguments import finite_number, switch
 from ..fingerprints import fingerprint
+from .lines import as_text, digest_of, to_json
 from .merkle import root_of
-from .records import Header, Path, digest_of, read_ledger, to_json
+from .records import DIGITS, Entry, Header, Path, read_ledger
+from .watch import watch_of_environment
+from .zipped import GZIP, unzipped
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 Fingerprints = NDArray[np.uint64]
-
-DIGITS = 16  # of a fingerprint, hexadecimal
 
 
 class Ledger:
@@ -40,7 +40,8 @@ class Ledger:
 
     Raises:
         FileExistsError: the file is there, and ``append`` is not asked for.
-        LedgerError: the file to go on with is not whole, or records something else.
+        LedgerError: the file to go on with is not whole.
+        ValueError: it records something else, or the header has no tensors.
 
     Example:
         >>> import numpy as np, samestep as ss, tempfile, os
@@ -58,7 +59,10 @@ class Ledger:
     def __init__(
         self, path: Path, header: Header, *, sync: bool = False, merkle: bool = False, append: bool = False
     ) -> None:
-        self.path = os.fspath(path)
+        if not header.tensors:
+            raise ValueError("header: got no tensors, expected at least one to record")
+        self.watch = watch_of_environment()
+        self.path = os.fspath(path) if self.watch is None else self.watch.path(os.fspath(path))
         self.header = header
         self._syncs, self._has_roots = switch("sync", sync), switch("merkle", merkle)
         self._names = list(header.tensors)
@@ -68,7 +72,7 @@ class Ledger:
         self._step: int | None = None
         self._left = np.zeros((len(self._names), len(header.kinds)), np.uint64)
         self._template: tuple[bytes, NDArray[np.intp]] | None = None
-        self._zip = zlib.compressobj(wbits=zlib.MAX_WBITS | 16) if self.path.endswith(".gz") else None
+        self._zip = _compressor() if self.path.endswith(".gz") else None
         exists = os.path.exists(self.path)
         if exists and not switch("append", append):
             raise FileExistsError(
@@ -110,7 +114,7 @@ class Ledger:
         """
         if self._step == step and np.array_equal(self._left[:, 1:], fingerprints[:, 1:]):
             return
-        entries = {name: [None, *entry[1:]] for name, entry in self._entries(fingerprints).items()}
+        entries = {name: (None, *entry[1:]) for name, entry in self._entries(fingerprints).items()}
         self._write_record({"step": step, "hyper": []}, entries, fingerprints)
         self._step, self._left = step, fingerprints.copy()
 
@@ -140,7 +144,7 @@ class Ledger:
             facts["scale"] = scale
         if self._extras:
             facts["extras"] = self._extras
-        entries = None
+        entries: dict[str, Entry | None] | None = None
         if stepped is not None and not all(stepped):
             found = zip(self._entries(fingerprints).items(), stepped, strict=True)
             entries = {name: entry if has else None for (name, entry), has in found}
@@ -178,26 +182,44 @@ class Ledger:
                 f"path: {self.path} records other tensors, options or kinds; name another file for this run"
             )
         self._before = found.last_line
+        if self._zip is not None:
+            self._end_streams()
         for record in found.records:
             self._step = record.step
             for left, entry in zip(self._left, record.tensors.values(), strict=True):
                 if entry is not None:
                     left[...] = [int(value or "0", 16) for value in entry]
 
+    def _end_streams(self) -> None:
+        """Writes a stopped run's gzip file anew: what follows a stream without an end cannot be read."""
+        with open(self.path, "rb") as file:
+            content, is_ended, _ = unzipped(file.read())
+        if is_ended:
+            return
+        whole = _compressor()
+        unfinished = f"{self.path}.unfinished"
+        with open(unfinished, "wb") as file:
+            file.write(whole.compress(content) + whole.flush())
+            os.fsync(file.fileno())
+        os.replace(unfinished, self.path)
+
     def _write_record(
-        self, facts: Mapping[str, Any], entries: dict[str, Any] | None, fingerprints: Fingerprints
+        self, facts: Mapping[str, Any], entries: Mapping[str, Entry | None] | None, fingerprints: Fingerprints
     ) -> None:
         """Adds a line; without ``entries``, of all fingerprints."""
-        tensors = self._filled(fingerprints) if entries is None else to_json(entries).encode()
+        if entries is None:
+            tensors = self._filled(fingerprints)
+        else:
+            tensors = to_json({name: as_text(entry) for name, entry in entries.items()}).encode()
         root = ""
         if self._has_roots:
-            root = f',"root":"{root_of(json.loads(tensors) if entries is None else entries)}"'
+            root = f',"root":"{root_of(self._entries(fingerprints) if entries is None else entries)}"'
         head = f'{to_json(facts)[:-1]},"tensors":'.encode()
         self._write(b"".join((head, tensors, f'{root},"previous":"{digest_of(self._before)}"}}'.encode())))
 
-    def _entries(self, fingerprints: Fingerprints) -> dict[str, list[str]]:
+    def _entries(self, fingerprints: Fingerprints) -> dict[str, tuple[str, ...]]:
         rows = zip(self._names, fingerprints.tolist(), strict=True)
-        return {name: [f"{value:016x}" for value in row] for name, row in rows}
+        return {name: tuple(f"{value:016x}" for value in row) for name, row in rows}
 
     def _filled(self, fingerprints: Fingerprints) -> bytes:
         """The JSON of all entries: the digits are put into their places, which are found once."""
@@ -209,33 +231,40 @@ class Ledger:
         return line.tobytes()
 
     def _write(self, line: bytes) -> None:
-        data = line + b"\n"
-        if self._zip is not None:
-            data = self._zip.compress(data) + self._zip.flush(zlib.Z_SYNC_FLUSH)
-        self._append(data)
-        self._before = line
-
-    def _append(self, data: bytes) -> None:
-        """Writes all of it, or raises and leaves the file as it was."""
+        """Adds a line, or, on an error or an interrupt, leaves file and chain as they were."""
+        data, before, stream = line + b"\n", self._before, self._zip
+        if stream is not None:
+            after = stream.copy()
+            data = after.compress(data) + after.flush(zlib.Z_SYNC_FLUSH)
         size = os.fstat(self._file).st_size
         try:
-            left = memoryview(data)
-            while left:
-                left = left[os.write(self._file, left) :]
-            if self._syncs:
-                os.fsync(self._file)
-        except OSError:
+            self._append(data)
+            self._before = line
+            if stream is not None:
+                self._zip = after
+        except BaseException:
             os.ftruncate(self._file, size)
+            self._before, self._zip = before, stream
             raise
+
+    def _append(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(self._file, left) :]
+        if self._syncs:
+            os.fsync(self._file)
+
+
+def _compressor() -> Any:
+    """Writes gzip. Digits without a pattern are letters to it, not repetitions: that is a tenth shorter."""
+    return zlib.compressobj(wbits=GZIP, strategy=zlib.Z_FILTERED)
 
 
 def _template_of(names: Sequence[str], kinds: int) -> tuple[bytes, NDArray[np.intp]]:
     """The JSON of entries with blanks for the fingerprints, and where each of their digits goes."""
     text, places = b"{", []
     for name in names:
-        text += f"{to_json(name)}:[".encode()
-        for _ in range(kinds):
-            places.append(len(text) + 1)
-            text += b'"' + b" " * DIGITS + b'",'
-        text = text[:-1] + b"],"
+        text += f'{to_json(name)}:"'.encode()
+        places += [len(text) + k * (DIGITS + 1) for k in range(kinds)]
+        text += b" " * (kinds * (DIGITS + 1) - 1) + b'",'
     return text[:-1] + b"}", np.add.outer(np.array(places), np.arange(DIGITS)).ravel()

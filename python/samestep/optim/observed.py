@@ -7,7 +7,7 @@ from ..ledger.records import Path
 from ..ledger.writer import Ledger
 from .owner import Owner
 from .param import check_layouts
-from .recorded import header_of
+from .recorded import RecordedPlan, header_of
 from .stats import StepStats
 
 
@@ -102,4 +102,6 @@ class Observed:
             self._ledger.close()
         self._ledger = new
         self._bind()
+        if isinstance(self._plan, RecordedPlan):
+            self._plan.start()
         return new

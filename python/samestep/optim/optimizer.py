@@ -12,7 +12,7 @@ from .. import backends
 from ..arguments import check_choice
 from ..backends import cpu
 from ..backends.arrays import Array
-from ..backends.face import NONFINITE, STEPPED
+from ..backends.face import MISMATCHED, NONFINITE, STEPPED
 from ..backends.options import Options, check_names
 from ..ledger.writer import Ledger
 from .add_groups import add_groups, is_grouped
@@ -21,9 +21,10 @@ from .copies import restore_state, share_params, state_to_pickle
 from .gradients import check_scale, copy_into_layouts, first_nonfinite
 from .groups import Group, flatten_gradients, set_together
 from .hyper import Hyper
+from .mismatch import CorruptionError, checks_of, tell_mismatch
 from .observed import Observed
 from .param import Param, StateStore, check_layouts, check_writeable
-from .plan import bind_plan, next_hyper, step_with_care, train
+from .plan import MADE, bind_plan, next_hyper, step_with_care, train
 from .recorded import StepSums
 from .state_dict import check_state_dict, facts_of
 
@@ -216,7 +217,7 @@ class Optimizer(Observed):
         """How many steps each parameter has made: a step whose gradient is None does not count."""
         return [int(n) for n in self._steps[:-1]]
 
-    def step(self, grads: Any, *, scale: float = 1.0) -> float | None:
+    def step(self, grads: Any, *, scale: float = 1.0, check: int = 0) -> float | None:
         """Makes one step in place: all parameters and states, or, on an error, none.
 
         Args:
@@ -224,18 +225,23 @@ class Optimizer(Observed):
                 and memory layout (``copy_grads`` takes any layout). None skips that parameter, or a branch
                 of them: state and step count stay. With groups, a list with an entry for each.
             scale: the gradients count so many times: 1/loss_scale. A finite number.
+            check: so many blocks of 1024 elements, other ones in every step, are computed a second time by
+                another thread, and compared before the step counts: a processor or memory that fails in
+                silence is found by and by. On the CPU.
 
         Returns:
             The norm of all gradients together, ``scale`` times, before clipping, if ``clip_norm`` is set.
 
         Raises:
-            TypeError, ValueError: a gradient or ``scale`` does not fit, or a schedule gives what is out of
-                range; nothing has been changed.
+            TypeError, ValueError: a gradient, ``scale`` or ``check`` does not fit, or a schedule gives what
+                is out of range; nothing has been changed.
             FloatingPointError: a gradient is not finite and ``nonfinite`` is "raise"; likewise.
+            CorruptionError: two threads computed different bits; the step does not count, and what it wrote
+                stays.
             RuntimeError: another thread is inside ``step`` of this optimizer.
         """
         plain = self._plain
-        if plain is not None and type(scale) is float and scale == 1.0:
+        if plain is not None and type(scale) is float and scale == 1.0 and check == 0:
             flat = plain.flatten(grads)
             if self._plan.step(flat, self._hyper_values) == STEPPED:
                 return None
@@ -243,20 +249,23 @@ class Optimizer(Observed):
             flat = flatten_gradients(self.groups, grads)
         else:
             flat = self.groups[0].structure.flatten(grads)
-        return self._step_flat(flat, scale)
+        return self._step_flat(flat, scale, check=check)
 
-    def _step_flat(self, flat: Any, scale: float, following: Any = None) -> float | None:
+    def _step_flat(self, flat: Any, scale: float, following: Any = None, check: int = 0) -> float | None:
         """``step`` with one gradient for each parameter; ``following``: what ``next_hyper`` has returned."""
+        more = checks_of(self, check)
         if type(scale) is not float or scale != 1.0:
             scale = check_scale(scale, any(group._is_single for group in self.groups))
         scheduled, hyper = following or next_hyper(self)
         copied = 0
-        status = self._plan.step(flat, hyper, scale)
-        if self.options.copy_grads and status not in (STEPPED, NONFINITE):
+        status = self._plan.step(flat, hyper, scale, *more)
+        if self.options.copy_grads and status not in MADE:
             flat, copied = copy_into_layouts(flat, self._params, self._module)
-            status = self._plan.step(flat, hyper, scale)
-        if status not in (STEPPED, NONFINITE):
-            status = step_with_care(self, flat, hyper, scale)
+            status = self._plan.step(flat, hyper, scale, *more)
+        if status not in MADE:
+            status = step_with_care(self, flat, hyper, scale, *more)
+        if status == MISMATCHED:
+            raise CorruptionError(tell_mismatch(self))
         if copied and self._times_steps and status == STEPPED:
             self._plan.stats = self._plan.stats._replace(copied=copied)
         skipped = status == NONFINITE

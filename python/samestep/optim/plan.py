@@ -9,13 +9,15 @@ from typing import Any
 
 from ..backends import arrays, cpu
 from ..backends.arrays import Array
-from ..backends.face import MOVED, NONFINITE, STEPPED
+from ..backends.face import MISMATCHED, MOVED, NONFINITE, STEPPED
 from .gradients import check_gradients
 from .groups import scheduled_hyper
 from .owner import Owner
 from .param import check_writeable, written
 from .recorded import RecordedPlan, SummedPlan
 from .stats import TimedPlan
+
+MADE = (STEPPED, NONFINITE, MISMATCHED)  # what a plan returns unless it refuses what it was given
 
 
 class UnboundPlan:
@@ -29,7 +31,7 @@ class UnboundPlan:
     def set_weight_decay(self, weight_decay: list[float]) -> None:
         pass
 
-    def step(self, grads: Any, hyper: list[float], scale: float = 1.0) -> int:
+    def step(self, *_: Any) -> int:
         return MOVED
 
     def train(self, trainer: Any, hyper: list[float], steps: int) -> int:
@@ -66,16 +68,18 @@ def next_hyper(optimizer: Owner) -> tuple[list[dict[str, float | None]] | None, 
     return None, optimizer._hyper_values
 
 
-def step_with_care(optimizer: Owner, grads: Sequence[Any], hyper: list[float], scale: float) -> int:
+def step_with_care(
+    optimizer: Owner, grads: Sequence[Any], hyper: list[float], scale: float, *more: Any
+) -> int:
     """A step after the plan has refused one: binds what has moved and converts subclasses, or raises."""
     params = optimizer._params
     check_writeable(params)
     plain = check_gradients(grads, params, optimizer.backend, optimizer.options.zero_grads)
-    status: int = optimizer._plan.step(plain, hyper, scale)
-    if status not in (STEPPED, NONFINITE):  # what was bound has moved
+    status: int = optimizer._plan.step(plain, hyper, scale, *more)
+    if status not in MADE:  # what was bound has moved
         optimizer._bind()
-        status = optimizer._plan.step(plain, hyper, scale)
-    if status not in (STEPPED, NONFINITE):
+        status = optimizer._plan.step(plain, hyper, scale, *more)
+    if status not in MADE:
         raise RuntimeError("params, grads: changed by another thread during the step")
     return status
 

@@ -66,9 +66,16 @@ class SummedPlan:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.plan, name)
 
-    def step(self, grads: Sequence[Any], hyper: Sequence[float], scale: float = 1.0) -> int:
+    def step(
+        self,
+        grads: Sequence[Any],
+        hyper: Sequence[float],
+        scale: float = 1.0,
+        sums: None = None,
+        checks: int = 0,
+    ) -> int:
         rows = self.sums.rows if self.sums.are_wanted else None
-        status: int = self.plan.step(grads, hyper, scale, rows)
+        status: int = self.plan.step(grads, hyper, scale, rows, checks)
         return status
 
 
@@ -108,20 +115,38 @@ class RecordedPlan:
         self.plan.set_weight_decay(weight_decay)
         self._weight_decay = weight_decay
 
-    def step(self, grads: Sequence[Any], hyper: Sequence[float], scale: float = 1.0) -> int:
+    def start(self) -> None:
+        """Records what parameters and states are now: at first, and after ``load_state_dict``."""
+        self._at = int(self._steps[-1])
+        self.ledger.start(self._at, self._fingerprints())
+
+    def step(
+        self,
+        grads: Sequence[Any],
+        hyper: Sequence[float],
+        scale: float = 1.0,
+        sums: None = None,
+        checks: int = 0,
+    ) -> int:
         if self.ledger.is_closed:
-            status: int = self.plan.step(grads, hyper, scale)
+            status: int = self.plan.step(grads, hyper, scale, None, checks)
             return status
-        if self._steps[-1] != self._at:  # at first, and after load_state_dict
-            self._at = int(self._steps[-1])
-            self.ledger.start(self._at, self._fingerprints())
+        if self._steps[-1] != self._at:
+            self.start()
         if (self._at + 1) % self._every:
-            status = self.plan.step(grads, hyper, scale)
+            status = self.plan.step(grads, hyper, scale, None, checks)
         else:
+            watch, watched = self.ledger.watch, []
+            if watch is not None and watch.step == self._at + 1:
+                watched = [None if g is None else np.array(g) for g in grads]  # a step may set it to zero
             given = {i: fingerprint(grads[i]) for i in self._unordered if grads[i] is not None}
-            status = self.plan.step(grads, hyper, scale, self._sums)
+            status = self.plan.step(grads, hyper, scale, self._sums, checks)
             if status == STEPPED:
                 self._write(grads, hyper, scale, given)
+            if status == STEPPED and watch is not None and watched:
+                rows = zip(watched, self._recorded, strict=True)
+                tensors = dict(zip(self.ledger.header.tensors, [(g, *a) for g, a in rows], strict=True))
+                watch.end(self.ledger.path, self.ledger.header.kinds, tensors)
         if status == STEPPED:
             self._at += 1
         return status
@@ -132,7 +157,9 @@ class RecordedPlan:
         found = finish(self._sums, self._nbytes)
         for i, g in given.items():
             found[i] = [g, *map(fingerprint, self._recorded[i])]
-        stepped = None if all(g is not None for g in grads) else [g is not None for g in grads]
+        stepped = None
+        if not self._sums[:, 0].all():  # mostly all are there, and to look at each takes as long as a step
+            stepped = [g is not None for g in grads]
         named = named_hyper(self._hyper_names, hyper, self._weight_decay)
         self.ledger.add(int(self._steps[-1]), found, named, scale=scale, stepped=stepped)
 

@@ -67,12 +67,17 @@ class TimedPlan:
         norm: float = self.plan.norm
         return norm
 
+    @property
+    def mismatch(self) -> tuple[int, int, int, int, int]:
+        mismatch: tuple[int, int, int, int, int] = self.plan.mismatch
+        return mismatch
+
     def set_weight_decay(self, weight_decay: list[float]) -> None:
         self.plan.set_weight_decay(weight_decay)
 
-    def step(self, grads: Sequence[Any], hyper: Sequence[float], scale: float = 1.0, sums: Any = None) -> int:
+    def step(self, grads: Sequence[Any], hyper: Sequence[float], scale: float = 1.0, *more: Any) -> int:
         start = time.perf_counter()
-        status: int = self.plan.step(grads, hyper, scale, sums)
+        status: int = self.plan.step(grads, hyper, scale, *more)
         seconds = time.perf_counter() - start
         if status == STEPPED:
             moved = sum(n for g, n in zip(grads, self._nbytes, strict=True) if g is not None)

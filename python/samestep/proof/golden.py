@@ -23,6 +23,7 @@ from ..optim.optimizers import OPTIMIZERS
 from ..problems import MSE
 from ..sums import canonical_sum, global_norm
 from .convolution import ConvolutionProgram, convolution_programs
+from .fingerprints import FingerprintProgram, fingerprint_programs
 from .leaves import LeavesProgram, leaves_programs
 from .network import NetworkProgram
 from .vectors import HYPER, OPTIONS, STORAGE, finite_values, inputs_of, integer_values, random_values
@@ -311,6 +312,7 @@ Program = (
     | FunctionProgram
     | SoftmaxProgram
     | LeavesProgram
+    | FingerprintProgram
     | NetworkProgram
 )
 
@@ -352,9 +354,7 @@ def programs() -> dict[str, list[Program]]:
             for shape in ((1500, 37), (1, 1), (70, 1030))
             for what in ("residual", "gradient", "loss")
         ]
-        found[f"functions {dtype}"] = [
-            FunctionProgram(name, dtype, size) for name in FUNCTIONS for size in SIZES
-        ]
+        found[f"functions {dtype}"] = [FunctionProgram(name, dtype, n) for name in FUNCTIONS for n in SIZES]
         found[f"softmax {dtype}"] = [
             SoftmaxProgram(dtype, shape) for shape in ((9, 11), (1, 1), (64, 33), (5, 2500), (1100, 3))
         ]
@@ -362,6 +362,7 @@ def programs() -> dict[str, list[Program]]:
         found[f"whole run {dtype}"] = [
             NetworkProgram(dtype, (40, 270, 16, 5), 20, leaves) for leaves in (0, 4)
         ]
+    found["fingerprint"] = [*fingerprint_programs()]
     return found
 
 
@@ -376,6 +377,7 @@ def runs_on_gpu(program: Program) -> bool:
         isinstance(program, (StorageProgram, ConvolutionProgram, LeavesProgram))
         or (isinstance(program, OptionProgram) and program.options == "all")
         or (isinstance(program, NetworkProgram) and program.leaves > 0)
+        or (isinstance(program, FingerprintProgram) and program.dtype == "bfloat16")
     )
 
 

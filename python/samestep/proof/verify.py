@@ -13,6 +13,7 @@ from typing import Any
 from .. import _core
 from ..backends import cpu, gpu
 from ..backends.arrays import Array, digest
+from .fingerprints import FingerprintProgram
 from .golden import (
     DIGESTS,
     OptionProgram,
@@ -32,8 +33,9 @@ def is_certified(program: Program) -> bool:
     """Whether the certificate covers the program; a test compares the others with the same digests."""
     if isinstance(program, OptionProgram):
         return program.size in OPTION_SIZES[program.options]
-    # Programs in 16 bits need ml_dtypes, and the certificate is to be the same without that package.
-    return not isinstance(program, StorageProgram)
+    # These need ml_dtypes, and the certificate is to be the same without that package.
+    of_bfloat16 = isinstance(program, FingerprintProgram) and program.dtype == "bfloat16"
+    return not (isinstance(program, StorageProgram) or of_bfloat16)
 
 
 def configurations() -> Iterator[tuple[str, int]]:

@@ -18,6 +18,7 @@ from ..backends.arrays import Array
 from ..backends.cpu import CONTRACT
 from ..fingerprints import fingerprint, finish
 from ..ledger.records import GRADIENT, PARAMETER, Header, Path
+from ..ledger.watch import watch_of_environment
 from ..ledger.writer import Ledger
 from ..optional import require
 from .binding import STATE_DTYPES, Binding
@@ -70,7 +71,9 @@ class Recording:
         for name, param in zip(self._names, self._params, strict=True):
             if param.dtype not in STATE_DTYPES:
                 raise TypeError(f"{name}: got {param.dtype}, expected one of {_listed(STATE_DTYPES)}")
-        _check_path(self.path, append)
+        self._watch = watch_of_environment()
+        if self._watch is None:  # else the file goes elsewhere
+            _check_path(self.path, append)
         self._ledger: Ledger | None = None  # until the first step has shown which states there are
         self._extras: dict[str, Any] = {}
         self._is_closed = False
@@ -81,6 +84,7 @@ class Recording:
         self._hyper: list[dict[str, Any]] = []
         self._is_due = False
         self._gradients: list[int | None] | None = None  # None: they are not known yet
+        self._watched: list[Array | None] = []  # the same as arrays, if somebody is to look at them
         self._native: list[_NativeSums] = []
         self._bindings: list[Binding] = []  # of which these sums are
         self._hooks = [optimizer.register_load_state_dict_post_hook(self._ask_states)]
@@ -195,6 +199,9 @@ class Recording:
             None if p.grad is None else 0 if row in but or not self._is_due else fingerprint_of(p.grad)
             for row, p in enumerate(self._params)
         ]
+        self._watched = []
+        if self._watch is not None and self._watch.step == self._at + 1:
+            self._watched = [None if p.grad is None else values_of(p.grad).copy() for p in self._params]
 
     def end(self, is_native: bool = False) -> None:
         """Writes the line of a step that has been made.
@@ -227,6 +234,17 @@ class Recording:
             for native in self._native:
                 native.put(table)
         self._ledger.add(self._at, table, self._hyper, stepped=[g is not None for g in self._gradients])
+        if self._watch is not None and self._watched:
+            self._watch.end(self._ledger.path, kinds, self._arrays(kinds))
+
+    def _arrays(self, kinds: Sequence[str]) -> dict[str, list[Array | None]]:
+        """What the fingerprints of the step are of, by the names of the parameters."""
+        found = {}
+        for name, param, gradient in zip(self._names, self._params, self._watched, strict=True):
+            states = self._states_of(param)
+            left = [param, *(states.get(kind) for kind in kinds[2:])]
+            found[name] = [gradient, *(None if tensor is None else values_of(tensor) for tensor in left)]
+        return found
 
     def _open(self) -> Ledger:
         """The ledger, once the states are known."""

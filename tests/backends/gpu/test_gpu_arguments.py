@@ -9,12 +9,14 @@ import pytest
 
 from samestep.backends.gpu import kernels
 from samestep.backends.reference import product, sums
+from samestep.backends.reference.fingerprint import BLOCK
 
 ARGUMENTS = {
     "StepArguments": kernels.STEP,
     "WordArguments": kernels.WORD,
     "BlockSumArguments": kernels.BLOCK_SUMS,
     "PairArguments": kernels.PAIRS,
+    "FingerprintArguments": kernels.FINGERPRINT,
     "BatchNormArguments": kernels.BATCHNORM,
     "RunningArguments": kernels.RUNNING,
     "MseArguments": kernels.MSE,
@@ -30,6 +32,8 @@ SIZES = {
     "kWarp": (kernels.WARP,),
     "kTile": (kernels.TILE,),
     "kPairedRows": (kernels.PAIRED_ROWS,),
+    "kHashedBlocks": (kernels.HASHED_BLOCKS,),
+    "kFingerprintBytes": (BLOCK,),
     "kSide": (kernels.PRODUCT_SIDE,),
     "kProductBlock": (product.PRODUCT_BLOCK,),
     "kWords": (kernels.WORDS,),
@@ -78,3 +82,7 @@ def test_that_comparison_fails_on_swapped_fields():
 def test_sizes_are_those_of_the_kernels(name):
     (value,) = re.findall(rf"constexpr (?:Index|int) {name} = (\d+);", kernels.source())
     assert {int(value)} == set(SIZES[name])
+
+
+def test_items_of_a_step_are_whole_blocks_of_fingerprints():
+    assert kernels.ITEM * 4 % BLOCK == 0

@@ -10,6 +10,8 @@ import pytest
 import samestep as ss
 from bits import same_bits
 from samestep.backends import gpu
+from samestep.backends.face import STEPPED, Tensor
+from samestep.backends.reference.fingerprint import mix
 from samestep.proof import golden, verify
 
 WHY_NOT = gpu.why_not()
@@ -110,6 +112,35 @@ def test_sums_and_the_squared_error(cupy, dtype):
     one, other = ss.problems.MSE(x, y), ss.problems.MSE(there, cupy.asarray(y))
     same_bits([other.gradient(cupy.asarray(w)).get()], [one.gradient(w)])
     assert other.loss(cupy.asarray(w)) == one.loss(w)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "uint16"])
+def test_fingerprints(cupy, dtype):
+    for size in (1, 257, 100_003, 50_000_001):
+        bits = np.random.default_rng(4).integers(0, 2**16, size * np.dtype(dtype).itemsize // 2, np.uint16)
+        x = bits.view(dtype)
+        there = cupy.asarray(x)
+        assert ss.fingerprint(there) == ss.fingerprint(x)
+        assert ss.fingerprint(there[1:]) == ss.fingerprint(x[1:])
+
+
+def test_fingerprints_of_a_step(case, cupy):
+    """The sums of a step are those of what it read and wrote; beside a tensor that sits out."""
+    rng = np.random.default_rng(5)
+    params = [cupy.asarray(any_bits(size, case.dtype, rng)) for size in (1, 257, 10, 1_000_003)]
+    rows = [row for row in gpu.rules() if row.name == case.rule]
+    tensors = [Tensor(w, [cupy.zeros_like(w) for _ in rows[0].states]) for w in params]
+    plan = gpu.Plan(case.rule, tensors, np.zeros(5, np.int64))
+    sums = np.empty((4, 2 + len(rows[0].states)), np.uint64)
+    for _ in range(3):
+        grads = [cupy.asarray(any_bits(w.size, case.dtype, rng)) for w in params]
+        grads[2] = None
+        assert plan.step(grads, [0.5] * len(rows[0].hyper), 1.0, sums) == STEPPED
+        for g, tensor, row in zip(grads, tensors, sums, strict=True):
+            arrays = [] if g is None else [g, *tensor.arrays()]
+            expected = [ss.fingerprint(a.get()) for a in arrays] or [0] * len(row)
+            sizes = np.array([a.nbytes for a in arrays], np.uint64)
+            assert (mix(row ^ mix(sizes)) if arrays else row).tolist() == expected
 
 
 def test_subnormals_are_kept(cupy):

@@ -22,6 +22,7 @@ from .arrays import (
 )
 from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference, update_running
 from .device import device_name, why_not
+from .fingerprint import fingerprint
 from .functions import exp, log, sigmoid, tanh
 from .mse import Mse
 from .plan import SUPPORTED, Plan, check_options
@@ -45,6 +46,7 @@ __all__ = [
     "empty",
     "empty_like",
     "exp",
+    "fingerprint",
     "from_host",
     "global_norm",
     "gradient_views",

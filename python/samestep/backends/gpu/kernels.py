@@ -39,6 +39,7 @@ WARP = 32  # threads
 SUM_BLOCK = 1024  # terms
 TILE = 32  # columns that a block of threads sums
 PAIRED_ROWS = 1024  # block sums that a block of threads pairs
+HASHED_BLOCKS = 32  # of 1024 bytes that a block of threads hashes
 PRODUCT_SIDE = 64  # rows and columns of a matrix product that a block of threads computes
 WORDS = 480  # 8-byte words that one launch of write_words writes
 
@@ -219,19 +220,20 @@ def _fields(names: str, **formats: str) -> np.dtype[Any]:
 
 
 COEFFICIENTS = len(_core.coefficients("sgd", np.dtype(np.float32), 1, [1.0]))
-# StepArguments, aligned to 16 bytes: padded at the end.
+# StepArguments.
 STEP = _fields(
-    "coefficients scale clip_value weight_decay flush rows given items launch per_item padding",
+    "coefficients scale clip_value weight_decay flush rows given items launch per_item sums",
     coefficients=f"V{COEFFICIENTS}",
     scale="<f8",
     clip_value="<f8",
     weight_decay="<f8",
 )
-# WordArguments, BlockSumArguments, PairArguments, BatchNormArguments, RunningArguments, MseArguments,
-# ProductArguments, ReluGradientArguments, RoundArguments, FunctionArguments, SoftmaxArguments.
+# WordArguments, BlockSumArguments, PairArguments, FingerprintArguments, BatchNormArguments, RunningArguments,
+# MseArguments, ProductArguments, ReluGradientArguments, RoundArguments, FunctionArguments, SoftmaxArguments.
 WORD = np.dtype([("to", "<i8"), ("count", "<i8"), ("words", "<i8", WORDS)])
 BLOCK_SUMS = _fields("x outer n inner out")
 PAIRS = _fields("sums sets n width stride set_stride")
+FINGERPRINT = _fields("x n sum")
 BATCHNORM = _fields(
     "samples channels positions channels_last eps x dy gamma beta var mean inv mean64 var64 dgamma dbeta out "
     "coefficients sums left stride per_block",

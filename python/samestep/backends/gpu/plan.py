@@ -79,6 +79,8 @@ class _Tensors:
         self._dtype = dtype
         self._numbers = numbers
         self._groups = {i: tensor.group for i, tensor in zip(numbers, tensors, strict=True)}
+        self._in_c_order = np.array([tensor.w.flags.c_contiguous for tensor in tensors], bool)
+        self._kinds = 1 + len(tensors[0].arrays())
         rows = [[t.w.data.ptr, t.w.size, *(s.data.ptr for s in t.states)] for t in tensors]
         items = [(i, begin) for i, t in enumerate(tensors) for begin in range(0, t.w.size, ITEM)]
         self._items = len(items)
@@ -111,16 +113,34 @@ class _Tensors:
             self._wanted[row] = g.data.ptr, launch
         self._update_table()
 
-    def prepare_launches(self, steps: NDArray[np.int64], coefficients: _Coefficients) -> list[Launch]:
-        """The launches of a step of the gradients that were set, with their arguments."""
+    def zero_sums(self) -> Any:
+        """Zeros on the device, a row a tensor: gradient, parameter and states."""
+        return get_cupy().zeros((len(self._numbers), self._kinds), np.uint64)
+
+    def read_sums(self, table: Any, sums: NDArray[np.uint64]) -> None:
+        """Copies the rows to those of all tensors, once the step has run; 0 of tensors not in C order."""
+        sums[self._numbers, : self._kinds] = table.get() * self._in_c_order[:, None]
+
+    def prepare_launches(
+        self, steps: NDArray[np.int64], coefficients: _Coefficients, sums: Any
+    ) -> list[Launch]:
+        """The launches of a step of the gradients that were set, with their arguments.
+
+        Their kernels add the block sums of fingerprints to ``sums``, from ``zero_sums``, unless it is None.
+        """
         out = []
         for launch, first in enumerate(self._firsts):
             t, group = int(steps[first]) + 1, self._groups[first]
             argument = self._argument.copy()
             variant = coefficients.fill(argument, self._rule, self._dtype, group, t)
             argument["launch"] = launch
-            kernels = f"{'OPTION' if variant else 'STEP'}_KERNELS({self._rule})"
-            kernel = ready_kernel(kernels, f"step_{self._rule}{variant}_{self._dtype}")
+            kernels = "OPTION" if variant else "STEP"
+            if sums is not None:
+                argument["sums"] = sums.data.ptr
+                # Of the plain step there is no such kernel: options that are not asked for change no bit.
+                variant, kernels = f"{variant or '_options'}_fingerprints", "FINGERPRINTED"
+            name = f"step_{self._rule}{variant}_{self._dtype}"
+            kernel = ready_kernel(f"{kernels}_KERNELS({self._rule})", name)
             out.append((kernel, self._items, argument))
         return out
 
@@ -200,8 +220,19 @@ class Plan:
         """One for each group."""
         self._weight_decay = weight_decay
 
-    def step(self, grads: Sequence[Any], hyper: Sequence[float], scale: float = 1.0) -> int:
+    def step(
+        self,
+        grads: Sequence[Any],
+        hyper: Sequence[float],
+        scale: float = 1.0,
+        sums: NDArray[np.uint64] | None = None,
+    ) -> int:
         """Steps, or returns the index of the first gradient that does not fit.
+
+        Args:
+            sums: (tensors, kinds), which takes the sums over blocks of the fingerprints of each tensor's
+                gradient, parameter and states; 0 of a tensor without a gradient or not in C order. The call
+                then returns when the step has run.
 
         Raises:
             RuntimeError: another thread is inside, or an earlier step was interrupted between two launches.
@@ -232,17 +263,22 @@ class Plan:
                     self._seen = [None if g is None else (weakref.ref(g), _SeenLayout.of(g)) for g in grads]
                 coefficients = _Coefficients(self._options, hyper, self._weight_decay, scale)
                 # All that may fail comes before the first launch.
+                tables = [None if sums is None else tensors.zero_sums() for tensors in self._lists]
                 launches = [
                     one
-                    for tensors in self._lists
-                    for one in tensors.prepare_launches(self._steps, coefficients)
+                    for tensors, table in zip(self._lists, tables, strict=True)
+                    for one in tensors.prepare_launches(self._steps, coefficients, table)
                 ]
                 after = self._steps + self._counts
                 self._steps[0] = ~self._steps[0]
                 for one in launches:
                     launch_kernel(*one)
-            self._steps[:] = after
-            self._after[:] = after
+                self._steps[:] = after
+                self._after[:] = after
+                if sums is not None:
+                    sums[...] = 0
+                    for tensors, table in zip(self._lists, tables, strict=True):
+                        tensors.read_sums(table, sums)
         finally:
             self._inside.pop(me, None)
         return STEPPED

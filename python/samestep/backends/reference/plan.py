@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import Array, Layout, check_disjoint, extents, gradient_error, is_in_place
-from ..face import MOVED, NONFINITE, STEPPED, Tensor
+from ..face import MISMATCHED, MOVED, NONFINITE, STEPPED, Tensor
 from ..options import Options
 from .fingerprint import block_sum
 from .options import Decayed, all_finite, average, clipped_scale, flush_subnormals, prepare_gradient
@@ -57,6 +57,7 @@ class Plan:
         self._written = extents(self._arrays)
         self._lock = threading.Lock()
         self.norm = float("nan")
+        self.mismatch = (0, 0, 0, 0, 0)
 
     def set_weight_decay(self, weight_decay: list[float]) -> None:
         self._weight_decay = weight_decay
@@ -67,6 +68,7 @@ class Plan:
         hyper: Sequence[float],
         scale: float = 1.0,
         sums: NDArray[np.uint64] | None = None,
+        checks: int = 0,
     ) -> int:
         if self._layouts != [Layout.of(a) for a in self._arrays] or not all(map(is_in_place, self._arrays)):
             return MOVED
@@ -78,7 +80,7 @@ class Plan:
         if not self._lock.acquire(blocking=False):
             raise RuntimeError("another thread is inside step() of this optimizer")
         try:
-            return self._step(grads, hyper, scale, sums)
+            return self._step(grads, hyper, scale, sums, checks)
         finally:
             self._lock.release()
 
@@ -88,6 +90,7 @@ class Plan:
         hyper: Sequence[float],
         scale: float,
         sums: NDArray[np.uint64] | None,
+        checks: int,
     ) -> int:
         given = [widen(g) for g in grads if g is not None]
         if self._options.clip_norm is not None:
@@ -96,7 +99,10 @@ class Plan:
         with np.errstate(all="ignore"):
             if self._options.nonfinite != "propagate" and not all(all_finite(g) for g in given):
                 return NONFINITE
-            self._write(self._updates(grads, hyper, scale))
+            updates = self._updates(grads, hyper, scale)
+            if checks > 0 and not self._are_computed_again(updates, grads, hyper, scale):
+                return MISMATCHED
+            self._write(updates)
         if sums is not None:
             self._fill(sums, grads)
         if self._options.zero_grads:
@@ -104,6 +110,28 @@ class Plan:
                 if g is not None:
                     g[...] = 0
         return STEPPED
+
+    def _are_computed_again(
+        self, updates: list[Any], grads: Sequence[Array | None], hyper: Sequence[float], scale: float
+    ) -> bool:
+        """Whether another thread computes the same bits, of all elements."""
+        again: list[Any] = []
+
+        def run() -> None:
+            with np.errstate(all="ignore"):
+                again.extend(self._updates(grads, hyper, scale))
+
+        other = threading.Thread(target=run)
+        other.start()
+        other.join()
+        for (i, targets), (_, others) in zip(updates, again, strict=True):
+            for kind, ((_, x), (_, y)) in enumerate(zip(targets, others, strict=True), 1):
+                a, b = (np.ascontiguousarray(v).reshape(-1).view(f"u{v.itemsize}") for v in (x, y))
+                if not np.array_equal(a, b):
+                    element = int(np.argmax(a != b))
+                    self.mismatch = i, kind, element, int(a[element]), int(b[element])
+                    return False
+        return True
 
     def _fill(self, sums: NDArray[np.uint64], grads: Sequence[Array | None]) -> None:
         sums[...] = 0

@@ -78,26 +78,35 @@ class Report:
         Raises:
             OSError: the file cannot be written.
         """
-        path = Path(realpath(path))
-        _unfinished(path).write_text(page(self.pictures, self.rows, self.quick, self.table), encoding="utf-8")
-        _unfinished(path).replace(path)
+        write_whole(path, page(self.pictures, self.rows, self.quick, self.table))
 
 
-def check_out(path: str | PathLike[str]) -> None:
-    """Raises at once the error that Report.write would raise after the work.
+def write_whole(path: str | PathLike[str], text: str) -> None:
+    """Writes a file: all of it or nothing.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path = Path(realpath(path))
+    _unfinished(path).write_text(text, encoding="utf-8")
+    _unfinished(path).replace(path)
+
+
+def check_out(path: str | PathLike[str], argument: str = "out") -> None:
+    """Raises at once the error that write_whole would raise after the work.
 
     Raises:
         ReportError: the path is a folder or a device, or lies where nothing can be written.
     """
     path = Path(realpath(path))
     if path.exists() and not path.is_file():
-        raise ReportError(f"out: got {path}, which is no file; name one, such as report.html")
+        raise ReportError(f"{argument}: got {path}, which is no file; name one, such as report.html")
     try:
         _unfinished(path).touch()
         _unfinished(path).unlink()
     except OSError as error:
         raise ReportError(
-            f"out: {path} cannot be written: {error.strerror}; "
+            f"{argument}: {path} cannot be written: {error.strerror}; "
             f"is {path.parent} a folder that you may write to?"
         ) from error
 

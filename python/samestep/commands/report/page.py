@@ -16,6 +16,7 @@ from .markup import formula, prose
 from .pictures import Drawn
 
 _HERE = Path(__file__).parent
+CSS = _HERE / "page.css"
 _LEAD = """<p>Every formula of the lecture notes (A) and of the slides (B) beside what samestep's own
 kernels do. Every picture was drawn and every number measured when the page was made, with fixed
 seeds.</p>"""
@@ -39,7 +40,7 @@ def page(pictures: list[Drawn], rows: list[Row], quick: bool, table: Table | Non
         )
     footer = "Made by <code>samestep report</code>. Sources stand with each function in its documentation."
     return Template((_HERE / "page.html").read_text(encoding="utf-8")).substitute(
-        css=(_HERE / "page.css").read_text(encoding="utf-8"),
+        css=CSS.read_text(encoding="utf-8"),
         js=(_HERE / "sliders.js").read_text(encoding="utf-8"),
         lead=_LEAD if table is None else _lead(table),
         heading="Every item of the notes and slides" if table is None else "What the texts say of any table",

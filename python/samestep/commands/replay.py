@@ -1,0 +1,81 @@
+"""``samestep replay`` as a command: recomputes what a ledger records and says accepted or rejected."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from dataclasses import asdict
+from typing import Any
+
+from ..backends import cpu
+from ..ledger import diff, read_ledger
+from ..ledger.records import Records
+from ..replay import optimizer_at, read_arrays, replay, run_script
+from .output import print_json
+
+ACCEPTED, REJECTED = 0, 1
+
+
+class ReplayError(ValueError):
+    """The files do not fit the ledger, or the machine cannot do what was asked for."""
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds what the command takes."""
+    command.add_argument("ledger", metavar="LEDGER", help="what optimizer.record wrote")
+    command.add_argument("--script", metavar="SCRIPT", help="run this again, and compare what it records")
+    command.add_argument(
+        "--step", type=int, metavar="N", help="with --script: up to this step; all by default"
+    )
+    command.add_argument("--from", dest="state", metavar="CHECKPOINT", help="what optimizer.save wrote")
+    command.add_argument("--params", metavar="FILE", help="the parameters at that time, .npz or .safetensors")
+    command.add_argument(
+        "--gradients", nargs="+", metavar="FILE", help="of each step after it, likewise, in their order"
+    )
+    command.add_argument("--tensor", metavar="NAME", help="compare this one alone")
+    command.add_argument("--isa", metavar="NAME", help="the instruction set to recompute with")
+    command.add_argument(
+        "--backend", choices=("cpu", "reference", "cuda"), default="cpu", help="where to recompute"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Recomputes, prints the verdict and returns the exit code."""
+    by_files = (arguments.state, arguments.params, arguments.gradients)
+    if (arguments.script is None) == (None in by_files):
+        arguments.parser.error("expected --script, or --from, --params and --gradients")
+    ledger = read_ledger(arguments.ledger)
+    if arguments.tensor is not None and arguments.tensor not in ledger.header.tensors:
+        arguments.parser.error(f"--tensor: expected one of {', '.join(ledger.header.tensors)}")
+    try:
+        if arguments.isa is not None:
+            cpu.set_isa(arguments.isa)
+        told, facts = (_run_steps if arguments.script is None else _run_script)(arguments, ledger)
+    except (TypeError, ValueError) as error:
+        raise ReplayError(str(error)) from None
+    if arguments.json:
+        print_json(facts)
+    else:
+        sys.stdout.write(f"{told}\n")
+    return ACCEPTED if facts["accepted"] else REJECTED
+
+
+def _run_steps(arguments: argparse.Namespace, ledger: Records) -> tuple[str, dict[str, Any]]:
+    optimizer = optimizer_at(ledger, arguments.state, arguments.params, backend=arguments.backend)
+    gradients = (read_arrays(ledger, path) for path in arguments.gradients)
+    verdict = replay(ledger, optimizer, gradients, only=arguments.tensor)
+    return str(verdict), {"accepted": verdict.accepted, **asdict(verdict)}
+
+
+def _run_script(arguments: argparse.Namespace, ledger: Records) -> tuple[str, dict[str, Any]]:
+    step = ledger.records[-1].step if arguments.step is None else arguments.step
+    with tempfile.TemporaryDirectory() as folder:
+        found = diff(ledger, run_script(arguments.script, ledger, step, folder).ledger)
+    first = found.first
+    if first is None:
+        steps = f"steps {found.steps[0]} to {found.steps[-1]}"
+        told = f"accepted: {steps} recomputed, {len(found.steps)} lines compared"
+    else:
+        told = f"rejected: {first}: recorded {first.values[0]}, recomputed {first.values[1]}"
+    return told, {"accepted": found.is_equal, "first": None if first is None else str(first)}
