@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +20,7 @@ import samestep as ss
 import samestep.torch
 from samestep._core import AddressedPlan
 from samestep.ledger import LedgerError, read_ledger
+from samestep.ledger.watch import Watch, arrays_of
 from samestep.torch import recording as module
 
 KINDS = {
@@ -25,6 +31,12 @@ KINDS = {
     "Adam": ("Adam", {"lr": 0.1, "weight_decay": 0.1}),
     "AdamW": ("AdamW", {"lr": 0.1, "amsgrad": True, "maximize": True}),
 }
+
+
+def steps_of(path):
+    return [(record.step, record.is_start) for record in read_ledger(path).records]
+
+
 NOTHING = f"{ss.fingerprint(np.zeros(0, np.float32)):016x}"
 MANY = 70_001  # several work items, and a last block that is not full
 
@@ -282,6 +294,119 @@ def test_a_closure_makes_the_gradients_that_are_recorded(tmp_path, library):
     assert [r.tensors["params[0][0]"][0] for r in read_ledger(tmp_path / "a").records[1:]] == [expected] * 2
 
 
+@by_library
+@pytest.mark.parametrize("order", ["hook first", "record first"])
+def test_a_hook_makes_the_gradients_that_are_recorded(tmp_path, library, order):
+    p = Parameter(torch.ones(2))
+    optimizer = library.SGD([p], lr=0.0)
+
+    def hook(*_):
+        p.grad = torch.full((2,), 3.0)
+
+    if order == "hook first":
+        optimizer.register_step_pre_hook(hook)
+    with samestep.torch.record(optimizer, tmp_path / "a"):
+        if order == "record first":
+            optimizer.register_step_pre_hook(hook)
+        optimizer.step()
+    expected = f"{ss.fingerprint(np.full(2, 3.0, np.float32)):016x}"
+    assert read_ledger(tmp_path / "a").records[1].tensors["params[0][0]"][0] == expected
+
+
+@by_library
+def test_ddp_writes_one_file_for_any_number_of_workers(tmp_path, library):
+    inputs = numbers(0, 32, 3)
+
+    def train(group):
+        model = ss.torch.Linear(3, 5)
+        model.load_state_dict({"weight": numbers(1, 5, 3), "bias": numbers(2, 5)})
+        optimizer = library.Adam(model.parameters(), lr=0.1)
+        path = tmp_path / f"{group.rank} of {group.size}"
+        recording = samestep.torch.record(optimizer, path, names=model.named_parameters())
+        sync = ss.torch.parallel.ddp(model, optimizer, leaves=8, group=group)
+        with recording:
+            for _ in range(3):
+                for leaf in sync.leaves:
+                    with sync.leaf(leaf):
+                        model(inputs[4 * leaf : 4 * leaf + 4]).square().mean().backward()
+                optimizer.step()
+        return path.read_bytes()
+
+    (alone,) = ss.parallel.run_threads(1, train)
+    for workers in (2, 3, 5):
+        assert ss.parallel.run_threads(workers, train) == [alone] * workers
+
+
+def test_a_sharded_model_writes_one_file_for_any_number_of_workers(tmp_path):
+    inputs = numbers(0, 32, 3)
+
+    def train(group):
+        model = ss.torch.Linear(3, 700)
+        model.load_state_dict({"weight": numbers(1, 700, 3), "bias": numbers(2, 700)})
+        make = lambda part: ss.Adam(part, lr=0.1)  # noqa: E731
+        opt = ss.torch.parallel.Sharded(make, model, leaves=8, group=group)
+        with opt.sharded.record(tmp_path / str(group.size)):
+            for leaf in opt.leaves:
+                with opt.leaf(leaf):
+                    model(inputs[4 * leaf : 4 * leaf + 4]).square().mean().backward()
+            opt.step()
+        return [f"{ss.fingerprint(p.detach().numpy()):016x}" for p in model.parameters()]
+
+    found = [ss.parallel.run_threads(workers, train) for workers in (1, 2, 3, 5)]
+    assert len({(tmp_path / str(workers)).read_bytes() for workers in (1, 2, 3, 5)}) == 1
+    last = read_ledger(tmp_path / "3").records[-1].tensors
+    assert {name: entry[1] for name, entry in last.items()} == dict(
+        zip(("params['weight']", "params['bias']"), found[2][1], strict=True)
+    )
+
+
+WATCHED = """
+import sys, torch, samestep.torch
+p = torch.nn.Parameter(torch.zeros(3))
+optimizer = LIBRARY.Adam([p], lr=float(sys.argv[1]))
+with samestep.torch.record(optimizer, sys.argv[2], names={"p": p}):
+    for t in range(1, 5):
+        p.grad = torch.tensor([1.0, 2.0, -1.0]) * (2 if t == 3 and sys.argv[3] == "b" else 1)
+        optimizer.step()
+"""
+
+
+@by_library
+def test_a_script_that_is_run_again_shows_the_arrays_of_a_step(tmp_path, library):
+    script = tmp_path / "script.py"
+    script.write_text(WATCHED.replace("LIBRARY", library.__name__), encoding="utf-8")
+    first = tmp_path / "run.jsonl"
+    command = [sys.executable, script, "0.5", first, "a"]
+    subprocess.run(command, check=True)
+    watch = Watch(os.fspath(tmp_path / "again"), 3)
+    (tmp_path / "again").mkdir()
+    subprocess.run([*command[:-1], "b"], check=True, env=watch.environment())
+    path = os.fspath(tmp_path / "again" / "run.jsonl")
+    assert steps_of(path) == steps_of(first)[:4]
+    assert arrays_of(path, "p", "gradient").tolist() == [2.0, 4.0, -2.0]
+    kinds = read_ledger(path).header.kinds
+    entry = read_ledger(path).records[-1].tensors["p"]
+    assert entry == tuple(f"{ss.fingerprint(arrays_of(path, 'p', kind)):016x}" for kind in kinds)
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "torch_ledgers.py"
+GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "torch.md"
+
+
+def test_the_example_finds_where_torch_parts(tmp_path):
+    pytest.importorskip("sklearn.datasets")
+    command = [sys.executable, EXAMPLE, "--folder", tmp_path]
+    lines = subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout.splitlines()
+    (shown,) = re.findall(r"\$ python examples/torch_ledgers.py\n((?:.+\n)+?)```", GUIDE.read_text("utf-8"))
+    for line, said in zip(lines, shown.splitlines(), strict=True):
+        case, found = line.split(": ", 1)
+        assert said.startswith(f"{case}: ")
+        if case.startswith("samestep"):
+            assert line == said
+        elif "fused" in case:  # on any processor; the step and the tensor depend on it
+            assert re.fullmatch(r"step \d+: the parameter of [\w.]+ differs", found)
+
+
 def test_an_optimizer_with_other_states(tmp_path):
     model = torch.nn.Linear(3, 2)
     optimizer = torch.optim.LBFGS(model.parameters())
@@ -309,10 +434,6 @@ def test_a_sparse_gradient_counts_with_its_zeros(tmp_path):
     with samestep.torch.record(optimizer, tmp_path / "a"):
         optimizer.step()
     assert read_ledger(tmp_path / "a").records[1].tensors["params[0][0]"][0] == f"{expected:016x}"
-
-
-def steps_of(path):
-    return [(record.step, record.is_start) for record in read_ledger(path).records]
 
 
 @by_library

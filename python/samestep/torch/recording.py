@@ -132,19 +132,19 @@ class Recording:
 
     def hook(self) -> None:
         """Has torch tell of every step of the optimizer."""
-        self._hooks += [
-            self._optimizer.register_step_pre_hook(self._before_step),
-            self._optimizer.register_step_post_hook(self._after_step),
-        ]
+        self._before = self._optimizer.register_step_pre_hook(self._before_step)
+        self._hooks += [self._before, self._optimizer.register_step_post_hook(self._after_step)]
 
     def _before_step(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         closure = (*args[1:], kwargs.get("closure"))[0]  # the first of args is the optimizer
         self.begin()
-        if closure is None:
+        # Gradients are made by the closure, if there is one, and by later hooks, such as those of ddp.
+        is_last = next(reversed(self._optimizer._optimizer_step_pre_hooks)) == self._before.id
+        if closure is None and is_last:
             self._take_gradients()
 
     def _after_step(self, *_: Any) -> None:
-        if self._gradients is None:  # the closure has computed them
+        if self._gradients is None:
             self._take_gradients()
         self.end()
 
