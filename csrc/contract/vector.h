@@ -132,9 +132,9 @@ inline Words64 product_of_halves(Words64 x) {
 #endif
 }
 
-// Where a or b is NaN, which one comparison tells; of several | makes one.
+// Where a or b is NaN, which one comparison tells; of several, | makes one.
 #if defined(__AVX512F__)
-typedef unsigned Unordered;
+typedef __mmask16 Unordered;
 inline Unordered unordered(Floats a, Floats b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_UNORD_Q); }
 inline Unordered unordered(Doubles a, Doubles b) { return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_UNORD_Q); }
 inline bool any(Unordered x) { return x != 0; }

@@ -126,7 +126,9 @@ constexpr Index kHashLag = kRun;
 template <class W, class S, class R, class... States>
 void loop(const R rule, Index n, RunHashes* hashes, typename W::Kept* __restrict w,
           const typename W::Kept* __restrict g, States* __restrict... states) {
+  constexpr int kArrays = sizeof...(States) + 2;
   const Index prefetches_end = n < kShortestPrefetched ? 0 : n - kPrefetchDistance - kRun;
+  if (hashes != nullptr) start_hashes(*hashes, g, w, states...);
   Index i = 0;
   // The body: kRun elements at a time. As long as there is a run kPrefetchDistance further on, it is fetched.
   for (; i + kRun <= n; i += kRun) {
@@ -143,15 +145,15 @@ void loop(const R rule, Index n, RunHashes* hashes, typename W::Kept* __restrict
       INDEPENDENT
       for (Index j = i; j < i + kRun; ++j) step(rule, W(w[j]), W::read(g[j]), S(states[j])...);
     }
-    if (hashes != nullptr && i >= kHashLag)
-      hash_run<typename W::Kept, typename S::Kept, sizeof...(States) + 2>(*hashes, i - kHashLag);
+    if (hashes != nullptr && i >= kHashLag) {
+      hash_run<typename W::Kept, typename S::Kept, kArrays>(*hashes, i - kHashLag);
+    }
   }
   // The tail.
   const Index body = i;
   INDEPENDENT
   for (; i < n; ++i) step(rule, W(w[i]), W::read(g[i]), S(states[i])...);
   if (hashes != nullptr) {
-    constexpr int kArrays = sizeof...(States) + 2;
     for (Index j = body > kHashLag ? body - kHashLag : 0; j < body; j += kRun) {
       hash_run<typename W::Kept, typename S::Kept, kArrays>(*hashes, j);
     }
@@ -180,7 +182,6 @@ template <int n, class W, class S, class R, class... States>
 void unpack(const R& rule, Index begin, Index end, RunHashes* hashes, typename W::Kept* w, const typename W::Kept* g,
             void* const* rest, States*... head) {
   if constexpr (sizeof...(States) == n) {
-    if (hashes != nullptr) start_hashes(*hashes, g + begin, w + begin, (head + begin)...);
     loop<W, S>(rule, end - begin, hashes, w + begin, g + begin, (head + begin)...);
   } else {
     unpack<n, W, S>(rule, begin, end, hashes, w, g, rest + 1, head..., static_cast<typename S::Kept*>(*rest));

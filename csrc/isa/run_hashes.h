@@ -12,6 +12,7 @@ namespace {
 // Elements of the inner loop: whole vectors of any instruction set, whole cache lines of any type, and a constant, so
 // that the compiler unrolls it and prefetches stand outside.
 constexpr Index kRun = 64;
+
 // How the types of the loops are hashed; what they keep in 16 bits is bfloat16.
 template <class Kept>
 struct Hashed;
@@ -40,52 +41,61 @@ inline Word64 mixed_number_of(const RunHashes& r, Index i) {
   return mix((r.first + i) * sizeof(Kept) / kFingerprintBytes);
 }
 
-// h[0], h[1], ... plus the hashes of a run, which begins at byte in_block of its block, of `count` arrays of one type.
-template <class Kept, int count>
-inline void hash_canonical(const char* const* arrays, Index byte, Index in_block, Words64* h) {
-  for (Index at = 0; at < kRun * Index(sizeof(Kept)); at += kVectorBytes) {
-    for (int k = 0; k < count; ++k)
-      h[k] += hash_vector<typename Hashed<Kept>::As>(arrays[k] + byte + at, in_block + at);
+// What arrays first..last-1 of one type have come to with a run, h: their block goes on, or is whole.
+template <class Kept, int first, int last>
+inline void keep_hashes(RunHashes& r, Index i, Index in_block, const Words64* h) {
+  if (in_block + kRun * Index(sizeof(Kept)) < kFingerprintBytes) {
+#pragma GCC unroll 8  // or h would go by way of the stack
+    for (int k = first; k < last; ++k) store(r.lanes[k], h[k - first]);
+    return;
   }
+  const Word64 mixed_number = mixed_number_of<Kept>(r, i);
+#pragma GCC unroll 8
+  for (int k = first; k < last; ++k) end_block(r, k, sum_of_lanes(h[k - first]), mixed_number);
 }
 
-// The same where no value is NaN; false if one is. Two arrays are looked at together.
-template <class Kept, int count>
-inline bool hash_numbers(const char* const* arrays, Index byte, Index in_block, Words64* h) {
+// Adds a run of arrays first..last-1, from element i on, with every NaN as one.
+template <class Kept, int first, int last>
+__attribute__((noinline)) void hash_canonical(RunHashes& r, Index i) {
+  const Index byte = i * sizeof(Kept), in_block = byte % kFingerprintBytes;
+  Words64 h[last - first];
+  for (int k = first; k < last; ++k) {
+    h[k - first] = load<Words64>(r.lanes[k]);
+    for (Index at = 0; at < kRun * Index(sizeof(Kept)); at += kVectorBytes) {
+      h[k - first] += hash_vector<typename Hashed<Kept>::As>(r.arrays[k] + byte + at, in_block + at);
+    }
+  }
+  keep_hashes<Kept, first, last>(r, i, in_block, h);
+}
+
+// The same. Mostly no value is NaN; whether one is, is seen of two arrays at a time.
+template <class Kept, int first, int last>
+inline void hash_numbers(RunHashes& r, Index i) {
+  constexpr int kCount = last - first;
   using Numbers = typename Vectors<Kept>::Full;
+  const Index byte = i * sizeof(Kept), in_block = byte % kFingerprintBytes;
+  Words64 h[kCount];
+  for (int k = 0; k < kCount; ++k) h[k] = load<Words64>(r.lanes[first + k]);
   Unordered found{};
   for (Index at = 0; at < kRun * Index(sizeof(Kept)); at += kVectorBytes) {
     const Words keys = keys_of(in_block + at);
-    Numbers x[count];
-    for (int k = 0; k < count; ++k) {
-      x[k] = in_register(load<Numbers>(arrays[k] + byte + at));
-      if (k % 2 == 1 || k == count - 1) found |= unordered(x[k - k % 2], x[k]);
+    Numbers x[kCount];
+    for (int k = 0; k < kCount; ++k) {
+      x[k] = in_register(load<Numbers>(r.arrays[first + k] + byte + at));
+      if (k % 2 == 1 || k == kCount - 1) found |= unordered(x[k - k % 2], x[k]);
       h[k] += product_of_halves((Words64)((Words)x[k] + keys));
     }
   }
-  return !any(found);
+  if (any(found)) return hash_canonical<Kept, first, last>(r, i);
+  keep_hashes<Kept, first, last>(r, i, in_block, h);
 }
 
-// Adds a run of arrays first..last-1, from element i on.
 template <class Kept, int first, int last>
 inline void hash_arrays(RunHashes& r, Index i) {
-  constexpr int kCount = last - first;
-  constexpr Index kBytes = kRun * sizeof(Kept);
-  const Index byte = i * sizeof(Kept), in_block = byte % kFingerprintBytes;
-  const char* const* arrays = r.arrays + first;
-  Words64 h[kCount];
-  for (int k = 0; k < kCount; ++k) h[k] = load<Words64>(r.lanes[first + k]);
   if constexpr (sizeof(Kept) == 2) {
-    hash_canonical<Kept, kCount>(arrays, byte, in_block, h);
-  } else if (!hash_numbers<Kept, kCount>(arrays, byte, in_block, h)) {
-    for (int k = 0; k < kCount; ++k) h[k] = load<Words64>(r.lanes[first + k]);
-    hash_canonical<Kept, kCount>(arrays, byte, in_block, h);
-  }
-  if (in_block + kBytes < kFingerprintBytes) {
-    for (int k = 0; k < kCount; ++k) store(r.lanes[first + k], h[k]);
+    hash_canonical<Kept, first, last>(r, i);
   } else {
-    const Word64 mixed_number = mixed_number_of<Kept>(r, i);
-    for (int k = 0; k < kCount; ++k) end_block(r, first + k, sum_of_lanes(h[k]), mixed_number);
+    hash_numbers<Kept, first, last>(r, i);
   }
 }
 
@@ -127,7 +137,8 @@ __attribute__((noinline)) void hash_end(RunHashes& r, Index i, Index count) {
   if constexpr (n > 2) hash_ends<S, 2, n>(r, i, count);
 }
 
-// Says what a loop is to hash: arrays from their first element on.
+// Says what a loop is to hash: arrays from their first element on. To be called with the loop's own pointers: nobody
+// else may read what is written through these.
 template <class... Arrays>
 inline void start_hashes(RunHashes& r, const Arrays*... arrays) {
   r.n = 0;

@@ -31,6 +31,7 @@ PAGES = {
         "ledger.merkle",
         named("ledger.merkle", "root_of proof_of is_proved"),
     ),
+    "replay": ("Replays", "replay", None),
     "minimize": ("Training loops", None, "minimize Result"),
     "problems": ("Problems", "problems", None),
     "theory": ("Theory", "theory", None),
