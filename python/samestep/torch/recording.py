@@ -67,6 +67,7 @@ class Recording:
             "append": switch("append", append),
         }
         self._params = _params_of(optimizer)
+        self._ids = list(map(id, self._params))
         self._names = _names_of(optimizer, self._params, names)
         for name, param in zip(self._names, self._params, strict=True):
             if param.dtype not in STATE_DTYPES:
@@ -83,10 +84,12 @@ class Recording:
         self._start: list[Found] | None = None  # what it began with, where the ledger does not say that yet
         self._hyper: list[dict[str, Any]] = []
         self._is_due = False
-        self._gradients: list[int | None] | None = None  # None: they are not known yet
-        self._watched: list[Array | None] = []  # the same as arrays, if somebody is to look at them
+        self._stepped: list[bool] | None = None  # whether each has a gradient; None: it is not known yet
+        self._given: dict[int, int] = {}  # the gradients' fingerprints but for those of native sums, by row
+        self._watched: list[Array | None] = []  # the gradients, if somebody is to look at them
         self._native: list[_NativeSums] = []
         self._bindings: list[Binding] = []  # of which these sums are
+        self._apart: list[int] = []  # the rows of which they are not
         self._hooks = [optimizer.register_load_state_dict_post_hook(self._ask_states)]
 
     def note(self, **extras: Any) -> None:
@@ -144,7 +147,7 @@ class Recording:
             self._take_gradients()
 
     def _after_step(self, *_: Any) -> None:
-        if self._gradients is None:
+        if self._stepped is None:
             self._take_gradients()
         self.end()
 
@@ -159,10 +162,7 @@ class Recording:
         Raises:
             ValueError: the optimizer has got other parameters; no step should be made.
         """
-        params = _params_of(self._optimizer)
-        if len(params) != len(self._params) or any(
-            a is not b for a, b in zip(params, self._params, strict=True)
-        ):
+        if list(map(id, _params_of(self._optimizer))) != self._ids:
             raise ValueError(
                 f"params: other ones than {self.path} records; end it with close() first, and record into "
                 "another file"
@@ -170,11 +170,11 @@ class Recording:
         self._start = None
         if not self._is_sure or self._ledger is None:
             self._at = self._steps_made()
-            self._start = [self._left_by(param) for param in params]
+            self._start = [self._left_by(param) for param in self._params]
         self._is_sure = False
         self._hyper = [_hyper_of(group, self._optimizer.defaults) for group in self._optimizer.param_groups]
         self._is_due = (self._at + 1) % self._every == 0
-        self._gradients = None
+        self._stepped = None
 
     def begin_native(self, bindings: list[Binding]) -> list[Array] | None:
         """The same for a step of ``AddressedPlan``: where it is to leave sums, if it can."""
@@ -183,25 +183,29 @@ class Recording:
             self._take_gradients()
             return None
         if bindings != self._bindings:
-            places = {id(param): row for row, param in enumerate(self._params)}
+            places = {key: row for row, key in enumerate(self._ids)}
             groups = self._optimizer.param_groups
             self._native = [
                 _NativeSums(binding, group["params"], self._ledger.header.kinds, places)
                 for binding, group in zip(bindings, groups, strict=True)
             ]
             self._bindings = list(bindings)
-        self._take_gradients({row for native in self._native for row in native.rows})
+            native = {row for sums in self._native for row in sums.rows}
+            self._apart = [row for row in range(len(self._params)) if row not in native]
+        self._take_gradients(self._apart)
         return [native.sums for native in self._native]
 
-    def _take_gradients(self, but: Iterable[int] = ()) -> None:
-        """Notes the gradients as they are; of the parameters with the numbers ``but``, that there are any."""
-        self._gradients = [
-            None if p.grad is None else 0 if row in but or not self._is_due else fingerprint_of(p.grad)
-            for row, p in enumerate(self._params)
-        ]
+    def _take_gradients(self, rows: Iterable[int] | None = None) -> None:
+        """Notes which parameters have gradients, and the fingerprints of these: of all, or of some rows."""
+        gradients = [p.grad for p in self._params]
+        self._stepped = [g is not None for g in gradients]
+        self._given = {}
+        if self._is_due:
+            own = range(len(gradients)) if rows is None else rows
+            self._given = {row: fingerprint_of(g) for row in own if (g := gradients[row]) is not None}
         self._watched = []
         if self._watch is not None and self._watch.step == self._at + 1:
-            self._watched = [None if p.grad is None else values_of(p.grad).copy() for p in self._params]
+            self._watched = [None if g is None else values_of(g).copy() for g in gradients]
 
     def end(self, is_native: bool = False) -> None:
         """Writes the line of a step that has been made.
@@ -209,11 +213,11 @@ class Recording:
         Args:
             is_native: whether the sums of ``begin_native`` have been made.
         """
-        assert self._gradients is not None
+        assert self._stepped is not None
         self._at += 1
         self._is_sure = True
         if self._ledger is None:
-            if not any(g is not None for g in self._gradients):
+            if not any(self._stepped):
                 return  # no state has been made: the next step may tell which there are
             self._ledger = self._open()
         kinds = self._ledger.header.kinds
@@ -221,19 +225,13 @@ class Recording:
             self._ledger.start(self._at - 1, _table(self._start, kinds))
         if not self._is_due:
             return
-        done = {row for native in self._native for row in native.rows} if is_native else set()
-        nothing = dict.fromkeys(kinds, 0)
-        table = _table(
-            [
-                nothing if g is None or row in done else {**self._left_by(param), GRADIENT: g}
-                for row, (g, param) in enumerate(zip(self._gradients, self._params, strict=True))
-            ],
-            kinds,
-        )
+        table = np.zeros((len(self._params), len(kinds)), np.uint64)
         if is_native:
             for native in self._native:
                 native.put(table)
-        self._ledger.add(self._at, table, self._hyper, stepped=[g is not None for g in self._gradients])
+        for row, g in self._given.items():
+            table[row] = _table([{**self._left_by(self._params[row]), GRADIENT: g}], kinds)
+        self._ledger.add(self._at, table, self._hyper, stepped=self._stepped)
         if self._watch is not None and self._watched:
             self._watch.end(self._ledger.path, kinds, self._arrays(kinds))
 
