@@ -6,9 +6,11 @@ Every way trains one network with the same leaves; each process writes the diges
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +127,29 @@ def fsdp(make_optimizer, leaves):
     return digest(model)
 
 
+def recorded_ddp(make_optimizer, leaves):
+    model = Network()
+    optimizer = make_optimizer(model.parameters())
+    sync = ss.torch.parallel.ddp(model, optimizer, leaves=leaves)
+    return record(model, sync, optimizer, leaves)
+
+
+def recorded_fsdp(make_optimizer, leaves):
+    model = sharded(init_device_mesh("cpu", (dist.get_world_size(),)))
+    optimizer = make_optimizer(model.parameters())
+    sync = ss.torch.parallel.fsdp(model, optimizer, leaves=leaves)
+    return record(model, sync, optimizer, leaves)
+
+
+def record(model, sync, optimizer, leaves):
+    """The sha256 of a training's record."""
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "run.jsonl"
+        with ss.torch.record(optimizer, path, names=model.named_parameters()):
+            train(model, sync, optimizer, leaves)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def narrow(make_optimizer, leaves):
     """Computed in 16 bits."""
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -237,7 +262,8 @@ def stock(make_optimizer, leaves):
     return digest(model)
 
 
-WAYS = (ddp, wrapped, zero, synchronised, fsdp, narrow, repaired, twice, by_itself, missing, stock)
+RECORDED = (recorded_ddp, recorded_fsdp)
+WAYS = (ddp, wrapped, zero, synchronised, fsdp, narrow, repaired, twice, by_itself, missing, stock, *RECORDED)
 
 if __name__ == "__main__":
     rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])

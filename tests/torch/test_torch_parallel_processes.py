@@ -35,9 +35,13 @@ def digests(size, folder, *ways):
 
 
 def test_two_processes_end_on_the_bits_of_one(tmp_path):
-    ways = "ddp", "zero", "fsdp"
+    ways = "ddp", "zero", "fsdp", "recorded_ddp", "recorded_fsdp"
     (alone,) = digests(1, tmp_path, *ways)
     assert digests(2, tmp_path, *ways) == [alone, alone]
+    recorded = {name: alone.pop(name) for name in list(alone) if name.startswith("recorded")}
+    for name, digest in recorded.items():
+        assert digest == recorded[name.replace("fsdp", "ddp")], name
+    assert len(set(recorded.values())) == 4
     for name, digest in alone.items():
         if name.split()[:2] != ["zero", "SGD"]:  # torch's own, which ddp has there, rounds elsewhere
             assert digest == alone["ddp " + name.partition(" ")[2]], name

@@ -37,7 +37,8 @@ def state_to_pickle(optimizer: Owner) -> dict[str, Any]:
     _check_picklable(optimizer.groups)
     state = {**vars(optimizer), "_store": optimizer._store.in_memory()}
     del state["_plan"]
-    state.pop("_ledger", None)  # of the original alone
+    for name in ("_ledger", "_step_sums"):  # of the original alone
+        state.pop(name, None)
     return state
 
 

@@ -75,7 +75,8 @@ class Observed:
             FileExistsError: the file is there, and ``append`` is not asked for.
             OSError: the file cannot be written: nothing is changed. A step raises it once it is made; the
                 file is then as before, and the next step begins with another start.
-            LedgerError, ValueError: the file to go on with is not whole, or of other parameters.
+            LedgerError, ValueError: the file to go on with is not whole, or of other parameters; or it is the
+                optimizer of one worker's part, whose ``Sharded`` records.
 
         Example:
             >>> import numpy as np, samestep as ss, tempfile, os
@@ -91,6 +92,8 @@ class Observed:
             >>> last.tensors == {"params['w']": tuple(f"{ss.fingerprint(a):016x}" for a in (np.ones(2), w))}
             True
         """
+        if not self._decides:
+            raise ValueError("record: got an optimizer of one worker's part; record the Sharded that has it")
         check_layouts(self._params)
         new = None
         if path is not None:

@@ -25,6 +25,7 @@ from .mismatch import CorruptionError, checks_of, tell_mismatch
 from .observed import Observed
 from .param import Param, StateStore, check_layouts, check_writeable
 from .plan import MADE, bind_plan, next_hyper, step_with_care, train
+from .recorded import StepSums
 from .state_dict import check_state_dict, facts_of
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Optimizer(Observed):
     state_dict_keys: ClassVar[Sequence[str]] = ("contract", "rule", "options", "t", "steps", "hyper", "state")
     _times_steps = False
     _ledger: Ledger | None = None  # in which its steps are recorded
+    _step_sums: StepSums | None = None  # or what these leave, of a part of the parameters
     _decides = True  # whether it sees all gradients, by which clip_norm and nonfinite go
 
     weight_decay = Hyper(at_least=0.0, optional=True)

@@ -36,6 +36,7 @@ class Owner(Protocol):
     _store: StateStore
     _times_steps: bool
     _ledger: Ledger | None
+    _step_sums: Any  # optim.recorded.StepSums, or None
 
     @property
     def t(self) -> int: ...

@@ -14,7 +14,7 @@ from .gradients import check_gradients
 from .groups import scheduled_hyper
 from .owner import Owner
 from .param import check_writeable, written
-from .recorded import RecordedPlan
+from .recorded import RecordedPlan, SummedPlan
 from .stats import TimedPlan
 
 MADE = (STEPPED, NONFINITE, MISMATCHED)  # what a plan returns unless it refuses what it was given
@@ -56,6 +56,8 @@ def bind_plan(optimizer: Owner) -> Any:
         plan = TimedPlan(plan, [param.moved_bytes(optimizer.options) for param in params])
     if optimizer._ledger is not None and not optimizer._ledger.is_closed:
         plan = RecordedPlan(plan, optimizer, optimizer._ledger)
+    if optimizer._step_sums is not None:
+        plan = SummedPlan(plan, optimizer._step_sums)
     return plan
 
 

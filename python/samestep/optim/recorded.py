@@ -30,6 +30,55 @@ def header_of(optimizer: Owner, every: int, state: bool) -> Header:
     return Header(CONTRACT, optimizer.rule, options, every, kinds, tensors)
 
 
+def named_hyper(
+    names: Sequence[str], values: Sequence[float], weight_decay: Sequence[float]
+) -> list[dict[str, float]]:
+    """The hyper-parameters of each group, by name, as a record has them."""
+    n = len(names)
+    return [
+        {**dict(zip(names, values[i * n : (i + 1) * n], strict=True)), "weight_decay": decay}
+        for i, decay in enumerate(weight_decay)
+    ]
+
+
+class StepSums:
+    """Where the steps of a part of the parameters leave the sums that fingerprints of the whole are made of.
+
+    Attributes:
+        rows: (tensors, kinds), as a plan takes them.
+        are_wanted: whether the next step is to make them.
+        total: of all parts together, modulo 2^64, in one row; nothing, if they were not wanted.
+    """
+
+    def __init__(self, optimizer: Owner, kinds: int) -> None:
+        self.rows = np.zeros((len(optimizer._params), kinds), np.uint64)
+        self.are_wanted = False
+        self.total = np.zeros(0, np.uint64)
+
+
+class SummedPlan:
+    """A plan whose steps make ``StepSums``; the same face as ``_core.Plan``."""
+
+    def __init__(self, plan: Any, sums: StepSums) -> None:
+        self.plan = plan
+        self.sums = sums
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.plan, name)
+
+    def step(
+        self,
+        grads: Sequence[Any],
+        hyper: Sequence[float],
+        scale: float = 1.0,
+        sums: None = None,
+        checks: int = 0,
+    ) -> int:
+        rows = self.sums.rows if self.sums.are_wanted else None
+        status: int = self.plan.step(grads, hyper, scale, rows, checks)
+        return status
+
+
 class RecordedPlan:
     """A plan whose steps are recorded; the same face as ``_core.Plan``."""
 
@@ -42,7 +91,7 @@ class RecordedPlan:
         self.plan = plan
         self.ledger = ledger
         self._every = ledger.header.every
-        self._n_groups, self._hyper_names = len(optimizer.groups), optimizer._hyper_names
+        self._hyper_names = optimizer._hyper_names
         self._steps = optimizer._steps
         self._weight_decay: Sequence[float] = [0.0] * len(optimizer.groups)
         self._recorded = [_arrays_of(param, optimizer._store.names, ledger) for param in optimizer._params]
@@ -111,17 +160,8 @@ class RecordedPlan:
         stepped = None
         if not self._sums[:, 0].all():  # mostly all are there, and to look at each takes as long as a step
             stepped = [g is not None for g in grads]
-        self.ledger.add(int(self._steps[-1]), found, self._hyper_of(hyper), scale=scale, stepped=stepped)
-
-    def _hyper_of(self, values: Sequence[float]) -> list[dict[str, float]]:
-        n = len(self._hyper_names)
-        return [
-            {
-                **dict(zip(self._hyper_names, values[i * n : (i + 1) * n], strict=True)),
-                "weight_decay": self._weight_decay[i],
-            }
-            for i in range(self._n_groups)
-        ]
+        named = named_hyper(self._hyper_names, hyper, self._weight_decay)
+        self.ledger.add(int(self._steps[-1]), found, named, scale=scale, stepped=stepped)
 
     def _fingerprints(self) -> Fingerprints:
         """Of parameters and states as they are."""

@@ -45,7 +45,7 @@ def agree(
     if len(told) > 1:
         raise ValueError(
             "hyper-parameters, t or scale: got others on other workers, expected the same on all; of several "
-            "optimizers all workers step the same one"
+            "optimizers all workers step the same one, and all record the same steps"
         )
     everyone = np.concatenate([one[: -8 - flags.size] for one in found]).view(np.float64)
     missing = np.flatnonzero(np.isnan(everyone))

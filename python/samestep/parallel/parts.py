@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..backends.arrays import Array, is_half
+from ..backends.arrays import Array, check_inplace, is_half
 from ..backends.options import Options
 from ..optim.optimizer import Optimizer
+from ..optim.recorded import StepSums
 from .groups import Group
 from .vector import Piece, Vector
 
@@ -48,6 +49,17 @@ class Parts:
         """The worker's elements of arrays like the parameters."""
         return _cut(whole, self.pieces)
 
+    def cut_state(self, state: Mapping[str, list[Array]]) -> dict[str, list[Array]]:
+        """The worker's elements of state arrays that are like the parameters."""
+        for name, whole in state.items():
+            kinds = {type(a).__name__ for a in whole if not isinstance(a, np.ndarray)}
+            if kinds:
+                raise TypeError(f"state[{name!r}]: got {', '.join(kinds)}, expected NumPy arrays")
+            shapes, expected = [a.shape for a in whole], [w.shape for w in self._params]
+            if shapes != expected:
+                raise ValueError(f"state[{name!r}]: got arrays of shape {shapes}, expected {expected}")
+        return {name: self.cut(whole) for name, whole in state.items()}
+
     def gather(self, own: Sequence[Array]) -> list[Array]:
         """Arrays like the parameters, of which each worker gives its elements."""
         if not own:
@@ -60,12 +72,20 @@ class Parts:
         return [vector.whole(buffer, i).reshape(w.shape) for i, w in enumerate(self._params)]
 
     def step(
-        self, optimizer: Optimizer, grads: list[Any], scale: float, following: Any, buffer: Array
+        self,
+        optimizer: Optimizer,
+        grads: list[Any],
+        scale: float,
+        following: Any,
+        buffer: Array,
+        sums: StepSums | None,
     ) -> None:
         """Steps the worker's elements. The parameters change once those of all workers have come.
 
-        ``following``: the hyper-parameters of this step. ``buffer`` has room for all parameters; it may be
-        where the gradients lie.
+        Args:
+            following: the hyper-parameters of this step.
+            buffer: has room for all parameters; it may be where the gradients lie.
+            sums: that take those of all workers, which go with what the workers tell each other anyway.
         """
         for own, now in zip(self.own, self.cut(self._params), strict=True):
             own[...] = now  # the caller may have changed it
@@ -74,11 +94,14 @@ class Parts:
             optimizer._step_flat(grads, scale, following)
         except Exception as found:  # the others must not wait for this worker
             error = found
-        failed = self._group.all_gather(np.array([error is not None]), [1] * self._group.size)
+        mine = np.zeros(0, np.uint64) if sums is None or not sums.are_wanted else sums.rows.ravel()
+        told = np.concatenate([np.array([error is not None], np.uint64), mine])
+        everyone = self._group.all_gather(told, [told.size] * self._group.size)
         if error is not None:
             raise error
+        failed = [bool(one[0]) for one in everyone]
         if any(failed):
-            rank = [bool(one[0]) for one in failed].index(True)
+            rank = failed.index(True)
             raise RuntimeError(f"worker {rank} could not step; no parameter has been changed")
         self._receive_others(self._vector, self._own_bytes, buffer)
         for rank, part in enumerate(self._parts):
@@ -87,6 +110,8 @@ class Parts:
             new = self.own if is_own else [self._vector.view(buffer, piece) for piece in pieces]
             for w, values in zip(_cut(self._params, pieces), new, strict=True):
                 w[...] = values
+        if sums is not None:
+            sums.total = np.add.reduce(everyone)[1:]
 
     def _receive_others(self, vector: Vector, mine: Array, buffer: Array) -> None:
         """Sends the bytes of the worker's part to all others, and fills their parts of the buffer."""
@@ -135,6 +160,18 @@ class Parts:
                 totals.append(module.pair_sums(blocks[at : at + n].copy(), 1, n, 1)[0])
                 at += n
         return float(module.norm_of(np.array(totals, np.float64), scale))
+
+
+def check_param(name: str, w: Any) -> Array:
+    """The parameter as a plain array, or the error that it cannot be overwritten, or cut."""
+    check_inplace(name, w, halves=True)
+    if not w.flags.c_contiguous:
+        raise ValueError(
+            f"{name}: its elements are not in C order, in which they are cut for the workers; pass "
+            "numpy.ascontiguousarray of it, and use that as the parameter"
+        )
+    plain: Array = np.asarray(w)
+    return plain
 
 
 def _widened(g: Array) -> Array:

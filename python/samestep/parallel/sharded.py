@@ -9,8 +9,6 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
-import numpy as np
-
 from .. import backends
 from ..arguments import whole_number
 from ..backends import arrays, cpu
@@ -25,10 +23,11 @@ from .agreement import agree
 from .exchange import Exchange
 from .groups import Group, WorkerLost, bytes_of, check_group
 from .leaf_sums import LeafSums, total_weight
-from .parts import Parts
+from .parts import Parts, check_param
+from .recorded import Recorded
 
 
-class Sharded:
+class Sharded(Recorded):
     """An optimizer for a step of M leaves, spread over the workers of a group (ZeRO, stage 1).
 
     A leaf is a micro-batch with a number from 0 to M - 1. The step's gradient is
@@ -89,7 +88,7 @@ class Sharded:
             self._leaves = whole_number("leaves", leaves, at_least=1)
             given, names = arrays.flatten(params, "params")
             self._structure = Structure(params, len(given), "grads")
-            self._params = [_check_param(name, w) for name, w in zip(names, given, strict=True)]
+            self._params = [check_param(name, w) for name, w in zip(names, given, strict=True)]
             arrays.check_disjoint(zip(names, self._params, strict=True))
             self._names = names
             self._grad_names = ["grads" + name.removeprefix("params") for name in names]
@@ -138,6 +137,8 @@ class Sharded:
                 "here; use master='split'"
             )
         self._module = self._leaf_sums.module = backends.module(optimizer.backend)
+        for param, piece in zip(optimizer._params, self._parts.pieces, strict=True):
+            param.first = piece.begin if piece.blocks else 0
         optimizer._decides = False
         optimizer._bind()
 
@@ -254,7 +255,8 @@ class Sharded:
                 scale = check_scale(scale, any(w.dtype.itemsize <= 4 for w in self._params))
                 following = next_hyper(self.optimizer)
                 decay = self.optimizer._weight_decay
-                hyper = repr((self._token, following[1], decay, self.t, scale)).encode()
+                noted = None if self._ledger is None else self._ledger.plan()
+                hyper = repr((self._token, following[1], decay, self.t, scale, noted)).encode()
             except Exception as found:
                 error = found
             weights, has_gradient = agree(
@@ -262,9 +264,14 @@ class Sharded:
             )
             self._check_beginning()
             weight = total_weight(weights, self._module, sums.narrowest)
+            if self._ledger is not None:
+                self._ledger.begin()
         self._is_usable = False  # until the step is whole
+        assert following is not None  # else all have raised the error
         norm = self._step(weight, has_gradient, scale, following)
         self._is_usable = True
+        if self._ledger is not None and not self._skipped:
+            self._ledger.end(following, scale, has_gradient)
         if self._skipped and self.optimizer.options.nonfinite == "raise":
             raise FloatingPointError("grads: infinite or NaN in some leaf; nothing was changed")
         return norm
@@ -293,7 +300,8 @@ class Sharded:
         norm, admitted = self._parts.admit(grads, self.optimizer.options, scale, self._module)
         self._skipped = admitted is None
         if admitted is not None:
-            self._parts.step(self.optimizer, grads, admitted, following, total)
+            step_sums = self.optimizer._step_sums
+            self._parts.step(self.optimizer, grads, admitted, following, total, step_sums)
         leaf_sums.give_back([total])
         leaf_sums.start()
         return norm if self.optimizer.options.clip_norm is not None else None
@@ -316,20 +324,9 @@ class Sharded:
             TypeError, ValueError: it does not fit; nothing has been changed.
         """
         if isinstance(state_dict, Mapping) and isinstance(state_dict.get("state"), Mapping):
-            state_dict = {**state_dict, "state": self._own_state(state_dict["state"])}
+            state_dict = {**state_dict, "state": self._parts.cut_state(state_dict["state"])}
         self.optimizer.load_state_dict(state_dict)
         self._leaf_sums.start()
-
-    def _own_state(self, state: Mapping[str, list[Array]]) -> dict[str, list[Array]]:
-        """The worker's elements of state arrays that are like the parameters."""
-        for name, whole in state.items():
-            kinds = {type(a).__name__ for a in whole if not isinstance(a, np.ndarray)}
-            if kinds:
-                raise TypeError(f"state[{name!r}]: got {', '.join(kinds)}, expected NumPy arrays")
-            shapes, expected = [a.shape for a in whole], [w.shape for w in self._params]
-            if shapes != expected:
-                raise ValueError(f"state[{name!r}]: got arrays of shape {shapes}, expected {expected}")
-        return {name: self._parts.cut(whole) for name, whole in state.items()}
 
     @property
     def ema(self) -> list[Array]:
@@ -371,15 +368,3 @@ class Sharded:
         """
         with self._together():
             checkpoint.load(self, path)
-
-
-def _check_param(name: str, w: Any) -> Array:
-    """The parameter as a plain array, or the error that it cannot be overwritten, or cut."""
-    arrays.check_inplace(name, w, halves=True)
-    if not w.flags.c_contiguous:
-        raise ValueError(
-            f"{name}: its elements are not in C order, in which they are cut for the workers; pass "
-            "numpy.ascontiguousarray of it, and use that as the parameter"
-        )
-    plain: Array = np.asarray(w)
-    return plain

@@ -24,6 +24,7 @@ from .layers import (
 from .linear import linear
 from .linear_layers import LazyLinear, Linear
 from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
+from .recorded import record
 from .sync_batchnorm import SyncBatchNorm
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "decompositions",
     "linear",
     "parallel",
+    "record",
     "unconverted",
 ]
 

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from .._core import AddressedPlan, Identities
+from ..ledger.records import Path
 from .binding import STATE_DTYPES, STEP_DTYPE, Binding, NewState, StepMemory
+from .recording import Names, Recording
 
 MODES = {"capturable", "differentiable"}  # that a step refuses
 
@@ -82,6 +84,8 @@ class NativeOptimizer(torch.optim.Optimizer):
             hyper.append(self.hyper(group))
             weight_decay.append(float(group["weight_decay"]))
             binding.check_hyper([*hyper[i], weight_decay[i]])
+        recording: Recording | None = self.__dict__.get("_recording")
+        sums = None if recording is None else recording.begin_native(bindings)
         for param, state, _ in new_states:
             self.state[param] = state  # empty, if it is new
         # Autograd hears of the step before it is made: no interrupt may leave one that it never heard of.
@@ -89,7 +93,7 @@ class NativeOptimizer(torch.optim.Optimizer):
         plans = [binding.plan for binding in bindings]
         then = [partial(state.update, values) for _, state, values in new_states]
         while refused := AddressedPlan.step_together(
-            plans, [memory.addresses for memory in memories], hyper, weight_decay, then
+            plans, [memory.addresses for memory in memories], hyper, weight_decay, then, sums
         ):
             i, k = refused  # it lies where the step writes
             memories[i] = bindings[i].copy_gradient(memories[i], k)
@@ -98,7 +102,52 @@ class NativeOptimizer(torch.optim.Optimizer):
             for binding in bindings:
                 binding.find_states(positions)
             self._state_params = Identities(list(self.state))
+        if recording is not None:
+            recording.end(is_native=sums is not None)
         return loss
+
+    def record(
+        self,
+        path: Path | None,
+        *,
+        names: Names | None = None,
+        every: int = 1,
+        state: bool = True,
+        sync: bool = False,
+        merkle: bool = False,
+        append: bool = False,
+    ) -> Any:
+        """Writes what every further step computes into a file, a line a step, or no longer.
+
+        As ``samestep.torch.record``, which has arguments and errors, but the fingerprints are made in the
+        step's own pass, where a parameter is contiguous. ``path`` None: no further step is recorded.
+
+        Example:
+            >>> import os, tempfile, torch, samestep as ss, samestep.torch
+            >>> w = torch.nn.Parameter(torch.ones(2))
+            >>> optimizer = ss.torch.SGD([w], lr=0.5)
+            >>> w.grad = torch.ones(2)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     path = os.path.join(folder, "run.jsonl")
+            ...     with optimizer.record(path, names={"w": w}):
+            ...         optimizer.step()
+            ...     last = ss.ledger.read_ledger(path).records[-1]
+            >>> last.tensors["w"][1] == f"{ss.fingerprint(w.detach().numpy()):016x}"
+            True
+        """
+        how: dict[str, Any] = {
+            "every": every,
+            "state": state,
+            "sync": sync,
+            "merkle": merkle,
+            "append": append,
+        }
+        new = None if path is None else Recording(self, path, names=names, **how)
+        old = self.__dict__.get("_recording")
+        if old is not None:
+            old.close()
+        self._recording = new
+        return new
 
     def _bindings(self) -> list[Any]:
         """What the groups are bound to; nothing where parameters have come into the state, or left it."""

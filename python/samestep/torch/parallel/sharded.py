@@ -38,7 +38,8 @@ class Sharded(Leaves):
 
     Attributes:
         leaves: the numbers of this worker's leaves, a range.
-        sharded: the ``samestep.parallel.Sharded``, for its ``state_dict``, ``save``, ``load``, ``ema``.
+        sharded: the ``samestep.parallel.Sharded``, for its ``state_dict``, ``save``, ``load``, ``ema``,
+            ``record``.
             Arrays of a parameter that is not contiguous, such as a channels_last one, lie flat as in memory.
 
     Raises:
