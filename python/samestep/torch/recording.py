@@ -1,4 +1,4 @@
-"""Records the steps of a torch optimizer in a ledger: of samestep's own as it says, of others by hooks."""
+"""The record of a torch optimizer's steps, of which the native step or torch's hooks tell."""
 
 from __future__ import annotations
 
