@@ -106,6 +106,26 @@ def test_the_native_step_and_hooks_write_the_same_file(tmp_path, kind, how):
     assert len(native.splitlines()) == 2 + 3 // how.get("every", 1)
 
 
+@pytest.mark.parametrize("record", [samestep.torch.record, by_hooks], ids=["native", "hooks"])
+def test_what_changes_between_steps_is_seen(tmp_path, record):
+    p, q = Parameter(numbers(0, 30, 40)), Parameter(numbers(1, 50))
+    optimizer = samestep.torch.Adam([p, q])
+    with record(optimizer, tmp_path / "a", names={"p": p, "q": q}):
+        for t in range(5):
+            if t == 2:
+                p.data = p.data.t().contiguous().t()  # the same values in another order
+            p.grad = numbers(10 + t, 30, 40)
+            q.grad = numbers(20 + t, 50) if t >= 3 else None
+            given = p.grad.clone()
+            optimizer.step()
+            left = expected_entry(given, p, optimizer.state[p])
+            assert read_ledger(tmp_path / "a").records[-1].tensors["p"] == left
+    last = expected_entry(q.grad, q, optimizer.state[q])
+    found = [record.tensors["q"] for record in read_ledger(tmp_path / "a").records[1:]]
+    assert [entry is None for entry in found] == [True, True, True, False, False]
+    assert found[-1] == last
+
+
 def test_native_steps_make_the_fingerprints_of_contiguous_parameters(tmp_path, monkeypatch):
     params = parameters()
     optimizer = samestep.torch.Adam(params.values())

@@ -18,7 +18,8 @@ from torch import Tensor
 from .._core import AddressedPlan, Identities
 from ..ledger.records import Path
 from .binding import STATE_DTYPES, STEP_DTYPE, Binding, NewState, StepMemory
-from .recording import Names, Recording
+from .named import Names
+from .recording import Recording
 
 MODES = {"capturable", "differentiable"}  # that a step refuses
 

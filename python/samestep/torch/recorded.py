@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from ..ledger.records import Path
+from .named import Names
 from .optimizer import NativeOptimizer
-from .recording import Names, Recording
+from .recording import Recording
 
 
 def record(

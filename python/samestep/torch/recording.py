@@ -1,11 +1,9 @@
-"""Records the steps of a torch optimizer in a ledger: of samestep's own as it says, of others by hooks."""
+"""The record of a torch optimizer's steps, of which the native step or torch's hooks tell."""
 
 from __future__ import annotations
 
 import errno
-import math
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +20,14 @@ from ..ledger.watch import watch_of_environment
 from ..ledger.writer import Ledger
 from ..optional import require
 from .binding import STATE_DTYPES, Binding
+from .named import Names, hyper_of, names_of, params_of, public_name
 from .tensors import as_array, full_tensor, is_dtensor
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-Names = Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
 Found = dict[str, int]  # of one tensor: the fingerprint of each kind
 
-# How torch computes a step, not what: equal runs have equal files whatever is chosen.
-HOW = {"capturable", "differentiable", "foreach", "fused"}
 STEP = "step"  # in the state: how many steps the parameter has made
 NOTHING = fingerprint(np.zeros(0, np.float32))  # of a state that a parameter does not have
 
@@ -66,9 +62,9 @@ class Recording:
             "merkle": switch("merkle", merkle),
             "append": switch("append", append),
         }
-        self._params = _params_of(optimizer)
+        self._params = params_of(optimizer)
         self._ids = list(map(id, self._params))
-        self._names = _names_of(optimizer, self._params, names)
+        self._names = names_of(optimizer, self._params, names)
         for name, param in zip(self._names, self._params, strict=True):
             if param.dtype not in STATE_DTYPES:
                 raise TypeError(f"{name}: got {param.dtype}, expected one of {_listed(STATE_DTYPES)}")
@@ -162,7 +158,7 @@ class Recording:
         Raises:
             ValueError: the optimizer has got other parameters; no step should be made.
         """
-        if list(map(id, _params_of(self._optimizer))) != self._ids:
+        if list(map(id, params_of(self._optimizer))) != self._ids:
             raise ValueError(
                 f"params: other ones than {self.path} records; end it with close() first, and record into "
                 "another file"
@@ -172,7 +168,7 @@ class Recording:
             self._at = self._steps_made()
             self._start = [self._left_by(param) for param in self._params]
         self._is_sure = False
-        self._hyper = [_hyper_of(group, self._optimizer.defaults) for group in self._optimizer.param_groups]
+        self._hyper = [hyper_of(group, self._optimizer.defaults) for group in self._optimizer.param_groups]
         self._is_due = (self._at + 1) % self._every == 0
         self._stepped = None
 
@@ -254,7 +250,7 @@ class Recording:
                 dtype = str(param.dtype).removeprefix("torch.")
                 tensors.setdefault(name, {"dtype": dtype, "shape": list(param.shape), "group": i})
         kinds = (GRADIENT, PARAMETER, *sorted(states))
-        header = Header(CONTRACT, _public_name(type(self._optimizer)), {}, self._every, kinds, tensors)
+        header = Header(CONTRACT, public_name(type(self._optimizer)), {}, self._every, kinds, tensors)
         ledger = Ledger(self.path, header, **self._how)
         ledger.note(**self._extras)
         self._extras = {}
@@ -337,59 +333,8 @@ def _table(found: Sequence[Found], kinds: Sequence[str]) -> Array:
     return np.array([[each.get(kind, NOTHING) for kind in kinds] for each in found], np.uint64)
 
 
-def _params_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """All parameters, each once."""
-    return list({id(p): p for group in optimizer.param_groups for p in group["params"]}.values())
-
-
-def _names_of(optimizer: torch.optim.Optimizer, params: Sequence[Tensor], names: Names | None) -> list[str]:
-    """What the parameters are called."""
-    called: dict[int, str] = {}
-    for i, group in enumerate(optimizer.param_groups):
-        told = group.get("param_names") or [f"params[{i}][{k}]" for k in range(len(group["params"]))]
-        for param, name in zip(group["params"], told, strict=True):
-            called.setdefault(id(param), name)
-    if names is not None:
-        pairs = names.items() if isinstance(names, Mapping) else names
-        given = {id(tensor): name for name, tensor in pairs}
-        nameless = [called[id(param)] for param in params if id(param) not in given]
-        if nameless:
-            raise ValueError(f"names: got none for {nameless[0]}, expected one for every parameter")
-        called = given
-    found = [called[id(param)] for param in params]
-    if len(set(found)) < len(found):
-        twice = next(name for name in found if found.count(name) > 1)
-        raise ValueError(f"names: got {twice!r} for two parameters, expected a name for each")
-    return found
-
-
-def _hyper_of(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyper-parameters of a group as JSON has them: of ``betas=(a, b)``, ``beta1`` and ``beta2``."""
-    found: dict[str, Any] = {}
-    for name in defaults:
-        value = group.get(name)
-        if name not in HOW and isinstance(value, (tuple, list)):
-            found |= {f"{name.removesuffix('s')}{i}": _number(one) for i, one in enumerate(value, 1)}
-        elif name not in HOW and isinstance(value, (bool, int, float, Tensor)):
-            found[name] = _number(value)
-    return found
-
-
-def _number(value: Any) -> bool | int | float | str:
-    plain: bool | int | float = value.item() if isinstance(value, Tensor) else value
-    return plain if math.isfinite(plain) else str(plain)  # which JSON has no number for
-
-
 def _of_state(param: Tensor) -> torch.dtype:
     return STATE_DTYPES[param.dtype]
-
-
-def _public_name(kind: type) -> str:
-    """The name by which a class is imported: "torch.optim.Adam", wherever it is defined."""
-    parts = kind.__module__.split(".")
-    modules = [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
-    public = [m for m in modules if getattr(sys.modules.get(m), kind.__qualname__, None) is kind]
-    return f"{public[0] if public else kind.__module__}.{kind.__qualname__}"
 
 
 def _listed(dtypes: Iterable[torch.dtype]) -> str:
