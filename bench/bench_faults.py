@@ -1,6 +1,6 @@
 """Whether single flipped bits are found: where two recorded runs part, and by a replay in which element.
 
-    python bench/bench_faults.py [--faults 200] [--seed 0] [--json]
+    python bench/bench_faults.py [--faults 200] [--seed 0] [--quick] [--json]
 
 Each fault is drawn from the seed: a rule, a step, a tensor, and one bit of a gradient, a parameter, a state
 or the learning rate, flipped just before that step. Two runs, with the fault and without it, record their
@@ -123,6 +123,7 @@ def main() -> int:
     )
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="8 faults")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--run", nargs=3, metavar=("SEED", "SIDE", "FILE"), help="one run, recorded to FILE")
     options = parser.parse_args()
@@ -130,11 +131,12 @@ def main() -> int:
         seed, side, path = options.run
         train(Fault.drawn(int(seed)), side == "flipped", path)
         return 0
+    wanted = 8 if options.quick else options.faults
     counts: Counter[tuple[str, str]] = Counter()
     wrong = []
     seed = options.seed
     with tempfile.TemporaryDirectory() as folder:
-        while sum(n for (_, told), n in counts.items() if told != "no effect") < options.faults:
+        while sum(n for (_, told), n in counts.items() if told != "no effect") < wanted:
             fault = Fault.drawn(seed)
             told = locate(fault, seed, Path(folder))
             if told not in ("located", "no effect"):

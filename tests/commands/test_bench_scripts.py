@@ -127,3 +127,12 @@ def test_the_ledger_s_sizes_and_times():
     assert 0 < rows["file, compressed"]["median"] < rows["file, plain"]["median"] / 2
     for name in ("diff", "diff, compressed", "read, plain"):
         assert 0 < rows[name]["minimum"] <= rows[name]["median"]
+
+
+@pytest.mark.slow
+def test_flipped_bits_are_found():
+    found = json.loads(run("faults", "--json"))
+    assert found["wrong"] == []
+    located = {row["where"]: row["faults"] for row in found["rows"] if row["told"] == "located"}
+    assert located.keys() == {"gradient", "parameter", "state", "hyper"}
+    assert sum(located.values()) == 8

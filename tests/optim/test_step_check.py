@@ -5,12 +5,16 @@ import mmap
 import os
 import re
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 import samestep as ss
 from bits import ISAS, same_bits, snapshot
 from option_grid import CASES, combinations, of_combination
+from samestep.backends import cpu
+from samestep.backends.face import MISMATCHED, Tensor
+from samestep.backends.options import Options
 from samestep.backends.reference import plan as reference_plan
 from samestep.ledger import read_ledger
 
@@ -76,6 +80,45 @@ def test_an_array_in_another_order(mappings):
         ss.CorruptionError, match=r"params\[0\]: element 5 in the order of memory of the parameter"
     ):
         optimizer.step([np.ones((3, 4), F32).T, np.ones(1, F32)], check=1000)
+
+
+@pytest.mark.parametrize("kind", ["state", "gradient"])
+def test_a_state_and_a_gradient(mappings, kind):
+    """What goes wrong need not be the parameter: a state, or a gradient that is set to zero too early."""
+    first, other = mappings()
+    first[:] = 1
+    w, x = np.ones((2, 3000), F32)
+    state, part = (first[:3000], other[7:8]) if kind == "state" else (np.zeros(3000, F32), np.zeros(1, F32))
+    grads = [np.ones(3000, F32), np.ones(1, F32)]
+    options = Options(zero_grads=True) if kind == "gradient" else None
+    if kind == "gradient":
+        grads = [first[:3000], other[7:8]]
+    tensors = [Tensor(x[:1], [part]), Tensor(w, [state])]
+    plan = cpu.Plan("momentum_heavy_ball", tensors, np.zeros(3, np.int64), options)
+    assert plan.step(grads[::-1], [0.5, 0.5], 1.0, None, 100) == MISMATCHED
+    tensor, number, element, stepped, again = plan.mismatch
+    assert (tensor, element) == ((0, 0) if kind == "state" else (1, 7))
+    assert number == (2 if kind == "state" else 1)
+    assert stepped != again
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16])
+def test_one_nan_for_another(mappings, dtype):
+    """Both steps leave a NaN, each its own: which one comes out of two depends on the loop."""
+    w, other = mappings(dtype)
+    w, other = w[:2000], other[1500:1501]
+    w[:] = 1
+    word = f"u{w.itemsize}"
+    nan = np.array([np.nan], dtype).view(word)[0]
+    grads = [np.ones(2000, dtype), np.ones(1, dtype)]
+    for g, payload in ((grads[0][1500:1501], 4), (grads[1], 8)):
+        g.view(word)[0] = nan | nan.dtype.type(payload)
+    optimizer = ss.SGD([other, w], lr=0.5)
+    optimizer.step(grads[::-1], check=100)
+    assert optimizer.t == 1
+    assert np.isnan(w[1500])
+    if w.itemsize > 2:  # else they are made one where they are rounded
+        assert w.view(word)[1500] & nan.dtype.type(12) == 8
 
 
 def test_other_blocks_in_every_step(mappings):
@@ -170,8 +213,6 @@ KEPT = {
 @pytest.mark.parametrize("name", KEPT)
 def test_the_reference_names_the_array(monkeypatch, name):
     """One value is other the second time."""
-    import ml_dtypes
-
     dtype = ml_dtypes.bfloat16 if name in ("master", "low") else F32
     w = np.ones((3, 5), dtype)
     optimizer = ss.Adam({"a": np.ones(2, dtype), "w": w}, lr=0.5, backend="reference", **KEPT[name])

@@ -40,7 +40,13 @@ PRODUCT, PIECES = "csrc/contract/product.h", "csrc/isa/product.h"
 LEAVES, SPREAD, TREE = "csrc/contract/leaves.h", "python/samestep/spread.py", "python/samestep/tree.py"
 SPREAD_MSE = "python/samestep/problems/spread.py"
 CONVOLUTION, CONVOLUTIONS = "csrc/contract/convolution.h", "csrc/isa/convolution.h"
-FINGERPRINT = "csrc/contract/fingerprint.h"
+FINGERPRINT, HASHES, STEP_CHECK = (
+    "csrc/contract/fingerprint.h",
+    "csrc/isa/run_hashes.h",
+    "csrc/run/step_check.cpp",
+)
+RECORDED, RECORDS = "python/samestep/optim/recorded.py", "python/samestep/ledger/records.py"
+REPLAYED = "python/samestep/replay/steps.py"
 RULES, BATCHNORM, SUMS, MSE, FUNCTIONS = (
     "csrc/contract/rules.h",
     "csrc/contract/batchnorm.h",
@@ -109,8 +115,8 @@ FAULTS = (
     Fault("a leaf lost between chunks of halves", "csrc/run/leaves.cpp", "narrow(mean, count, at(out, 2, i));",
           "narrow(mean, count - (i > begin), at(out, 2, i));", "test_leaves.py"),
     Fault("a NaN's payload in a fingerprint", FINGERPRINT, "return (x & ~is_nan) | (quiet & is_nan);", "return x;", "test_fingerprint.py"),
-    Fault("blocks of a fingerprint not numbered", FINGERPRINT, "mix(hash_block<Kind>(block) ^ mix(b))", "mix(hash_block<Kind>(block))"),
-    Fault("bytes behind the last one in a fingerprint", FINGERPRINT, "(b + 1) * kCount > n", "(b + 1) * kCount > n + 1", "test_fingerprint.py"),
+    Fault("blocks of a fingerprint not numbered", FINGERPRINT, "sum += mix(h ^ mix(begin + b));", "sum += mix(h);"),
+    Fault("bytes behind the last one in a fingerprint", FINGERPRINT, "if ((b + 1) * kCount <= n) {", "if ((b + 1) * kCount <= n + 1) {", "test_fingerprint.py"),
     Fault("rows of a gradient out of order", MSE, "for (int k = 0; k < n; ++k) factor[k] = Doubles{} + r[k];",
           "for (int k = 0; k < n; ++k) factor[k] = Doubles{} + r[k ^ (n > 1)];"),
     Fault("a digit of a coefficient of exp, float32", FUNCTIONS, "0x1.5555555564c30p-5", "0x1.5555555764c30p-5", "test_functions.py"),
@@ -139,8 +145,8 @@ FAULTS = (
     Fault("coupled decay left out where the rule runs alone", "csrc/run/pass.h",
           "(options.decay_of(t.group) == 0.0 && !prepares_)", "!prepares_", "test_options.py"),
     Fault("gradients not scaled under decoupled decay", "csrc/isa/isa.cpp", "prepared(w, g, false)", "g", "test_options.py"),
-    Fault("a skipped step counts", "csrc/run/plan.cpp", "if (!prepare(hyper, scale)) return false;\n  }",
-          "if (!prepare(hyper, scale)) return count_step(), false;\n  }", "test_options.py"),
+    Fault("a skipped step counts", "csrc/run/plan.cpp", "if (!prepare(hyper, scale)) return Outcome::nonfinite;",
+          "if (!prepare(hyper, scale)) return count_step(), Outcome::nonfinite;", "test_options.py"),
     Fault("blocks of a product of another length", "csrc/contract/types.h", "kProductBlock = 256", "kProductBlock = 512"),
     Fault("a block of a product goes on from the last", PIECES, "s[r][v] = V{};",
           "s[r][v] = V{} + (to.is_first || v * lanes + lanes > to.columns ? T(0) : to.c[r * to.stride + v * lanes]);"),
@@ -176,10 +182,59 @@ FAULTS = (
     Fault("samples' terms of a weight in another order", "csrc/run/convolution.cpp", "(i % outputs * v.samples + i / outputs)",
           "(i % outputs * v.samples + v.samples - 1 - i / outputs)", "test_convolution.py"),
     Fault("a bias of the wrong row", PIECES, "broadcast<X>(to.row_bias[r])", "broadcast<X>(to.row_bias[r & ~1])", "test_convolution.py"),
+    Fault("blocks of a step's sums not numbered", HASHES, "r.sums[k] += mix(h ^ mixed_number);", "r.sums[k] += mix(h);", "test_block_sums.py"),
+    Fault("a step's sums of a part begin at block 0", HASHES, "mix((r.first + i) * sizeof(Kept)", "mix(i * sizeof(Kept)", "test_block_sums.py"),
+    Fault("a block goes on with the hash of the last", HASHES, "  __builtin_memset(r.lanes[k], 0, sizeof r.lanes[k]);\n}", "}",
+          "test_block_sums.py"),
+    Fault("a NaN's payload in a step's sums", HASHES, "return !any(found);", "return true;", "test_block_sums.py"),
+    Fault("zeros behind the last element not hashed", HASHES, "sum_of_lanes(h) + padding", "sum_of_lanes(h)", "test_block_sums.py"),
+    Fault("sums of a part's options begin at block 0", "csrc/run/pass.cpp", "(tensor.first + begin) * bytes / kFingerprintBytes",
+          "begin * bytes / kFingerprintBytes", "test_block_sums.py"),
+    Fault("items of a recorded step cut within blocks", "csrc/run/plan.cpp", "if (!cuts_blocks_) largest_item_ = 0;  // cut again\n", "",
+          "test_block_sums.py"),
+    Fault("one NaN for another accused", STEP_CHECK, "if (a == b || (is_nan(contents, a) && is_nan(contents, b))) continue;",
+          "if (a == b) continue;", "test_step_check.py"),
+    Fault("the same blocks checked in every step", STEP_CHECK, "philox({std::uint64_t(step), 0, 0, 0}", "philox({0, 0, 0, 0}",
+          "test_step_check.py"),
+    Fault("the last element of a block not named", STEP_CHECK, "i < block.end - block.begin; ++i", "i + 1 < block.end - block.begin; ++i",
+          "test_step_check.py"),
+    Fault("states not computed again", STEP_CHECK, "for (int k = 0; k < n; ++k) {", "for (int k = 0; k < n && k < 2; ++k) {",
+          "test_step_check.py"),
+    Fault("a step that is wrong counts", "csrc/run/plan.cpp", "mismatch_ = *found;", "mismatch_ = *found, count_step();",
+          "test_step_check.py"),
+    Fault("a line for a step that was skipped", RECORDED, "if status == STEPPED:\n                self._write", "if True:\n                self._write",
+          "test_recorded.py"),
+    Fault("the first group's weight decay for all", RECORDED, "self._weight_decay[i],", "self._weight_decay[0],", "test_recorded.py"),
+    Fault("no start after other parameters", RECORDED, "if self._steps[-1] != self.ledger.at:", "if self.ledger.at < 0:", "test_recorded.py"),
+    Fault("half a line left in a ledger", "python/samestep/ledger/writer.py", "            os.ftruncate(self._file, size)\n", "",
+          "test_recorded.py"),
+    Fault("a step missing after a start unseen", RECORDS, "(before // header.every + 1) * header.every", "before + header.every",
+          "test_recorded.py"),
+    Fault("a start in the place of its step", RECORDS, "or not record.repeats(before)", "or record.is_start", "test_recorded.py test_compare.py"),
+    Fault("a link of a ledger not followed", RECORDS, 'if found.get("previous") != digests[-1]:', 'if "previous" not in found:',
+          "test_reading.py"),
+    Fault("gradients of a replay taken on trust", REPLAYED, "only, kinds_to=1)", "only, kinds_to=0)", "test_replay.py"),
+    Fault("the claimed scale of a replay left out", REPLAYED, "record, only), record.scale)", "record, only), 1.0)", "test_replay.py"),
+    Fault("the claimed hyper-parameters left out", REPLAYED, "                group[name] = value\n", "                pass\n",
+          "test_replay.py"),
+    Fault("a replay that compares parameters alone", REPLAYED, "parted = _first_difference(ledger, record.tensors, stepped, only, kinds_from=1)",
+          "parted = _first_difference(ledger, record.tensors, stepped, only, kinds_from=1, kinds_to=2)", "test_replay.py"),
+    Fault("a script ended by another ledger", "python/samestep/ledger/watch.py", "step == self.step and os.path.basename(path) == self.name",
+          "step == self.step", "test_scripts.py"),
     Fault("pool not rebuilt in a child", "csrc/run/threads.cpp", "  pool.store(nullptr);\n", "", "test_threads.py"),
 )  # fmt: skip
 # What looks at bits: the rest of the suite is about words, pages and other programs.
-AROUND = ("csrc", "backends", "optim", "problems", "proof", "test_train.py", "test_loop.py")
+AROUND = (
+    "csrc",
+    "backends",
+    "optim",
+    "ledger",
+    "replay",
+    "problems",
+    "proof",
+    "test_train.py",
+    "test_loop.py",
+)
 
 
 def make_copy() -> None:

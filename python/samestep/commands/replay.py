@@ -72,10 +72,34 @@ def _run_script(arguments: argparse.Namespace, ledger: Records) -> tuple[str, di
     step = ledger.records[-1].step if arguments.step is None else arguments.step
     with tempfile.TemporaryDirectory() as folder:
         found = diff(ledger, run_script(arguments.script, ledger, step, folder).ledger)
-    first = found.first
-    if first is None:
+    missing = _missing(ledger, found.b, step)
+    first = str(missing if found.first is None else found.first)
+    if found.first is None and missing is None:
         steps = f"steps {found.steps[0]} to {found.steps[-1]}"
-        told = f"accepted: {steps} recomputed, {len(found.steps)} lines compared"
-    else:
-        told = f"rejected: {first}: recorded {first.values[0]}, recomputed {first.values[1]}"
-    return told, {"accepted": found.is_equal, "first": None if first is None else str(first)}
+        return (
+            f"accepted: {steps} recomputed, {len(found.steps)} lines compared",
+            {"accepted": True, "first": None},
+        )
+    told = f"rejected: {first}"
+    if found.first is not None:
+        told += f": recorded {found.first.values[0]}, recomputed {found.first.values[1]}"
+    return told, {"accepted": False, "first": first}
+
+
+def _missing(ledger: Records, again: Records, last: int) -> str | None:
+    """What the ledger claims that was not recomputed, up to a step."""
+    for name, claimed in vars(ledger.header).items():
+        if (found := vars(again.header)[name]) != claimed:
+            return f"the header's {name} differ: recorded {claimed}, recomputed {found}"
+    by_step = again.by_step()
+    for step, record in ledger.by_step().items():
+        if step > last:
+            continue
+        if step not in by_step:
+            return f"step {step} was not recomputed"
+        other = by_step[step]
+        if not (record.is_start or other.is_start) and record.extras.keys() != other.extras.keys():
+            return f"step {step}: recorded {', '.join(record.extras) or 'nothing'} besides, recomputed " + (
+                ", ".join(other.extras) or "nothing"
+            )
+    return None

@@ -93,6 +93,7 @@ class RecordedPlan:
         self._every = ledger.header.every
         self._hyper_names = optimizer._hyper_names
         self._steps = optimizer._steps
+        self._to_host = optimizer._module.to_host
         self._weight_decay: Sequence[float] = [0.0] * len(optimizer.groups)
         self._recorded = [_arrays_of(param, optimizer._store.names, ledger) for param in optimizer._params]
         self._sums = np.zeros((len(self._recorded), len(ledger.header.kinds)), np.uint64)
@@ -137,15 +138,20 @@ class RecordedPlan:
             status = self.plan.step(grads, hyper, scale, None, checks)
         else:
             watch, watched = self.ledger.watch, []
-            if watch is not None and watch.step == self.ledger.at + 1:
-                watched = [None if g is None else np.array(g) for g in grads]  # a step may set it to zero
+            if watch is not None and watch.ends_at(self.ledger.path, self.ledger.at + 1):
+                watched = [
+                    None if g is None else self._to_host(g) for g in grads
+                ]  # a step may set it to zero
             given = {i: fingerprint(grads[i]) for i in self._unordered if grads[i] is not None}
             status = self.plan.step(grads, hyper, scale, self._sums, checks)
             if status == STEPPED:
                 self._write(grads, hyper, scale, given)
             if status == STEPPED and watch is not None and watched:
-                rows = zip(watched, self._recorded, strict=True)
-                tensors = dict(zip(self.ledger.header.tensors, [(g, *a) for g, a in rows], strict=True))
+                rows = [
+                    (g, *map(self._to_host, arrays))
+                    for g, arrays in zip(watched, self._recorded, strict=True)
+                ]
+                tensors = dict(zip(self.ledger.header.tensors, rows, strict=True))
                 watch.end(self.ledger.path, self.ledger.header.kinds, tensors)
         if status == STEPPED:
             self.ledger.at += 1

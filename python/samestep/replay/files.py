@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -36,7 +38,8 @@ def optimizer_at(ledger: Records, state: Path, params: Path, *, backend: str = "
     if backend == "cuda":
         cupy = require("cupy", "backend='cuda'", "cuda")
         groups = {i: [cupy.asarray(w) for w in arrays] for i, arrays in groups.items()}
-    given: Any = groups[0] if len(groups) == 1 else [{"params": groups[i]} for i in sorted(groups)]
+    found_groups = [groups[i] for i in sorted(groups)]
+    given: Any = found_groups[0] if len(groups) == 1 else [{"params": group} for group in found_groups]
     return Optimizer.load(state, given, backend=backend)
 
 
@@ -51,7 +54,8 @@ def read_arrays(ledger: Records, path: Path) -> list[Array | None]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is of another kind, has an array that is no tensor's, or one of another shape or dtype.
+        ValueError: it is of another kind or damaged, has an array that is no tensor's, or one of another
+            shape or dtype.
     """
     where = os.fspath(path)
     found = _file_arrays(where)
@@ -77,11 +81,18 @@ def read_arrays(ledger: Records, path: Path) -> list[Array | None]:
 
 def _file_arrays(path: str) -> dict[str, Array]:
     if path.endswith(".npz"):
-        with np.load(path) as file:
-            return dict(file)
+        with open(path, "rb") as file:
+            try:
+                return dict(np.load(file))
+            except (TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                raise ValueError(f"{path}: cut off, altered or no .npz file ({error})") from None
     if path.endswith(".safetensors"):
-        safetensors = require("safetensors.numpy", "reading .safetensors")
-        return dict(safetensors.load_file(path))
+        safetensors = require("safetensors", "reading .safetensors")
+        numpy = require("safetensors.numpy", "reading .safetensors")
+        try:
+            return dict(numpy.load_file(path))
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path}: cut off, altered or no .safetensors file ({error})") from None
     raise ValueError(f"{path}: expected a file whose name ends in .npz or .safetensors")
 
 

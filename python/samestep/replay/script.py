@@ -49,7 +49,13 @@ def run_script(command: str, like: Records, step: int, folder: str) -> Rerun:
     Raises:
         ScriptError: it fails, or records no ledger of this name, or does not come to the step.
     """
-    watch = Watch(os.path.abspath(folder), step)
+    if step not in like.by_step():
+        steps = [record.step for record in like.records]
+        raise ScriptError(
+            f"{like.path}: has no line for step {step}, expected one of {min(steps)} to {max(steps)}, every "
+            f"{like.header.every}"
+        )
+    watch = Watch(os.path.abspath(folder), os.path.basename(like.path), step)
     script, *arguments = shlex.split(command)
     done = subprocess.run(
         [sys.executable, script, *arguments],

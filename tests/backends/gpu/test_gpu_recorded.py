@@ -7,6 +7,7 @@ import samestep as ss
 from host_cupy import device
 from samestep.backends import gpu
 from samestep.backends.face import Tensor
+from samestep.ledger.watch import VARIABLE, Watch, arrays_of
 from samestep.proof.vectors import random_values
 
 SHAPES = ((7,), (3, 50), (0,), (2049,))
@@ -48,3 +49,16 @@ def test_no_block_is_computed_twice_here(kernels):
     with pytest.raises(ValueError, match="check: got arrays on a GPU, where no block is computed twice yet"):
         optimizer.step([device(np.ones(3))], check=1)
     assert optimizer.t == 0
+
+
+def test_a_script_that_is_run_again_leaves_its_arrays(kernels, tmp_path, monkeypatch):
+    watch = Watch(str(tmp_path), "run.jsonl", 2)
+    monkeypatch.setenv(VARIABLE, watch.environment()[VARIABLE])
+    with pytest.raises(SystemExit):
+        run(tmp_path / "elsewhere" / "run.jsonl", device)
+    path = str(tmp_path / "run.jsonl")
+    record = ss.ledger.read_ledger(path).records[-1]
+    assert record.step == 2
+    for name, entry in record.tensors.items():
+        found = [arrays_of(path, name, kind) for kind in ("gradient", "parameter", "m", "v")]
+        assert entry == tuple(f"{ss.fingerprint(a):016x}" for a in found)
