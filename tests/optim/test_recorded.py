@@ -615,3 +615,15 @@ def test_a_ledger_of_one_s_own(path):
             else:
                 ledger.add(record.step, rows, record.hyper)
     assert other.read_bytes() == path.read_bytes()
+
+
+def test_stats_of_recorded_steps_are_those_of_the_last(tmp_path):
+    w = np.ones((4, 6))
+    opt = ss.SGD(w, lr=0.5, copy_grads=True)
+    opt.record_stats()
+    opt.record(tmp_path / "run.jsonl")
+    found = []
+    for grad in (np.ones((6, 4)).T, np.ones((4, 6)), np.ones((6, 4)).T):
+        opt.step(grad)
+        found.append(opt.stats.copied)
+    assert found == [w.nbytes, 0, w.nbytes]

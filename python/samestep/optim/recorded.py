@@ -15,6 +15,7 @@ from ..ledger.records import GRADIENT, PARAMETER, Header
 from ..ledger.writer import Fingerprints, Ledger
 from .owner import Owner
 from .param import Param
+from .stats import StepStats
 
 
 def header_of(optimizer: Owner, every: int, state: bool) -> Header:
@@ -56,15 +57,31 @@ class StepSums:
         self.total = np.zeros(0, np.uint64)
 
 
-class SummedPlan:
-    """A plan whose steps make ``StepSums``; the same face as ``_core.Plan``."""
+class PlanAround:
+    """A plan that does more in its steps than the one in it; the same face as ``_core.Plan``."""
 
-    def __init__(self, plan: Any, sums: StepSums) -> None:
+    def __init__(self, plan: Any) -> None:
         self.plan = plan
-        self.sums = sums
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.plan, name)
+        return getattr(self.plan, name)  # norm, mismatch, and trials and keep of those that have them
+
+    @property
+    def stats(self) -> StepStats | None:
+        stats: StepStats | None = getattr(self.plan, "stats", None)
+        return stats
+
+    @stats.setter
+    def stats(self, stats: StepStats) -> None:
+        self.plan.stats = stats
+
+
+class SummedPlan(PlanAround):
+    """A plan whose steps make ``StepSums``."""
+
+    def __init__(self, plan: Any, sums: StepSums) -> None:
+        super().__init__(plan)
+        self.sums = sums
 
     def step(
         self,
@@ -79,8 +96,8 @@ class SummedPlan:
         return status
 
 
-class RecordedPlan:
-    """A plan whose steps are recorded; the same face as ``_core.Plan``."""
+class RecordedPlan(PlanAround):
+    """A plan whose steps are recorded."""
 
     def __init__(self, plan: Any, optimizer: Owner, ledger: Ledger) -> None:
         if list(ledger.header.tensors) != [param.name for param in optimizer._params]:
@@ -88,7 +105,7 @@ class RecordedPlan:
                 f"params: other ones than {ledger.path} records; end it with record(None) first, and record "
                 "into another file"
             )
-        self.plan = plan
+        super().__init__(plan)
         self.ledger = ledger
         self._every = ledger.header.every
         self._hyper_names = optimizer._hyper_names
@@ -102,14 +119,6 @@ class RecordedPlan:
         )
         # Their fingerprints are of the elements in C order, which a step does not pass over.
         self._unordered = [i for i, (w, *_) in enumerate(self._recorded) if not w.flags.c_contiguous]
-
-    @property
-    def norm(self) -> float:
-        norm: float = self.plan.norm
-        return norm
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.plan, name)  # stats, trials, keep: of those that have them
 
     def set_weight_decay(self, weight_decay: list[float]) -> None:
         self.plan.set_weight_decay(weight_decay)
