@@ -106,12 +106,6 @@ inline Word64 hash_of_zeros(Index byte) {
   return zeros.from[(byte + kVectorBytes - 1) / kVectorBytes * kVectorBytes / 8];
 }
 
-inline Word64 sum_of_lanes(Words64 h) {
-  Word64 sum = 0;
-  for (int lane = 0; lane < kVectorBytes / 8; ++lane) sum += h[lane];
-  return sum;
-}
-
 // h of a whole block.
 template <class Kind>
 inline Word64 hash_block(const char* x) {

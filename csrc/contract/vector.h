@@ -132,6 +132,17 @@ inline Words64 product_of_halves(Words64 x) {
 #endif
 }
 
+// Modulo 2^64, which any order gives.
+inline unsigned long long sum_of_lanes(Words64 x) {
+#if defined(__AVX512F__)
+  return (unsigned long long)_mm512_reduce_add_epi64((__m512i)x);
+#else
+  unsigned long long sum = 0;
+  for (int lane = 0; lane < kVectorBytes / 8; ++lane) sum += x[lane];
+  return sum;
+#endif
+}
+
 // Where a or b is NaN, which one comparison tells; of several, | makes one.
 #if defined(__AVX512F__)
 typedef __mmask16 Unordered;

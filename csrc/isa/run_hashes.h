@@ -29,12 +29,6 @@ struct Hashed<Half> {
   using As = FingerprintedBF16;
 };
 
-// A block is whole: its hash is added to the sum of array k.
-inline void end_block(RunHashes& r, int k, Word64 h, Word64 mixed_number) {
-  r.sums[k] += mix(h ^ mixed_number);
-  __builtin_memset(r.lanes[k], 0, sizeof r.lanes[k]);
-}
-
 // The number, mixed, of the block that element i of the run is in.
 template <class Kept>
 inline Word64 mixed_number_of(const RunHashes& r, Index i) {
@@ -51,7 +45,10 @@ inline void keep_hashes(RunHashes& r, Index i, Index in_block, const Words64* h)
   }
   const Word64 mixed_number = mixed_number_of<Kept>(r, i);
 #pragma GCC unroll 8
-  for (int k = first; k < last; ++k) end_block(r, k, sum_of_lanes(h[k - first]), mixed_number);
+  for (int k = first; k < last; ++k) {
+    r.sums[k] += mix(sum_of_lanes(h[k - first]) ^ mixed_number);
+    store(r.lanes[k], Words64{});
+  }
 }
 
 // Adds a run of arrays first..last-1, from element i on, with every NaN as one.
@@ -116,7 +113,7 @@ inline void hash_ends(RunHashes& r, Index i, Index n) {
       }
       h += hash_vector<typename Hashed<Kept>::As>(x, in_block + at);
     }
-    end_block(r, k, sum_of_lanes(h) + padding, mixed_number);
+    r.sums[k] += mix((sum_of_lanes(h) + padding) ^ mixed_number);
   }
 }
 
