@@ -45,6 +45,18 @@ def run(capsys):
     return command
 
 
+@pytest.mark.parametrize("option", ["--html", "--png"])
+def test_no_ledger_is_drawn_over(run, parted, capsys, tmp_path, option):
+    b = tmp_path / "b.svg"  # a name that a picture may have
+    b.write_bytes(parted[1].read_bytes())
+    before = b.read_bytes()
+    with pytest.raises(SystemExit) as caught:
+        run(parted[0], b, option, b)
+    assert caught.value.code == 2
+    assert "which is one of the ledgers; name another file" in capsys.readouterr().err
+    assert b.read_bytes() == before
+
+
 def test_equal(run, equal):
     code, printed = run(*equal)
     assert code == 0
