@@ -64,6 +64,15 @@ def test_equal(run, equal):
     assert "first" not in printed.out
 
 
+def test_one_step_in_common(run, equal, tmp_path):
+    with open(equal[0], "rb") as whole:
+        lines = whole.readlines()
+    (tmp_path / "start.jsonl").write_bytes(b"".join(lines[:2]))
+    code, printed = run(equal[0], tmp_path / "start.jsonl")
+    assert code == 0
+    assert "Equal in the only step that both recorded, 0.\n" in printed.out
+
+
 def test_parted(run, parted):
     code, printed = run(*parted)
     assert code == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
 import re
 import subprocess
@@ -612,6 +613,25 @@ def test_another_record_of_samesteps_optimizers_takes_the_place_of_the_last(tmp_
     assert second.is_closed
     assert steps_of(tmp_path / "a") == [(0, True), (1, False)]
     assert steps_of(tmp_path / "b") == [(1, True), (2, False)]
+
+
+@by_library
+def test_after_a_line_that_cannot_be_written_comes_a_start(tmp_path, library, monkeypatch):
+    p = Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    optimizer = library.Adam([p])
+    with samestep.torch.record(optimizer, tmp_path / "a"):
+        optimizer.step()
+        monkeypatch.setattr(os, "write", no_space)
+        with pytest.raises(OSError, match="No space left"):
+            optimizer.step()
+        monkeypatch.undo()
+        optimizer.step()
+    assert steps_of(tmp_path / "a") == [(0, True), (1, False), (2, True), (3, False)]
+
+
+def no_space(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_copy_is_not_recorded(tmp_path):

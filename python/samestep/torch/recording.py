@@ -218,9 +218,13 @@ class Recording:
         """
         assert self._stepped is not None
         self._at += 1
-        self._is_sure = True
+        self._write(self._stepped, is_native)
+        self._is_sure = True  # unless a line could not be written: then the next one comes after a start
+
+    def _write(self, stepped: list[bool], is_native: bool) -> None:
+        """Writes what is due of a step, after a start if it needs one."""
         if self._ledger is None:
-            if not any(self._stepped):
+            if not any(stepped):
                 return  # no state has been made: the next step may tell which there are
             self._ledger = self._open()
         kinds = self._ledger.header.kinds
@@ -237,7 +241,7 @@ class Recording:
                 native.put(table)
         for row, g in self._given.items():
             table[row] = _table([{**self._left_by(self._params[row]), GRADIENT: g}], kinds)
-        self._ledger.add(self._at, table, self._hyper, stepped=self._stepped)
+        self._ledger.add(self._at, table, self._hyper, stepped=stepped)
         if self._watch is not None and self._watched:
             self._watch.end(self._ledger.path, kinds, self._arrays(kinds))
 
