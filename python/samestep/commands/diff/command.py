@@ -98,6 +98,8 @@ def _diff_traces(arguments: argparse.Namespace) -> int:
         arguments.parser.error(
             "--format megatron goes without --html and --png: a trace has no steps to draw"
         )
+    if arguments.replay is not None:
+        arguments.parser.error("--format megatron goes without --replay: no script writes a trace again")
     try:
         report = megatron.compare_traces(*map(megatron.read_trace, (arguments.a, arguments.b)))
     except (megatron.TraceError, OSError) as error:
