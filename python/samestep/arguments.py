@@ -1,9 +1,10 @@
-"""Checks of arguments that are numbers, switches or one of a few names."""
+"""Checks of arguments that are numbers, switches, paths or one of a few names."""
 
 from __future__ import annotations
 
 import math
 import operator
+import os
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,13 @@ def switch(name: str, value: Any) -> bool:
     if not isinstance(value, (bool, int, np.bool_, np.integer)) or value not in (True, False):
         raise TypeError(f"{name}: got {value!r}, expected True or False")
     return bool(value)
+
+
+def file_path(name: str, value: Any) -> str:
+    """``value`` as the text of a path. Paths of bytes are refused."""
+    if isinstance(value, (str, os.PathLike)) and isinstance(found := os.fspath(value), str):
+        return found
+    raise TypeError(f"{name}: got {value!r}, expected a str or os.PathLike")
 
 
 def check_choice(name: str, value: Any, expected: tuple[str | None, ...]) -> None:

@@ -45,11 +45,32 @@ def run(capsys):
     return command
 
 
+@pytest.mark.parametrize("option", ["--html", "--png"])
+def test_no_ledger_is_drawn_over(run, parted, capsys, tmp_path, option):
+    b = tmp_path / "b.svg"  # a name that a picture may have
+    b.write_bytes(parted[1].read_bytes())
+    before = b.read_bytes()
+    with pytest.raises(SystemExit) as caught:
+        run(parted[0], b, option, b)
+    assert caught.value.code == 2
+    assert "which is one of the ledgers; name another file" in capsys.readouterr().err
+    assert b.read_bytes() == before
+
+
 def test_equal(run, equal):
     code, printed = run(*equal)
     assert code == 0
     assert "Equal in all of 7 steps that both recorded, 0 to 6.\n" in printed.out
     assert "first" not in printed.out
+
+
+def test_one_step_in_common(run, equal, tmp_path):
+    with open(equal[0], "rb") as whole:
+        lines = whole.readlines()
+    (tmp_path / "start.jsonl").write_bytes(b"".join(lines[:2]))
+    code, printed = run(equal[0], tmp_path / "start.jsonl")
+    assert code == 0
+    assert "Equal in the only step that both recorded, 0.\n" in printed.out
 
 
 def test_parted(run, parted):

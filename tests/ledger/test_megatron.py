@@ -427,3 +427,8 @@ class TestCommand:
         with pytest.raises(SystemExit):
             self.run(capsys, tmp_path, tmp_path, "--html", tmp_path / "page.html")
         assert "--format megatron goes without --html" in capsys.readouterr().err
+
+    def test_no_replay(self, tmp_path, capsys):
+        with pytest.raises(SystemExit):
+            self.run(capsys, tmp_path, tmp_path, "--replay", "train.py")
+        assert "--format megatron goes without --replay" in capsys.readouterr().err

@@ -148,6 +148,12 @@ def test_after_the_end_nothing_is_recorded(path):
     assert content(path) == f"{HEADER.line()}\n".encode()
 
 
+@pytest.mark.parametrize("other", [3, b"run.jsonl", None])
+def test_what_is_no_path(other):
+    with pytest.raises(TypeError, match=f"path: got {other!r}, expected a str or os.PathLike"):
+        Ledger(other, HEADER)
+
+
 def test_a_header_without_tensors(path):
     with pytest.raises(ValueError, match="header: got no tensors"):
         Ledger(path, Header(2, "sgd", {}, 1, ("gradient", "parameter"), {}))

@@ -1,6 +1,8 @@
 """The record of a sharded optimizer: one file, the same for any number of workers as for one optimizer."""
 
+import errno
 import functools
+import os
 
 import ml_dtypes
 import numpy as np
@@ -238,6 +240,32 @@ def test_what_is_refused_is_refused_on_all_workers_and_leaves_no_file(tmp_path, 
 
     assert run_threads(3, run) == [1, 1, 1]
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_after_a_line_that_cannot_be_written_comes_a_start(tmp_path, monkeypatch):
+    def run(group):
+        w = np.ones(3000, np.float32)
+        opt = Sharded(ADAM, w, group, leaves=4)
+        told = []
+        with opt.record(tmp_path / "a"):
+            for t in range(1, 5):
+                if group.rank == 0:
+                    monkeypatch.setattr(os, "write", no_space if t == 2 else write)
+                for leaf in opt.leaves:
+                    opt.add(leaf, w)
+                try:
+                    opt.step()
+                except OSError as error:
+                    told.append((t, error.errno))
+        return told
+
+    write = os.write
+    assert run_threads(3, run) == [[(2, errno.ENOSPC)], [], []]
+    assert lines(tmp_path / "a") == [(0, True), (1, False), (2, True), (3, False), (4, False)]
+
+
+def no_space(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_workers_that_end_their_records_after_other_steps_are_told(tmp_path):

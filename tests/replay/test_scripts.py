@@ -128,6 +128,53 @@ def test_a_script_that_cannot_be_replayed(folder, monkeypatch, capsys, script, t
     assert printed.err == f"samestep replay: {told}\n"
 
 
+@pytest.mark.parametrize("command", ["", "  ", "train.py 'x"])
+def test_what_is_no_command(folder, monkeypatch, capsys, command):
+    in_here(write(folder), ("run.jsonl", 0, 0, 0.1), folder, monkeypatch)
+    in_here(write(folder), ("other.jsonl", 0, 0, 0.2), folder, monkeypatch)
+    told = f"script: got {command!r}, expected "
+    assert cli.main(["replay", "run.jsonl", "--script", command]) == 2
+    assert told in capsys.readouterr().err
+    assert cli.main(["diff", "run.jsonl", "other.jsonl", "--replay", command]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [["--tensor", "params['w']"], ["--isa", "baseline"], ["--backend", "cuda"]])
+def test_what_a_script_decides_itself(folder, monkeypatch, capsys, more):
+    in_here(write(folder), ("run.jsonl", 0, 0, 0.1), folder, monkeypatch)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["replay", "run.jsonl", "--script", "train.py run.jsonl 0 0 0.1", *more])
+    assert caught.value.code == 2
+    assert f"{more[0]} goes with --from, and a script recomputes as it says itself" in capsys.readouterr().err
+
+
+def test_a_ledger_with_no_line_but_the_header(folder, monkeypatch, capsys):
+    in_here(write(folder), ("run.jsonl", 0, 0, 0.1), folder, monkeypatch)
+    with open("run.jsonl", "rb+") as file:
+        file.truncate(len(file.readline()))
+    assert cli.main(["replay", "run.jsonl", "--script", "train.py run.jsonl 0 0 0.1"]) == 2
+    assert "run.jsonl: has a header and no other line" in capsys.readouterr().err
+
+
+def test_the_start_alone(folder, monkeypatch, capsys):
+    in_here(write(folder), ("run.jsonl", 0, 0, 0.1), folder, monkeypatch)
+    command = "train.py run.jsonl 0 0 0.1"
+    assert cli.main(["replay", "run.jsonl", "--script", command, "--step", "0"]) == 0
+    assert capsys.readouterr().out == "accepted: steps 0 to 0 recomputed, 1 lines compared\n"
+
+
+def test_the_element_where_two_runs_start_apart(folder, monkeypatch, capsys):
+    in_here(write(folder), ("a.jsonl", 0, 0, 0.1), folder, monkeypatch)
+    apart = SCRIPT.replace("opt =", "w[2, 3] = 1.5\nopt =")
+    in_here(write(folder, apart, "other.py"), ("b.jsonl", 0, 0, 0.1), folder, monkeypatch)
+    scripts = ["train.py a.jsonl 0 0 0.1", "other.py b.jsonl 0 0 0.1"]
+    assert cli.main(["diff", "a.jsonl", "b.jsonl", "--replay", *scripts]) == 1
+    told = capsys.readouterr().out
+    assert "Step 0: the parameter of params['w'] that it starts from differs." in told
+    assert "[2, 3]" in told
+    assert "1.5" in told
+
+
 def test_a_step_without_a_line(folder, monkeypatch, capsys):
     """It is not run for nothing."""
     in_here(write(folder, every=2), ("run.jsonl", 0, 0, 0.1), folder, monkeypatch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
 import re
 import subprocess
@@ -275,6 +276,8 @@ def test_names_that_do_not_fit(tmp_path, library):
         samestep.torch.record(optimizer, tmp_path / "a", names={"p": p})
     with pytest.raises(ValueError, match="names: got 'p' for two parameters"):
         samestep.torch.record(optimizer, tmp_path / "a", names=[("p", p), ("p", q)])
+    with pytest.raises(TypeError, match="names: got 1, expected a str"):
+        samestep.torch.record(optimizer, tmp_path / "a", names={"p": p, 1: q})
     assert not (tmp_path / "a").exists()
 
 
@@ -398,7 +401,7 @@ def test_a_script_that_is_run_again_shows_the_arrays_of_a_step(tmp_path, library
     first = tmp_path / "run.jsonl"
     command = [sys.executable, script, "0.5", first, "a"]
     subprocess.run(command, check=True)
-    watch = Watch(os.fspath(tmp_path / "again"), 3)
+    watch = Watch(os.fspath(tmp_path / "again"), "run.jsonl", 3)
     (tmp_path / "again").mkdir()
     subprocess.run([*command[:-1], "b"], check=True, env=watch.environment())
     path = os.fspath(tmp_path / "again" / "run.jsonl")
@@ -407,6 +410,36 @@ def test_a_script_that_is_run_again_shows_the_arrays_of_a_step(tmp_path, library
     kinds = read_ledger(path).header.kinds
     entry = read_ledger(path).records[-1].tensors["p"]
     assert entry == tuple(f"{ss.fingerprint(arrays_of(path, 'p', kind)):016x}" for kind in kinds)
+
+
+@by_library
+def test_a_script_that_is_run_again_shows_the_arrays_that_it_starts_from(tmp_path, library):
+    """And ends at the step of its own ledger, not of another one that comes there before."""
+    script = tmp_path / "script.py"
+    other = "other = LIBRARY.SGD([torch.nn.Parameter(torch.zeros(3))], lr=1.0)"
+    text = WATCHED.replace("p.grad =", "other.param_groups[0]['params'][0].grad = p.grad =")
+    text = text.replace("with ", f"{other}\nsamestep.torch.record(other, sys.argv[2] + '.other')\nwith ", 1)
+    text = text.replace("        optimizer.step()", "        other.step()\n        optimizer.step()")
+    script.write_text(text.replace("LIBRARY", library.__name__), encoding="utf-8")
+    first = tmp_path / "run.jsonl"
+    for step in (0, 2):
+        folder = tmp_path / f"again {step}"
+        folder.mkdir()
+        watch = Watch(os.fspath(folder), "run.jsonl", step)
+        subprocess.run([sys.executable, script, "0.5", first, "a"], check=True, env=watch.environment())
+        path = os.fspath(folder / "run.jsonl")
+        assert steps_of(path) == [(0, True), (1, False), (2, False)][: step + 1]
+        found = read_ledger(path)
+        entry = [
+            None if (a := arrays_of(path, "p", kind)) is None else f"{ss.fingerprint(a):016x}"
+            for kind in found.header.kinds
+        ]
+        if step == 0:  # before the first step there is neither a gradient nor a state
+            assert entry[1] == found.records[-1].tensors["p"][1]
+            assert entry[0] is None
+            assert set(entry[2:]) == {None}
+        else:
+            assert tuple(entry) == found.records[-1].tensors["p"]
 
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "torch_ledgers.py"
@@ -540,6 +573,8 @@ def test_what_is_noted(tmp_path, library):
     optimizer = library.SGD([p], lr=1.0)
     mean = torch.tensor([1.0, 2.0])
     with samestep.torch.record(optimizer, tmp_path / "a") as recording:
+        with pytest.raises(TypeError, match="loss: got 'low', expected a number"):
+            recording.note(loss="low")  # before a file is there too
         recording.note(loss=torch.tensor(2.0, requires_grad=True), mean=mean)
         optimizer.step()
         recording.note(loss=0.5)
@@ -580,6 +615,25 @@ def test_another_record_of_samesteps_optimizers_takes_the_place_of_the_last(tmp_
     assert steps_of(tmp_path / "b") == [(1, True), (2, False)]
 
 
+@by_library
+def test_after_a_line_that_cannot_be_written_comes_a_start(tmp_path, library, monkeypatch):
+    p = Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    optimizer = library.Adam([p])
+    with samestep.torch.record(optimizer, tmp_path / "a"):
+        optimizer.step()
+        monkeypatch.setattr(os, "write", no_space)
+        with pytest.raises(OSError, match="No space left"):
+            optimizer.step()
+        monkeypatch.undo()
+        optimizer.step()
+    assert steps_of(tmp_path / "a") == [(0, True), (1, False), (2, True), (3, False)]
+
+
+def no_space(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_a_copy_is_not_recorded(tmp_path):
     p = Parameter(torch.ones(2))
     p.grad = torch.ones(2)
@@ -602,6 +656,10 @@ def test_files_that_cannot_be_begun(tmp_path, library):
         samestep.torch.record(optimizer, tmp_path / "there")
     with pytest.raises(FileNotFoundError, match="path: there is no such folder"):
         samestep.torch.record(optimizer, tmp_path / "none" / "a")
+    with pytest.raises(IsADirectoryError, match="path: expected a file, got a folder"):
+        samestep.torch.record(optimizer, tmp_path, append=True)
+    with pytest.raises(TypeError, match="path: got b'a', expected a str"):
+        samestep.torch.record(optimizer, b"a")
     with samestep.torch.record(optimizer, tmp_path / "there", append=True), pytest.raises(LedgerError):
         optimizer.step()
     assert (tmp_path / "there").read_text() == "no ledger\n"

@@ -33,10 +33,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--gradients", nargs="+", metavar="FILE", help="of each step after it, likewise, in their order"
     )
-    command.add_argument("--tensor", metavar="NAME", help="compare this one alone")
-    command.add_argument("--isa", metavar="NAME", help="the instruction set to recompute with")
+    command.add_argument("--tensor", metavar="NAME", help="with --from: compare this one alone")
+    command.add_argument("--isa", metavar="NAME", help="with --from: the instruction set to recompute with")
     command.add_argument(
-        "--backend", choices=("cpu", "reference", "cuda"), default="cpu", help="where to recompute"
+        "--backend",
+        choices=("cpu", "reference", "cuda"),
+        help="with --from: where to recompute; cpu by default",
     )
 
 
@@ -45,13 +47,21 @@ def run(arguments: argparse.Namespace) -> int:
     by_files = (arguments.state, arguments.params, arguments.gradients)
     if (arguments.script is None) == (None in by_files):
         arguments.parser.error("expected --script, or --from, --params and --gradients")
+    is_script = arguments.script is not None
+    unused = ("tensor", "isa", "backend") if is_script else ("step",)
+    for name in unused:
+        if getattr(arguments, name) is not None:
+            other = "--from, and a script recomputes as it says itself" if is_script else "--script"
+            arguments.parser.error(f"--{name} goes with {other}; leave it out")
     ledger = read_ledger(arguments.ledger)
+    if not ledger.records:
+        raise ReplayError(f"{ledger.path}: has a header and no other line, expected a step to recompute")
     if arguments.tensor is not None and arguments.tensor not in ledger.header.tensors:
         arguments.parser.error(f"--tensor: expected one of {', '.join(ledger.header.tensors)}")
     try:
         if arguments.isa is not None:
             cpu.set_isa(arguments.isa)
-        told, facts = (_run_steps if arguments.script is None else _run_script)(arguments, ledger)
+        told, facts = (_run_script if is_script else _run_steps)(arguments, ledger)
     except (TypeError, ValueError) as error:
         raise ReplayError(str(error)) from None
     if arguments.json:
@@ -62,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_steps(arguments: argparse.Namespace, ledger: Records) -> tuple[str, dict[str, Any]]:
-    optimizer = optimizer_at(ledger, arguments.state, arguments.params, backend=arguments.backend)
+    optimizer = optimizer_at(ledger, arguments.state, arguments.params, backend=arguments.backend or "cpu")
     gradients = (read_arrays(ledger, path) for path in arguments.gradients)
     verdict = replay(ledger, optimizer, gradients, only=arguments.tensor)
     return str(verdict), {"accepted": verdict.accepted, **asdict(verdict)}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arguments import finite_number, switch
+from ..arguments import file_path, finite_number, switch
 from ..fingerprints import fingerprint
 from .lines import as_text, digest_of, to_json
 from .merkle import root_of
@@ -62,12 +62,13 @@ class Ledger:
         if not header.tensors:
             raise ValueError("header: got no tensors, expected at least one to record")
         self.watch = watch_of_environment()
-        self.path = os.fspath(path) if self.watch is None else self.watch.path(os.fspath(path))
+        where = file_path("path", path)
+        self.path = where if self.watch is None else self.watch.path(where)
         self.header = header
         self._syncs, self._has_roots = switch("sync", sync), switch("merkle", merkle)
         self._names = list(header.tensors)
         self.at = -1  # how many steps its optimizer had made when it last came by; below 0: a start is due
-        self._extras: dict[str, str] = {}
+        self.extras: dict[str, str] = {}  # of the next line
         self._before = b""  # the line before, without its end
         # What the lines so far have come to: the last step, and each tensor's fingerprints after it.
         self._step: int | None = None
@@ -102,13 +103,7 @@ class Ledger:
         Raises:
             TypeError, ValueError: one is neither; nothing is noted.
         """
-        noted = {
-            name: f"{fingerprint(value):016x}"
-            if isinstance(value, np.ndarray) and value.ndim > 0
-            else finite_number(name, value).hex()
-            for name, value in extras.items()
-        }
-        self._extras.update(noted)
+        self.extras.update(noted(extras))
 
     def start(self, step: int, fingerprints: Fingerprints) -> None:
         """Says where a run begins: the fingerprints of parameters and states before the first step.
@@ -149,14 +144,14 @@ class Ledger:
         facts: dict[str, Any] = {"step": step, "hyper": list(hyper)}
         if scale != 1.0:
             facts["scale"] = scale
-        if self._extras:
-            facts["extras"] = self._extras
+        if self.extras:
+            facts["extras"] = self.extras
         entries: dict[str, Entry | None] | None = None
         if stepped is not None and not all(stepped):
             found = zip(self._entries(fingerprints).items(), stepped, strict=True)
             entries = {name: entry if has else None for (name, entry), has in found}
         self._write_record(facts, entries, fingerprints)
-        self._extras, self._step = {}, step
+        self.extras, self._step = {}, step
         if entries is None:
             self._left[...] = fingerprints
         else:
@@ -270,6 +265,20 @@ class Ledger:
             left = left[os.write(self._file, left) :]
         if self._syncs:
             os.fsync(self._file)
+
+
+def noted(extras: Mapping[str, Any]) -> dict[str, str]:
+    """What is noted besides a step, as a line has it.
+
+    Raises:
+        TypeError, ValueError: a value is neither a finite number nor an array.
+    """
+    return {
+        name: f"{fingerprint(value):016x}"
+        if isinstance(value, np.ndarray) and value.ndim > 0
+        else finite_number(name, value).hex()
+        for name, value in extras.items()
+    }
 
 
 def _compressor() -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -143,6 +143,8 @@ class RecordedPlan(PlanAround):
             return status
         if self._steps[-1] != self.ledger.at:
             self.start()
+        if self.ledger.watch is not None and self.ledger.watch.ends_at(self.ledger.path, self.ledger.at):
+            self._end([None] * len(grads))  # after a start: a step that has a line ends below
         if (self.ledger.at + 1) % self._every:
             status = self.plan.step(grads, hyper, scale, None, checks)
         else:
@@ -155,13 +157,8 @@ class RecordedPlan(PlanAround):
             status = self.plan.step(grads, hyper, scale, self._sums, checks)
             if status == STEPPED:
                 self._write(grads, hyper, scale, given)
-            if status == STEPPED and watch is not None and watched:
-                rows = [
-                    (g, *map(self._to_host, arrays))
-                    for g, arrays in zip(watched, self._recorded, strict=True)
-                ]
-                tensors = dict(zip(self.ledger.header.tensors, rows, strict=True))
-                watch.end(self.ledger.path, self.ledger.header.kinds, tensors)
+            if status == STEPPED and watched:
+                self._end(watched)
         if status == STEPPED:
             self.ledger.at += 1
         return status
@@ -177,6 +174,14 @@ class RecordedPlan(PlanAround):
             stepped = [g is not None for g in grads]
         named = named_hyper(self._hyper_names, hyper, self._weight_decay)
         self.ledger.add(int(self._steps[-1]), found, named, scale=scale, stepped=stepped)
+
+    def _end(self, grads: Sequence[Any]) -> NoReturn:
+        """Ends a script that is run again, with these gradients and what the optimizer holds now."""
+        ledger = self.ledger
+        assert ledger.watch is not None
+        rows = [(g, *map(self._to_host, own)) for g, own in zip(grads, self._recorded, strict=True)]
+        tensors = dict(zip(ledger.header.tensors, rows, strict=True))
+        ledger.watch.end(ledger.path, ledger.header.kinds, tensors)
 
     def _fingerprints(self) -> Fingerprints:
         """Of parameters and states as they are."""

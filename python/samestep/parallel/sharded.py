@@ -9,6 +9,8 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
+import numpy as np
+
 from .. import backends
 from ..arguments import whole_number
 from ..backends import arrays, cpu
@@ -259,13 +261,13 @@ class Sharded(Recorded):
                 hyper = repr((self._token, following[1], decay, self.t, scale, noted)).encode()
             except Exception as found:
                 error = found
-            weights, has_gradient = agree(
-                self._group, self._exchange.ranges, sums.weights, sums.has_gradient, hyper, error
-            )
+            flags = np.append(sums.has_gradient, self._ledger is not None and self._ledger.lacks_line)
+            weights, flags = agree(self._group, self._exchange.ranges, sums.weights, flags, hyper, error)
+            has_gradient = flags[:-1]
             self._check_beginning()
             weight = total_weight(weights, self._module, sums.narrowest)
             if self._ledger is not None:
-                self._ledger.begin()
+                self._ledger.begin(bool(flags[-1]))
         self._is_usable = False  # until the step is whole
         assert following is not None  # else all have raised the error
         norm = self._step(weight, has_gradient, scale, following)

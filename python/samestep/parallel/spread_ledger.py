@@ -65,6 +65,7 @@ class SpreadLedger:
         )
         self.sums = StepSums(optimizer, len(header.kinds))
         self._at = -1  # how many steps have been seen
+        self.lacks_line = False  # on worker 0, once a line could not be written: the next step needs a start
         self._is_closed = False
         self._ledger = Ledger(path, self.header, **how) if group.rank == 0 else None
 
@@ -98,10 +99,10 @@ class SpreadLedger:
         t = self._optimizer.t
         return (t + 1) % self.header.every == 0, t != self._at  # at first, and after load_state_dict
 
-    def begin(self) -> None:
-        """Says where the run begins, if the next step needs that."""
+    def begin(self, lacks_line: bool) -> None:
+        """Says where the run begins, if the next step needs that, or goes on after a line that is lacking."""
         self.sums.are_wanted, has_start = self.plan()
-        if not has_start:
+        if self._is_closed or not (has_start or lacks_line):
             return
         own = zip(self._parts.pieces, self._parts.cut(self._params), self._states, strict=True)
         rows = [[0, *(block_sum(a, piece.begin) for a in (w, *states))] for piece, w, states in own]
@@ -113,6 +114,7 @@ class SpreadLedger:
     def _write_start(self, total: Array) -> None:
         if self._ledger is not None:
             self._ledger.start(self._optimizer.t, self._finished(total))
+            self.lacks_line = False
 
     def end(self, following: Following, scale: float, stepped: Array) -> None:
         """Writes the line of a step that has been made.
@@ -127,9 +129,11 @@ class SpreadLedger:
             return
         optimizer = self._optimizer
         named = named_hyper(optimizer._hyper_names, following[1], optimizer._weight_decay)
+        self.lacks_line = True
         self._ledger.add(
             self._at, self._finished(self.sums.total), named, scale=scale, stepped=stepped.tolist()
         )
+        self.lacks_line = False
 
     def _finished(self, total: Array) -> Array:
         return finish(total.reshape(self._nbytes.shape), self._nbytes)

@@ -56,9 +56,18 @@ def run_script(command: str, like: Records, step: int, folder: str) -> Rerun:
             f"{like.header.every}"
         )
     watch = Watch(os.path.abspath(folder), os.path.basename(like.path), step)
-    script, *arguments = shlex.split(command)
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise ScriptError(
+            f"script: got {command!r}, expected a command as a shell has it ({error})"
+        ) from None
+    if not words:
+        raise ScriptError(
+            f"script: got {command!r}, expected a file and its arguments, as 'train.py --seed 1'"
+        )
     done = subprocess.run(
-        [sys.executable, script, *arguments],
+        [sys.executable, *words],
         env=watch.environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

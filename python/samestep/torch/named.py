@@ -36,6 +36,9 @@ def names_of(optimizer: torch.optim.Optimizer, params: Sequence[Tensor], names: 
             raise ValueError(f"names: got none for {nameless[0]}, expected one for every parameter")
         called = given
     found = [called[id(param)] for param in params]
+    for name in found:
+        if not isinstance(name, str):
+            raise TypeError(f"names: got {name!r}, expected a str for every parameter")
     if len(set(found)) < len(found):
         twice = next(name for name in found if found.count(name) > 1)
         raise ValueError(f"names: got {twice!r} for two parameters, expected a name for each")

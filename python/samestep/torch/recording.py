@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..arguments import switch, whole_number
+from ..arguments import file_path, switch, whole_number
 from ..backends.arrays import Array
 from ..backends.cpu import CONTRACT
 from ..fingerprints import fingerprint, finish
 from ..ledger.records import GRADIENT, PARAMETER, Header, Path
 from ..ledger.watch import watch_of_environment
-from ..ledger.writer import Ledger
+from ..ledger.writer import Ledger, noted
 from ..optional import require
 from .binding import STATE_DTYPES, Binding
 from .named import Names, hyper_of, names_of, params_of, public_name
@@ -53,7 +53,7 @@ class Recording:
         merkle: bool,
         append: bool,
     ) -> None:
-        self.path = os.fspath(path)
+        self.path = file_path("path", path)
         self._optimizer = optimizer
         self._every = whole_number("every", every, at_least=1)
         self._has_state = switch("state", state)
@@ -72,12 +72,13 @@ class Recording:
         if self._watch is None:  # else the file goes elsewhere
             _check_path(self.path, append)
         self._ledger: Ledger | None = None  # until the first step has shown which states there are
-        self._extras: dict[str, Any] = {}
+        self._extras: dict[str, str] = {}
         self._is_closed = False
         self._at = 0  # how many steps have been made
         self._is_sure = False  # of that; not while a step is being made, which may be broken off
         # Of the step that is being made.
         self._start: list[Found] | None = None  # what it began with, where the ledger does not say that yet
+        self._start_arrays: list[dict[str, Array]] = []  # of which these are, if somebody is to look at them
         self._hyper: list[dict[str, Any]] = []
         self._is_due = False
         self._stepped: list[bool] | None = None  # whether each has a gradient; None: it is not known yet
@@ -101,7 +102,7 @@ class Recording:
             if isinstance(value, Tensor):
                 extras[name] = value.item() if value.ndim == 0 else values_of(value)
         if self._ledger is None:
-            self._extras.update(extras)
+            self._extras.update(noted(extras))
         else:
             self._ledger.note(**extras)
 
@@ -167,6 +168,12 @@ class Recording:
         if not self._is_sure or self._ledger is None:
             self._at = self._steps_made()
             self._start = [self._left_by(param) for param in self._params]
+            if self._watch is not None and self._watch.ends_at(self.path, self._at):
+                self._start_arrays = [
+                    {PARAMETER: values_of(p).copy()}
+                    | {k: values_of(v).copy() for k, v in self._states_of(p).items()}
+                    for p in self._params
+                ]
         self._is_sure = False
         self._hyper = [hyper_of(group, self._optimizer.defaults) for group in self._optimizer.param_groups]
         self._is_due = (self._at + 1) % self._every == 0
@@ -200,7 +207,7 @@ class Recording:
             own = range(len(gradients)) if rows is None else rows
             self._given = {row: fingerprint_of(g) for row in own if (g := gradients[row]) is not None}
         self._watched = []
-        if self._watch is not None and self._watch.step == self._at + 1:
+        if self._watch is not None and self._watch.ends_at(self.path, self._at + 1):
             self._watched = [None if g is None else values_of(g).copy() for g in gradients]
 
     def end(self, is_native: bool = False) -> None:
@@ -211,14 +218,21 @@ class Recording:
         """
         assert self._stepped is not None
         self._at += 1
-        self._is_sure = True
+        self._write(self._stepped, is_native)
+        self._is_sure = True  # unless a line could not be written: then the next one comes after a start
+
+    def _write(self, stepped: list[bool], is_native: bool) -> None:
+        """Writes what is due of a step, after a start if it needs one."""
         if self._ledger is None:
-            if not any(self._stepped):
+            if not any(stepped):
                 return  # no state has been made: the next step may tell which there are
             self._ledger = self._open()
         kinds = self._ledger.header.kinds
         if self._start is not None:
             self._ledger.start(self._at - 1, _table(self._start, kinds))
+        if self._watch is not None and self._start_arrays:
+            rows = [[found.get(kind) for kind in kinds] for found in self._start_arrays]
+            self._watch.end(self._ledger.path, kinds, dict(zip(self._names, rows, strict=True)))
         if not self._is_due:
             return
         table = np.zeros((len(self._params), len(kinds)), np.uint64)
@@ -227,7 +241,7 @@ class Recording:
                 native.put(table)
         for row, g in self._given.items():
             table[row] = _table([{**self._left_by(self._params[row]), GRADIENT: g}], kinds)
-        self._ledger.add(self._at, table, self._hyper, stepped=self._stepped)
+        self._ledger.add(self._at, table, self._hyper, stepped=stepped)
         if self._watch is not None and self._watched:
             self._watch.end(self._ledger.path, kinds, self._arrays(kinds))
 
@@ -252,7 +266,7 @@ class Recording:
         kinds = (GRADIENT, PARAMETER, *sorted(states))
         header = Header(CONTRACT, public_name(type(self._optimizer)), {}, self._every, kinds, tensors)
         ledger = Ledger(self.path, header, **self._how)
-        ledger.note(**self._extras)
+        ledger.extras.update(self._extras)
         self._extras = {}
         return ledger
 
@@ -347,6 +361,8 @@ def _check_path(path: str, append: bool) -> None:
         raise FileExistsError(
             errno.EEXIST, "path: there is a file already; name another one, or go on with append=True", path
         )
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, "path: expected a file, got a folder", path)
     folder = os.path.dirname(path) or os.curdir
     if not os.path.isdir(folder):
         raise FileNotFoundError(errno.ENOENT, "path: there is no such folder", folder)

@@ -54,6 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
         check_figure(arguments.png, "png")
     if arguments.replay is not None and len(arguments.replay) > 2:
         arguments.parser.error("--replay: expected one script for both runs, or two")
+    for name, path in ("html", arguments.html), ("png", arguments.png):
+        if path is not None and os.path.realpath(path) in map(os.path.realpath, (arguments.a, arguments.b)):
+            arguments.parser.error(f"--{name}: got {path}, which is one of the ledgers; name another file")
     found = diff(arguments.a, arguments.b)
     with replayed(found, arguments.replay) as values:
         if arguments.html is not None:
@@ -95,6 +98,8 @@ def _diff_traces(arguments: argparse.Namespace) -> int:
         arguments.parser.error(
             "--format megatron goes without --html and --png: a trace has no steps to draw"
         )
+    if arguments.replay is not None:
+        arguments.parser.error("--format megatron goes without --replay: no script writes a trace again")
     try:
         report = megatron.compare_traces(*map(megatron.read_trace, (arguments.a, arguments.b)))
     except (megatron.TraceError, OSError) as error:

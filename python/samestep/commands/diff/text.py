@@ -67,6 +67,8 @@ def _verdict(found: Diff, style: Style) -> str:
     """What came out, in one line."""
     first = found.first
     if first is None:
+        if len(found.steps) == 1:
+            return style.bold(f"Equal in the only step that both recorded, {found.steps[0]}.")
         steps = counted(len(found.steps), "step")
         return style.bold(
             f"Equal in all of {steps} that both recorded, {found.steps[0]} to {found.steps[-1]}."
