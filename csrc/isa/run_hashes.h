@@ -65,7 +65,7 @@ __attribute__((noinline)) void hash_canonical(RunHashes& r, Index i) {
   keep_hashes<Kept, first, last>(r, i, in_block, h);
 }
 
-// The same. Mostly no value is NaN; whether one is, is seen of two arrays at a time.
+// What hash_canonical() does, in less time: mostly no value is NaN. Whether one is, is seen of two arrays at a time.
 template <class Kept, int first, int last>
 inline void hash_numbers(RunHashes& r, Index i) {
   constexpr int kCount = last - first;

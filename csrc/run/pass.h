@@ -107,12 +107,12 @@ class Pass {
     if (block_sums.rows != nullptr) {
       record_elements(tensor, i, coefficients, begin, end);
     } else {
-      step_again(tensor, i, coefficients, begin, end);
+      step_unrecorded(tensor, i, coefficients, begin, end);
     }
   }
 
   // The same without sums.
-  void step_again(const Tensor& tensor, Index i, const Coefficients& coefficients, Index begin, Index end) const {
+  void step_unrecorded(const Tensor& tensor, Index i, const Coefficients& coefficients, Index begin, Index end) const {
     if (needs_rule_only(tensor)) {
       run_rule(tensor, coefficients, begin, end, nullptr);
     } else {

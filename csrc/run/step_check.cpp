@@ -83,7 +83,7 @@ StepCheck::StepCheck(const std::vector<Tensor>& tensors, int n_states, Index blo
 void StepCheck::start(const Pass& pass, const std::vector<Coefficients>& coefficients, const std::vector<Index>& of) {
   thread_ = std::thread([&] {
     FpMode mode;
-    for (const Block& b : blocks_) pass.step_again(b.copy, b.tensor, coefficients[of[b.tensor]], b.begin, b.end);
+    for (const Block& b : blocks_) pass.step_unrecorded(b.copy, b.tensor, coefficients[of[b.tensor]], b.begin, b.end);
   });
 }
 

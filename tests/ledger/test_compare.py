@@ -268,6 +268,10 @@ class TestNotComparable:
         with pytest.raises(NotComparableError, match="steps: A has 0 to 2 and B has 4 to 6"):
             compared({"steps": 2}, first=4)
 
+    def test_no_step_but_the_start(self, compared):
+        with pytest.raises(NotComparableError, match="both have no step but the start"):
+            compared({"steps": 5, "every": 3}, steps=5, every=4)
+
     def test_a_broken_file(self, tmp_path):
         write_run(tmp_path / "a.jsonl")
         path = write_run(tmp_path / "b.jsonl")

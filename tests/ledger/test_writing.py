@@ -1,5 +1,6 @@
 """A ledger is written whole lines at a time, and a run that was stopped is taken up again."""
 
+import dataclasses
 import gzip
 import json
 import os
@@ -158,3 +159,28 @@ def test_a_header_without_tensors(path):
     with pytest.raises(ValueError, match="header: got no tensors"):
         Ledger(path, Header(2, "sgd", {}, 1, ("gradient", "parameter"), {}))
     assert not path.exists()
+
+
+def test_arguments_that_do_not_fit(path):
+    with Ledger(path, HEADER) as ledger:
+        for step, found in (
+            ("a", rows(0)),
+            (-1, rows(0)),
+            (0, rows(0)[:2]),
+            (0, rows(0).astype(float)),
+            (0, [[1]]),
+        ):
+            for call in (ledger.start, lambda *given: ledger.add(*given, [{}])):
+                with pytest.raises((TypeError, ValueError), match=r"step|fingerprints"):
+                    call(step, found)
+        ledger.start(0, rows(0))
+    for call in (lambda: ledger.note(x=1.0), lambda: ledger.add(1, rows(0), [{}])):
+        with pytest.raises(ValueError, match="is closed"):
+            call()
+    assert len(read_ledger(path).records) == 1
+
+
+def test_the_gradient_is_the_first_kind(tmp_path):
+    header = dataclasses.replace(HEADER, kinds=("parameter", "gradient"))
+    with pytest.raises(ValueError, match="expected 'gradient' as the first"):
+        Ledger(tmp_path / "x.jsonl", header)

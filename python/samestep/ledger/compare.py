@@ -106,7 +106,8 @@ class Shared:
                 if x is not y and not a.is_start and not b.is_start:
                     found[name] = (STEPPED,)
             elif x != y:
-                kinds = tuple(kind for kind, i, j in self.kinds if None is not x[i] != y[j] is not None)
+                known = (kind for kind in self.kinds if x[kind[1]] is not None and y[kind[2]] is not None)
+                kinds = tuple(kind for kind, i, j in known if x[i] != y[j])
                 if kinds:
                     found[name] = kinds
         return found
@@ -197,6 +198,10 @@ def diff(a: Records | Path, b: Records | Path) -> Diff:
     if not steps:
         raise NotComparableError(
             f"steps: A has {_range(of_a)} and B has {_range(of_b)}, and no step is in both"
+        )
+    if all(of_a[step].is_start for step in steps) and len(of_a) > len(steps) < len(of_b):
+        raise NotComparableError(
+            f"steps: A has {_range(of_a)} and B has {_range(of_b)}, and both have no step but the start"
         )
     for side, own in (("A", of_a), ("B", of_b)):
         if rest := sorted(own.keys() - {*steps}):

@@ -50,7 +50,7 @@ class Watch:
             for kind, a in zip(kinds, values, strict=True)
             if a is not None
         }
-        np.savez(f"{path}.npz", allow_pickle=False, **arrays)
+        np.savez(f"{path}.npz", **arrays)
         raise SystemExit(0)
 
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arguments import file_path, finite_number, switch
+from ..arguments import file_path, number, switch, whole_number
 from ..fingerprints import fingerprint
 from .lines import as_text, digest_of, to_json
 from .merkle import root_of
-from .records import DIGITS, Entry, Header, Path, read_ledger
+from .records import DIGITS, GRADIENT, Entry, Header, Path, read_ledger
 from .watch import watch_of_environment
 from .zipped import GZIP, unzipped
 
@@ -61,6 +61,8 @@ class Ledger:
     ) -> None:
         if not header.tensors:
             raise ValueError("header: got no tensors, expected at least one to record")
+        if header.kinds[:1] != (GRADIENT,):
+            raise ValueError(f"header: got the kinds {header.kinds}, expected {GRADIENT!r} as the first")
         self.watch = watch_of_environment()
         where = file_path("path", path)
         self.path = where if self.watch is None else self.watch.path(where)
@@ -86,7 +88,7 @@ class Ledger:
             self._go_on()
         self._is_new = not exists
         flags = os.O_WRONLY | os.O_APPEND | (0 if exists else os.O_CREAT | os.O_EXCL)
-        self._file = os.open(self.path, flags, 0o666)
+        self._file, self._process = os.open(self.path, flags, 0o666), os.getpid()
         if self._is_new:
             try:
                 self._write(header.line().encode())
@@ -98,11 +100,12 @@ class Ledger:
         """Has the next line hold more: a number, such as the loss, or an array's fingerprint.
 
         Args:
-            extras: by name, finite numbers or arrays, such as a batch norm's ``running_mean``.
+            extras: by name, numbers, NaN and infinity among them, or arrays, such as ``running_mean``.
 
         Raises:
-            TypeError, ValueError: one is neither; nothing is noted.
+            TypeError, ValueError: one is neither, or the ledger is closed; nothing is noted.
         """
+        self._check_open()
         self.extras.update(noted(extras))
 
     def start(self, step: int, fingerprints: Fingerprints) -> None:
@@ -113,7 +116,12 @@ class Ledger:
         Args:
             step: how many steps have been made.
             fingerprints: (tensors, kinds), in the order of the header; of gradients, not read.
+
+        Raises:
+            TypeError, ValueError: an argument does not fit, or the ledger is closed.
+            OSError: the line cannot be written; the file is as it was before.
         """
+        self._check(step, fingerprints)
         if self._step == step and np.array_equal(self._left[:, 1:], fingerprints[:, 1:]):
             return
         entries = {name: (None, *entry[1:]) for name, entry in self._entries(fingerprints).items()}
@@ -139,8 +147,10 @@ class Ledger:
             stepped: of each tensor, whether it had a gradient; all had one if this is None.
 
         Raises:
+            TypeError, ValueError: an argument does not fit, or the ledger is closed.
             OSError: the line cannot be written; the file is as it was before.
         """
+        self._check(step, fingerprints)
         facts: dict[str, Any] = {"step": step, "hyper": list(hyper)}
         if scale != 1.0:
             facts["scale"] = scale
@@ -162,7 +172,7 @@ class Ledger:
         if self._file < 0:
             return
         try:
-            if self._zip is not None:
+            if self._zip is not None and not self.is_closed:
                 self._append(self._zip.flush(zlib.Z_FINISH))
         finally:  # a compressed file without an end can be read, and gone on with
             os.close(self._file)
@@ -177,14 +187,28 @@ class Ledger:
 
     @property
     def is_closed(self) -> bool:
-        """Whether nothing more is recorded."""
-        return self._file < 0
+        """Whether nothing more is recorded; in a child process nothing is, for the file is its parent's."""
+        return self._file < 0 or os.getpid() != self._process
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _check_open(self) -> None:
+        if self.is_closed:
+            raise ValueError(
+                f"ledger: {self.path} is closed, or was opened by a parent process; make another one"
+            )
+
+    def _check(self, step: int, fingerprints: Fingerprints) -> None:
+        self._check_open()
+        whole_number("step", step, at_least=0)
+        expected = (len(self._names), len(self.header.kinds))
+        if getattr(fingerprints, "dtype", None) != np.uint64 or fingerprints.shape != expected:
+            got = getattr(fingerprints, "shape", type(fingerprints).__name__)
+            raise TypeError(f"fingerprints: got {got}, expected uint64 of shape {expected}, (tensors, kinds)")
 
     def _go_on(self) -> None:
         """Takes over where the file ends."""
@@ -271,12 +295,12 @@ def noted(extras: Mapping[str, Any]) -> dict[str, str]:
     """What is noted besides a step, as a line has it.
 
     Raises:
-        TypeError, ValueError: a value is neither a finite number nor an array.
+        TypeError, ValueError: a value is neither a number nor an array.
     """
     return {
         name: f"{fingerprint(value):016x}"
         if isinstance(value, np.ndarray) and value.ndim > 0
-        else finite_number(name, value).hex()
+        else number(name, value).hex()
         for name, value in extras.items()
     }
 

@@ -34,6 +34,25 @@ class Rerun:
         return arrays_of(self.path, name, kind)
 
 
+def words_of(command: str) -> list[str]:
+    """A script's file and its arguments.
+
+    Raises:
+        ScriptError: there is none, or a quote is open.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise ScriptError(
+            f"script: got {command!r}, expected a command as a shell has it ({error})"
+        ) from None
+    if not words:
+        raise ScriptError(
+            f"script: got {command!r}, expected a file and its arguments, as 'train.py --seed 1'"
+        )
+    return words
+
+
 def run_script(command: str, like: Records, step: int, folder: str) -> Rerun:
     """Runs a script with the arguments that it had, and ends it after a step.
 
@@ -56,18 +75,8 @@ def run_script(command: str, like: Records, step: int, folder: str) -> Rerun:
             f"{like.header.every}"
         )
     watch = Watch(os.path.abspath(folder), os.path.basename(like.path), step)
-    try:
-        words = shlex.split(command)
-    except ValueError as error:
-        raise ScriptError(
-            f"script: got {command!r}, expected a command as a shell has it ({error})"
-        ) from None
-    if not words:
-        raise ScriptError(
-            f"script: got {command!r}, expected a file and its arguments, as 'train.py --seed 1'"
-        )
     done = subprocess.run(
-        [sys.executable, *words],
+        [sys.executable, *words_of(command)],
         env=watch.environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from ...backends.arrays import Array
 from ...ledger import Diff, Values, diff, megatron
-from ...replay import run_script
+from ...replay.script import run_script, words_of
 from ..output import print_json, style_of
 from ..render import check_figure
 from ..report import check_out
@@ -74,7 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def replayed(found: Diff, scripts: Sequence[str] | None) -> Iterator[Values | None]:
     """The arrays of both runs at the step where they part, from running their scripts again."""
-    if scripts is None or found.first is None:
+    for script in scripts or ():
+        words_of(script)
+    if scripts is None or found.first is None or not found.first.kind:  # a setting has no elements
         yield None
         return
     step = found.first.step
