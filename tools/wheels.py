@@ -2,9 +2,10 @@
 
     python tools/wheels.py [--python PATH ...] [--platform NAME ...] [--twice] [--jobs N]
 
-The compiler is zig's clang: it brings the C libraries of every platform, the oldest glibc among them, and so one machine
-builds them all. It is no part of what fixes bits: tools/test_wheels.py runs the wheels. The core of a platform, which
-knows no Python, is compiled once and linked into the wheel of each CPython. Wheels lie in build/wheels/dist.
+The compiler is zig's clang: it brings the C libraries of every platform, the oldest glibc among them, and so one
+machine builds them all. It is no part of what fixes bits: tools/test_wheels.py runs the wheels. The core of a
+platform, which knows no Python, is compiled once and linked into the wheel of each CPython. The wheels are those
+of the commit that is checked out, and lie in build/wheels/dist.
 """
 
 from __future__ import annotations
@@ -149,8 +150,7 @@ def build_wheel(bin_: Path, zig: Path, python: Python, platform: Platform, core:
     defines = settings(zig, platform) | {"SAMESTEP_CORE": str(core), "SAMESTEP_LIBCXX": libcxx}
     abi = python.tag.replace("cp", "cpython-")
     run(
-        build / "pip", "wheel", "--disable-pip-version-check", "--no-deps", "--no-build-isolation", SOURCE,
-        "-w", work / "raw",
+        build / "python", "-m", "build", "--wheel", "--no-isolation", SOURCE, "--outdir", work / "raw",
         "-C", f"build-dir={work / 'cmake'}",
         "-C", "wheel.reproducible=true",
         "-C", "install.strip=false",  # the linker has done it; this machine's strip knows one processor
