@@ -3,9 +3,9 @@
     python tools/wheels.py [--python PATH ...] [--platform NAME ...] [--twice] [--jobs N]
 
 The compiler is zig's clang: it brings the C libraries of every platform, the oldest glibc among them, and so
-one machine builds them all. It is no part of what fixes bits: tools/test_wheels.py runs the wheels. The core of
-a platform, which knows no Python, is compiled once and linked into the wheel of each CPython. The wheels are
-those of the commit that is checked out, and lie in build/wheels/dist.
+one machine builds them all. It is no part of what fixes bits: tools/test_wheels.py runs the wheels. The core
+of a platform, which knows no Python, is compiled once and linked into the wheel of each CPython. The wheels
+are those of the commit that is checked out, and lie in build/wheels/dist.
 """
 
 from __future__ import annotations
@@ -97,18 +97,6 @@ def environment_of(python: str, folder: Path, requirements: str) -> Path:
     return folder / "bin"
 
 
-def headers(python: str, folder: Path) -> Path:
-    """CPython's, in one folder: Debian keeps pyconfig.h, which is the same for all 64-bit Linux, elsewhere."""
-    ask = "import sysconfig as s; print(s.get_path('include'), s.get_config_h_filename(), sep='\\n')"
-    include, config = run(python, "-c", ask).splitlines()
-    shutil.copytree(include, folder, dirs_exist_ok=True)
-    for multiarch in Path("/usr/include").glob(f"*/{Path(include).name}/pyconfig.h"):
-        if Path(include).parent == Path("/usr/include"):
-            config = str(multiarch)
-    shutil.copy2(config, folder / "pyconfig.h")
-    return folder
-
-
 def compilers(zig: Path, platform: Platform) -> dict[str, Path]:
     """Scripts that stand for a platform's compiler and archiver, which CMake wants as one word each."""
     folder = BUILD / platform.tag
@@ -160,7 +148,14 @@ def build_wheel(bin_: Path, zig: Path, python: Python, platform: Platform, core:
     build = environment_of(python.executable, BUILD / "python" / python.tag, "build-requirements.txt")
     libcxx = run(zig, "c++", "--version").split()[2]  # zig's clang and its C++ runtime are of one LLVM
     defines = settings(zig, platform) | {"SAMESTEP_CORE": str(core), "SAMESTEP_LIBCXX": libcxx}
-    defines["Python_INCLUDE_DIR"] = str(headers(python.executable, work / "include"))
+    # Debian keeps pyconfig.h, which is the same for every 64-bit Linux, in a folder for each processor.
+    include = Path(
+        run(python.executable, "-c", "import sysconfig as s; print(s.get_path('include'))").strip()
+    )
+    headers = shutil.copytree(include, work / "include")
+    for config in include.parent.glob(f"{os.uname().machine}-*/{include.name}/pyconfig.h"):
+        shutil.copy2(config, headers)
+    defines["Python_INCLUDE_DIR"] = str(headers)
     abi = python.tag.replace("cp", "cpython-")
     run(
         build / "python", "-m", "build", "--wheel", "--no-isolation", SOURCE, "--outdir", work / "raw",
