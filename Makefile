@@ -1,5 +1,5 @@
-# make demo · make test · make test-all · make test-torch · make debug · make bench · make docs · make lint · make wheels ·
-# make test-wheels · make clean
+# make demo · make test · make test-all · make test-torch · make debug · make bench · make docs · make lint · make clean
+# make wheels · make test-wheels
 # Each sets up what it needs in .venv. PYTHON chooses the interpreter that .venv is made with.
 PYTHON ?= python3
 BIN := .venv/bin

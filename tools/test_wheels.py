@@ -2,10 +2,10 @@
 
     python tools/test_wheels.py [--only WORD]
 
-A wheel for this machine goes into a new virtual environment. One for aarch64 with glibc goes into a root folder
-of Debian's packages, under qemu, where its CPython is Debian's. Where no CPython can be had, as for musl, the
-program of the golden digests runs in its place: the same libsamestep_core.a, all digests. The table says which
-it was.
+A wheel for this machine goes into a new virtual environment. One for aarch64 with glibc goes into a root
+folder of Debian's packages, under qemu, where its CPython is Debian's. Where no CPython can be had, as for
+musl, the program of the golden digests runs in its place: the same libsamestep_core.a, all digests. The table
+says which it was.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from pathlib import Path
 from wheels import BUILD, DIST, PLATFORMS, ROOT, Platform, run
 
 ARM_ROOT = BUILD / "debian-arm64"
-ARM_PACKAGES = (
-    "python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libc6 libgcc-s1 libstdc++6 libexpat1 zlib1g "
-    "libffi8"
-).split()
+ARM_PACKAGES = [
+    *("python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib"),
+    *("libc6", "libgcc-s1", "libstdc++6", "libexpat1", "zlib1g", "libffi8"),
+]
 NATIVE = {"avx512": {"avx512f", "avx512dq", "avx512bw", "avx512vl", "fma"}, "avx2": {"avx2", "fma"}}
 
 
