@@ -1,11 +1,12 @@
 # make demo · make test · make test-all · make test-torch · make debug · make bench · make docs · make lint · make clean
+# make wheels · make test-wheels
 # Each sets up what it needs in .venv. PYTHON chooses the interpreter that .venv is made with.
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
+SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE $(wildcard licenses/*) \
 	$(shell find csrc -type f) $(shell find python -name '*.py' -o -name '*.pyi' -o -name '*.json' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
-.PHONY: demo test test-all test-torch debug bench docs lint clean
+.PHONY: demo test test-all test-torch debug bench docs lint wheels test-wheels clean
 
 demo: .venv/demo.installed
 	$(BIN)/samestep demo
@@ -57,6 +58,17 @@ lint: .venv/test.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -type f) tests/native/* bench/*.h bench/*.cpp
+
+# Of the commit, into build/wheels/dist: manylinux and musllinux, x86_64 and aarch64, for each CPython on the PATH.
+# WHEELS: --python PATH ..., --platform NAME ..., --jobs N, --twice (each is built again, and has the same hash).
+WHEELS ?=
+wheels:
+	$(PYTHON) tools/wheels.py $(WHEELS)
+
+# Each of them prints the certificate where there is no compiler: here, or under qemu; ONLY: a word of their names.
+ONLY ?=
+test-wheels:
+	$(PYTHON) tools/test_wheels.py --only "$(ONLY)"
 
 clean:
 	rm -rf .venv build

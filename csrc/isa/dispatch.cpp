@@ -4,6 +4,10 @@
 #include <atomic>
 #include <cstring>
 
+#ifdef SAMESTEP_X86
+#include <cpuid.h>
+#endif
+
 namespace samestep {
 
 extern const Isa isa_baseline;
@@ -14,6 +18,35 @@ extern const Isa isa_avx512;
 
 namespace {
 
+#ifdef SAMESTEP_X86
+// What the processor has, and the registers that the operating system saves. Asked of the processor itself: where the
+// runtime library of a compiler leaves out the detection, as zig's does, __builtin_cpu_supports finds nothing.
+struct Cpu {
+  unsigned leaf1 = 0, leaf7 = 0, saved = 0;  // cpuid(1).ecx, cpuid(7, 0).ebx, xcr0
+
+  Cpu() {
+    unsigned a, b, c, d;
+    if (__get_cpuid(1, &a, &b, &c, &d)) leaf1 = c;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) leaf7 = b;
+    const unsigned has_xgetbv = 1u << 27;
+    if (leaf1 & has_xgetbv) __asm__("xgetbv" : "=a"(saved), "=d"(d) : "c"(0));
+  }
+  bool saves(unsigned registers) const { return (saved & registers) == registers; }
+};
+
+bool has_avx2() {
+  const Cpu cpu;
+  const unsigned fma = 1u << 12, avx = 1u << 28, avx2 = 1u << 5;
+  return cpu.saves(0x06) && (cpu.leaf1 & fma) && (cpu.leaf1 & avx) && (cpu.leaf7 & avx2);  // xmm, ymm
+}
+
+bool has_avx512() {
+  const Cpu cpu;
+  const unsigned all = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;    // f, dq, bw, vl
+  return has_avx2() && cpu.saves(0xe6) && (cpu.leaf7 & all) == all;  // and the masks and both halves of zmm
+}
+#endif
+
 struct Table {
   const Isa* isa;
   bool (*runs_here)();  // whether this processor, and the operating system on it, has the instructions
@@ -23,12 +56,8 @@ struct Table {
 // Best first. The baseline is last and always runs.
 Table tables[] = {
 #ifdef SAMESTEP_X86
-    {&isa_avx512,
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
-     }},
-    {&isa_avx2, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+    {&isa_avx512, has_avx512},
+    {&isa_avx2, has_avx2},
 #endif
     {&isa_baseline, [] { return true; }},
 };
@@ -45,9 +74,6 @@ const Isa* best() {
 }  // namespace
 
 int available_isas(const Isa** out) {
-#ifdef SAMESTEP_X86
-  __builtin_cpu_init();  // __builtin_cpu_supports needs it where constructors have not run yet
-#endif
   int n = 0;
   for (const Table& table : tables) {
     if (table.runs_here() && !table.withdrawn) out[n++] = table.isa;

@@ -20,7 +20,7 @@ from ..ledger import LedgerError, NotComparableError, megatron
 from ..optional import require
 from ..proof import verify
 from ..replay import ScriptError
-from . import diff, replay
+from . import diff, doctor, replay
 from .bench import cases as bench_cases
 from .bench import machine as bench_machine
 from .bench import peers as bench_peers
@@ -101,6 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="what runs here: instruction sets, threads, versions")
     info.set_defaults(command=_info)
 
+    what_and_why = commands.add_parser("doctor", help="what this machine will use and why; exit 1: mend it")
+    what_and_why.set_defaults(command=doctor.run)
+
     check = commands.add_parser("verify", help="prove the bits of every rule on this machine")
     check.set_defaults(command=_verify)
 
@@ -149,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_arguments(again)
     again.set_defaults(command=replay.run, parser=again)
 
-    for command in (demo, info, check, bench, report, compare, again):
+    for command in (demo, info, what_and_why, check, bench, report, compare, again):
         command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return parser
 
