@@ -105,6 +105,12 @@ PROOFS = {
         "fp_mode": SUM_MODES,
     },
     "fingerprint": FINGERPRINT,
+    "finish_fingerprints": {  # integers alone, one after the other
+        **FINGERPRINT,
+        "parity": "test_block_sums.py::test_the_reference_is_the_formula",
+        "partition": "test_block_sums.py::test_parts_of_an_array_add_up",
+        "alignment": "test_block_sums.py::test_wherever_the_arrays_lie",
+    },
     **dict.fromkeys(("weigh_leaf", "add_leaves", "average_leaves"), LEAVES),
     "batchnorm_forward": BATCHNORM,
     "batchnorm_backward": BATCHNORM,
