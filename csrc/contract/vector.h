@@ -135,7 +135,9 @@ inline Words64 product_of_halves(Words64 x) {
 // Modulo 2^64, which any order gives.
 inline unsigned long long sum_of_lanes(Words64 x) {
 #if defined(__AVX512F__)
-  return (unsigned long long)_mm512_reduce_add_epi64((__m512i)x);
+  const __m256i four = _mm256_add_epi64(_mm512_castsi512_si256((__m512i)x), _mm512_extracti64x4_epi64((__m512i)x, 1));
+  const __m128i two = _mm_add_epi64(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
+  return (unsigned long long)two[0] + (unsigned long long)two[1];
 #else
   unsigned long long sum = 0;
   for (int lane = 0; lane < kVectorBytes / 8; ++lane) sum += x[lane];

@@ -16,7 +16,7 @@ def named(module: str, names: str) -> str:
 # A page: its title, the module whose docstring leads, and the names on it; without any, those in its __all__.
 BATCHNORM = "batchnorm_forward batchnorm_backward batchnorm_inference batchnorm_inference_backward BatchNorm"
 PAGES = {
-    "optimizers": ("Optimizers", "optimizers", "SGD Momentum NAG AdaGrad RMSProp Adam AdamW Optimizer"),
+    "optimizers": ("Optimizers", "optimizers", "SGD Momentum NAG AdaGrad RMSProp Adam AdamW Optimizer CorruptionError"),
     "options": ("Options", "options", "options.OptionArguments"),
     "schedules": ("Schedules", "schedules", named("schedules", "constant step cosine warm_up inverse_time")),
     "batchnorm": ("Batch norm", "layers.batchnorm", BATCHNORM),

@@ -225,7 +225,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_refused_is_refused_on_all_workers_and_leaves_no_file(tmp_path, case):
     arguments, kind = REFUSED[case]
-    (tmp_path / "there").write_text("")
+    (tmp_path / "there").write_text("", encoding="utf-8")
 
     def run(group):
         w = np.ones(3000, np.float32)

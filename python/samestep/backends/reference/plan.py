@@ -135,7 +135,7 @@ class Plan:
         for (i, targets), (_, others) in zip(updates, again, strict=True):
             for (target, x), (_, y) in zip(targets, others, strict=True):
                 a, b = (np.ascontiguousarray(v).reshape(-1).view(f"u{v.itemsize}") for v in (x, y))
-                parted = np.flatnonzero((a != b) & ~(np.isnan(x) & np.isnan(y)).reshape(-1))
+                parted = np.nonzero((a != b) & ~(np.isnan(x) & np.isnan(y)).reshape(-1))[0]
                 if parted.size:
                     at = int(parted[0])
                     kind = 1 + next(k for k, own in enumerate(self._tensors[i].arrays()) if own is target)
