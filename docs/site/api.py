@@ -14,9 +14,10 @@ def named(module: str, names: str) -> str:
 
 
 # A page: its title, the module whose docstring leads, and the names on it; without any, those in its __all__.
+OPTIMIZERS = "SGD Momentum NAG AdaGrad RMSProp Adam AdamW Optimizer CorruptionError"
 BATCHNORM = "batchnorm_forward batchnorm_backward batchnorm_inference batchnorm_inference_backward BatchNorm"
 PAGES = {
-    "optimizers": ("Optimizers", "optimizers", "SGD Momentum NAG AdaGrad RMSProp Adam AdamW Optimizer CorruptionError"),
+    "optimizers": ("Optimizers", "optimizers", OPTIMIZERS),
     "options": ("Options", "options", "options.OptionArguments"),
     "schedules": ("Schedules", "schedules", named("schedules", "constant step cosine warm_up inverse_time")),
     "batchnorm": ("Batch norm", "layers.batchnorm", BATCHNORM),

@@ -238,7 +238,8 @@ NUMPY_ALLOWED = {
     "uint8", "uint16", "uint32", "uint64", "signbit",  # bits
     "abs", "nonzero",  # of a sign and of comparisons: nothing is rounded
     "empty", "zeros", "empty_like", "zeros_like", "full", "array", "asarray", "ascontiguousarray",  # arrays
-    "arange", "stack", "concatenate", "moveaxis", "broadcast_to", "broadcast_arrays", "newaxis", "unravel_index",
+    "arange", "stack", "concatenate", "moveaxis", "broadcast_to", "broadcast_arrays", "newaxis",  # shapes
+    "unravel_index",
     "argmax",  # of comparisons
     "random",
 }  # fmt: skip

@@ -184,3 +184,13 @@ def test_the_gradient_is_the_first_kind(tmp_path):
     header = dataclasses.replace(HEADER, kinds=("parameter", "gradient"))
     with pytest.raises(ValueError, match="expected 'gradient' as the first"):
         Ledger(tmp_path / "x.jsonl", header)
+
+
+def test_hyper_parameters_that_are_changed_in_place(path):
+    hyper = [{"lr": 0.5}]
+    with Ledger(path, HEADER) as ledger:
+        ledger.start(0, rows(0))
+        for step in (1, 2, 3):
+            hyper[0]["lr"] = 0.5 / step
+            ledger.add(step, rows(step), hyper)
+    assert [record.hyper[0]["lr"] for record in read_ledger(path).records[1:]] == [0.5, 0.25, 0.5 / 3]

@@ -75,6 +75,7 @@ class Ledger:
         # What the lines so far have come to: the last step, and each tensor's fingerprints after it.
         self._step: int | None = None
         self._left = np.zeros((len(self._names), len(header.kinds)), np.uint64)
+        self._hyper: tuple[Sequence[Mapping[str, float]], str] = [], "[]"  # of the last step, and their JSON
         self._template: tuple[bytes, NDArray[np.intp]] | None = None
         self._zip = _compressor() if self.path.endswith(".gz") else None
         goes_on, exists = switch("append", append), os.path.exists(self.path)
@@ -125,7 +126,7 @@ class Ledger:
         if self._step == step and np.array_equal(self._left[:, 1:], fingerprints[:, 1:]):
             return
         entries = {name: (None, *entry[1:]) for name, entry in self._entries(fingerprints).items()}
-        self._write_record({"step": step, "hyper": []}, entries, fingerprints)
+        self._write_record(f'{{"step":{step},"hyper":[]', entries, fingerprints)
         self._step, self._left = step, fingerprints.copy()
 
     def add(
@@ -151,11 +152,13 @@ class Ledger:
             OSError: the line cannot be written; the file is as it was before.
         """
         self._check(step, fingerprints)
-        facts: dict[str, Any] = {"step": step, "hyper": list(hyper)}
+        if self._hyper[0] != hyper:  # mostly those of the last step, whose text is at hand
+            self._hyper = [dict(group) for group in hyper], to_json(list(hyper))
+        facts = f'{{"step":{step},"hyper":{self._hyper[1]}'
         if scale != 1.0:
-            facts["scale"] = scale
+            facts += f',"scale":{to_json(scale)}'
         if self.extras:
-            facts["extras"] = self.extras
+            facts += f',"extras":{to_json(self.extras)}'
         entries: dict[str, Entry | None] | None = None
         if stepped is not None and not all(stepped):
             found = zip(self._entries(fingerprints).items(), stepped, strict=True)
@@ -240,9 +243,9 @@ class Ledger:
         os.replace(unfinished, self.path)
 
     def _write_record(
-        self, facts: Mapping[str, Any], entries: Mapping[str, Entry | None] | None, fingerprints: Fingerprints
+        self, facts: str, entries: Mapping[str, Entry | None] | None, fingerprints: Fingerprints
     ) -> None:
-        """Adds a line; without ``entries``, of all fingerprints."""
+        """Adds a line that begins with these facts; without ``entries``, of all fingerprints."""
         if entries is None:
             tensors = self._filled(fingerprints)
         else:
@@ -250,7 +253,7 @@ class Ledger:
         root = ""
         if self._has_roots:
             root = f',"root":"{root_of(self._entries(fingerprints) if entries is None else entries)}"'
-        head = f'{to_json(facts)[:-1]},"tensors":'.encode()
+        head = f'{facts},"tensors":'.encode()
         self._write(b"".join((head, tensors, f'{root},"previous":"{digest_of(self._before)}"}}'.encode())))
 
     def _entries(self, fingerprints: Fingerprints) -> dict[str, tuple[str, ...]]:
