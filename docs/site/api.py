@@ -14,6 +14,11 @@ def named(module: str, names: str) -> str:
 
 
 # A page: its title, the module whose docstring leads, and the names on it; without any, those in its __all__.
+LEDGER = "Ledger " + named(
+    "ledger",
+    "Header Record Records read_ledger LedgerError diff Diff Difference NotComparableError first_parted_line "
+    "first_element most_ulps Element picture Picture Values",
+)
 OPTIMIZERS = "SGD Momentum NAG AdaGrad RMSProp Adam AdamW Optimizer CorruptionError"
 BATCHNORM = "batchnorm_forward batchnorm_backward batchnorm_inference batchnorm_inference_backward BatchNorm"
 PAGES = {
@@ -25,7 +30,7 @@ PAGES = {
     "functions": ("Functions of one value", "layers.functions", "exp log tanh sigmoid"),
     "softmax": ("Softmax and cross-entropy", "layers.softmax", "softmax_cross_entropy"),
     "sums": ("Sums and digests", None, "canonical_sum global_norm digest fingerprint"),
-    "ledger": ("Ledgers", "ledger", None),
+    "ledger": ("Ledgers", "ledger", LEDGER),
     "ledger-megatron": ("Ledgers: Megatron-LM's traces", "ledger.megatron", None),
     "ledger-merkle": (
         "Ledgers: Merkle trees",

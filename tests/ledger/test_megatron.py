@@ -25,12 +25,15 @@ def write(folder, *, ranks=2, change=lambda name, x: x, loss=2.5, mode="full"):
 
 
 def lines_of(folder, rank=0):
-    return [json.loads(line) for line in (folder / f"rank_{rank:06d}.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (folder / f"rank_{rank:06d}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def rewrite(folder, records, rank=0):
     text = "".join(f"{json.dumps(record)}\n" for record in records)
-    (folder / f"rank_{rank:06d}.jsonl").write_text(text)
+    (folder / f"rank_{rank:06d}.jsonl").write_text(text, encoding="utf-8")
 
 
 class TestWriting:
@@ -235,7 +238,7 @@ class TestReading:
     )
     def test_a_line_that_is_no_record(self, tmp_path, line, told):
         write(tmp_path)
-        with open(tmp_path / "rank_000001.jsonl", "a") as file:
+        with open(tmp_path / "rank_000001.jsonl", "a", encoding="utf-8") as file:
             file.write(f"\n{line}\n")
         with pytest.raises(TraceError, match=rf"rank_000001\.jsonl, line 14: .*{told}"):
             read_trace(tmp_path)
@@ -256,13 +259,13 @@ class TestReading:
     def test_one_file(self, tmp_path):
         write(tmp_path)
         assert list(read_trace(tmp_path / "rank_000001.jsonl").ranks) == [1]
-        (tmp_path / "notes.txt").write_text("not of the trace")
+        (tmp_path / "notes.txt").write_text("not of the trace", encoding="utf-8")
         assert list(read_trace(tmp_path).ranks) == [0, 1]
         with pytest.raises(TraceError, match=r"expected a name such as rank_000000\.jsonl"):
             read_trace(tmp_path / "notes.txt")
 
     def test_no_record(self, tmp_path):
-        (tmp_path / "rank_000000.jsonl").write_text("\n")
+        (tmp_path / "rank_000000.jsonl").write_text("\n", encoding="utf-8")
         with pytest.raises(TraceError, match="found none"):
             read_trace(tmp_path)
 
@@ -388,7 +391,7 @@ class TestCommand:
         lines = [line.strip() for line in printed.out.splitlines()]
         assert "rank 0   12 records equal" in lines
         assert "rank 1    6 records equal   a (iteration 2, optimizer): tensor" in lines
-        (c / "rank_000001.jsonl").write_text("x")
+        (c / "rank_000001.jsonl").write_text("x", encoding="utf-8")
         code, printed = self.run(capsys, a, c)
         assert code == 2
         assert "rank_000001.jsonl, line 1" in printed.err

@@ -353,7 +353,7 @@ class TestWhatDoesNotFit:
 
     def test_files_of_another_kind(self, run, capsys, tmp_path):
         other = tmp_path / "params.txt"
-        other.write_text("1 2 3")
+        other.write_text("1 2 3", encoding="utf-8")
         assert ".npz or .safetensors" in self.error(run, capsys, "--gradients", other)
 
     def test_more_gradients_than_lines(self, run, capsys):

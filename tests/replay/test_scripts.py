@@ -38,7 +38,7 @@ def in_here(script, arguments, folder, monkeypatch):
     """Runs a script as it is at first, in this process: that takes less time."""
     monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
     monkeypatch.chdir(folder)
-    exec(compile(script.read_text(), str(script), "exec"), {"__name__": "__main__"})
+    exec(compile(script.read_text(encoding="utf-8"), str(script), "exec"), {"__name__": "__main__"})
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def folder(tmp_path, monkeypatch):
 
 def write(folder, text=SCRIPT, name="train.py", every=1):
     path = folder / name
-    path.write_text(text.replace("EVERY", str(every)))
+    path.write_text(text.replace("EVERY", str(every)), encoding="utf-8")
     return path
 
 

@@ -450,7 +450,9 @@ def test_the_example_finds_where_torch_parts(tmp_path):
     pytest.importorskip("sklearn.datasets")
     command = [sys.executable, EXAMPLE, "--folder", tmp_path]
     lines = subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout.splitlines()
-    (shown,) = re.findall(r"\$ python examples/torch_ledgers.py\n((?:.+\n)+?)```", GUIDE.read_text("utf-8"))
+    (shown,) = re.findall(
+        r"\$ python examples/torch_ledgers.py\n((?:.+\n)+?)```", GUIDE.read_text(encoding="utf-8")
+    )
     for line, said in zip(lines, shown.splitlines(), strict=True):
         case, found = line.split(": ", 1)
         assert said.startswith(f"{case}: ")
@@ -651,7 +653,7 @@ def test_files_that_cannot_be_begun(tmp_path, library):
     p = Parameter(torch.ones(2))
     p.grad = torch.ones(2)
     optimizer = library.SGD([p], lr=1.0)
-    (tmp_path / "there").write_text("no ledger\n")
+    (tmp_path / "there").write_text("no ledger\n", encoding="utf-8")
     with pytest.raises(FileExistsError, match="path: there is a file already"):
         samestep.torch.record(optimizer, tmp_path / "there")
     with pytest.raises(FileNotFoundError, match="path: there is no such folder"):
@@ -662,7 +664,7 @@ def test_files_that_cannot_be_begun(tmp_path, library):
         samestep.torch.record(optimizer, b"a")
     with samestep.torch.record(optimizer, tmp_path / "there", append=True), pytest.raises(LedgerError):
         optimizer.step()
-    assert (tmp_path / "there").read_text() == "no ledger\n"
+    assert (tmp_path / "there").read_text(encoding="utf-8") == "no ledger\n"
 
 
 def test_what_is_no_optimizer_or_has_no_fingerprint(tmp_path):
