@@ -137,7 +137,7 @@ def test_a_step_that_is_refused_leaves_nothing_to_the_next_one():
     """The buffers of its leaves, too: running statistics end as without it."""
 
     def one(group, is_broken):
-        model = network()
+        model = ss.torch.convert(network())  # torch's own convolution has been seen to differ under load
         opt = Sharded(
             lambda part: ss.Adam(part, lr=0.01, nonfinite="raise"), model, leaves=LEAVES, group=group
         )
