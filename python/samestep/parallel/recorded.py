@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from ..arguments import switch, whole_number
@@ -22,10 +23,8 @@ class Recorded:
     _params: list[Array]
     _parts: Parts
     _group: Group
+    _together: Callable[[], AbstractContextManager[None]]
     _ledger: SpreadLedger | None = None
-
-    def _together(self) -> AbstractContextManager[None]:
-        raise NotImplementedError
 
     def record(
         self, path: Path | None, *, every: int = 1, state: bool = True, **how: bool

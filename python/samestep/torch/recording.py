@@ -93,7 +93,7 @@ class Recording:
         """Has the next line hold more: a number, such as the loss, or the fingerprint of a tensor or array.
 
         Args:
-            extras: by name, finite numbers, tensors or arrays, such as a batch norm's ``running_mean``.
+            extras: by name, numbers, tensors or arrays, such as a batch norm's ``running_mean``.
 
         Raises:
             TypeError, ValueError: one is none of these.

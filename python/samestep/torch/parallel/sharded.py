@@ -120,7 +120,6 @@ class Sharded(Leaves):
             self._buffers.finish(everyone, total_weight(everyone, cpu), changed)
         except FloatingPointError:
             self._buffers.start()
-            self._weights = {}
             raise
         except WorkerLost:
             self._usable = False
