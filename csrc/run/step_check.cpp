@@ -1,3 +1,4 @@
+// Copies some blocks of a step, has another thread step the copies, and compares.
 #include "run/step_check.h"
 
 #include <algorithm>

@@ -194,3 +194,13 @@ def test_hyper_parameters_that_are_changed_in_place(path):
             hyper[0]["lr"] = 0.5 / step
             ledger.add(step, rows(step), hyper)
     assert [record.hyper[0]["lr"] for record in read_ledger(path).records[1:]] == [0.5, 0.25, 0.5 / 3]
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.0, -0.0), (1, 1.0), (True, 1)])
+def test_numbers_that_are_equal_are_written_as_they_are(path, first, second):
+    with Ledger(path, HEADER) as ledger:
+        ledger.start(0, rows(0))
+        ledger.add(1, rows(1), [{"weight_decay": first}])
+        ledger.add(2, rows(2), [{"weight_decay": second}])
+    found = [repr(record.hyper[0]["weight_decay"]) for record in read_ledger(path).records[1:]]
+    assert found == [repr(first), repr(second)]

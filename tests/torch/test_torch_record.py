@@ -673,3 +673,30 @@ def test_what_is_no_optimizer_or_has_no_fingerprint(tmp_path):
     p = torch.zeros(2, dtype=torch.int32)
     with pytest.raises(TypeError, match=r"params\[0\]\[0\]: got torch.int32"):
         samestep.torch.record(torch.optim.SGD([p], lr=1.0), tmp_path / "a")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("record", [samestep.torch.record, by_hooks], ids=["native", "hooks"])
+def test_a_child_process_leaves_the_file_to_its_parent(tmp_path, record):
+    w = Parameter(torch.ones(3))
+    w.grad = torch.ones(3)
+    optimizer = samestep.torch.SGD([w], lr=0.5)
+    path = tmp_path / "run.jsonl"
+    recording = record(optimizer, path)
+    optimizer.step()
+    child = os.fork()
+    if child == 0:
+        try:
+            optimizer.step()
+            with pytest.raises(ValueError, match="opened by a parent process"):
+                recording.note(loss=1.0)
+            recording.close()
+            os._exit(0 if w.tolist() == [0.0] * 3 else 1)
+        except BaseException:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    optimizer.step()
+    recording.close()
+    assert steps_of(path) == [(0, True), (1, False), (2, False)]
+    with pytest.raises(ValueError, match="is closed"):
+        recording.note(loss=1.0)

@@ -75,7 +75,7 @@ class Ledger:
         # What the lines so far have come to: the last step, and each tensor's fingerprints after it.
         self._step: int | None = None
         self._left = np.zeros((len(self._names), len(header.kinds)), np.uint64)
-        self._hyper: tuple[Sequence[Mapping[str, float]], str] = [], "[]"  # of the last step, and their JSON
+        self._hyper = "", ""  # those of the last step, and their JSON
         self._template: tuple[bytes, NDArray[np.intp]] | None = None
         self._zip = _compressor() if self.path.endswith(".gz") else None
         goes_on, exists = switch("append", append), os.path.exists(self.path)
@@ -152,8 +152,9 @@ class Ledger:
             OSError: the line cannot be written; the file is as it was before.
         """
         self._check(step, fingerprints)
-        if self._hyper[0] != hyper:  # mostly those of the last step, whose text is at hand
-            self._hyper = [dict(group) for group in hyper], to_json(list(hyper))
+        told = repr(hyper)  # which tells -0.0 from 0.0, and 1 from 1.0
+        if self._hyper[0] != told:  # mostly those of the last step, whose text is at hand
+            self._hyper = told, to_json(list(hyper))
         facts = f'{{"step":{step},"hyper":{self._hyper[1]}'
         if scale != 1.0:
             facts += f',"scale":{to_json(scale)}'

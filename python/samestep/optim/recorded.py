@@ -109,8 +109,6 @@ class RecordedPlan(PlanAround):
         self.ledger = ledger
         self._every = ledger.header.every
         self._hyper_names = optimizer._hyper_names
-        self._values: tuple[float, ...] = ()  # the hyper-parameters of the last line, and as it has them
-        self._named: list[dict[str, float]] = []
         self._steps = optimizer._steps
         self._to_host = optimizer._module.to_host
         self._weight_decay: Sequence[float] = [0.0] * len(optimizer.groups)
@@ -174,10 +172,8 @@ class RecordedPlan(PlanAround):
         stepped = None
         if not self._sums[:, 0].all():  # mostly all are there, and to look at each takes as long as a step
             stepped = [g is not None for g in grads]
-        values = (*hyper, *self._weight_decay)
-        if values != self._values:
-            self._values, self._named = values, named_hyper(self._hyper_names, hyper, self._weight_decay)
-        self.ledger.add(int(self._steps[-1]), found, self._named, scale=scale, stepped=stepped)
+        named = named_hyper(self._hyper_names, hyper, self._weight_decay)
+        self.ledger.add(int(self._steps[-1]), found, named, scale=scale, stepped=stepped)
 
     def _end(self, grads: Sequence[Any]) -> NoReturn:
         """Ends a script that is run again, with these gradients and what the optimizer holds now."""

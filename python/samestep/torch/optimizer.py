@@ -86,6 +86,8 @@ class NativeOptimizer(torch.optim.Optimizer):
             weight_decay.append(float(group["weight_decay"]))
             binding.check_hyper([*hyper[i], weight_decay[i]])
         recording: Recording | None = self.__dict__.get("_recording")
+        if recording is not None and recording.is_closed:  # by a child process, which has the parent's
+            recording = None
         sums = None if recording is None else recording.begin_native(bindings)
         for param, state, _ in new_states:
             self.state[param] = state  # empty, if it is new

@@ -74,6 +74,7 @@ class Recording:
         self._ledger: Ledger | None = None  # until the first step has shown which states there are
         self._extras: dict[str, str] = {}
         self._is_closed = False
+        self._process = os.getpid()
         self._at = 0  # how many steps have been made
         self._is_sure = False  # of that; not while a step is being made, which may be broken off
         # Of the step that is being made.
@@ -96,8 +97,12 @@ class Recording:
             extras: by name, numbers, tensors or arrays, such as a batch norm's ``running_mean``.
 
         Raises:
-            TypeError, ValueError: one is none of these.
+            TypeError, ValueError: one is none of these, or the recording is closed; nothing is noted.
         """
+        if self.is_closed:
+            raise ValueError(
+                f"recording: {self.path} is closed, or was opened by a parent process; make another one"
+            )
         for name, value in extras.items():
             if isinstance(value, Tensor):
                 extras[name] = value.item() if value.ndim == 0 else values_of(value)
@@ -119,8 +124,8 @@ class Recording:
 
     @property
     def is_closed(self) -> bool:
-        """Whether nothing more is recorded."""
-        return self._is_closed
+        """Whether nothing more is recorded; in a child process nothing is, for the file is its parent's."""
+        return self._is_closed or os.getpid() != self._process
 
     def __enter__(self) -> Self:
         return self
@@ -136,6 +141,8 @@ class Recording:
         self._hooks += [self._before, self._optimizer.register_step_post_hook(self._after_step)]
 
     def _before_step(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.is_closed:
+            return
         closure = (*args[1:], kwargs.get("closure"))[0]  # the first of args is the optimizer
         self.begin()
         # Gradients are made by the closure, if there is one, and by later hooks, such as those of ddp.
@@ -144,6 +151,8 @@ class Recording:
             self._take_gradients()
 
     def _after_step(self, *_: Any) -> None:
+        if self.is_closed:
+            return
         if self._stepped is None:
             self._take_gradients()
         self.end()
