@@ -1,7 +1,7 @@
 """Debian's packages and sources, fetched by an apt that has folders of its own.
 
-What this machine has installed, and what its apt knows, stays as it is. The archive is the one that apt has here,
-in the suite that is asked for; apt checks the signatures.
+What this machine has installed, and what its apt knows, stays as it is. The archive is the one that apt has
+here, in the suite that is asked for; apt checks the signatures.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
-class Missing(Exception):
+class MissingError(Exception):
     """What cannot be had from this machine, as a sentence's end."""
 
 
@@ -24,9 +24,11 @@ def apt(*words: str | Path, cwd: Path | None = None) -> str:
             ["apt-get", "-qq", *map(str, words)], cwd=cwd, capture_output=True, encoding="utf-8", check=False
         )
     except FileNotFoundError:
-        raise Missing("apt-get is not here, and Debian's packages are fetched by it") from None
+        raise MissingError("apt-get is not here, and Debian's packages are fetched by it") from None
     if done.returncode != 0:
-        raise Missing(f"Debian's archive does not give it: {(done.stderr.strip().splitlines() or ['?'])[0]}")
+        raise MissingError(
+            f"Debian's archive does not give it: {(done.stderr.strip().splitlines() or ['?'])[0]}"
+        )
     return done.stdout
 
 
@@ -37,7 +39,7 @@ def archive() -> str:
         label, _, address = line.rpartition(" ")
         if label == "Debian":
             return address
-    raise Missing("no archive of Debian is among apt's sources here; `apt-get update` may be due")
+    raise MissingError("no archive of Debian is among apt's sources here; `apt-get update` may be due")
 
 
 def fetch(folder: Path, suite: str, architecture: str, command: str, *packages: str) -> Path:
@@ -67,7 +69,7 @@ def fetch(folder: Path, suite: str, architecture: str, command: str, *packages: 
 
 
 def root_folder(root: Path, suite: str, architecture: str, packages: tuple[str, ...]) -> Path:
-    """Fills a folder like the root of a system with the files of these packages; what they depend on is named too."""
+    """Fills a folder like a system's root with the files of these packages and of no others."""
     if not root.exists():
         files = fetch(root.with_name(f"{root.name}-debs"), suite, architecture, "download", *packages)
         filling = root.with_name(f"{root.name}-filling")

@@ -2,10 +2,9 @@
 
     python tools/test_wheels.py [--only WORD]
 
-A wheel for this machine goes into a new virtual environment. One for aarch64 with glibc goes into a root
-folder of Debian's packages, under qemu, where its CPython is Debian's. Where no CPython can be had, as for
-musl, the program of the golden digests runs in its place: the same libsamestep_core.a, all digests. The table
-says which it was.
+A wheel for this machine goes into a new virtual environment. One for aarch64 with glibc goes to a CPython of
+Debian under qemu, one for musl to a CPython that was built for it here. Where none can be had, the program of
+the golden digests runs in its place: the same libsamestep_core.a, all digests. The table says which it was.
 """
 
 from __future__ import annotations
@@ -19,16 +18,14 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wheels import BUILD, DIST, PLATFORMS, ROOT, Platform, run
+import debian
+import interpreters
+from debian import MissingError
+from wheels import BUILD, DIST, PLATFORMS, ROOT, Platform, pip, run
 
-ARM_ROOT = BUILD / "debian-arm64"
-ARM_PACKAGES = [
-    *("python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib"),
-    *("libc6", "libgcc-s1", "libstdc++6", "libexpat1", "zlib1g", "libffi8"),
-]
 NATIVE = {"avx512": {"avx512f", "avx512dq", "avx512bw", "avx512vl", "fma"}, "avx2": {"avx2", "fma"}}
 
 
@@ -52,11 +49,10 @@ def in_a_venv(wheel: Path, python: str, promised: str) -> Proof:
     """In a bare virtual environment whose PATH has nothing but itself."""
     folder = BUILD / "bare"
     shutil.rmtree(folder, ignore_errors=True)
-    run(BUILD / "python" / python / "bin" / "python", "-m", "venv", folder)
+    run(BUILD / "python" / python / "bin" / "python", "-m", "venv", "--without-pip", folder)
     began = time.monotonic()
     alone = {"PATH": str(folder / "bin"), "PYTHONPATH": ""}
-    pip = ("-m", "pip", "install", "--disable-pip-version-check", "--quiet", "--only-binary", ":all:")
-    run(folder / "bin" / "python", *pip, wheel, **alone)
+    run(*pip(folder / "bin" / "python"), "--only-binary", ":all:", wheel, **alone)
     shown, isas = certificate_of([folder / "bin" / "python"], alone)
     seconds = time.monotonic() - began
     expected = ["baseline"]
@@ -69,61 +65,70 @@ def in_a_venv(wheel: Path, python: str, promised: str) -> Proof:
     return Proof(where, shown, seconds, shown == promised and isas == expected)
 
 
-def arm_root() -> str | None:
-    """Fills the root folder from Debian's packages; a reason where that cannot be done."""
-    if (ARM_ROOT / "usr/bin/python3.11").exists():
-        return None
-    work = BUILD / "apt"
-    for folder in ("lists/partial", "cache/archives/partial", "debs"):
-        (work / folder).mkdir(parents=True, exist_ok=True)
-    # Folders of its own: the packages of this machine, and what it knows of processors, stay as they are.
-    settings = {
-        "APT::Architecture": "arm64",
-        "APT::Architectures": "arm64",
-        "APT::Sandbox::User": "root",
-        "Dir::State::lists": str(work / "lists"),
-        "Dir::State::status": "/dev/null",
-        "Dir::Cache": str(work / "cache"),
-    }
-    apt = ["apt-get", "-qq", *(word for item in settings.items() for word in ("-o", "=".join(item)))]
-    for command in ([*apt, "update"], [*apt, "download", *ARM_PACKAGES]):
-        done = subprocess.run(command, cwd=work / "debs", capture_output=True, encoding="utf-8", check=False)
-        if done.returncode != 0:
-            return f"Debian's packages for arm64 cannot be had: {done.stderr.strip().splitlines()[-1]}"
-    for package in (work / "debs").glob("*.deb"):
-        run("dpkg", "-x", package, ARM_ROOT)
-    return None
+@dataclass(frozen=True)
+class Elsewhere:
+    """A CPython of another platform: Debian's of a suite for aarch64, under qemu; without a suite, musl's."""
+
+    version: str
+    suite: str | None = None
+
+    def command(self) -> list[str | Path]:
+        """How it is called; MissingError, with the reason, where it cannot be had."""
+        if self.suite is None:
+            return [interpreters.find(f"{self.version}-musl")]
+        if shutil.which("qemu-aarch64") is None:
+            raise MissingError("qemu-aarch64 is not installed")
+        packages = interpreters.packages_of(self.version)
+        root = debian.root_folder(BUILD / f"{self.suite}-arm64", self.suite, "arm64", packages)
+        return ["qemu-aarch64", "-L", root, root / f"usr/bin/python{self.version}"]
+
+    def __str__(self) -> str:
+        return (
+            f"CPython {self.version} for musl, built from Debian's source"
+            if self.suite is None
+            else f"Debian's CPython {self.version} for aarch64 under qemu"
+        )
 
 
-def under_qemu(wheel: Path, promised: str) -> Proof:
-    """In Debian's CPython for aarch64, with NumPy's own wheel for it."""
-    site = BUILD / "site-aarch64"
+# By platform and tag of a wheel.
+ELSEWHERE = {
+    ("manylinux_2_17_aarch64", "cp311"): Elsewhere("3.11", "bookworm"),
+    ("manylinux_2_17_aarch64", "cp314"): Elsewhere("3.14", "sid"),
+    ("musllinux_1_2_x86_64", "cp313"): Elsewhere("3.13"),
+}
+
+
+def elsewhere(wheel: Path, target: Platform, python: Elsewhere, promised: str) -> Proof:
+    """With NumPy's own wheel for that platform."""
+    command = python.command()
+    site = BUILD / f"site-{target.tag}"
     shutil.rmtree(site, ignore_errors=True)
     began = time.monotonic()
-    platforms = [
-        word for glibc in ("2014", "_2_27", "_2_28") for word in ("--platform", f"manylinux{glibc}_aarch64")
-    ]
-    pip = ("-m", "pip", "install", "--disable-pip-version-check", "--quiet", "--only-binary", ":all:")
-    run(sys.executable, *pip, "--python-version", "3.11", *platforms, "--target", site, wheel)
-    python: list[str | Path] = ["qemu-aarch64", "-L", ARM_ROOT, ARM_ROOT / "usr/bin/python3.11"]
-    shown, isas = certificate_of(python, {"PYTHONPATH": str(site), "PYTHONNOUSERSITE": "1"})
-    where = f"Debian's CPython 3.11 for aarch64 under qemu: {', '.join(isas)}"
-    return Proof(where, shown, time.monotonic() - began, shown == promised)
+    oldest = (
+        ("musllinux_1_2",) if target.libc == "musl" else ("manylinux2014", "manylinux_2_27", "manylinux_2_28")
+    )
+    platforms = [word for libc in oldest for word in ("--platform", f"{libc}_{target.machine}")]
+    only = ("--only-binary", ":all:", "--python-version", python.version, *platforms)
+    run(*pip(Path(sys.executable)), *only, "--target", site, wheel)
+    shown, isas = certificate_of(command, {"PYTHONPATH": str(site), "PYTHONNOUSERSITE": "1"})
+    return Proof(f"{python}: {', '.join(isas)}", shown, time.monotonic() - began, shown == promised)
 
 
-def core_alone(target: Platform, reason: str) -> Proof:
+def core_alone(target: Platform) -> Proof:
     """The golden digests by the platform's core, without Python."""
-    command: list[str | Path] = [BUILD / target.tag / "core" / "golden", "--threads", "2"]
+    under: list[str | Path] = []
     if target.machine != platform.machine():
-        command = ["qemu-aarch64", "-L", ARM_ROOT, *command]
-        if shutil.which("qemu-aarch64") is None:
-            return Proof("nowhere: qemu-aarch64 is not installed", "", 0.0, False)
+        try:  # with glibc in a root folder; what is linked with musl is whole
+            under = ELSEWHERE["manylinux_2_17_aarch64", "cp311"].command()[:-1]
+        except MissingError as missing:
+            return Proof(f"nowhere: {missing}", "", 0.0, False)
+    command = [*under, BUILD / target.tag / "core" / "golden", "--threads", "2"]
     began = time.monotonic()
     done = subprocess.run(list(map(str, command)), capture_output=True, encoding="utf-8", check=False)
     digests = dict(line.rsplit(" ", 1) for line in done.stdout.splitlines())
     golden = json.loads((ROOT / "python/samestep/proof/golden.json").read_text(encoding="utf-8"))["digests"]
     right = sum(digests.get(name) == digest for name, digest in golden.items())
-    where = f"its core alone{', under qemu' if len(command) > 3 else ''}, since {reason}"
+    where = f"its core alone{', under qemu' if under else ''}"
     good = done.returncode == 0 and right == len(golden)
     return Proof(where, f"{right} of {len(golden)} golden digests", time.monotonic() - began, good)
 
@@ -131,21 +136,19 @@ def core_alone(target: Platform, reason: str) -> Proof:
 def prove(wheel: Path, promised: str, cores: dict[str, Proof]) -> Proof:
     """By the wheel itself where a CPython for it can be had; cores: what was proved, by platform."""
     [target] = [one for one in PLATFORMS if one.tag in wheel.name]
-    python = wheel.name.split("-")[3]
-    reason = f"no CPython {python[2:3]}.{python[3:]} for {target.tag} is here"
-    if target.libc == "gnu" and target.machine == platform.machine():
-        return in_a_venv(wheel, python, promised)
-    if target.libc == "gnu" and target.machine == "aarch64" and shutil.which("qemu-aarch64"):
-        missing = arm_root()
-        if missing is None and python == "cp311":
-            return under_qemu(wheel, promised)
-        reason = missing or reason
+    abi = wheel.name.split("-")[3]
+    if target.libc == "gnu" and target.machine == platform.machine() and (BUILD / "python" / abi).exists():
+        return in_a_venv(wheel, abi, promised)
+    try:
+        if python := ELSEWHERE.get((target.tag, abi)):
+            return elsewhere(wheel, target, python, promised)
+        reason = f"no CPython {abi[2:3]}.{abi[3:]} for {target.tag} is here"
+    except MissingError as missing:
+        reason = str(missing)
     if target.tag not in cores:
-        cores[target.tag] = core_alone(target, reason)
+        cores[target.tag] = core_alone(target)
     proof = cores[target.tag]
-    return Proof(
-        proof.where.split(", since")[0] + f", since {reason}", proof.shown, proof.seconds, proof.good
-    )
+    return replace(proof, where=f"{proof.where}, since {reason}")
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,7 +47,8 @@ PLATFORMS = (
 @dataclass(frozen=True)
 class Python:
     executable: str
-    tag: str  # cp313, cp314t
+    tag: str  # of the interpreter: cp313, cp313t
+    abi: str  # of the wheel: the same, or cp314t by the headers of 3.14, which differ by one line
 
 
 def run(*command: str | Path, **environment: str) -> str:
@@ -67,22 +68,42 @@ def run(*command: str | Path, **environment: str) -> str:
 
 
 def pythons(named: list[str] | None) -> list[Python]:
-    """Those named, or all on the PATH."""
+    """Those named, or all that are on the PATH or made by tools/interpreters.py."""
     found = []
     for name in named or [f"python{version}" for version in VERSIONS]:
+        made = ROOT / "build/pythons" / name.removeprefix("python") / "bin" / name
+        python = name if named or not made.exists() else str(made)
         ask = (
             "import sys, sysconfig as s;"
             "print('cp3%d' % sys.version_info[1] + ('t' if s.get_config_var('Py_GIL_DISABLED') else ''))"
         )
         try:
-            tag = subprocess.run([name, "-c", ask], capture_output=True, encoding="utf-8", check=True).stdout
+            tag = subprocess.run(
+                [python, "-c", ask], capture_output=True, encoding="utf-8", check=True
+            ).stdout
         except (OSError, subprocess.CalledProcessError):
             if named:
                 sys.exit(f"--python: got {name}, expected an interpreter that runs")
-            print(f"not built: {name} is not installed; --python PATH adds one")
+            print(f"{name} is not installed; --python PATH adds one, and tools/interpreters.py makes some")
             continue
-        found.append(Python(name, tag.strip()))
+        found.append(Python(python, tag.strip(), tag.strip()))
+    if "cp314t" not in [python.tag for python in found]:
+        found += [replace(python, abi="cp314t") for python in found if python.tag == "cp314"]
     return found
+
+
+def pip(python: Path) -> tuple[str | Path, ...]:
+    """The words of `pip install` into that interpreter's packages, by the pip that runs this."""
+    return (
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "--python",
+        python,
+        "install",
+        "--quiet",
+    )
 
 
 def environment_of(python: str, folder: Path, requirements: str) -> Path:
@@ -91,9 +112,8 @@ def environment_of(python: str, folder: Path, requirements: str) -> Path:
     mark = folder / hashlib.sha256(pins.read_bytes()).hexdigest()
     if not mark.exists():
         shutil.rmtree(folder, ignore_errors=True)
-        run(python, "-m", "venv", folder)
-        pip = folder / "bin" / "pip"
-        run(pip, "install", "--disable-pip-version-check", "--quiet", "--require-hashes", "-r", pins)
+        run(python, "-m", "venv", "--without-pip", folder)  # Debian's CPython has no pip to put into it
+        run(*pip(folder / "bin" / "python"), "--require-hashes", "-r", pins)
         mark.touch()
     return folder / "bin"
 
@@ -144,7 +164,7 @@ def build_core(bin_: Path, zig: Path, platform: Platform, jobs: int) -> Path:
 
 def build_wheel(bin_: Path, zig: Path, python: Python, platform: Platform, core: Path, out: Path) -> Path:
     """A wheel, repaired by auditwheel, which must grant it the tag of its platform."""
-    work = BUILD / platform.tag / python.tag
+    work = BUILD / platform.tag / python.abi
     shutil.rmtree(work, ignore_errors=True)
     build = environment_of(python.executable, BUILD / "python" / python.tag, "build-requirements.txt")
     libcxx = run(zig, "c++", "--version").split()[2]  # zig's clang and its C++ runtime are of one LLVM
@@ -157,7 +177,10 @@ def build_wheel(bin_: Path, zig: Path, python: Python, platform: Platform, core:
     for config in include.parent.glob(f"{os.uname().machine}-*/{include.name}/pyconfig.h"):
         shutil.copy2(config, headers)
     defines["Python_INCLUDE_DIR"] = str(headers)
-    abi = python.tag.replace("cp", "cpython-")
+    if python.abi != python.tag:
+        with (headers / "pyconfig.h").open("a", encoding="utf-8") as config:
+            config.write("\n#define Py_GIL_DISABLED 1\n")
+    abi = python.abi.replace("cp", "cpython-")
     defines["PYBIND11_USE_CROSSCOMPILING"] = "ON"  # or it takes the suffix of this machine's own modules
     suffix = f".{abi}-{platform.machine}-linux-{platform.libc}.so"
     if platform.libc == "musl":
@@ -178,8 +201,9 @@ def build_wheel(bin_: Path, zig: Path, python: Python, platform: Platform, core:
         SETUPTOOLS_EXT_SUFFIX=suffix,
         SKBUILD_BUILD_VERBOSE="false",
     )  # fmt: skip
-    if platform.libc == "musl":  # auditwheel learns from a wheel's name which C library to look for
-        run(bin_ / "wheel", "tags", "--remove", "--platform-tag", platform.tag, *(work / "raw").glob("*.whl"))
+    # auditwheel learns from a wheel's name which C library to look for.
+    tags = ("--abi-tag", python.abi, *(("--platform-tag", platform.tag) if platform.libc == "musl" else ()))
+    run(bin_ / "wheel", "tags", "--remove", *tags, *(work / "raw").glob("*.whl"))
     [raw] = (work / "raw").glob("*.whl")
     repair = (bin_ / "auditwheel", "repair", "--only-plat", "-w", work / "out", raw)
     run(*repair, PATH=f"{bin_}:{os.environ['PATH']}")
