@@ -4,8 +4,7 @@
 
 3.13t is free-threaded, without a global interpreter lock; `make test-free-threaded` runs the tests on it.
 3.13-musl is linked with musl, as on Alpine. 3.14 is Debian's of its newest suite, in a root folder of its own.
-To build takes a compiler, and for 3.13t the packages that are named below, for 3.13-musl musl-tools, for 3.14
-patchelf.
+It takes patchelf and a compiler; for 3.13t also the packages that are named below, for 3.13-musl musl-tools.
 """
 
 from __future__ import annotations
@@ -96,6 +95,9 @@ class FromSource:
             run(work / "python", "-c", f"import {module}", cwd=work, failed=why)
         run("make", "install", cwd=work)
         shutil.rmtree(work)
+        if self.musl:  # NumPy's wheels want a newer one than many a machine's
+            root = debian.root_folder(prefix.with_name("musl-root"), self.suite, "amd64", ("musl",))
+            patch(prefix / "bin" / self.python, root / "usr/lib/x86_64-linux-musl/libc.so")
 
 
 @dataclass(frozen=True)
@@ -106,16 +108,18 @@ class FromPackages:
     python: str
 
     def make(self, prefix: Path, jobs: int) -> None:
-        if shutil.which("patchelf") is None:
-            raise MissingError("patchelf is not installed; Debian's package of that name has it")
         version = self.python.removeprefix("python")
         packages = (*packages_of(version), f"libpython{version}-dev", "libssl3t64", "libbz2-1.0", "liblzma5")
         root = debian.root_folder(prefix.with_name(f"{prefix.name}-root"), self.suite, "amd64", packages)
         [loader] = root.glob("usr/lib64/ld-linux-*")
         libraries = root / "usr/lib/x86_64-linux-gnu"
-        own = ("--set-interpreter", loader, "--force-rpath", "--set-rpath", libraries)
-        run("patchelf", *own, root / "usr/bin" / self.python)
+        patch(root / "usr/bin" / self.python, loader, "--force-rpath", "--set-rpath", libraries)
         prefix.symlink_to(root / "usr")
+
+
+def patch(python: Path, loader: Path, *more: str | Path) -> None:
+    """Has the interpreter start with the C library of a root folder."""
+    run("patchelf", "--set-interpreter", loader, *more, python)
 
 
 def packages_of(version: str) -> tuple[str, ...]:
@@ -139,6 +143,8 @@ def find(name: str, jobs: int = 0) -> Path:
     prefix = BUILD / name
     python = prefix / "bin" / MAKERS[name].python
     if not python.exists():
+        if shutil.which("patchelf") is None:
+            raise MissingError("patchelf is not installed; Debian's package of that name has it")
         BUILD.mkdir(parents=True, exist_ok=True)
         MAKERS[name].make(prefix, jobs or os.cpu_count() or 1)
     return python

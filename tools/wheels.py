@@ -84,7 +84,7 @@ def pythons(named: list[str] | None) -> list[Python]:
         except (OSError, subprocess.CalledProcessError):
             if named:
                 sys.exit(f"--python: got {name}, expected an interpreter that runs")
-            print(f"{name} is not installed; --python PATH adds one, and tools/interpreters.py makes some")
+            print(f"{name} is not here; --python PATH adds one, and tools/interpreters.py makes some")
             continue
         found.append(Python(python, tag.strip(), tag.strip()))
     if "cp314t" not in [python.tag for python in found]:
