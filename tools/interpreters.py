@@ -3,7 +3,7 @@
     python tools/interpreters.py [NAME ...] [--jobs N]
 
 3.13t is free-threaded, without a global interpreter lock; `make test-free-threaded` runs the tests on it.
-3.13-musl is linked with musl, as on Alpine. 3.14 is Debian's of its newest suite, in a root folder of its own.
+3.13-musl is linked with musl, as on Alpine. 3.14 is Debian's of its newest suite, in a root folder.
 It takes patchelf and a compiler; for 3.13t also the packages that are named below, for 3.13-musl musl-tools.
 """
 
