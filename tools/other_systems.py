@@ -60,8 +60,8 @@ class Row:
 
 
 def configure(bin_: Path, zig: Path, system: System, links: bool) -> Path:
-    folder = BUILD / system.target
-    folder.mkdir(parents=True, exist_ok=True)
+    cmake = BUILD / system.target / ("linked" if links else "compiled")
+    cmake.mkdir(parents=True, exist_ok=True)
     defines = {
         "CMAKE_MAKE_PROGRAM": str(bin_ / "ninja"),
         "CMAKE_SYSTEM_NAME": system.name,
@@ -71,15 +71,15 @@ def configure(bin_: Path, zig: Path, system: System, links: bool) -> Path:
         "SAMESTEP_WERROR": "ON",
     }
     for name, command in (
-        ("CMAKE_CXX_COMPILER", f"c++ -target {system.target}"),
+        # With -c zig links nothing, not even for CMake, which would have it build the C++ library.
+        ("CMAKE_CXX_COMPILER", f"c++ -target {system.target}{'' if links else ' -c'}"),
         ("CMAKE_AR", "ar"),
         ("CMAKE_RANLIB", "ranlib"),
     ):
-        script = folder / name.lower()
+        script = cmake / name.lower()
         script.write_text(f'#!/bin/sh\nexec "{zig}" {command} "$@"\n', encoding="utf-8")
         script.chmod(0o755)
         defines[name] = str(script)
-    cmake = folder / ("linked" if links else "compiled")
     options = [f"-D{name}={value}" for name, value in defines.items()]
     run(bin_ / "cmake", "-G", "Ninja", "-S", ROOT, "-B", cmake, *options)
     return cmake
