@@ -1,12 +1,12 @@
 # make demo · make test · make test-all · make test-torch · make debug · make bench · make docs · make lint · make clean
-# make wheels · make test-wheels
+# make wheels · make test-wheels · make test-other-systems
 # Each sets up what it needs in .venv. PYTHON chooses the interpreter that .venv is made with.
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE $(wildcard licenses/*) \
 	$(shell find csrc -type f) $(shell find python -name '*.py' -o -name '*.pyi' -o -name '*.json' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
-.PHONY: demo test test-all test-torch debug bench docs lint wheels test-wheels clean
+.PHONY: demo test test-all test-torch debug bench docs lint wheels test-wheels test-other-systems clean
 
 demo: .venv/demo.installed
 	$(BIN)/samestep demo
@@ -69,6 +69,12 @@ wheels:
 ONLY ?=
 test-wheels:
 	$(PYTHON) tools/test_wheels.py --only "$(ONLY)"
+
+# The core for Windows and macOS, by zig, into build/other-systems; Windows on x86_64 runs, under wine. OTHER: --compile,
+# --only WORD.
+OTHER ?=
+test-other-systems:
+	$(PYTHON) tools/other_systems.py $(OTHER)
 
 clean:
 	rm -rf .venv build

@@ -14,6 +14,7 @@
 #include "run/fp_mode.h"
 #include "run/openmp.h"
 #include "run/self_check.h"
+#include "run/system.h"
 #include "run/threads.h"
 #include "run/tuner.h"
 
@@ -86,7 +87,7 @@ void bind_isa(py::module_& m) {
   m.def("set_tuning", set_tuning, py::arg("on"));
   m.def("use_openmp_of", use_openmp_of, py::arg("library"));
   m.def("openmp_library", openmp_library);
-  m.def("default_num_threads", default_num_threads);
+  m.def("default_num_threads", granted_processors);
 }
 
 }  // namespace samestep

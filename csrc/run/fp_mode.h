@@ -29,7 +29,7 @@ class FpMode {
   FpMode() {
     asm volatile("mrs %0, fpcr" : "=r"(mode_));
     asm volatile("mrs %0, fpsr" : "=r"(flags_));
-    asm volatile("msr fpcr, %0" ::"r"(0UL));
+    asm volatile("msr fpcr, %0" ::"r"(0ULL));
   }
   ~FpMode() {
     asm volatile("msr fpcr, %0" ::"r"(mode_));
@@ -37,7 +37,7 @@ class FpMode {
   }
 
  private:
-  unsigned long mode_, flags_;
+  unsigned long long mode_, flags_;  // long has 32 bits on Windows
 #else
   FpMode() {
     std::fegetenv(&saved_);

@@ -11,11 +11,22 @@
 namespace samestep {
 namespace {
 
+// Entry points of the runtime, found in what is loaded: this library is linked to no runtime, and brings none.
+struct Libgomp final : OpenMpTeam {
+  void (*parallel)(void (*)(void*), void*, unsigned threads, unsigned flags);
+  int (*max_threads)();
+  int (*thread_num)();
+  int (*in_parallel)();
+  std::string library;
+
+  void run(void (*part)(void* context, int thread), void* context, int threads) const override;
+};
+
 // Never freed, since another thread may be running on it.
-std::atomic<const OpenMpTeam*> team{nullptr};
+std::atomic<const Libgomp*> team{nullptr};
 
 // In a fork the team's threads are gone.
-const OpenMpTeam* team_here() { return fork_generation() == 0 ? team.load() : nullptr; }
+const Libgomp* team_here() { return fork_generation() == 0 ? team.load() : nullptr; }
 
 template <class Function>
 bool find(void* library, const char* name, Function& function) {
@@ -43,6 +54,23 @@ bool is_forked() {
   return fork_generation() > 0 || (flags & kForkedWithoutExec) != 0;
 }
 
+void Libgomp::run(void (*part)(void* context, int thread), void* context, int threads) const {
+  struct Region {
+    const Libgomp& team;
+    void (*part)(void* context, int thread);
+    void* context;
+    int threads;
+  } region{*this, part, context, threads};
+  auto run_part = [](void* argument) {
+    const Region& r = *static_cast<Region*>(argument);
+    const int thread = r.team.thread_num();
+    if (thread < r.threads) r.part(r.context, thread);
+  };
+  // The whole team, though some may have no part: asked for fewer, libgomp would end the others and start them again
+  // for the next region of the library.
+  parallel(run_part, &region, static_cast<unsigned>(max_threads()), 0);
+}
+
 }  // namespace
 
 bool use_openmp_of(const char* library) {
@@ -50,43 +78,26 @@ bool use_openmp_of(const char* library) {
   // process may hold several, and packagers rename them.
   void* loaded = dlopen(library, RTLD_LAZY | RTLD_NOLOAD);
   if (loaded == nullptr) return false;
-  OpenMpTeam found;
-  if (is_forked() || !runs_on_libgomp(loaded) || !find(loaded, "GOMP_parallel", found.parallel_) ||
-      !find(loaded, "omp_get_max_threads", found.max_threads_) ||
-      !find(loaded, "omp_get_thread_num", found.thread_num_) || !find(loaded, "omp_in_parallel", found.in_parallel_)) {
+  Libgomp found;
+  if (is_forked() || !runs_on_libgomp(loaded) || !find(loaded, "GOMP_parallel", found.parallel) ||
+      !find(loaded, "omp_get_max_threads", found.max_threads) ||
+      !find(loaded, "omp_get_thread_num", found.thread_num) || !find(loaded, "omp_in_parallel", found.in_parallel)) {
     dlclose(loaded);
     return false;
   }
-  found.library_ = library;
-  team.store(new OpenMpTeam(found));  // `loaded` stays open, and so the runtime loaded
+  found.library = library;
+  team.store(new Libgomp(found));  // `loaded` stays open, and so the runtime loaded
   return true;
 }
 
 std::string openmp_library() {
-  const OpenMpTeam* t = team_here();
-  return t == nullptr ? "" : t->library_;
+  const Libgomp* t = team_here();
+  return t == nullptr ? "" : t->library;
 }
 
 const OpenMpTeam* openmp_team(int threads) {
-  const OpenMpTeam* t = team_here();
-  return t != nullptr && threads <= t->max_threads_() && t->in_parallel_() == 0 ? t : nullptr;
-}
-
-void OpenMpTeam::run(void (*part)(void* context, int thread), void* context, int threads) const {
-  struct Region {
-    const OpenMpTeam& team;
-    void (*part)(void* context, int thread);
-    void* context;
-    int threads;
-  } region{*this, part, context, threads};
-  auto run_part = [](void* argument) {
-    const Region& r = *static_cast<Region*>(argument);
-    const int thread = r.team.thread_num_();
-    if (thread < r.threads) r.part(r.context, thread);
-  };
-  // The whole team, though some may have no part: asked for fewer, libgomp would end the others and start them again
-  // for the next region of the library.
-  parallel_(run_part, &region, static_cast<unsigned>(max_threads_()), 0);
+  const Libgomp* t = team_here();
+  return t != nullptr && threads <= t->max_threads() && t->in_parallel() == 0 ? t : nullptr;
 }
 
 }  // namespace samestep

@@ -13,23 +13,14 @@ class OpenMpTeam {
  public:
   // Calls part(context, thread) on threads 0 .. threads-1 of the team, of which the caller is 0, and returns when all
   // are done.
-  void run(void (*part)(void* context, int thread), void* context, int threads) const;
+  virtual void run(void (*part)(void* context, int thread), void* context, int threads) const = 0;
 
- private:
-  friend bool use_openmp_of(const char* library);
-  friend std::string openmp_library();
-  friend const OpenMpTeam* openmp_team(int threads);
-
-  // Entry points of the runtime, found in what is loaded: this library is linked to no runtime, and brings none.
-  void (*parallel_)(void (*)(void*), void*, unsigned threads, unsigned flags);
-  int (*max_threads_)();
-  int (*thread_num_)();
-  int (*in_parallel_)();
-  std::string library_;
+ protected:
+  ~OpenMpTeam() = default;  // never destroyed
 };
 
 // From now on jobs may go to the team of the runtime that this library, by its file's name, is linked to. False: it is
-// not loaded, its runtime is not libgomp, or this is a forked child; then nothing changes.
+// not loaded, its runtime is not libgomp, as everywhere but on Linux, or this is a forked child; then nothing changes.
 bool use_openmp_of(const char* library);
 
 // That library; empty where this process has no team, and the pool's own threads do all work.

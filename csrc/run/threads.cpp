@@ -2,25 +2,15 @@
 // after fork and would bring a second runtime beside the one that other libraries load.
 #include "run/threads.h"
 
-#include <pthread.h>
-#include <signal.h>
-#ifdef __linux__
-#include <sched.h>
-#endif
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
-#include <fstream>
-#include <memory>
 #include <mutex>
-#include <new>
-#include <string>
-#include <thread>
 
 #include "run/fp_mode.h"
 #include "run/openmp.h"
+#include "run/system.h"
 
 namespace samestep {
 namespace {
@@ -90,41 +80,6 @@ constexpr std::chrono::microseconds kSpinTime{30};
 // Of a helper. The lanes of a block of sums are 128 KiB, which is all the stack that some systems give a thread.
 constexpr std::size_t kStackBytes = std::size_t(1) << 20;
 
-// Blocks all signals in a scope, and so in the threads that are started there: the application's handlers run on its
-// own threads.
-class NoSignals {
- public:
-  NoSignals() {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before_);
-  }
-  ~NoSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-  NoSignals(const NoSignals&) = delete;
-  NoSignals& operator=(const NoSignals&) = delete;
-
- private:
-  sigset_t before_;
-};
-
-// Detached, since helpers run until the process ends, and with kStackBytes of stack.
-class HelperAttributes {
- public:
-  HelperAttributes() {
-    pthread_attr_init(&attributes_);
-    pthread_attr_setdetachstate(&attributes_, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attributes_, kStackBytes);
-  }
-  ~HelperAttributes() { pthread_attr_destroy(&attributes_); }
-  HelperAttributes(const HelperAttributes&) = delete;
-  HelperAttributes& operator=(const HelperAttributes&) = delete;
-
-  const pthread_attr_t* get() const { return &attributes_; }
-
- private:
-  pthread_attr_t attributes_;
-};
-
 using Clock = std::chrono::steady_clock;
 
 // Waits until the condition holds, at most for kSpinTime; returns whether it holds. Reads the clock every 16 looks,
@@ -188,28 +143,10 @@ class Pool {
   std::mutex busy;  // held by the caller whose job runs
 
  private:
-  struct Helper {
-    Pool* pool;
-    int thread;
-  };
-
-  static void* start_helper(void* argument) {
-    const Helper helper = *std::unique_ptr<Helper>(static_cast<Helper*>(argument));
-    helper.pool->serve_jobs(helper.thread);
-    return nullptr;
-  }
-
-  // Starts helpers up to so many. Where the system refuses a thread or memory, fewer do the work; the bits are the
-  // same.
+  // Starts helpers up to so many. Where the system refuses one, fewer do the work; the bits are the same.
   void grow(int helpers) {
-    if (started_ >= helpers) return;
-    const NoSignals blocked;
-    const HelperAttributes attributes;
-    for (pthread_t id; started_ < helpers; ++started_) {
-      std::unique_ptr<Helper> helper(new (std::nothrow) Helper{this, started_ + 1});
-      if (helper == nullptr || pthread_create(&id, attributes.get(), &Pool::start_helper, helper.get()) != 0) break;
-      helper.release();
-    }
+    auto serve = [](void* pool, int thread) { static_cast<Pool*>(pool)->serve_jobs(thread); };
+    while (started_ < helpers && start_detached(serve, this, started_ + 1, kStackBytes)) ++started_;
   }
 
   // What a helper does for ever.
@@ -261,7 +198,7 @@ class Pool {
 std::atomic<Pool*> pool{nullptr};
 
 std::atomic<int> generation{0};  // forks since the library was loaded
-[[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, [] {
+[[maybe_unused]] const bool is_told = call_in_forked_child([] {
   pool.store(nullptr);
   ++generation;
 });
@@ -276,60 +213,15 @@ Pool& get_pool() {
   return *p;
 }
 
-// Processors that one cgroup's quota grants, quota/period rounded up; 0 where it sets none. cpu.max of version 2 reads
-// "max 100000" or "150000 100000", in microseconds.
-int quota_of(const std::string& folder) {
-  long long quota = 0, period = 0;
-  if (std::ifstream file{folder + "/cpu.max"}) {
-    file >> quota >> period;  // "max" reads as 0
-  } else {
-    std::ifstream{folder + "/cpu.cfs_quota_us"} >> quota;
-    std::ifstream{folder + "/cpu.cfs_period_us"} >> period;
-  }
-  return quota > 0 && period > 0 ? static_cast<int>((quota + period - 1) / period) : 0;
-}
-
-// The smallest quota of this process's cgroup and of those above it; 0 without any.
-int cgroup_quota() {
-  int least = 0;
-  std::ifstream groups{"/proc/self/cgroup"};  // lines "0::/path", or "4:cpu,cpuacct:/path" in version 1
-  for (std::string line; std::getline(groups, line);) {
-    std::size_t first = line.find(':'), second = line.find(':', first + 1);
-    if (second == std::string::npos) continue;
-    std::string kinds = line.substr(first + 1, second - first - 1), path = line.substr(second + 1);
-    if (!kinds.empty() && ("," + kinds + ",").find(",cpu,") == std::string::npos) continue;
-    const std::string root = kinds.empty() ? "/sys/fs/cgroup" : "/sys/fs/cgroup/cpu";
-    for (;;) {
-      int quota = quota_of(root + path);
-      if (quota > 0 && (least == 0 || quota < least)) least = quota;
-      std::size_t slash = path.rfind('/');
-      if (path.empty() || slash == std::string::npos) break;
-      path.resize(slash);
-    }
-  }
-  return least;
-}
-
 std::atomic<int> threads{0};  // 0: not set yet
 
 }  // namespace
-
-int default_num_threads() {
-  int n = static_cast<int>(std::thread::hardware_concurrency());
-#ifdef __linux__
-  cpu_set_t mask;
-  if (sched_getaffinity(0, sizeof(mask), &mask) == 0) n = CPU_COUNT(&mask);
-#endif
-  int quota = cgroup_quota();
-  if (quota > 0 && quota < n) n = quota;
-  return n > 0 ? n : 1;
-}
 
 int fork_generation() { return generation.load(std::memory_order_relaxed); }
 
 int get_num_threads() {
   int n = threads.load(std::memory_order_relaxed);
-  if (n == 0) threads.store(n = default_num_threads(), std::memory_order_relaxed);
+  if (n == 0) threads.store(n = granted_processors(), std::memory_order_relaxed);
   return n;
 }
 

@@ -43,8 +43,7 @@ bool wake_always(bool on);
 // process will never be finished here.
 int fork_generation();
 
-int get_num_threads();
+int get_num_threads();        // granted_processors() of system.h, unless it was set
 void set_num_threads(int n);  // n >= 1
-int default_num_threads();    // processors of the affinity mask, or fewer where a cgroup's quota grants fewer
 
 }  // namespace samestep

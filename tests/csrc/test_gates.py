@@ -290,6 +290,35 @@ def test_that_gate_fails_on_a_fault(fault):
     assert len(reference_faults(fault)) == 1
 
 
+# The only sources that may know the operating system.
+SYSTEM_SOURCES = {"system_posix.cpp", "system_windows.cpp", "openmp.cpp"}
+OF_A_SYSTEM = re.compile(
+    r"^\s*#\s*include\s*<((?:pthread|dlfcn|sched|signal|unistd|fcntl|windows|process|sys/\w+)\.h|csignal)>"
+    r"|\b(_WIN32|_MSC_VER|__MINGW32__|__linux__|__APPLE__|__unix__)\b",
+    re.MULTILINE,
+)
+
+
+def test_the_core_knows_no_system_but_in_the_sources_of_systems():
+    files = [f for f in (ROOT / "csrc").rglob("*.*") if f.suffix in {".h", ".cpp", ".cu", ".cuh"}]
+    knowing = {f.name for f in files if OF_A_SYSTEM.search(f.read_text(encoding="utf-8"))}
+    assert knowing == SYSTEM_SOURCES
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *(f"#include <{h}.h>" for h in ("pthread", "dlfcn", "sched", "signal", "unistd", "windows")),
+        "int f();\n # include <sys/stat.h>",
+        "#ifdef __linux__",
+        "#if defined(_WIN32)",
+    ],
+)
+def test_that_gate_fails_on_a_system(fault):
+    assert OF_A_SYSTEM.search(fault)
+    assert not OF_A_SYSTEM.search('#include <thread>\n#include "run/system.h"\nint linux__;')
+
+
 TEXT_FUNCTIONS = {"read_text", "write_text", "loadtxt", "genfromtxt", "savetxt"}
 
 

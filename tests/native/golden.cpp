@@ -1,7 +1,7 @@
 // The golden digests without Python: a plain C++ program over the core. Its inputs are those of
 // python/samestep/proof/golden.py, word for word. Prints a line for each, "rule type inputs size steps hyper digest",
 // computed on every instruction set of this machine at 1, 2 and 3 threads (or --threads N); exit 1 if two of these
-// disagree.
+// disagree. The last line, on stderr, names the instruction sets.
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -461,6 +461,8 @@ int main(int argc, char** argv) {
     }
     std::printf("%s %s\n", program.name.c_str(), first.c_str());
   }
-  std::fprintf(stderr, "%d configurations, %d differ\n", configurations, differing);
+  std::fprintf(stderr, "%d configurations on", configurations);
+  for (int i = 0; i < n_isas; ++i) std::fprintf(stderr, " %s", isas[i]->name);
+  std::fprintf(stderr, ", %d differ\n", differing);
   return differing == 0 ? 0 : 1;
 }

@@ -1,13 +1,17 @@
-// The pool when memory or threads run out: every item runs once, no exception leaves, the signal mask is as it was.
+// The pool when memory or threads run out: every item runs once, no exception leaves, the signal mask is as it was
+// and blocks all on the pool's own threads.
 // Prints what is wrong; exit 1 if anything is.
 #include <dlfcn.h>
 #include <pthread.h>
 
+#include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <new>
+#include <thread>
 
 #include "run/threads.h"
 
@@ -23,6 +27,19 @@ bool is_left(int& left) {
 
 constexpr samestep::Index kItems = 100;
 
+const pthread_t main_thread = pthread_self();
+std::atomic<bool> helped{false}, may_handle{false};  // a helper ran an item; a signal could have been handled on it
+
+void run_item(void* context, samestep::Index i) {
+  ++static_cast<int*>(context)[i];
+  std::this_thread::sleep_for(std::chrono::microseconds(100));  // so that helpers find some left
+  if (pthread_equal(pthread_self(), main_thread)) return;
+  sigset_t blocked;
+  pthread_sigmask(SIG_SETMASK, nullptr, &blocked);
+  helped = true;
+  if (!sigismember(&blocked, SIGTERM)) may_handle = true;
+}
+
 bool is_in_order(const char* when, int memory, int threads) {
   sigset_t before, after;
   sigemptyset(&before);
@@ -32,7 +49,7 @@ bool is_in_order(const char* when, int memory, int threads) {
   bool thrown = false;
   memory_left = memory, threads_left = threads;
   try {
-    samestep::run_items(kItems, [](void* context, samestep::Index i) { ++static_cast<int*>(context)[i]; }, ran);
+    samestep::run_items(kItems, run_item, ran);
   } catch (const std::bad_alloc&) {
     thrown = true;
   }
@@ -73,5 +90,7 @@ int main() {
   fine = is_in_order("memory for one thread", 1, -1) && fine;
   fine = is_in_order("no thread", -1, 0) && fine;
   fine = is_in_order("all there is once more", -1, -1) && fine;
-  return fine ? 0 : 1;
+  if (!helped) std::printf("no helper ran an item\n");
+  if (may_handle) std::printf("a helper handles signals\n");
+  return fine && helped && !may_handle ? 0 : 1;
 }

@@ -89,6 +89,7 @@ class Ledger:
             self._go_on()
         self._is_new = not exists
         flags = os.O_WRONLY | os.O_APPEND | (0 if exists else os.O_CREAT | os.O_EXCL)
+        flags |= getattr(os, "O_BINARY", 0)  # on Windows each "\n" would become "\r\n"
         self._file, self._process = os.open(self.path, flags, 0o666), os.getpid()
         if self._is_new:
             try:

@@ -16,6 +16,7 @@ import os
 import pathlib
 import secrets
 import stat
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, TypeVar
 
@@ -269,6 +270,8 @@ def _regular_file(target: pathlib.Path) -> os.stat_result | None:
 
 def _copy_permissions(handle: int, replaced: os.stat_result) -> None:
     """Gives a new file the group, permissions and owner of the one that it replaces, as far as it may."""
+    if not hasattr(os, "chown"):  # Windows, where a new file has the permissions of its folder
+        return
     mode = replaced.st_mode & 0o777
     try:
         os.chown(handle, -1, replaced.st_gid)
@@ -281,7 +284,12 @@ def _copy_permissions(handle: int, replaced: os.stat_result) -> None:
 
 def sync(path: pathlib.Path) -> None:
     """Waits until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    flags = os.O_RDONLY
+    if sys.platform == "win32":  # which syncs what it may write, and opens no folder
+        if path.is_dir():
+            return
+        flags = os.O_RDWR
+    handle = os.open(path, flags)
     try:
         os.fsync(handle)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -163,7 +164,11 @@ class StateStore:
 
     def remove_files(self, first: int = 0) -> None:
         for path in self.files[first:]:
-            os.unlink(path)
+            try:
+                os.unlink(path)
+            except PermissionError:
+                if sys.platform != "win32":  # where a file that is still mapped stays
+                    raise
         del self.files[first:]
 
     def _first_state(self, name: str, i: int, w: Array, module: Any) -> Array:
@@ -207,12 +212,12 @@ def _mapped_like(path: str, a: Array, dtype: Any) -> Array:
             f"state_dir: the file {path} is there already, expected none of that name; remove it if no "
             "optimizer needs it, or name another folder"
         ) from None
-    with file:
-        try:
+    try:
+        with file:
             mapped: Array = np.memmap(file, dtype, "w+", shape=tuple(a.shape[d] for d in order) or (1,))
-        except BaseException:
-            os.unlink(path)
-            raise
+    except BaseException:
+        os.unlink(path)
+        raise
     return mapped.transpose(np.argsort(order)) if a.ndim else mapped.reshape(())
 
 

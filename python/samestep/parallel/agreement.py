@@ -36,7 +36,7 @@ def agree(
         Exception: ``error``, as ``Group.all_or_none`` raises it.
     """
     mine = np.array([weights.get(leaf, np.nan) for leaf in ranges[group.rank]])
-    facts = (mine, flags, np.array([_GIVES_UP if error else zlib.crc32(hyper)]))
+    facts = (mine, flags, np.array([_GIVES_UP if error else zlib.crc32(hyper)], np.int64))
     sizes = [8 * len(own) + flags.size + 8 for own in ranges]
     found = group.all_gather(np.concatenate([a.view(np.uint8) for a in facts]), sizes)
     told = {int(one[-8:].view(np.int64)[0]) for one in found}

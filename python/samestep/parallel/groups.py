@@ -65,7 +65,7 @@ class Group(ABC):
             mine: shape (counts[rank],), in C order.
             counts: how many elements each worker gives; the same on every worker.
         """
-        ends = np.cumsum([0, *counts])
+        ends = np.cumsum([0, *counts], dtype=np.int64)
         out = np.empty(ends[-1], mine.dtype)
         parts = [out[begin:end] for begin, end in itertools.pairwise(ends)]
         others = [rank for rank in range(self.size) if rank != self.rank]
@@ -77,7 +77,7 @@ class Group(ABC):
     def all_gather_json(self, value: Any) -> list[Any]:
         """What each worker gives, in order of rank: numbers, texts, lists and dicts, for facts and checks."""
         text = np.frombuffer(json.dumps(value).encode(), np.uint8)
-        lengths = self.all_gather(np.array([text.size]), [1] * self.size)
+        lengths = self.all_gather(np.array([text.size], np.int64), [1] * self.size)
         texts = self.all_gather(text, [int(length[0]) for length in lengths])
         return [json.loads(one.tobytes()) for one in texts]
 

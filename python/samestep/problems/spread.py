@@ -65,7 +65,8 @@ class SpreadMse:
     ) -> None:
         self._group, self._module, self._scale = group, module, scale
         self._Phi, self._y, self._counts = Phi, y, list(counts)
-        self._firsts = np.cumsum([0, *counts])  # the first row of each worker, then the number of all
+        # The first row of each worker, then the number of all.
+        self._firsts = np.cumsum([0, *counts], dtype=np.int64)
         self._make_whole, self._whole, self._is_gathered = whole, None, False
         # No cached_property, which keeps a lock while workers wait for others.
         self._found: dict[str, Array] = {}

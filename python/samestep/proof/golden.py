@@ -287,7 +287,7 @@ class SoftmaxProgram(NamedTuple):
         backend = _backend(options)
         rows, columns = self.shape
         z = backend.from_host(integer_values(self.shape, 37, 11, 1009, 400, 31.7, self.dtype))
-        labels = backend.from_host((3 * np.arange(rows) + 1) % columns)
+        labels = backend.from_host((3 * np.arange(rows, dtype=np.int64) + 1) % columns)
         loss, dz = softmax_cross_entropy(z, labels, **options)
         return [np.array([loss]), backend.to_host(dz)]
 

@@ -91,7 +91,7 @@ class NetworkProgram(NamedTuple):
         network = Network(W1, W2, **options)
         module = network.module
         x = module.from_host(finite_values(rows * inputs, self.dtype, 3).reshape(rows, inputs))
-        labels = module.from_host((3 * np.arange(rows) + 1) % classes)
+        labels = module.from_host((3 * np.arange(rows, dtype=np.int64) + 1) % classes)
         if self.leaves:
             losses_of_leaves = self._train_in_leaves(network, x, labels, group or Alone(), options)
             return [*network.params.values(), losses_of_leaves]

@@ -40,8 +40,12 @@ def words_of(command: str) -> list[str]:
     Raises:
         ScriptError: there is none, or a quote is open.
     """
+    lexer = shlex.shlex(command, posix=True)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    if os.sep == "\\":  # Windows, where it is no escape but parts folders
+        lexer.escape = ""
     try:
-        words = shlex.split(command)
+        words = list(lexer)
     except ValueError as error:
         raise ScriptError(
             f"script: got {command!r}, expected a command as a shell has it ({error})"

@@ -41,7 +41,8 @@ def _after_fork() -> None:
     get_cupy.cache_clear()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def why_not() -> str | None:

@@ -100,6 +100,8 @@ def _compile(text: str, options: tuple[str, ...]) -> bytes:
 
 def _is_ours(status: os.stat_result) -> bool:
     """Whether nobody but this user and root can have written there."""
+    if not hasattr(os, "geteuid"):  # Windows, where no mode tells it: see _folder
+        return True
     return status.st_uid in (0, os.geteuid()) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
@@ -109,6 +111,8 @@ def _folder() -> Path:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _is_ours(folder.stat()):
         raise OSError(f"{folder} belongs to another user, or others can write there (chmod go-w)")
+    if not hasattr(os, "geteuid") and not folder.resolve().is_relative_to(Path.home().resolve()):
+        raise OSError(f"{folder} lies outside {Path.home()}, and others may be able to write there")
     return folder
 
 
@@ -119,7 +123,8 @@ def _digest(key: str, code: bytes) -> bytes:
 def _kept(path: Path) -> bytes | None:
     """The code that ``_keep`` wrote to the file; None if it is another user's, incomplete or missing."""
     try:
-        careful = os.O_NOFOLLOW | os.O_NONBLOCK  # neither follows a link nor waits for a pipe
+        # Neither follows a link nor waits for a pipe, where the system knows how.
+        careful: int = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | careful)) as file:
             if not _is_ours(os.fstat(file.fileno())):
                 return None
@@ -131,15 +136,15 @@ def _kept(path: Path) -> bytes | None:
 
 def _keep(path: Path, code: bytes) -> None:
     """All of the file or nothing, also where several processes write it."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
+    file = tempfile.NamedTemporaryFile(dir=path.parent, delete=False)  # noqa: SIM115
+    try:
+        with file:  # closed before it is moved: Windows moves no open file
             file.write(_digest(path.stem, code) + code)
-            file.flush()
-            os.replace(file.name, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(file.name)
-            raise
+        os.replace(file.name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(file.name)
+        raise
 
 
 _warnings_given: set[str] = set()

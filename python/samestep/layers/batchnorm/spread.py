@@ -33,10 +33,10 @@ class Batch:
         N, C, S = sizes
         rows = N * S
         first = self._terms(x, 0, 1) if rows else np.zeros((C, 1), x.dtype)
-        facts = np.concatenate([np.array([rows]).view(np.uint8), first.reshape(-1).view(np.uint8)])
+        facts = np.concatenate([np.array([rows], np.int64).view(np.uint8), first.reshape(-1).view(np.uint8)])
         everyone = group.all_gather(facts, [facts.size] * group.size)
         counts = np.array([one[:8].view(np.int64)[0] for one in everyone])
-        begins = np.cumsum([0, *counts])
+        begins = np.cumsum([0, *counts], dtype=np.int64)
         self.values = int(begins[-1])
         owner = int(np.argmax(counts > 0))
         self._shift = everyone[owner][8:].copy().view(x.dtype)
