@@ -41,14 +41,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What builds the whole core again is slow. Docstrings of torch's group need torch. Two threads of one test
-    would write into one file where a fixture makes it: pytest-run-parallel gives each a folder, but not a file.
+    """What builds the whole core again is slow. Docstrings of torch's group need torch. Two threads of one
+    test would write into one file where a fixture makes it: pytest-run-parallel gives each a folder alone.
     """
     for item in items:
-        if (
-            "tmp_path" in getattr(item, "fixturenames", ())
-            and "tmp_path" not in getfullargspec(item.obj).args
-        ):
+        names = getattr(item, "fixturenames", ())
+        if "tmp_path" in names and "tmp_path" not in getfullargspec(item.obj).args:
             item.add_marker(pytest.mark.thread_unsafe(reason="a fixture makes its files"))
         if find_spec("torch") is None and item.nodeid.partition("::")[0].endswith("parallel/torch_group.py"):
             item.add_marker(pytest.mark.skip(reason="torch is not installed"))
