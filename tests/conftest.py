@@ -48,6 +48,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         names = getattr(item, "fixturenames", ())
         if "tmp_path" in names and "tmp_path" not in getfullargspec(item.obj).args:
             item.add_marker(pytest.mark.thread_unsafe(reason="a fixture makes its files"))
+        if "mappings" in names:
+            item.add_marker(pytest.mark.thread_unsafe(reason="a fixture maps one memory"))
         if item.path.parent.name == "gpu":
             item.add_marker(pytest.mark.thread_unsafe(reason="CuPy's stand-in has one list of launches"))
         if find_spec("torch") is None and item.nodeid.partition("::")[0].endswith("parallel/torch_group.py"):
