@@ -1,12 +1,12 @@
 # make demo · make test · make test-all · make test-torch · make debug · make bench · make docs · make lint · make clean
-# make wheels · make test-wheels · make test-other-systems
+# make wheels · make test-wheels · make test-other-systems · make test-free-threaded
 # Each sets up what it needs in .venv. PYTHON chooses the interpreter that .venv is made with.
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE $(wildcard licenses/*) \
 	$(shell find csrc -type f) $(shell find python -name '*.py' -o -name '*.pyi' -o -name '*.json' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
-.PHONY: demo test test-all test-torch debug bench docs lint wheels test-wheels test-other-systems clean
+.PHONY: demo test test-all test-torch test-free-threaded debug bench docs lint wheels test-wheels test-other-systems clean
 
 demo: .venv/demo.installed
 	$(BIN)/samestep demo
@@ -29,6 +29,21 @@ test-all: .venv/test.installed lint
 test-torch: .venv/torch-test.installed
 	$(BIN)/pytest -rs -n auto --dist worksteal tests/torch samestep.torch \
 	  tests/parallel/test_processes.py tests/parallel/test_parallel_examples.py samestep.parallel.torch_group
+
+# On a CPython without a global interpreter lock: each test in two threads at once, but those that cannot be, which say
+# why with -v. FREE_PYTHON: 3.13t or later; tools/interpreters.py builds one. FREE_TESTS: what to run.
+FREE_PYTHON ?= build/pythons/3.13t/bin/python3.13t
+FREE_TESTS ?= -m "not slow" --ignore=tests/torch tests samestep
+FREE := build/free-threaded/bin
+test-free-threaded: build/free-threaded/installed
+	PYTHON_GIL=0 $(FREE)/pytest -rs -n 2 --dist worksteal --parallel-threads=2 --iterations=1 $(FREE_TESTS)
+
+build/free-threaded/installed: $(SOURCES)
+	$(FREE_PYTHON) -m venv build/free-threaded
+	$(FREE)/pip install --disable-pip-version-check --quiet --only-binary :all: numpy ml_dtypes scipy scikit-learn tqdm \
+	  matplotlib packaging pytest pytest-run-parallel pytest-xdist hypothesis # safetensors has no wheel for it
+	$(FREE)/pip install --disable-pip-version-check --quiet .
+	touch $@
 
 # The core at -O1 with debug information, and the sanitizers of addresses and undefined behaviour. TESTS: what to run.
 # A sanitizer ends the process, and with it what pytest has captured; --capture=sys leaves its report on the screen.

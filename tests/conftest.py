@@ -4,6 +4,7 @@ sets, threads. A rule added to the registries is tested without touching a test.
 
 from collections.abc import Generator, Iterator
 from importlib.util import find_spec
+from inspect import getfullargspec
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What builds the whole core again is slow. Docstrings of torch's group need torch."""
+    """What builds the whole core again is slow. Docstrings of torch's group need torch. Two threads of one
+    test would write into one file where a fixture makes it: pytest-run-parallel gives each a folder alone.
+    """
     for item in items:
+        names = getattr(item, "fixturenames", ())
+        if "tmp_path" in names and "tmp_path" not in getfullargspec(item.obj).args:
+            item.add_marker(pytest.mark.thread_unsafe(reason="a fixture makes its files"))
+        if "mappings" in names:
+            item.add_marker(pytest.mark.thread_unsafe(reason="a fixture maps one memory"))
+        if item.path.parent.name == "gpu":
+            item.add_marker(pytest.mark.thread_unsafe(reason="CuPy's stand-in has one list of launches"))
         if find_spec("torch") is None and item.nodeid.partition("::")[0].endswith("parallel/torch_group.py"):
             item.add_marker(pytest.mark.skip(reason="torch is not installed"))
         if "native" in getattr(item, "fixturenames", ()):

@@ -83,8 +83,9 @@ int available_isas(const Isa** out) {
 
 const Isa& active_isa() {
   const Isa* isa = active.load(std::memory_order_relaxed);
-  if (isa == nullptr) active.store(isa = best(), std::memory_order_relaxed);
-  return *isa;
+  if (isa != nullptr) return *isa;
+  const Isa* found = best();
+  return active.compare_exchange_strong(isa, found) ? *found : *isa;  // set by another thread in the meantime
 }
 
 bool set_isa(const char* name) {

@@ -19,14 +19,32 @@ namespace samestep {
 
 namespace {
 
+// Names of attributes, made with the module. The first call that makes one in a static variable of its own would keep
+// other threads waiting for the variable, and these would not let go of the interpreter.
+struct {
+  PyObject *untyped_storage, *grad, *is_neg, *is_conj;
+} names;
+
+// An item of a list that other threads may change meanwhile: without a global interpreter lock a borrowed one could be
+// gone before it is looked at.
+py::object item_of(const py::list& list, size_t i) {
+#ifdef Py_GIL_DISABLED
+  auto item = py::reinterpret_steal<py::object>(PyList_GetItemRef(list.ptr(), i));
+  if (!item) throw py::error_already_set();
+  return item;
+#else
+  return py::reinterpret_borrow<py::object>(PyList_GET_ITEM(list.ptr(), i));
+#endif
+}
+
 // Asks tensors for their storages. Most are of one type after the other, whose method is looked up once.
 class Storages {
  public:
   py::object operator()(PyObject* tensor) {
-    static PyObject* const name = PyUnicode_InternFromString("untyped_storage");
     if (Py_TYPE(tensor) != type_) {
       type_ = Py_TYPE(tensor);
-      method_ = py::reinterpret_steal<py::object>(PyObject_GetAttr(reinterpret_cast<PyObject*>(type_), name));
+      method_ = py::reinterpret_steal<py::object>(
+          PyObject_GetAttr(reinterpret_cast<PyObject*>(type_), names.untyped_storage));
       if (!method_) throw py::error_already_set();
     }
     auto storage = py::reinterpret_steal<py::object>(PyObject_Vectorcall(method_.ptr(), &tensor, 1, nullptr));
@@ -64,7 +82,7 @@ class Layouts {
     check_count(tensors);
     Layout now;
     for (size_t i = 0; i < layouts_.size(); ++i) {
-      if (!is_in_place(PyList_GET_ITEM(tensors.ptr(), i), layouts_[i], &now)) return i;
+      if (!is_in_place(item_of(tensors, i).ptr(), layouts_[i], &now)) return i;
     }
     return kInPlace;
   }
@@ -77,9 +95,9 @@ class Layouts {
     Storages storage_of;
     Layout now;
     for (size_t i = 0; i < layouts_.size(); ++i) {
-      PyObject* tensor = PyList_GET_ITEM(tensors.ptr(), i);
-      if (!is_in_place(tensor, layouts_[i], &now)) return py::none();
-      PyList_SET_ITEM(storages.ptr(), i, storage_of(tensor).release().ptr());
+      const py::object tensor = item_of(tensors, i);
+      if (!is_in_place(tensor.ptr(), layouts_[i], &now)) return py::none();
+      PyList_SET_ITEM(storages.ptr(), i, storage_of(tensor.ptr()).release().ptr());
     }
     return std::move(storages);
   }
@@ -89,19 +107,18 @@ class Layouts {
   std::pair<py::list, py::list> get_addresses(const py::list& tensors) const {
     check_count(tensors);
     Found found(layouts_.size());
-    for (size_t i = 0; i < layouts_.size(); ++i) find(PyList_GET_ITEM(tensors.ptr(), i), i, &found);
+    for (size_t i = 0; i < layouts_.size(); ++i) find(item_of(tensors, i).ptr(), i, &found);
     return {std::move(found.addresses), std::move(found.storages)};
   }
 
   // The gradients of parameters, and what get_addresses() says of them.
   std::tuple<py::list, py::list, py::list> get_gradients(const py::list& params) const {
-    static PyObject* const name = PyUnicode_InternFromString("grad");
     check_count(params);
     py::list gradients(layouts_.size());
     Found found(layouts_.size());
     for (size_t i = 0; i < layouts_.size(); ++i) {
-      const py::object param = params[i];  // looked up anew: a `grad` in Python might have changed the list
-      PyObject* gradient = PyObject_GetAttr(param.ptr(), name);
+      const py::object param = item_of(params, i);
+      PyObject* gradient = PyObject_GetAttr(param.ptr(), names.grad);
       if (gradient == nullptr) throw py::error_already_set();
       PyList_SET_ITEM(gradients.ptr(), i, gradient);
       find(gradient, i, &found);
@@ -180,8 +197,6 @@ class Layouts {
 
   // Reads a tensor's layout; false if its memory is not the host's.
   bool read_layout(py::handle tensor, Layout* out) const {
-    static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
-    static PyObject* const is_conj = PyUnicode_InternFromString("is_conj");
     dlpack::View view;
     if (exchange_->describe(tensor.ptr(), &view) != 0) {
       PyErr_Clear();
@@ -195,8 +210,8 @@ class Layouts {
     out->size = 1;
     for (Index extent : out->shape) out->size *= extent;
     const bool is_complex = view.dtype.code == dlpack::kComplex, may_be_negated = !has_neighbours(*out);
-    out->is_negated = may_be_negated && returns_true(tensor, is_neg);
-    out->is_conjugate = is_complex && returns_true(tensor, is_conj);
+    out->is_negated = may_be_negated && returns_true(tensor, names.is_neg);
+    out->is_conjugate = is_complex && returns_true(tensor, names.is_conj);
     out->is_plain = !is_complex && !may_be_negated && out->data != nullptr;
     return out->data != nullptr || out->size == 0;
   }
@@ -240,13 +255,13 @@ class Layouts {
 class Identities {
  public:
   explicit Identities(const py::list& objects) {
-    for (py::handle object : objects) objects_.push_back(object.ptr());
+    for (size_t i = 0; i < objects.size(); ++i) objects_.push_back(item_of(objects, i).ptr());
   }
 
   bool are_of(const py::list& objects) const {
     if (objects.size() != objects_.size()) return false;
     for (size_t i = 0; i < objects_.size(); ++i) {
-      if (PyList_GET_ITEM(objects.ptr(), i) != objects_[i]) return false;
+      if (item_of(objects, i).ptr() != objects_[i]) return false;
     }
     return true;
   }
@@ -268,11 +283,10 @@ class StatePlaces {
   py::object look_up(const py::list& states) const {
     py::list found(positions_.size());
     for (size_t k = 0; k < positions_.size(); ++k) {
-      PyObject* name = PyList_GET_ITEM(names_.ptr(), k);
+      const py::object name = item_of(names_, k);
       if (positions_[k] < 0 || positions_[k] >= static_cast<py::ssize_t>(states.size())) return py::none();
-      PyObject* state = PyList_GET_ITEM(states.ptr(), positions_[k]);
-      PyObject* value =
-          PyDict_CheckExact(state) ? Py_XNewRef(PyDict_GetItemWithError(state, name)) : PyObject_GetItem(state, name);
+      const py::object state = item_of(states, positions_[k]);
+      PyObject* value = value_of(state.ptr(), name.ptr());
       if (value == nullptr) {
         const bool is_missing =
             !PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_KeyError) || PyErr_ExceptionMatches(PyExc_TypeError);
@@ -286,6 +300,18 @@ class StatePlaces {
   }
 
  private:
+  // A new reference; nullptr, and an error or none, where there is no value.
+  static PyObject* value_of(PyObject* state, PyObject* name) {
+    if (!PyDict_CheckExact(state)) return PyObject_GetItem(state, name);
+#ifdef Py_GIL_DISABLED
+    PyObject* value;
+    PyDict_GetItemRef(state, name, &value);
+    return value;
+#else
+    return Py_XNewRef(PyDict_GetItemWithError(state, name));
+#endif
+  }
+
   std::vector<py::ssize_t> positions_;
   py::list names_;
 };
@@ -319,6 +345,8 @@ py::array array_of(const py::object& tensor, const std::string& name) {
 }  // namespace
 
 void bind_layouts(py::module_& m) {
+  names = {PyUnicode_InternFromString("untyped_storage"), PyUnicode_InternFromString("grad"),
+           PyUnicode_InternFromString("is_neg"), PyUnicode_InternFromString("is_conj")};
   m.def("array_of", &array_of, py::arg("tensor"), py::arg("name"));
   py::class_<Identities>(m, "Identities")
       .def(py::init<const py::list&>(), py::arg("objects"))

@@ -4,7 +4,9 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -51,11 +53,12 @@ class BoundPlan {
     plan_->options().weight_decay = std::move(weight_decay);
   }
 
-  double norm() const { return plan_->norm(); }
+  double norm() const { return norm_; }
 
   // Of a step that returned kMismatched: tensor, kind (0: its gradient, then what it writes), element, and its bits as
   // they were stepped and as they were computed again.
-  py::tuple mismatch() const {
+  py::tuple mismatch() {
+    StepGuard alone(stepping_);
     const Mismatch& m = plan_->mismatch();
     return py::make_tuple(m.tensor, m.kind, m.element, m.stepped, m.again);
   }
@@ -94,7 +97,9 @@ class BoundPlan {
     if (status != kAccepted) return status;
     std::optional<py::gil_scoped_release> others_may_run;
     if (size_ >= kReleaseInterpreter) others_may_run.emplace();
-    switch (plan_->step(hyper.data(), scale, recorded, checks)) {
+    const Outcome outcome = plan_->step(hyper.data(), scale, recorded, checks);
+    norm_ = plan_->norm();
+    switch (outcome) {
       case Outcome::nonfinite:
         return kNonfinite;
       case Outcome::mismatched:
@@ -118,6 +123,7 @@ class BoundPlan {
     if (any_has_moved()) return kMoved;
     py::gil_scoped_release others_may_run;
     trainer.run(*plan_, hyper.data(), steps);
+    norm_ = plan_->norm();
     return kStepped;
   }
 
@@ -238,6 +244,7 @@ class BoundPlan {
   Arrays in_order_;                 // copies of gradients that lie in another order than C's
   Written written_;                 // the memory of both, disjoint
   std::optional<Plan> plan_;        // constructed once the tensors are bound
+  std::atomic<double> norm_{std::numeric_limits<double>::quiet_NaN()};  // of its last step, for who is not inside
   StepGuard::Flag stepping_{StepGuard::kNobody};
 };
 

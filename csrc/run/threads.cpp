@@ -221,8 +221,9 @@ int fork_generation() { return generation.load(std::memory_order_relaxed); }
 
 int get_num_threads() {
   int n = threads.load(std::memory_order_relaxed);
-  if (n == 0) threads.store(n = granted_processors(), std::memory_order_relaxed);
-  return n;
+  if (n != 0) return n;
+  const int found = granted_processors();
+  return threads.compare_exchange_strong(n, found) ? found : n;  // set by another thread in the meantime
 }
 
 void set_num_threads(int n) { threads.store(n < 1 ? 1 : n, std::memory_order_relaxed); }

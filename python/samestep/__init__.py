@@ -51,6 +51,8 @@ samestep.torch, the drop-ins for PyTorch, must be imported by its name. The comm
 import sys
 from typing import TYPE_CHECKING, Any
 
+from . import interpreter as interpreter  # isort: skip; first, for where it refuses the others would hang
+
 from . import ledger, problems
 from .backends import options
 from .backends.arrays import digest

@@ -54,7 +54,7 @@ def test_folders_include_only_what_lies_below_them():
 # TYPE_CHECKING and within functions as well.
 PACKAGE = ROOT / "python" / "samestep"
 FLOORS = (
-    {"_core", "arguments", "optional", "tree"},
+    {"_core", "arguments", "interpreter", "optional", "tree"},
     {"backends"},
     {"spread"},
     {"fingerprints"},

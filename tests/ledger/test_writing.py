@@ -51,6 +51,7 @@ def test_the_form_of_the_lines(path):
 
 
 @pytest.mark.parametrize("extra", [{}, {"merkle": True}, {"sync": True}])
+@pytest.mark.thread_unsafe(reason="a fixture makes its file")
 def test_both_ways_of_making_a_line_agree(path, tmp_path, extra):
     """With a tensor that was not stepped, and without one, entries are put together by other code."""
     with Ledger(path, HEADER, **extra) as ledger:
@@ -87,6 +88,7 @@ os._exit(9)  # as a run that is killed: nothing is closed
 """
 
 
+@pytest.mark.thread_unsafe(reason="a fixture makes its file")
 def test_a_killed_run_is_taken_up_again(path, tmp_path):
     """Twice: what is then read is what a run without an interruption writes."""
     folders = os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])

@@ -193,6 +193,7 @@ def test_needs_no_package_but_numpy(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.thread_unsafe(reason="it measures the memory of the whole process")
 def test_state_is_in_memory_once(tmp_path, mapped):
     """NumPy tells tracemalloc of its arrays; those that are mapped are none of them."""
     params = [np.ones((500, 1000)).T, np.ones(500_000), np.ones((500, 1000))]
@@ -471,6 +472,7 @@ def test_whether_momentum_next_follows_is_saved(given, tmp_path):
     assert [group["momentum_next"] for group in loaded.groups] == expected
 
 
+@pytest.mark.thread_unsafe(reason="its classes are found by one name")
 def test_classes_of_one_name_and_of_ones_own(tmp_path):
     class Named(ss.Adam):
         def __init__(self, params, tag, **options):

@@ -197,6 +197,7 @@ def test_append_after_the_end(tmp_path, end):
         assert a.read() == b.read()
 
 
+@pytest.mark.thread_unsafe(reason="a fixture makes its file")
 def test_append_after_a_checkpoint_and_a_cut_off_line(tmp_path, path):
     optimizer = make()
     run(path, optimizer, steps=2)

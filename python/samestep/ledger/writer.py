@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +31,7 @@ class Ledger:
     """The record of a run, by which two runs are compared and one is recomputed.
 
     ``optimizer.record`` makes one. By itself it records any arrays: say in ``header`` what they are, and call
-    ``add`` after every step.
+    ``add`` after every step. Calls from several threads take turns.
 
     Args:
         path: of a new file, by custom ``*.jsonl``; ``*.jsonl.gz`` is compressed.
@@ -63,6 +65,7 @@ class Ledger:
             raise ValueError("header: got no tensors, expected at least one to record")
         if header.kinds[:1] != (GRADIENT,):
             raise ValueError(f"header: got the kinds {header.kinds}, expected {GRADIENT!r} as the first")
+        self._lock, self._process = threading.RLock(), os.getpid()
         self.watch = watch_of_environment()
         where = file_path("path", path)
         self.path = where if self.watch is None else self.watch.path(where)
@@ -90,7 +93,7 @@ class Ledger:
         self._is_new = not exists
         flags = os.O_WRONLY | os.O_APPEND | (0 if exists else os.O_CREAT | os.O_EXCL)
         flags |= getattr(os, "O_BINARY", 0)  # on Windows each "\n" would become "\r\n"
-        self._file, self._process = os.open(self.path, flags, 0o666), os.getpid()
+        self._file = os.open(self.path, flags, 0o666)
         if self._is_new:
             try:
                 self._write(header.line().encode())
@@ -107,8 +110,10 @@ class Ledger:
         Raises:
             TypeError, ValueError: one is neither, or the ledger is closed; nothing is noted.
         """
-        self._check_open()
-        self.extras.update(noted(extras))
+        found = noted(extras)
+        with self._alone():
+            self._check_open()
+            self.extras.update(found)
 
     def start(self, step: int, fingerprints: Fingerprints) -> None:
         """Says where a run begins: the fingerprints of parameters and states before the first step.
@@ -123,12 +128,13 @@ class Ledger:
             TypeError, ValueError: an argument does not fit, or the ledger is closed.
             OSError: the line cannot be written; the file is as it was before.
         """
-        self._check(step, fingerprints)
-        if self._step == step and np.array_equal(self._left[:, 1:], fingerprints[:, 1:]):
-            return
-        entries = {name: (None, *entry[1:]) for name, entry in self._entries(fingerprints).items()}
-        self._write_record(f'{{"step":{step},"hyper":[]', entries, fingerprints)
-        self._step, self._left = step, fingerprints.copy()
+        with self._alone():
+            self._check(step, fingerprints)
+            if self._step == step and np.array_equal(self._left[:, 1:], fingerprints[:, 1:]):
+                return
+            entries = {name: (None, *entry[1:]) for name, entry in self._entries(fingerprints).items()}
+            self._write_record(f'{{"step":{step},"hyper":[]', entries, fingerprints)
+            self._step, self._left = step, fingerprints.copy()
 
     def add(
         self,
@@ -152,7 +158,18 @@ class Ledger:
             TypeError, ValueError: an argument does not fit, or the ledger is closed.
             OSError: the line cannot be written; the file is as it was before.
         """
-        self._check(step, fingerprints)
+        with self._alone():
+            self._check(step, fingerprints)
+            self._add(step, fingerprints, hyper, scale, stepped)
+
+    def _add(
+        self,
+        step: int,
+        fingerprints: Fingerprints,
+        hyper: Sequence[Mapping[str, float]],
+        scale: float,
+        stepped: Sequence[bool] | None,
+    ) -> None:
         told = repr(hyper)  # which tells -0.0 from 0.0, and 1 from 1.0
         if self._hyper[0] != told:  # mostly those of the last step, whose text is at hand
             self._hyper = told, to_json(list(hyper))
@@ -174,14 +191,15 @@ class Ledger:
 
     def close(self) -> None:
         """Ends the file. What an optimizer does from now on is not recorded."""
-        if self._file < 0:
-            return
-        try:
-            if self._zip is not None and not self.is_closed:
-                self._append(self._zip.flush(zlib.Z_FINISH))
-        finally:  # a compressed file without an end can be read, and gone on with
-            os.close(self._file)
-            self._file = -1
+        with self._alone():
+            if self._file < 0:
+                return
+            try:
+                if self._zip is not None and not self.is_closed:
+                    self._append(self._zip.flush(zlib.Z_FINISH))
+            finally:  # a compressed file without an end can be read, and gone on with
+                os.close(self._file)
+                self._file = -1
 
     def abandon(self) -> None:
         """Ends the file as it is; one that was made for this ledger is removed."""
@@ -200,6 +218,10 @@ class Ledger:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _alone(self) -> AbstractContextManager[Any]:
+        """Held by one thread at a time. In a child process, which writes nothing, nobody may give it back."""
+        return self._lock if os.getpid() == self._process else nullcontext()
 
     def _check_open(self) -> None:
         if self.is_closed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -106,6 +107,9 @@ class RecordedPlan(PlanAround):
                 "into another file"
             )
         super().__init__(plan)
+        # For the line of a step: it is made of sums that the next one overwrites. The thread that has it may
+        # take it again, since an interrupt may have kept it from giving it back.
+        self._lock = threading.RLock()
         self.ledger = ledger
         self._every = ledger.header.every
         self._hyper_names = optimizer._hyper_names
@@ -141,10 +145,19 @@ class RecordedPlan(PlanAround):
         if self.ledger.is_closed:
             status: int = self.plan.step(grads, hyper, scale, None, checks)
             return status
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError("another thread is inside step() of this optimizer")
+        try:
+            return self._step(grads, hyper, scale, checks)
+        finally:
+            self._lock.release()
+
+    def _step(self, grads: Sequence[Any], hyper: Sequence[float], scale: float, checks: int) -> int:
         if self._steps[-1] != self.ledger.at:
             self.start()
         if self.ledger.watch is not None and self.ledger.watch.ends_at(self.ledger.path, self.ledger.at):
             self._end([None] * len(grads))  # after a start: a step that has a line ends below
+        status: int
         if (self.ledger.at + 1) % self._every:
             status = self.plan.step(grads, hyper, scale, None, checks)
         else:
