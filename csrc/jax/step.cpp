@@ -41,7 +41,7 @@ struct Attributes {
   bool decoupled_weight_decay, maximize, flush_subnormals, skips_nonfinite;
   bool has_ema, has_master, stores_states;
   bool rounds_at_random;
-  std::uint64_t seed;
+  std::int64_t seed;  // its bits: XLA takes no number of 64 bits without a sign
 };
 enum More { weight_decay, clip_norm, clip_value, ema, kMore };
 
@@ -224,7 +224,7 @@ ffi::Error step(const Attributes& attributes, const Operands& operands, const Re
   options.clip_norm = more[clip_norm];
   options.clip_value = more[clip_value];
   if (attributes.has_ema) options.ema = more[ema];
-  if (attributes.rounds_at_random) options.stochastic_rounding = attributes.seed;
+  if (attributes.rounds_at_random) options.stochastic_rounding = static_cast<std::uint64_t>(attributes.seed);
   if (more[weight_decay] != 0.0) options.weight_decay = {more[weight_decay]};
   std::fill(bound->steps.begin(), bound->steps.end(), *count);
   const bool is_stepped = bound->plan->step(numbers.data()) == Outcome::stepped;
@@ -236,7 +236,7 @@ ffi::Error step(const Attributes& attributes, const Operands& operands, const Re
 ffi::Error execute(Operands operands, Results results, std::string_view rule, ffi::Span<const double> numbers,
                    ffi::Span<const std::int64_t> given, std::string_view names, ffi::Span<const double> bounds,
                    bool decoupled_weight_decay, bool maximize, bool flush_subnormals, bool skips_nonfinite,
-                   bool has_ema, bool has_master, bool stores_states, bool rounds_at_random, std::uint64_t seed) {
+                   bool has_ema, bool has_master, bool stores_states, bool rounds_at_random, std::int64_t seed) {
   const Attributes attributes{rule,
                               numbers,
                               given,
@@ -279,7 +279,7 @@ XLA_FFI_DEFINE_HANDLER(kStep, execute,
                            .Attr<bool>("has_master")
                            .Attr<bool>("stores_states")
                            .Attr<bool>("rounds_at_random")
-                           .Attr<std::uint64_t>("seed"));
+                           .Attr<std::int64_t>("seed"));
 
 }  // namespace
 

@@ -77,7 +77,7 @@ def step_arrays(
         has_master=options.master is not None,
         stores_states=options.state_dtype == "param",
         rounds_at_random=seed is not None,
-        seed=np.uint64(seed or 0),
+        seed=np.uint64(seed or 0).astype(np.int64),
     )
     n = len(grads)
     return count, [flat[k * n : (k + 1) * n] for k in range(len(written))]

@@ -80,11 +80,10 @@ class Steps:
         found = self.arguments.resolve([leaf.dtype for leaf in leaves], None)
 
         def first(name: str, leaf: Any) -> Any:
-            leaf = jnp.asarray(leaf)
-            dtype = found.state_dtype(name, leaf.dtype)
+            dtype = found.state_dtype(name, jnp.result_type(leaf))
             if name in ("ema", "master"):
                 return jnp.array(leaf, dtype, copy=True)
-            return jnp.full(leaf.shape, found.initial.get(name, 0.0), dtype)
+            return jnp.full_like(leaf, found.initial.get(name, 0.0), dtype)
 
         names = found.state_names
         states = {name: jax.tree.map(lambda leaf, name=name: first(name, leaf), params) for name in names}
@@ -135,7 +134,7 @@ class Steps:
                 )
             stepped, state = self.step(grads, params, state)
             return jax.tree.map(lambda new, old: new - old, stepped, params), state
-        nothing = jax.tree.map(lambda g: jnp.full(jnp.shape(g), -0.0, jnp.result_type(g)), grads)
+        nothing = jax.tree.map(lambda g: jnp.full_like(g, -0.0), grads)
         return self.step(grads, nothing, state)
 
 
@@ -143,7 +142,7 @@ def arrays_of(name: str, tree: Any) -> list[Any]:
     """The leaves as arrays of a type that a step takes."""
     found = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = jnp.asarray(leaf)
+        array = leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)  # a shape will do for init
         if array.dtype.name not in DTYPES:
             place = name + jax.tree_util.keystr(path)
             raise TypeError(f"{place}: got {array.dtype}, expected {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
