@@ -215,6 +215,13 @@ def test_two_devices():
     assert done.stdout.splitlines()[-1] == "done"
 
 
+def test_state_of_shapes_alone():
+    shape = jax.ShapeDtypeStruct((2, 3), jnp.bfloat16)
+    state = face.adam().init({"w": shape})
+    assert state.states["m"]["w"].shape == (2, 3)
+    assert state.states["m"]["w"].dtype == jnp.float32
+
+
 # ---- errors ----
 
 

@@ -320,6 +320,19 @@ def test_parameters_plus_updates_are_the_step(case, dtype):
             assert bits(jax.tree.leaves(state)) == bits(jax.tree.leaves(after))
 
 
+def test_subnormal_numbers():
+    """XLA, which adds updates, makes 0 of them, in the mode that its threads are in; a step keeps them."""
+    w, g = np.array([3e-39, 1e-38], np.float32), np.array([1e-39, 1e-39], np.float32)
+    mine, params = face.sgd(1.0), jnp.array(w)
+    state = mine.init(params)
+    stepped, _ = jax.jit(mine.step)(jnp.array(g), params, state)
+    updates, _ = jax.jit(mine.update)(jnp.array(g), state)
+    ss.SGD(w, lr=1.0).step(g)
+    assert bits([stepped]) == bits([w])
+    assert bits([updates]) == bits([-g])
+    assert not np.any(jax.jit(optax.apply_updates)(params, updates))
+
+
 @pytest.mark.parametrize("options", [{"weight_decay": 0.1}, {"ema": 0.5}, {"weight_decay": jnp.float32(0.1)}])
 def test_updates_that_need_the_parameters(options):
     mine = face.adam(0.1, **options)
