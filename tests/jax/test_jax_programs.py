@@ -178,7 +178,8 @@ for spec in PartitionSpec(), PartitionSpec("x"):
     left = run(NamedSharding(mesh, spec))
     for shard in left.addressable_shards:
         assert np.asarray(shard.data).tobytes() == w[shard.index].tobytes(), spec
-    print(spec, left.sharding.spec, len(left.addressable_shards))
+    assert len(left.addressable_shards) == 2
+    assert left.sharding.spec[0] == (spec[0] if spec else None), left.sharding
 
 @functools.partial(jax.pmap, axis_name="x")
 def step(params, state):

@@ -295,6 +295,14 @@ def test_inject_hyperparams():
     assert bits([params])[0] == run_class(ss.RMSProp, numbers, change=change)
 
 
+def test_an_injected_accumulator():
+    mine = optax.inject_hyperparams(face.adagrad)(lr=0.25, initial_accumulator=0.5)
+    params = jnp.arange(1, 7, dtype=jnp.float32)
+    updates, _ = mine.update(params - 3, jax.jit(mine.init)(params), params)
+    numbers = {"lr": 0.25, "eps": float(np.float32(1e-7)), "initial_accumulator": 0.5}
+    assert bits([params + updates])[0] == run_class(ss.AdaGrad, numbers, steps=1)
+
+
 # ---- update: what is to be added ----
 
 

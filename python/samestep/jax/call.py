@@ -52,7 +52,7 @@ def step_arrays(
     first = 1 + len(given)
     call = jax.ffi.ffi_call(
         TARGET,
-        [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (count, *flat)],
+        [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=jax.typeof(a).sharding) for a in (count, *flat)],
         vmap_method="sequential",
         input_output_aliases={0: 0, **{first + i: 1 + i for i in range(len(flat))}},
     )
