@@ -1,6 +1,4 @@
 // The step of an optimizer as XLA calls it, from a thread of its own and without the interpreter.
-#include "jax/step.h"
-
 #include <xla/ffi/api/ffi.h>
 
 #include <algorithm>
@@ -17,6 +15,7 @@
 #include <vector>
 
 #include "isa/dispatch.h"
+#include "jax/calls.h"
 #include "run/plan.h"
 
 namespace samestep {

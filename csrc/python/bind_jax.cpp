@@ -1,17 +1,21 @@
-// What XLA calls, as a capsule for jax.ffi, or None where the build had no headers of XLA.
+// What XLA calls, as capsules for jax.ffi; none where the build had no headers of XLA.
 #include <pybind11/pybind11.h>
 
-#include "jax/step.h"
+#include "jax/calls.h"
 #include "python/bind.h"
 
 namespace samestep {
 
 void bind_jax(py::module_& m) {
+  m.def("xla_calls", [] {
+    py::dict calls;
 #ifdef SAMESTEP_XLA_FFI
-  m.def("xla_step", [] { return py::capsule(xla_step()); });
-#else
-  m.def("xla_step", [] { return py::none(); });
+    calls["samestep_step"] = py::capsule(xla_step());
+    calls["samestep_linear"] = py::capsule(xla_linear());
+    calls["samestep_linear_backward"] = py::capsule(xla_linear_backward());
 #endif
+    return calls;
+  });
 }
 
 }  // namespace samestep

@@ -137,8 +137,8 @@ def test_package(name, version, state, words):
         (False, None, "not compiled in", "good"),
     ],
 )
-def test_the_step_for_jax(is_compiled, jax, found, state):
-    finding = doctor.step_for_jax(is_compiled, jax)
+def test_the_calls_for_jax(is_compiled, jax, found, state):
+    finding = doctor.calls_for_jax(is_compiled, jax)
     assert (finding.found, finding.state) == (found, state)
     assert is_compiled or "SAMESTEP_JAX=1 pip install" in finding.why
 

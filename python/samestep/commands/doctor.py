@@ -81,7 +81,7 @@ def examine() -> list[Finding]:
         huge_pages(HUGE_PAGES),
         openmp(),
         *(package(name, installed(name)) for name in (*TESTED, *UNTESTED)),
-        step_for_jax(_core.xla_step() is not None, installed("jax")),
+        calls_for_jax(bool(_core.xla_calls()), installed("jax")),
     ]
 
 
@@ -174,7 +174,7 @@ def shared_pool(pool: str, *runtimes: str, environment: Mapping[str, str]) -> Fi
     return Finding(what, f"samestep's own; {names}", why, NOTE)
 
 
-def step_for_jax(is_compiled: bool, jax: str | None) -> Finding:
+def calls_for_jax(is_compiled: bool, jax: str | None) -> Finding:
     """Whether this build has what XLA calls for samestep.jax."""
     if is_compiled:
         return Finding("samestep.jax", "compiled in", "it works where jax and optax are installed")

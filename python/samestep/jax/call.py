@@ -1,4 +1,4 @@
-"""The call of XLA that makes a step: csrc/jax/step.cpp, registered under one name."""
+"""Calls of XLA that run samestep's kernels: those of csrc/jax/, registered by their names."""
 
 from __future__ import annotations
 
@@ -11,28 +11,38 @@ from .. import _core
 from .numbers import Resolved
 from .packages import jax
 
-TARGET = "samestep_step"
-
 
 def register() -> None:
-    """Tells XLA of the step.
+    """Tells XLA what it may call.
 
     Raises:
-        ImportError: this build of samestep has none, or jaxlib refuses it.
+        ImportError: this build of samestep has nothing for it, or jaxlib refuses it.
     """
-    handler = _core.xla_step()
-    if handler is None:
+    calls = _core.xla_calls()
+    if not calls:
         raise ImportError(
             "samestep.jax: this samestep was compiled without the headers of jaxlib; install a wheel, or "
             "compile it again with: SAMESTEP_JAX=1 pip install 'samestep[jax]'"
         )
     try:
-        jax.ffi.register_ffi_target(TARGET, handler, platform="cpu")
+        for name, handler in calls.items():
+            jax.ffi.register_ffi_target(name, handler, platform="cpu")
     except Exception as error:
         raise ImportError(
             f"samestep.jax: jax {jax.__version__} does not take what this samestep was compiled with for it "
             f"({error}); install a samestep and a jax of about the same age"
         ) from error
+
+
+def call(name: str, results: list[Any], aliases: dict[int, int], *operands: Any, **attributes: Any) -> Any:
+    """One of ``csrc/jax/``; under ``vmap``, one call after the other.
+
+    Args:
+        results: their shapes.
+        aliases: by the number of an operand, that of the result in whose memory it lies.
+    """
+    made = jax.ffi.ffi_call(name, results, vmap_method="sequential", input_output_aliases=aliases)
+    return made(*operands, **attributes)
 
 
 def step_arrays(
@@ -50,16 +60,13 @@ def step_arrays(
     given = [name for name, number in found.numbers.items() if isinstance(number, jax.Array)]
     flat = [array for kind in written for array in kind]
     first = 1 + len(given)
-    call = jax.ffi.ffi_call(
-        TARGET,
-        [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=jax.typeof(a).sharding) for a in (count, *flat)],
-        vmap_method="sequential",
-        input_output_aliases={0: 0, **{first + i: 1 + i for i in range(len(flat))}},
-    )
     names, options = list(found.numbers), found.options
     seed = options.stochastic_rounding
     numbers = [0.0 if name in given else number for name, number in found.numbers.items()]
     count, *flat = call(
+        "samestep_step",
+        [jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=jax.typeof(a).sharding) for a in (count, *flat)],
+        {0: 0, **{first + i: 1 + i for i in range(len(flat))}},
         count,
         *(found.numbers[name] for name in given),
         *flat,
