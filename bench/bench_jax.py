@@ -4,7 +4,7 @@
 
 Both take turns in one process: hot, and right after 8 MB of NumPy's work. A call returns when its results
 are there. "step" is samestep's own, which writes the parameters, "update" is optax's way, by what is to be
-added, and "loop" makes 100 steps in one program, by lax.fori_loop: without what JAX does for each call. The
+added, and "loop" makes 1000 steps in one program, by lax.fori_loop: without what JAX does for each call. The
 other contender always goes optax's way. XLA uses all processors, whatever --threads says.
 --case chooses the cases that have NAME in their names.
 """
@@ -23,7 +23,7 @@ from samestep.commands.bench.compare import compare
 from samestep.commands.bench.situations import HOT, after_numpy
 from table import Table, parse, parser_of
 
-LOOPS = 100
+LOOPS = 1000
 LARGE, SMALL = (1, 16_777_216), (300, 64)  # arrays, elements of each
 GOALS = {("step", LARGE): 1.5}  # optax's time over ours
 
