@@ -1,12 +1,13 @@
-# make demo · make test · make test-all · make test-torch · make debug · make bench · make docs · make lint · make clean
-# make wheels · make test-wheels · make test-other-systems · make test-free-threaded
+# make demo · make test · make test-all · make test-torch · make test-jax · make debug · make bench · make docs · make lint
+# make wheels · make test-wheels · make test-other-systems · make test-free-threaded · make clean
 # Each sets up what it needs in .venv. PYTHON chooses the interpreter that .venv is made with.
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE $(wildcard licenses/*) \
 	$(shell find csrc -type f) $(shell find python -name '*.py' -o -name '*.pyi' -o -name '*.json' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
-.PHONY: demo test test-all test-torch test-free-threaded debug bench docs lint wheels test-wheels test-other-systems clean
+.PHONY: demo test test-all test-torch test-jax test-free-threaded debug bench docs lint wheels test-wheels \
+	test-other-systems clean
 
 demo: .venv/demo.installed
 	$(BIN)/samestep demo
@@ -23,6 +24,8 @@ test-all: .venv/test.installed lint
 	$(BIN)/pytest -rs -n auto --dist worksteal tests samestep
 	if $(MAKE) .venv/torch-test.installed; then $(MAKE) test-torch; \
 	else echo "SKIPPED: torch could not be installed, and so its drop-ins were not tested"; fi
+	if $(MAKE) .venv/jax-test.installed; then $(MAKE) test-jax; \
+	else echo "SKIPPED: jax could not be installed, and so its optimizers were not tested"; fi
 	$(BIN)/python tests/support/mutate.py --sample 4
 
 # The drop-ins, against torch itself and its own database of cases, and workers that torch.distributed joins.
@@ -44,6 +47,10 @@ build/free-threaded/installed: $(SOURCES)
 	  matplotlib packaging pytest pytest-run-parallel pytest-xdist hypothesis # safetensors has no wheel for it
 	$(FREE)/pip install --disable-pip-version-check --quiet .
 	touch $@
+
+# The optimizers in JAX, against samestep's own, and the tests that optax has for its.
+test-jax: .venv/jax-test.installed
+	$(BIN)/pytest -rs -n auto --dist worksteal tests/jax samestep.jax
 
 # The core at -O1 with debug information, and the sanitizers of addresses and undefined behaviour. TESTS: what to run.
 # A sanitizer ends the process, and with it what pytest has captured; --capture=sys leaves its report on the screen.
@@ -95,6 +102,8 @@ clean:
 	rm -rf .venv build
 
 # An install is redone when a source is newer than its mark; CMake then rebuilds what has changed.
+# Where jax is, the core is compiled for it, whatever the install is for.
+.venv/%.installed: export SAMESTEP_JAX = $(if $(filter jax-test,$*)$(wildcard .venv/jax-test.installed),1,0)
 .venv/%.installed: $(SOURCES) | $(BIN)/python
 	$(BIN)/pip install --disable-pip-version-check --quiet '.[$*]'
 	touch $@

@@ -54,18 +54,19 @@ def test_both_files_pin_one_version():
 
 
 def test_the_list_of_what_is_compiled_in():
-    """Without what CMake fills in; LLVM's runtime, which wheels have, is a text of CMakeLists.txt."""
+    """Without what CMake fills in; what not every build has, LLVM's runtime and XLA's headers, is a text of
+    CMakeLists.txt.
+    """
     template = (ROOT / "licenses" / "sbom.cdx.json.in").read_text(encoding="utf-8")
     cmake = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
-    runtime, reference = (
-        re.search(rf'set\({name} "(.*?[^\\])"\)', cmake, re.S)[1].replace('\\"', '"')
-        for name in ("SBOM_RUNTIME", "SBOM_RUNTIME_REF")
-    )
-    filled = template.replace("@SBOM_RUNTIME@", runtime).replace("@SBOM_RUNTIME_REF@", reference)
+    filled = template
+    for name in ("SBOM_RUNTIME", "SBOM_RUNTIME_REF", "SBOM_XLA", "SBOM_XLA_REF"):
+        text = re.search(rf'set\({name} "(.*?[^\\])"\)', cmake, re.S)[1].replace('\\"', '"')
+        filled = filled.replace(f"@{name}@", text)
     shown = json.loads(re.sub(r"@\w+@", "1.0", filled))
     assert shown["bomFormat"] == "CycloneDX"
     names = [component["bom-ref"] for component in shown["components"]]
-    assert names == shown["dependencies"][0]["dependsOn"] == ["pybind11", "libc++"]
+    assert names == shown["dependencies"][0]["dependsOn"] == ["pybind11", "libc++", "xla-ffi"]
     json.loads(re.sub(r"@\w+@", "", template))
 
 

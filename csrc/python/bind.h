@@ -22,5 +22,6 @@ void bind_plan(py::module_& m);
 void bind_layouts(py::module_& m);
 void bind_tensors(py::module_& m);
 void bind_addressed_plan(py::module_& m);
+void bind_jax(py::module_& m);
 
 }  // namespace samestep

@@ -23,4 +23,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   samestep::bind_tensors(m);
   samestep::bind_roof(m);
   samestep::bind_addressed_plan(m);
+  samestep::bind_jax(m);
 }

@@ -50,6 +50,7 @@ PAGES = {
     "parallel": ("Any number of workers", "parallel", None),
     "torch": ("PyTorch", "torch", None),
     "torch-parallel": ("PyTorch, any number of workers", "torch.parallel", None),
+    "jax": ("JAX", "jax", None),
     "machine": ("Threads and instruction sets", None, "info set_isa set_num_threads get_num_threads"),
 }
 

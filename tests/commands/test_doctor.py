@@ -118,7 +118,8 @@ def test_a_torch_that_cannot_be_imported(monkeypatch, tmp_path):
         ("torch", "2.13.0+cpu", "good", "the tests run with 2.13"),
         ("torch", "2.1.0", "note", "not looked at"),
         ("torch", "2.130.0", "note", "not looked at"),
-        ("jax", "0.10.2", "note", "samestep offers nothing for it yet"),
+        ("jax", "0.10.2", "good", "the tests run with 0.10"),
+        ("cupy", "14.0.1", "note", "tested without one so far"),
         ("torch", None, "good", "nothing else does"),
     ],
 )
@@ -126,6 +127,20 @@ def test_package(name, version, state, words):
     finding = doctor.package(name, version)
     assert (finding.found, finding.state) == (version or "not installed", state)
     assert words in finding.why
+
+
+@pytest.mark.parametrize(
+    ("is_compiled", "jax", "found", "state"),
+    [
+        (True, "0.10.2", "compiled in", "good"),
+        (False, "0.10.2", "not compiled in", "note"),
+        (False, None, "not compiled in", "good"),
+    ],
+)
+def test_the_calls_for_jax(is_compiled, jax, found, state):
+    finding = doctor.calls_for_jax(is_compiled, jax)
+    assert (finding.found, finding.state) == (found, state)
+    assert is_compiled or "SAMESTEP_JAX=1 pip install" in finding.why
 
 
 def test_what_the_tests_run_with_is_what_is_called_tested():

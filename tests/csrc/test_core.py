@@ -36,7 +36,8 @@ BELOW = {
     "isa": {"contract"},
     "gpu": {"contract"},
     "run": {"contract", "isa"},
-    "python": {"isa", "run"},
+    "jax": {"isa", "run"},
+    "python": {"isa", "run", "jax"},
 }
 
 
@@ -64,7 +65,7 @@ FLOORS = (
     {"result"},
     {"theory"},
     {"train"},
-    {"proof", "torch"},
+    {"proof", "torch", "jax"},
     {"commands"},
     {"__init__", "__main__"},
 )

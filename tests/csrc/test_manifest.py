@@ -16,7 +16,7 @@ SETTINGS = {
     "compile_flags", "rules", "coefficients", "isas", "get_isa", "set_isa", "withdraw_isa", "self_check",
     "vector_bytes", "get_num_threads", "set_num_threads", "default_num_threads",
     "wake_always", "set_tuning", "use_openmp_of", "openmp_library", "Layouts", "Identities", "Roof",
-    "StatePlaces", "array_of",
+    "StatePlaces", "array_of", "xla_calls",
 }  # fmt: skip
 
 # Against the reference; however the work is cut; wherever the arrays lie; in whatever floating-point mode.

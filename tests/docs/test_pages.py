@@ -17,9 +17,9 @@ LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(#[^)\s]*)?\)")
 name = {"ids": lambda page: str(page.relative_to(ROOT))}
 
 
-@pytest.mark.parametrize("page", snippets.pages_with(torch=False), **name)
+@pytest.mark.parametrize("page", snippets.pages_with(None), **name)
 def test_python_runs_and_prints_what_the_page_says(page):
-    snippets.run(page, [one for one in snippets.snippets(page) if not snippets.needs_torch(one)])
+    snippets.run(page, [one for one in snippets.snippets(page) if snippets.package_of(one) is None])
 
 
 def anchors(page: Path) -> set[str]:

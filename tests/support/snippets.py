@@ -37,8 +37,10 @@ def snippets(page: Path) -> list[Snippet]:
     return found
 
 
-def needs_torch(snippet: Snippet) -> bool:
-    return re.search(r"^import .*torch", snippet.code, re.M) is not None
+def package_of(snippet: Snippet) -> str | None:
+    """The framework that a block imports."""
+    found = re.search(r"^import .*\b(torch|jax)\b", snippet.code, re.M)
+    return found and found[1]
 
 
 def run(page: Path, chosen: list[Snippet]) -> None:
@@ -53,5 +55,5 @@ def run(page: Path, chosen: list[Snippet]) -> None:
             assert out.getvalue() == printed, f"{page.name}, line {line}"
 
 
-def pages_with(torch: bool) -> list[Path]:
-    return [page for page in PAGES if any(needs_torch(one) is torch for one in snippets(page))]
+def pages_with(package: str | None) -> list[Path]:
+    return [page for page in PAGES if any(package_of(one) == package for one in snippets(page))]

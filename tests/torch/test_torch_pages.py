@@ -18,9 +18,9 @@ TORCH = ROOT / "docs" / "guide" / "torch.md"
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch's own, of run_decompositions
-@pytest.mark.parametrize("page", snippets.pages_with(torch=True), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", snippets.pages_with("torch"), ids=lambda page: page.name)
 def test_python_runs(page):
-    snippets.run(page, [one for one in snippets.snippets(page) if snippets.needs_torch(one)])
+    snippets.run(page, [one for one in snippets.snippets(page) if snippets.package_of(one) == "torch"])
 
 
 @pytest.mark.skipif("avx2" not in ss.info()["isas"], reason="needs AVX2, beside the baseline")

@@ -25,12 +25,12 @@ HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 TESTED = {
     "numpy": ("2.4",),
     "torch": ("2.13",),
+    "jax": ("0.10",),
     "mpi4py": ("4.1",),
     "ml_dtypes": ("0.6",),
 }
 UNTESTED = {
     "cupy": "the backend for GPUs has been tested without one so far",
-    "jax": "samestep offers nothing for it yet; np.asarray makes arrays of its arrays",
 }
 
 # What torch brings into a process is seen in one that has imported it.
@@ -81,6 +81,7 @@ def examine() -> list[Finding]:
         huge_pages(HUGE_PAGES),
         openmp(),
         *(package(name, installed(name)) for name in (*TESTED, *UNTESTED)),
+        calls_for_jax(bool(_core.xla_calls()), installed("jax")),
     ]
 
 
@@ -171,6 +172,14 @@ def shared_pool(pool: str, *runtimes: str, environment: Mapping[str, str]) -> Fi
     by = "SAMESTEP_POOL=own asks for it" if asked else "torch's runtime is not GNU's"
     why = f"{by}; torch's threads spin for milliseconds after each operation, which slows the next step"
     return Finding(what, f"samestep's own; {names}", why, NOTE)
+
+
+def calls_for_jax(is_compiled: bool, jax: str | None) -> Finding:
+    """Whether this build has what XLA calls for samestep.jax."""
+    if is_compiled:
+        return Finding("samestep.jax", "compiled in", "it works where jax and optax are installed")
+    why = "jaxlib's headers were not there to compile it; SAMESTEP_JAX=1 pip install 'samestep[jax]' has it"
+    return Finding("samestep.jax", "not compiled in", why, GOOD if jax is None else NOTE)
 
 
 def installed(name: str) -> str | None:
