@@ -142,7 +142,7 @@ def settings(zig: Path, platform: Platform) -> dict[str, str]:
         "CMAKE_BUILD_TYPE": "Release",
         "CMAKE_SYSTEM_NAME": "Linux",
         "CMAKE_SYSTEM_PROCESSOR": platform.machine,
-        "CMAKE_CXX_FLAGS": f"-ffile-prefix-map={SOURCE}=. -fdebug-compilation-dir=.",
+        "CMAKE_CXX_FLAGS": f"-ffile-prefix-map={BUILD}=. -fdebug-compilation-dir=.",
         "CMAKE_MODULE_LINKER_FLAGS": "-s",
     }
 
@@ -168,7 +168,12 @@ def build_wheel(bin_: Path, zig: Path, python: Python, platform: Platform, core:
     shutil.rmtree(work, ignore_errors=True)
     build = environment_of(python.executable, BUILD / "python" / python.tag, "build-requirements.txt")
     libcxx = run(zig, "c++", "--version").split()[2]  # zig's clang and its C++ runtime are of one LLVM
-    defines = settings(zig, platform) | {"SAMESTEP_CORE": str(core), "SAMESTEP_LIBCXX": libcxx}
+    xla = run(bin_ / "python", "-c", "import jaxlib; print(*jaxlib.__path__)").strip() + "/include"
+    defines = settings(zig, platform) | {
+        "SAMESTEP_CORE": str(core),
+        "SAMESTEP_LIBCXX": libcxx,
+        "SAMESTEP_XLA_FFI": xla,
+    }
     # Debian keeps pyconfig.h, which is the same for every 64-bit Linux, in a folder for each processor.
     include = Path(
         run(python.executable, "-c", "import sysconfig as s; print(s.get_path('include'))").strip()
