@@ -21,6 +21,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import wheels
 from wheels import ROOT, environment_of, run
 
 BUILD = ROOT / "build" / "other-systems"
@@ -160,9 +161,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     BUILD.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("ZIG_GLOBAL_CACHE_DIR", str(BUILD / "zig"))
+    os.environ.setdefault("ZIG_GLOBAL_CACHE_DIR", str(wheels.BUILD / "zig"))
     try:
-        bin_ = environment_of(sys.executable, BUILD / "tools", "wheel-requirements.txt")
+        bin_ = environment_of(sys.executable, wheels.BUILD / "tools", "wheel-requirements.txt")
     except SystemExit as error:
         print(f"{error}\nSKIPPED: zig could not be installed, and so nothing was compiled for other systems")
         return
