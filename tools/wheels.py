@@ -150,7 +150,8 @@ def settings(zig: Path, platform: Platform) -> dict[str, str]:
 def build_core(bin_: Path, zig: Path, platform: Platform, jobs: int) -> Path:
     """The static library of a platform, and beside it the program that computes the golden digests."""
     folder = BUILD / platform.tag / "core"
-    made_of = run("git", "rev-parse", "HEAD:csrc", "HEAD:CMakeLists.txt", "HEAD:tests/native")
+    sources = ("csrc/contract", "csrc/isa", "csrc/run", "CMakeLists.txt", "tests/native")
+    made_of = run("git", "rev-parse", *(f"HEAD:{source}" for source in sources))
     mark = folder / "made_of"
     if not mark.exists() or mark.read_text(encoding="utf-8") != made_of:
         shutil.rmtree(folder, ignore_errors=True)
