@@ -50,6 +50,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.thread_unsafe(reason="a fixture makes its files"))
         if "mappings" in names:
             item.add_marker(pytest.mark.thread_unsafe(reason="a fixture maps one memory"))
+        if hasattr(getattr(item, "module", None), "snippets"):
+            item.add_marker(pytest.mark.thread_unsafe(reason="it reads what the process prints"))
         if item.path.parent.name == "gpu":
             item.add_marker(pytest.mark.thread_unsafe(reason="CuPy's stand-in has one list of launches"))
         if find_spec("torch") is None and item.nodeid.partition("::")[0].endswith("parallel/torch_group.py"):

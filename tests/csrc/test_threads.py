@@ -241,6 +241,7 @@ def test_child_of_a_fork_in_the_middle_of_a_step_is_told_once():
     assert 7 in told
 
 
+@pytest.mark.thread_unsafe(reason="only the main thread may handle signals")
 def test_t_and_steps_agree_whenever_a_signal_strikes():
     """Python runs a handler right after the native call: nothing of the step may be left to do then."""
     w, g = np.zeros(64), np.ones(64)
