@@ -3,8 +3,11 @@
 
 namespace samestep {
 
-void* xla_step();             // of an optimizer: step.cpp
-void* xla_linear();           // the linear layer: linear.cpp
-void* xla_linear_backward();  // its gradients
+void* xla_step();                 // of an optimizer: step.cpp
+void* xla_linear();               // the linear layer: linear.cpp
+void* xla_linear_backward();      // its gradients
+void* xla_batchnorm();            // batch norm in training: batchnorm.cpp
+void* xla_batchnorm_backward();   // its gradients
+void* xla_batchnorm_inference();  // by fixed statistics
 
 }  // namespace samestep

@@ -1,9 +1,7 @@
 // The linear layer as XLA calls it: y = x w + bias, perhaps with a ReLU, and its gradients.
 #include <xla/ffi/api/ffi.h>
 
-#include <exception>
-#include <string>
-
+#include "jax/buffers.h"
 #include "jax/calls.h"
 #include "run/jobs.h"
 
@@ -12,64 +10,24 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-// The buffers of one call, all of one type; what does not fit is remembered.
-class Buffers {
- public:
-  Buffers(const ffi::RemainingArgs& operands, const ffi::RemainingRets& results)
-      : operands_(operands), results_(results) {
-    if (operands.size() == 0) return;
-    dtype_ = operands.get<ffi::AnyBuffer>(0).value().element_type();
-    type = dtype_ == ffi::F64 ? float64 : float32;
-    fits = dtype_ == ffi::F32 || dtype_ == ffi::F64;
-  }
+constexpr const char* kName = "samestep.jax.linear";
 
-  Matrix matrix(size_t i) {
-    const ffi::AnyBuffer buffer = operands_.get<ffi::AnyBuffer>(i).value();
-    const auto shape = buffer.dimensions();
-    fits = fits && shape.size() == 2 && buffer.element_type() == dtype_;
-    if (!fits) return {nullptr, 0, 0, 0, 0};
-    return {buffer.untyped_data(), shape[0], shape[1], shape[1], 1};
-  }
-  const void* vector(size_t i, Index n) {
-    const ffi::AnyBuffer buffer = operands_.get<ffi::AnyBuffer>(i).value();
-    fits = fits && static_cast<Index>(buffer.element_count()) == n && buffer.element_type() == dtype_;
-    return buffer.untyped_data();
-  }
-  void* written(size_t i, Index n) {
-    const ffi::AnyBuffer buffer = *results_.get<ffi::AnyBuffer>(i).value();
-    fits = fits && static_cast<Index>(buffer.element_count()) == n && buffer.element_type() == dtype_;
-    return buffer.untyped_data();
-  }
-  void expect(bool holds) { fits = fits && holds; }
-
-  Type type = float32;
-  bool fits = false;
-
- private:
-  const ffi::RemainingArgs& operands_;
-  const ffi::RemainingRets& results_;
-  ffi::DataType dtype_ = ffi::DataType::INVALID;
-};
-
-template <class Run>
-ffi::Error guarded(const Run& run) {
-  try {
-    if (!run()) return ffi::Error::InvalidArgument("samestep.jax.linear: expected matrices of one type that fit");
-  } catch (const std::exception& error) {  // memory ran out
-    return ffi::Error::Internal(std::string("samestep.jax.linear: ") + error.what());
-  }
-  return ffi::Error::Success();
+Matrix matrix(Buffers& buffers, size_t i) {
+  const auto shape = buffers.shape(i);
+  buffers.expect(shape.size() == 2);
+  if (!buffers.fits) return {nullptr, 0, 0, 0, 0};
+  return {buffers.read(i, shape[0] * shape[1]), shape[0], shape[1], shape[1], 1};
 }
 
 // Operands: x, w and perhaps the bias. Result: y.
 ffi::Error forward(ffi::RemainingArgs operands, ffi::RemainingRets results, bool relu) {
-  return guarded([&] {
+  return guarded(kName, [&] {
     if (operands.size() < 2 || operands.size() > 3 || results.size() != 1) return false;
     Buffers buffers(operands, results);
-    const Matrix x = buffers.matrix(0), w = buffers.matrix(1);
+    const Matrix x = matrix(buffers, 0), w = matrix(buffers, 1);
     buffers.expect(x.columns == w.rows);
     Product job = product_of(x, w, buffers.written(0, x.rows * w.columns));
-    if (operands.size() == 3) job.bias = buffers.vector(2, w.columns);
+    if (operands.size() == 3) job.bias = buffers.read(2, w.columns);
     job.relu = relu;
     if (buffers.fits) run_product(buffers.type, job);
     return buffers.fits;
@@ -78,15 +36,15 @@ ffi::Error forward(ffi::RemainingArgs operands, ffi::RemainingRets results, bool
 
 // Operands: dy, x, w, and y where the layer ends in a ReLU. Results: dx, dw and, where there is a bias, dbias.
 ffi::Error backward(ffi::RemainingArgs operands, ffi::RemainingRets results) {
-  return guarded([&] {
+  return guarded(kName, [&] {
     if (operands.size() < 3 || operands.size() > 4 || results.size() < 2 || results.size() > 3) return false;
     Buffers buffers(operands, results);
     LinearBackward job{};
-    job.dy = buffers.matrix(0), job.x = buffers.matrix(1), job.w = buffers.matrix(2);
+    job.dy = matrix(buffers, 0), job.x = matrix(buffers, 1), job.w = matrix(buffers, 2);
     const Index rows = job.dy.rows, columns = job.dy.columns, inputs = job.x.columns;
     buffers.expect(job.x.rows == rows && job.w.rows == inputs && job.w.columns == columns);
     if (operands.size() == 4) {
-      job.y = buffers.matrix(3);
+      job.y = matrix(buffers, 3);
       buffers.expect(job.y.rows == rows && job.y.columns == columns);
     }
     job.dx = buffers.written(0, rows * inputs), job.dw = buffers.written(1, inputs * columns);

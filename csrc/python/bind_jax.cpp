@@ -13,6 +13,9 @@ void bind_jax(py::module_& m) {
     calls["samestep_step"] = py::capsule(xla_step());
     calls["samestep_linear"] = py::capsule(xla_linear());
     calls["samestep_linear_backward"] = py::capsule(xla_linear_backward());
+    calls["samestep_batchnorm"] = py::capsule(xla_batchnorm());
+    calls["samestep_batchnorm_backward"] = py::capsule(xla_batchnorm_backward());
+    calls["samestep_batchnorm_inference"] = py::capsule(xla_batchnorm_inference());
 #endif
     return calls;
   });
