@@ -227,17 +227,11 @@ def test_momentum_by_schedule():
 
 
 def test_every_number_may_be_computed():
+    names = ("weight_decay", "clip_norm", "clip_value", "ema")
+
     @jax.jit
-    def run(lr, beta1, beta2, eps, weight_decay, clip_norm, clip_value, ema):
-        mine = face.adam(
-            lr,
-            (beta1, beta2),
-            eps,
-            weight_decay=weight_decay,
-            clip_norm=clip_norm,
-            clip_value=clip_value,
-            ema=ema,
-        )
+    def run(lr, beta1, beta2, eps, *options):
+        mine = face.adam(lr, (beta1, beta2), eps, **dict(zip(names, options, strict=True)))
         params = jnp.arange(1, 7, dtype=jnp.float32)
         state = mine.init(params)
         for _ in range(STEPS):
@@ -246,17 +240,8 @@ def test_every_number_may_be_computed():
 
     numbers = [np.float32(n) for n in (0.1, 0.8, 0.7, 1e-3, 0.01, 2.0, 0.9, 0.6)]
     w = np.arange(1, 7, dtype=np.float32)
-    lr, beta1, beta2, eps, weight_decay, clip_norm, clip_value, ema = map(float, numbers)
-    optimizer = ss.Adam(
-        w,
-        lr,
-        (beta1, beta2),
-        eps,
-        weight_decay=weight_decay,
-        clip_norm=clip_norm,
-        clip_value=clip_value,
-        ema=ema,
-    )
+    lr, beta1, beta2, eps, *options = map(float, numbers)
+    optimizer = ss.Adam(w, lr, (beta1, beta2), eps, **dict(zip(names, options, strict=True)))
     for _ in range(STEPS):
         optimizer.step(w - 3)
     assert bits(run(*numbers)) == bits([w, *optimizer.ema])

@@ -9,8 +9,6 @@ import importlib.util
 import types
 import unittest
 
-import optax
-
 import samestep.jax
 
 OPTIMIZERS = (
@@ -69,6 +67,3 @@ def names_of(name: str) -> list[str]:
     """The tests that go by the tables."""
     starts = tuple(f"test_{word}" for word in FILES[name][2].split())
     return [test for test in unittest.TestLoader().getTestCaseNames(load(name)) if test.startswith(starts)]
-
-
-__all__ = ["FILES", "load", "names_of", "optax"]

@@ -178,7 +178,7 @@ def calls_for_jax(is_compiled: bool, jax: str | None) -> Finding:
     """Whether this build has what XLA calls for samestep.jax."""
     if is_compiled:
         return Finding("samestep.jax", "compiled in", "it works where jax and optax are installed")
-    why = "jaxlib's headers were not there to compile it; SAMESTEP_JAX=1 pip install 'samestep[jax]' has it"
+    why = "jaxlib's headers were not there to compile it; SAMESTEP_JAX=1 pip install '.[jax]' compiles it in"
     return Finding("samestep.jax", "not compiled in", why, GOOD if jax is None else NOTE)
 
 

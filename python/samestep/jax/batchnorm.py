@@ -98,10 +98,8 @@ def batch_norm(
     if training:
         y, *running = _train(relu, eps, momentum, flat, *vectors.values())
     else:
-        y, running = (
-            _infer(relu, eps, flat, *vectors.values()),
-            [vectors[n] for n in ("running_mean", "running_var")],
-        )
+        y = _infer(relu, eps, flat, *vectors.values())
+        running = [vectors["running_mean"], vectors["running_var"]]
     return y.reshape(x.shape), tuple(running)
 
 

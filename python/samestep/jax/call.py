@@ -22,7 +22,7 @@ def register() -> None:
     if not calls:
         raise ImportError(
             "samestep.jax: this samestep was compiled without the headers of jaxlib; install a wheel, or "
-            "compile it again with: SAMESTEP_JAX=1 pip install 'samestep[jax]'"
+            "compile it again, in a checkout, with: SAMESTEP_JAX=1 pip install '.[jax]'"
         )
     try:
         for name, handler in calls.items():

@@ -41,8 +41,7 @@ class Resolved(NamedTuple):
         rule: its name.
         options: those that are no numbers.
         numbers: the rule's hyper-parameters in its order, weight_decay, and those of ``OPTIONS``: floats, or
-        arrays
-            of one number that the program computes.
+            arrays of one number that the program computes.
         bounds: of those that are arrays.
         state_names: in the order of ``Optimizer.state``.
         initial: what a state starts at, by its name; the others start at 0.
