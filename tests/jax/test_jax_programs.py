@@ -198,12 +198,20 @@ def each(params):
 one = ss.Adam(part := start.copy(), lr=0.1); one.step(part - 3)
 split = jax.device_put(start, NamedSharding(mesh, PartitionSpec("x")))
 assert np.asarray(jax.jit(each)(split)).tobytes() == part.tobytes()
+
+x, one, zero = start[:24].reshape(8, 3), np.ones(3, np.float32), np.zeros(3, np.float32)
+@functools.partial(jax.shard_map, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+def normalised(x):
+    return samestep.jax.batch_norm(x, one, zero, zero, one)[0]
+parts = [ss.batchnorm_forward(part, one, zero)[0] for part in (x[:4], x[4:])]
+y = jax.jit(normalised)(jax.device_put(x, NamedSharding(mesh, spec)))
+assert np.asarray(y).tobytes() == np.concatenate(parts).tobytes()
 print("done")
 """
 
 
 def test_two_devices():
-    """Replicated and split parameters, pmap and shard_map: the bits of one device, on each."""
+    """Replicated and split parameters, pmap and shard_map, batch norm by parts: the bits of one device, on each."""
     environment = {
         **os.environ,
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
