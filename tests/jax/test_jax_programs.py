@@ -211,7 +211,7 @@ print("done")
 
 
 def test_two_devices():
-    """Replicated and split parameters, pmap and shard_map, batch norm by parts: the bits of one device, on each."""
+    """Replicated and split parameters, pmap, shard_map, batch norm by parts: each has the bits of one device."""
     environment = {
         **os.environ,
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
