@@ -211,7 +211,7 @@ print("done")
 
 
 def test_two_devices():
-    """Replicated and split parameters, pmap, shard_map, batch norm by parts: each has the bits of one device."""
+    """Replicated and split parameters, pmap, shard_map, and batch norm of parts: the bits of one device."""
     environment = {
         **os.environ,
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
