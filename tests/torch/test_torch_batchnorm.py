@@ -128,7 +128,8 @@ def test_op_db(dtype, record_property):
                 if a is not None:
                     a.requires_grad_()
             y = function(x, *args, **sample.kwargs)
-            y.backward(torch.linspace(-1, 1, y.numel(), dtype=dtype).reshape(y.shape))
+            # of one sign: of a sum in 16 bits that cancels, no digit is sure
+            y.backward(torch.linspace(0.25, 1, y.numel(), dtype=dtype).reshape(y.shape))
             tensors = {"y": y.detach(), "dx": x.grad, "mean": args[0], "var": args[1]}
             grads = {f"grad {i}": a.grad for i, a in enumerate(args) if i >= 2 and a is not None}
             results.append({k: v for k, v in {**tensors, **grads}.items() if v is not None})
