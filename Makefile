@@ -101,11 +101,17 @@ test-other-systems:
 clean:
 	rm -rf .venv build
 
-# An install is redone when a source is newer than its mark; CMake then rebuilds what has changed.
+# An install is redone when a source is newer than its mark, and CMake then rebuilds what has changed: in an isolated
+# environment, new for each install, scikit-build-core would begin from nothing.
 # Where jax is, the core is compiled for it, whatever the install is for.
 .venv/%.installed: export SAMESTEP_JAX = $(if $(filter jax-test,$*)$(wildcard .venv/jax-test.installed),1,0)
-.venv/%.installed: $(SOURCES) | $(BIN)/python
-	$(BIN)/pip install --disable-pip-version-check --quiet '.[$*]'
+.venv/%.installed: $(SOURCES) .venv/build.tools | $(BIN)/python
+	test $$SAMESTEP_JAX = 0 || $(BIN)/pip install --disable-pip-version-check --quiet 'jaxlib>=0.10'
+	$(BIN)/pip install --disable-pip-version-check --quiet --no-build-isolation --check-build-dependencies '.[$*]'
+	touch $@
+
+.venv/build.tools: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --disable-pip-version-check --quiet scikit-build-core pybind11 cmake ninja
 	touch $@
 
 $(BIN)/python:

@@ -86,10 +86,9 @@ def test_no_fused_or_estimated_arithmetic(native):
 )
 def test_that_gate_fails_when_contraction_is_on(tmp_path, flags):
     source = (ROOT / "csrc" / "isa" / "isa.cpp").read_text(encoding="utf-8")
-    assert (
-        compile_source(tmp_path, source, "-O3", "-ffp-contract=fast", *flags, "-DSAMESTEP_ISA=x").returncode
-        == 0
-    )
+    enough = ("-O1", "-fexpensive-optimizations")  # to fuse, in a third of the time of -O3
+    done = compile_source(tmp_path, source, *enough, *flags, "-DSAMESTEP_ISA=x")
+    assert done.returncode == 0
     assert forbidden_in(tmp_path / "fault.o")
 
 
