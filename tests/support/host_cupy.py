@@ -1,5 +1,5 @@
 """As much of CuPy as samestep uses, on the host: arrays are NumPy's, kernels those of csrc/gpu/kernels.cu,
-run by fibers (tests/native/cuda_shim.h). Arrays refuse what CuPy's refuse: to become NumPy arrays by
+run by fibers (tests/native/cuda_shim.cpp). Arrays refuse what CuPy's refuse: to become NumPy arrays by
 themselves.
 """
 
@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import re
 import types
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+
+import elf
 
 
 class CUDARuntimeError(RuntimeError):
@@ -192,11 +195,23 @@ def concatenate(arrays: list[ndarray]) -> ndarray:
     return ndarray(np.concatenate([a.host for a in arrays]))
 
 
-class HostKernels:
-    """The shared library, and what was launched."""
+class SharedMemoryError(AssertionError):
+    """Threads race for shared memory, or one reads what none wrote."""
 
-    def __init__(self, library: Path) -> None:
+
+class HostKernels:
+    """The shared library, and what was launched.
+
+    Args:
+        library: built from tests/native/cuda_on_host.cpp.
+        seed: of the order in which blocks and threads run; 0: as they are numbered.
+    """
+
+    def __init__(self, library: Path, seed: int = 0) -> None:
+        self._path = library
         self._library = ctypes.CDLL(str(library))
+        self._library.shared_memory_fault.restype = ctypes.c_char_p
+        self._library.set_order(ctypes.c_ulonglong(seed))
         self._library.argument_size.restype = ctypes.c_longlong
         self._library.kernel_name.restype = ctypes.c_char_p
         self.launches: list[tuple[str, int, int]] = []
@@ -217,6 +232,18 @@ class HostKernels:
         self.launches.append((name, grid[0], block[0]))
         pointer = argument.ctypes.data_as(ctypes.c_void_p)
         self._library.launch(name.encode(), ctypes.c_uint(grid[0]), ctypes.c_uint(block[0]), pointer)
+        if fault := self._library.shared_memory_fault():
+            raise SharedMemoryError(re.sub(r"byte (\d+) of shared memory", self._variable, fault.decode()))
+
+    def _variable(self, byte: re.Match[str]) -> str:
+        """Which of the library's thread_local variables, all of which are shared memory there."""
+        at = int(byte[1])
+        for symbol in elf.symbols(self._path.read_bytes()):
+            if symbol.kind == elf.THREAD_LOCAL and symbol.value <= at < symbol.value + symbol.size:
+                # Mangled: the function, E, then the length of the variable's name and the name.
+                name = re.search(r"E\d+([A-Za-z]\w*?)(_\d+)?$", symbol.name)
+                return f"byte {at - symbol.value} of {name[1] if name else symbol.name}"
+        return byte[0]
 
 
 def make(kernels: HostKernels) -> types.ModuleType:
@@ -275,7 +302,7 @@ def make(kernels: HostKernels) -> types.ModuleType:
 
 
 @contextlib.contextmanager
-def installed(library: Path, folder: Path) -> Any:
+def installed(library: Path, folder: Path, seed: int = 0) -> Any:
     """samestep with this in the place of CuPy; yields what its kernels are launched by."""
     import sys
 
@@ -283,7 +310,7 @@ def installed(library: Path, folder: Path) -> Any:
 
     from samestep.backends import gpu
 
-    kernels = HostKernels(library)
+    kernels = HostKernels(library, seed)
     caches = (gpu.device.get_cupy, gpu.kernels._module, gpu.kernels._kernel)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", make(kernels))
