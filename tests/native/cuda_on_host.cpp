@@ -51,11 +51,11 @@ __attribute__((visibility("default"))) const char* kernel_name(long long i) {
 }
 
 __attribute__((visibility("default"))) void launch(const char* name, unsigned grid, unsigned threads,
-                                                   const void* arguments) {
+                                                   const void* arguments, unsigned shared_bytes) {
   const Kernel* kernel = find(name);
   gridDim = {grid, 1, 1};
   blockDim = {threads, 1, 1};
-  shim::run_grid(name, kernel->run, arguments);
+  shim::run_grid(name, kernel->run, arguments, shared_bytes);
 }
 
 }  // extern "C"

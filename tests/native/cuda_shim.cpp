@@ -25,6 +25,11 @@
 
 Dim3 threadIdx, blockIdx, blockDim, gridDim;
 
+namespace samestep {
+alignas(16) extern thread_local unsigned char launched_memory[];
+alignas(16) thread_local unsigned char launched_memory[227 << 10];  // what a block of an H100 or H200 can have
+}  // namespace samestep
+
 namespace shim {
 namespace {
 
@@ -87,6 +92,10 @@ class Shared {
     const std::size_t offset = static_cast<const char*>(address) - memory_.begin;  // huge where it lies before
     if (offset >= memory_.size) return;
     first_ = std::min(first_, offset), last_ = std::max(last_, offset + size);
+    const std::size_t of_launch = static_cast<const unsigned char*>(address) - samestep::launched_memory;
+    if (of_launch < sizeof(samestep::launched_memory) && of_launch + size > launched) {
+      say(offset / kWordBytes, "the launch names fewer bytes");
+    }
     const unsigned me = threadIdx.x;
     for (std::size_t w = offset / kWordBytes; w * kWordBytes < offset + size; ++w) {
       Word& word = words_[w];
@@ -102,6 +111,7 @@ class Shared {
     }
   }
 
+  std::size_t launched = 0;   // bytes that the launch names
   std::string kernel, fault;  // of the launch; the first one
 
  private:
@@ -265,8 +275,9 @@ Block block;
 
 }  // namespace
 
-void run_grid(const char* name, Kernel kernel, const void* arguments) {
-  shared.kernel = name;
+void run_grid(const char* name, Kernel kernel, const void* arguments, unsigned shared_bytes) {
+  if (shared_bytes > sizeof(samestep::launched_memory)) std::fprintf(stderr, "no such memory\n"), std::abort();
+  shared.kernel = name, shared.launched = shared_bytes;
   shared.begin_grid();
   std::vector<unsigned> blocks(gridDim.x);
   std::iota(blocks.begin(), blocks.end(), 0u);

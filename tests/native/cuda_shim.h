@@ -37,7 +37,7 @@ inline double __fma_rn(double a, double b, double c) { return std::fma(a, b, c);
 namespace shim {
 
 using Kernel = void (*)(const void*);
-void run_grid(const char* name, Kernel kernel, const void* arguments);
+void run_grid(const char* name, Kernel kernel, const void* arguments, unsigned shared_bytes);
 unsigned long long shuffle(unsigned long long value, unsigned from);  // of the warp; the own value where there is none
 
 template <class T>

@@ -35,7 +35,7 @@ FORBIDDEN = re.compile(
 # Canonical sums of float32: the product of two is exact in float64, so fusing it changes no bit. And the
 # matrix product, which is defined by fused multiply-adds.
 MAY_FUSE = re.compile(
-    r"(sum_runs_squares|add_blocks_\w+|mse_residuals|mse_gradient_blocks)_float32 fma\.rn\.f64"
+    r"(sum_runs_squares|add_blocks_\w+|whole_\w+|mse_residuals|mse_gradient_blocks)_float32 fma\.rn\.f64"
     r"|multiply_float32 fma\.rn\.f32|multiply_float64 fma\.rn\.f64"
 )
 
@@ -114,7 +114,8 @@ def without_packs(code: str) -> list[str]:
         name
         for name, body in entries(code).items()
         for access in ("ld", "st")
-        if re.match(r"step_|apply_", name) and not re.search(rf"{access}(\.global)?\.v[24]\.(f|b|u)\d+", body)
+        if re.match(r"step_|apply_|whole_", name)
+        and not re.search(rf"{access}(\.global)?\.v[24]\.(f|b|u)\d+", body)
     ]
 
 

@@ -203,8 +203,12 @@ class TestBits:
     @pytest.mark.parametrize("relu", [False, True])
     @pytest.mark.parametrize("shape", [(3, 5, 7, 5), (40, 33), (2, 3, 1100), (4, 1, 9), (3, 2, 2)])
     @pytest.mark.parametrize("axis", [1, -1])
-    def test_batch_norm(self, kernels, monkeypatch, shape, axis, relu):
+    @pytest.mark.parametrize("fits", [True, False])
+    def test_batch_norm(self, kernels, monkeypatch, shape, axis, relu, fits):
         monkeypatch.setattr(gpu.kernels, "THREADS", 64)
+        monkeypatch.setattr(gpu.kernels, "SHARING_THREADS", 96)
+        if not fits:
+            monkeypatch.setattr(gpu.batchnorm, "shared_memory", lambda device: 0)
         rng = np.random.default_rng(4)
         x, dy = (
             vectors.random_values(int(np.prod(shape)), np.dtype(np.float32), k).reshape(shape) for k in (1, 2)
@@ -219,6 +223,49 @@ class TestBits:
         back = ss.batchnorm_backward(device(dy), *mine, *found[1:], **how)
         expected_back = ss.batchnorm_backward(dy, x, gamma, beta, *expected[1:], backend="reference", **how)
         same_bits([a.get() for a in back], list(expected_back))
+        in_planes = axis == 1 and len(shape) > 2
+        assert [name for name, _, _ in kernels.launches] == [
+            f"{step}_{direction}{'_relu' if relu else ''}_float32"
+            for direction in ("forward", "backward")
+            for step in (["whole"] if fits and in_planes else ["add_blocks", "finish", "apply"])
+        ]
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.parametrize("backward", [False, True])
+    def test_a_channel_that_fits_the_shared_memory_just_so(self, kernels, dtype, backward):
+        """M values, and dy as well backward, and two sums for each 1024; one value more does not fit."""
+        most, item = 227 << 10, np.dtype(dtype).itemsize * (2 if backward else 1)
+        M = next(m for m in range(most // item, 0, -1) if 16 * -(-m // 1024) + m * item <= most)
+        rng = np.random.default_rng(7)
+        for values, launches in ((M, 1), (M + 1, 3)):
+            x, dy = rng.standard_normal((2, 1, 2, values)).astype(dtype)
+            gamma, beta = rng.standard_normal((2, 2)).astype(dtype)
+            y, *statistics = ss.batchnorm_forward(x, gamma, beta)
+            there = [device(a) for a in (x, gamma, beta, *statistics)]
+            kernels.launches.clear()
+            if backward:
+                expected = ss.batchnorm_backward(dy, x, gamma, beta, *statistics)
+                found = ss.batchnorm_backward(device(dy), *there)
+            else:
+                expected, found = (y, *statistics), ss.batchnorm_forward(*there[:3])
+            same_bits([a.get() for a in found], list(expected))
+            assert len(kernels.launches) == launches
+
+    @pytest.mark.parametrize("offset", [0, 1])
+    def test_a_channel_in_packs_and_value_by_value(self, kernels, offset):
+        """Rows of whole packs, from an address that is a multiple of 16 bytes or not; and in place."""
+        rng = np.random.default_rng(8)
+        x, gamma, beta = (
+            rng.standard_normal((5, 3, 6, 6)).astype(np.float32),
+            np.ones(3, "f4"),
+            np.ones(3, "f4"),
+        )
+        room = np.zeros(x.size + 8, np.float32)
+        room = room[-room.ctypes.data % 16 // 4 + offset :][: x.size].reshape(x.shape)
+        room[...] = x
+        found = ss.batchnorm_forward(ndarray(room), device(gamma), device(beta))
+        assert kernels.launches == [("whole_forward_float32", 3, gpu.kernels.SHARING_THREADS)]
+        same_bits([a.get() for a in found], list(ss.batchnorm_forward(x, gamma, beta)))
 
     def test_layer(self, kernels):
         x = np.random.default_rng(5).standard_normal((50, 3)).astype(np.float32)
