@@ -91,11 +91,12 @@ FOR_EACH_RULE(RULE)
   KERNEL(mse_loss_float64, MseArguments, loss)
 
 #define PRODUCT_KERNELS_OF(T, type)                                     \
-  KERNEL(multiply_##type, ProductArguments, multiply<T>)                \
+  KERNEL(multiply_##type, ProductArguments, multiply<T, kSide>)         \
   KERNEL(relu_gradient_##type, ReluGradientArguments, relu_gradient<T>) \
   KERNEL(round_sums_##type, RoundArguments, round_sums<T>)
-#define PRODUCT_KERNELS()            \
-  PRODUCT_KERNELS_OF(float, float32) \
+#define PRODUCT_KERNELS()                                                       \
+  KERNEL(multiply_large_float32, ProductArguments, multiply<float, kLargeSide>) \
+  PRODUCT_KERNELS_OF(float, float32)                                            \
   PRODUCT_KERNELS_OF(double, float64)
 
 #define FUNCTION_KERNELS_OF(name, ...)                               \

@@ -53,7 +53,10 @@ class Device:
         self._before: list[int] = []
 
     compute_capability = "90"
-    attributes: ClassVar[dict[str, int]] = {"MaxSharedMemoryPerBlockOptin": 227 << 10}
+    attributes: ClassVar[dict[str, int]] = {
+        "MaxSharedMemoryPerBlockOptin": 227 << 10,
+        "MultiProcessorCount": 4,
+    }
     waited_for: ClassVar[list[int]] = []
 
     def synchronize(self) -> None:
@@ -255,7 +258,7 @@ class HostKernels:
         for symbol in elf.symbols(self._path.read_bytes()):
             if symbol.kind == elf.THREAD_LOCAL and symbol.value <= at < symbol.value + symbol.size:
                 # Mangled: of a function, E, the length of the name, the name; of a namespace, E at the end.
-                name = re.search(r"E\d+([a-z]\w*?)(?:_\d+)?$|\d+([a-z]\w*)E$", symbol.name)
+                name = re.search(r"E\d+([a-z]\w*?)(?:_\d+)?$|[a-z]\d+([a-z]\w*)E$", symbol.name)
                 return f"byte {at - symbol.value} of {(name[1] or name[2]) if name else symbol.name}"
         return byte[0]
 
@@ -344,7 +347,8 @@ def installed(library: Path, folder: Path, seed: int = 0) -> Any:
     from samestep.backends import gpu
 
     kernels = HostKernels(library, seed)
-    caches = (gpu.device.get_cupy, gpu.kernels._module, gpu.kernels._kernel, gpu.kernels.shared_memory)
+    caches = (gpu.device.get_cupy, gpu.kernels._module, gpu.kernels._kernel)
+    caches += (gpu.kernels.shared_memory, gpu.kernels.multiprocessors)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", make(kernels))
         patch.setenv("SAMESTEP_CACHE", str(folder))

@@ -305,6 +305,32 @@ class TestBits:
         assert found[0] is None
         same_bits([f.get() for f in outs], list(plain[1:]))
 
+    @pytest.mark.parametrize(("dtype", "large"), [("float32", False), ("float32", True), ("float64", True)])
+    @pytest.mark.parametrize(
+        "sizes", [(128, 256, 128), (129, 273, 260), (63, 16, 65), (130, 15, 4), (1, 530, 132)], ids=str
+    )
+    def test_tiles_of_a_product(self, kernels, monkeypatch, sizes, dtype, large):
+        """Whole tiles and parts of them, packs and single values, all ways in which an operand can lie."""
+        monkeypatch.setattr(gpu.product, "multiprocessors", lambda device: 1 if large else 1000)
+        m, k, n = sizes
+        rng = np.random.default_rng(10)
+        a, b, bias = (rng.standard_normal(shape).astype(dtype) for shape in ((m, k), (k, n), (n,)))
+        a[0, 0], a[-1, -1], b[0, -1] = -0.0, np.inf, np.nan
+        expected = ss.linear(a, b, bias)
+        ways = {
+            "rows": lambda x: x,
+            "columns": np.asfortranarray,
+            "gaps": lambda x: np.repeat(x, 2, 1)[:, ::2],
+            "rows, not aligned": lambda x: np.pad(x, ((0, 0), (1, 0)))[:, 1:],
+            "columns, not aligned": lambda x: np.pad(x, ((1, 0), (0, 0))).T.copy().T[1:],
+        }
+        for way in ways.values():
+            for other in ways.values():
+                found = ss.linear(ndarray(way(a)), ndarray(other(b)), device(bias))
+                same_bits([found.get()], [expected])
+        name = f"multiply{'_large' if large and dtype == 'float32' else ''}_{dtype}"
+        assert {launched for launched, _, _ in kernels.launches} == {name}
+
     def test_mean_squared_error(self, kernels):
         rng = np.random.default_rng(6)
         Phi, y, w = rng.standard_normal((1100, 35)), rng.standard_normal(1100), rng.standard_normal(35)

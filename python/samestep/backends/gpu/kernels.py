@@ -43,7 +43,8 @@ SUM_BLOCK = 1024  # terms
 TILE = 32  # columns that a block of threads sums
 PAIRED_ROWS = 1024  # block sums that a block of threads pairs
 HASHED_BLOCKS = 32  # of 1024 bytes that a block of threads hashes
-PRODUCT_SIDE = 64  # rows and columns of a matrix product that a block of threads computes
+PRODUCT_THREADS = 256  # of a block that multiplies matrices
+PRODUCT_SIDE, LARGE_PRODUCT_SIDE = 64, 128  # rows and columns of the product that such a block computes
 WORDS = 480  # 8-byte words that one launch of write_words writes
 
 
@@ -206,6 +207,13 @@ def shared_memory(device: int) -> int:
 
 
 @functools.cache
+def multiprocessors(device: int) -> int:
+    """How many blocks of threads run at the same time, if each takes most of what there is for one."""
+    count: int = get_cupy().cuda.Device(device).attributes["MultiProcessorCount"]
+    return count
+
+
+@functools.cache
 def _kernel(kernels: str, name: str, device: int, shared_bytes: int = 0) -> Any:
     """The kernel, which may be launched with as many bytes of shared memory."""
     kernel = _module(kernels, device).get_function(name)
@@ -231,6 +239,12 @@ def launch_kernel(kernel: Any, blocks: int, argument: NDArray[Any]) -> None:
 def run_kernel(kernels: str, name: str, blocks: int, argument: NDArray[Any]) -> None:
     if blocks:
         launch_kernel(ready_kernel(kernels, name), blocks, argument)
+
+
+def run_product(name: str, blocks: int, argument: NDArray[Any]) -> None:
+    """Launches blocks of PRODUCT_THREADS threads."""
+    if blocks:
+        ready_kernel("PRODUCT_KERNELS()", name)((blocks,), (PRODUCT_THREADS,), (argument,))
 
 
 def run_shared(kernels: str, name: str, blocks: int, argument: NDArray[Any], shared_bytes: int) -> None:
