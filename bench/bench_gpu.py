@@ -1,19 +1,20 @@
-"""Times the GPU's kernels: every rule beside torch's optimizers and Adam in CuPy's arithmetic, batch norm
-beside torch's and cuDNN's, and the rate of a plain copy. All take turns in one process.
-
-Times are those between CUDA events before and after a row of calls, so that the overhead of a call counts if
-it is longer than its kernel. Rates count each byte that must move once; "of copy" is the share of the copy's
-rate.
+"""Times the GPU's kernels beside torch's, cuBLAS and a plain copy, with a verdict on each goal. All
+contenders of a row take turns in one process. No GPU has run it so far.
 
     python bench/bench_gpu.py [--quick] [--json FILE]
+
+Times are those between CUDA events before and after a row of calls, so that the overhead of a call counts if
+it is longer than its kernel. A ratio is the other's time over ours, paired by rounds; beside the copy it is
+the share of its rate, by the bytes that must move at least. A goal is met where the whole interval of 95 %
+reaches it, missed where none of it does, inconclusive else. The file is written anew after every row.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
@@ -21,9 +22,48 @@ import numpy as np
 import samestep as ss
 from samestep.commands.bench.cases import LR, RULES
 from samestep.commands.bench.peers import TORCH
+from samestep.commands.bench.ratios import Ratio, median_of, verdict
 
 CALLS = 10  # in a row, between two events
 Call = Callable[[], Any]
+FUSED, FOREACH = "torch fused", "torch foreach"
+
+
+class Sizes(NamedTuple):
+    large: int = 1 << 26  # elements
+    tensors: int = 1000
+    elements: int = 1000  # of each of them
+    batch: tuple[int, int, int, int] = (32, 256, 56, 56)
+    side: int = 4096  # of matrices
+    rounds: int = 20
+
+
+QUICK = Sizes(1 << 16, 20, 100, (2, 4, 7, 7), 130, 1)
+
+
+class Row(NamedTuple):
+    name: str
+    moved: int  # bytes, at least; 0: memory does not bound it
+    contenders: dict[str, Call]  # "samestep" is ours
+    goals: dict[str, float]  # by contender, "copy" is the share of the copy's rate
+
+
+class Result(NamedTuple):
+    row: str
+    beside: str
+    ratio: Ratio | None
+    goal: float | None
+    verdict: str  # met, missed, inconclusive; without a goal nothing; or why there is none
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**self._asdict(), "ratio": self.ratio and self.ratio.as_dict()}
+
+    def __str__(self) -> str:
+        goal = "" if self.goal is None else f"goal {self.goal:.2f}"
+        return f"{self.row:40} {self.beside:14} {self.ratio or ''!s:26} {goal:10} {self.verdict}"
+
+
+# ---- time ----
 
 
 def milliseconds(call: Call) -> float:
@@ -37,24 +77,45 @@ def milliseconds(call: Call) -> float:
     return float(cupy.cuda.get_elapsed_time(start, end)) / CALLS
 
 
-def measure(contenders: dict[str, Call], rounds: int) -> dict[str, float]:
-    """Milliseconds of each contender: the minimum over rounds in which all take turns."""
-    best = dict.fromkeys(contenders, float("inf"))
+def measure(contenders: dict[str, Call], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of each contender in each round, in which all take turns."""
     for call in contenders.values():
         call()
+    times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, call in contenders.items():
-            best[name] = min(best[name], milliseconds(call))
-    return best
+            times[name].append(milliseconds(call))
+    return times
 
 
-def copy_rate(size: int, rounds: int) -> float:
-    """GB/s of a copy on the GPU, bytes read and bytes written."""
-    a, b = cupy.zeros(size, np.float32), cupy.empty(size, np.float32)
-    ms = measure(
-        {"copy": lambda: cupy.cuda.runtime.memcpyAsync(b.data.ptr, a.data.ptr, a.nbytes, 3, 0)}, rounds
-    )
-    return 2 * a.nbytes / ms["copy"] / 1e6
+class Copy:
+    """A copy on the GPU, the roof of what is bound by its memory."""
+
+    def __init__(self, elements: int) -> None:
+        self._from, self._to = cupy.zeros(elements, np.float32), cupy.empty(elements, np.float32)
+        self.moved = 2 * self._from.nbytes
+
+    def __call__(self) -> None:
+        cupy.cuda.runtime.memcpyAsync(self._to.data.ptr, self._from.data.ptr, self._from.nbytes, 3, 0)
+
+
+def judge(row: Row, times: dict[str, list[float]], copied: int) -> list[Result]:
+    """A result for each other contender, and for each goal without one."""
+    own, results = times["samestep"], []
+    for beside, theirs in times.items():
+        if beside == "samestep":
+            continue
+        share = row.moved / copied if beside == "copy" else 1.0
+        ratio = median_of([share * b / a for a, b in zip(own, theirs, strict=True)])
+        goal = row.goals.get(beside)
+        results.append(Result(row.name, beside, ratio, goal, "" if goal is None else verdict(ratio, goal)))
+    absent = {beside: goal for beside, goal in row.goals.items() if beside not in times}
+    return results + [
+        Result(row.name, beside, None, goal, "skipped: it is not here") for beside, goal in absent.items()
+    ]
+
+
+# ---- rows ----
 
 
 def torch_module() -> Any:
@@ -65,59 +126,59 @@ def torch_module() -> Any:
     return torch if torch.cuda.is_available() else None
 
 
-def torch_steps(torch: Any, name: str, options: dict[str, Any], shapes: list[int]) -> dict[str, Call]:
-    steps = {}
-    for kind in ("foreach", "fused"):
+def random(*shape: int) -> Any:
+    return cupy.random.standard_normal(shape, dtype=np.float32)
+
+
+def torch_steps(rule: str, shapes: list[int], clip: float | None = None) -> dict[str, Call]:
+    """Both implementations, after clip_grad_norm_ if asked for."""
+    torch, calls = torch_module(), {}
+    if torch is None:
+        return {}
+    name, options = TORCH[rule]
+    for kind in (FOREACH, FUSED):
         parameters = [torch.nn.Parameter(torch.randn(n, device="cuda")) for n in shapes]
         for p in parameters:
             p.grad = torch.randn_like(p)
         try:
-            made = getattr(torch.optim, name)(parameters, lr=LR, **options, **{kind: True})
+            made = getattr(torch.optim, name)(parameters, lr=LR, **options, **{kind.split()[1]: True})
             made.step()
         except (TypeError, RuntimeError):  # torch does not have this implementation
             continue
-        steps[f"torch {kind}"] = made.step
-    return steps
+
+        def clipped(step: Call = made.step, parameters: Any = parameters) -> None:
+            torch.nn.utils.clip_grad_norm_(parameters, clip, foreach=True)
+            step()
+
+        calls[kind] = made.step if clip is None else clipped
+    return calls
 
 
-def adam_of_cupy(size: int) -> Call:
-    """Adam composed of CuPy's elementwise operations."""
-    w, g, m, v = (cupy.random.standard_normal(size, dtype=np.float32) for _ in range(4))
-    v = abs(v)
-
-    def step() -> None:
-        nonlocal m, v, w
-        m = np.float32(0.9) * m + np.float32(0.1) * g
-        v = np.float32(0.999) * v + np.float32(0.001) * (g * g)
-        w -= np.float32(1e-3) * m / (cupy.sqrt(v) + np.float32(1e-8))
-
-    return step
-
-
-def bench_rules(shapes: list[int], rounds: int, copy: float) -> list[dict[str, Any]]:
-    torch, rows = torch_module(), []
+def rule_rows(title: str, shapes: list[int], goals: dict[str, float], copy: Copy) -> Iterator[Row]:
     for rule, make in RULES.items():
-        params = [cupy.random.standard_normal(n, dtype=np.float32) for n in shapes]
-        grads = [cupy.random.standard_normal(n, dtype=np.float32) for n in shapes]
+        params, grads = [random(n) for n in shapes], [random(n) for n in shapes]
         optimizer = make(params)
-        contenders: dict[str, Call] = {"samestep": lambda step=optimizer.step, g=grads: step(g)}
-        if torch is not None:
-            contenders |= torch_steps(torch, *TORCH[rule], shapes)
-        if rule == "Adam" and len(shapes) == 1:
-            contenders["cupy"] = adam_of_cupy(shapes[0])
         moved = sum(shapes) * 4 * (3 + 2 * len(optimizer.state))
-        rows.append(row(rule, moved, measure(contenders, rounds), copy))
-        del contenders, optimizer, params, grads
-        cupy.get_default_memory_pool().free_all_blocks()
-        if torch is not None:
-            torch.cuda.empty_cache()
-    return rows
+        own: dict[str, Call] = {"samestep": lambda step=optimizer.step, g=grads: step(g)}
+        yield Row(f"{rule}, {title}", moved, {**own, **torch_steps(rule, shapes), "copy": copy}, goals)
 
 
-def bench_batchnorm(shape: tuple[int, ...], rounds: int, copy: float) -> list[dict[str, Any]]:
+def clip_rows(title: str, shapes: list[int]) -> Iterator[Row | Result]:
+    name, goal = f"Adam with clip_norm, {title}", 1.3
+    params, grads = [random(n) for n in shapes], [random(n) for n in shapes]
+    try:
+        optimizer = ss.Adam(params, LR, clip_norm=1.0)
+    except (TypeError, ValueError) as error:
+        yield Result(name, FUSED, None, goal, f"skipped: {error}")
+        return
+    own: dict[str, Call] = {"samestep": lambda: optimizer.step(grads)}
+    yield Row(name, 0, {**own, **torch_steps("Adam", shapes, 1.0)}, {FUSED: goal})
+
+
+def batchnorm_rows(shape: tuple[int, ...], copy: Copy) -> Iterator[Row]:
     torch = torch_module()
-    x, dy, out = (cupy.random.standard_normal(shape, dtype=np.float32) for _ in range(3))
-    gamma, beta = cupy.ones(shape[1], np.float32), cupy.zeros(shape[1], np.float32)
+    x, dy, out = (random(*shape) for _ in range(3))
+    gamma, beta = random(shape[1]), random(shape[1])
     _, mean, inv = ss.batchnorm_forward(x, gamma, beta, out=out)
     forward: dict[str, Call] = {"samestep": lambda: ss.batchnorm_forward(x, gamma, beta, out=out)}
     backward: dict[str, Call] = {
@@ -138,45 +199,58 @@ def bench_batchnorm(shape: tuple[int, ...], rounds: int, copy: float) -> list[di
         native_back = torch.ops.aten.native_batch_norm_backward
         wanted = [True, True, True]
         backward["torch native"] = lambda: native_back(dY, X, weight, *statistics, m, v, True, 1e-5, wanted)
-    return [
-        row("forward", 2 * x.nbytes, measure(forward, rounds), copy),
-        row("backward", 3 * x.nbytes, measure(backward, rounds), copy),
-    ]
+    size, goals = "x".join(map(str, shape)), {"copy": 0.80, "torch cuDNN": 1.0}
+    yield Row(f"batch norm forward, {size}", 2 * x.nbytes, {**forward, "copy": copy}, goals)
+    yield Row(f"batch norm backward, {size}", 3 * x.nbytes, {**backward, "copy": copy}, goals)
 
 
-def row(name: str, moved: int, ms: dict[str, float], copy: float) -> dict[str, Any]:
-    mine = ms["samestep"]
-    peers = {peer: t for peer, t in ms.items() if peer != "samestep"}
-    found = {"name": name, "ms": mine, "gb_per_s": moved / mine / 1e6, "of_copy": moved / mine / 1e6 / copy}
-    return {**found, **{f"x {peer}": t / mine for peer, t in peers.items()}}
+def product_rows(side: int) -> Iterator[Row]:
+    """CuPy's matmul is cuBLAS, without TF32 unless CUPY_TF32 is set."""
+    a, b, c = (random(side, side) for _ in range(3))
+    contenders: dict[str, Call] = {
+        "samestep": lambda: ss.linear(a, b, out=c),
+        "cuBLAS": lambda: cupy.matmul(a, b, out=c),
+    }
+    yield Row(f"product, {side}x{side}x{side}", 0, contenders, {"cuBLAS": 0.6})
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Time the GPU's kernels beside torch's and CuPy's.")
+def all_rows(sizes: Sizes, copy: Copy) -> Iterator[Row | Result]:
+    large, many = [sizes.large], [sizes.elements] * sizes.tensors
+    of_many = f"{sizes.tensors} x {sizes.elements}"
+    yield from rule_rows(f"1 x {sizes.large}", large, {"copy": 0.90, FUSED: 1.0}, copy)
+    yield from rule_rows(of_many, many, {FUSED: 1.5}, copy)
+    yield from clip_rows(f"1 x {sizes.large}", large)
+    yield from clip_rows(of_many, many)
+    yield from batchnorm_rows(sizes.batch, copy)
+    yield from product_rows(sizes.side)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Time the GPU's kernels beside torch's, cuBLAS and a copy.")
     parser.add_argument("--quick", action="store_true", help="small sizes, one round: does it run?")
     parser.add_argument("--json", metavar="FILE")
-    args = parser.parse_args()
-    rounds = 1 if args.quick else 10
-    large = 1 << 20 if args.quick else 1 << 26
+    args = parser.parse_args(arguments)
+    sizes = QUICK if args.quick else Sizes()
     device = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
-    copy = copy_rate(large, rounds)
-    print(f"{device}: a copy moves {copy:.0f} GB/s")
-    tables = {
-        f"rules, {large >> 20} Mi float32 elements": bench_rules([large], rounds, copy),
-        "rules, 1000 tensors of 1000 float32 elements": bench_rules([1000] * 1000, rounds, copy),
-        "batch norm, NCHW 32x256x56x56 float32": bench_batchnorm((32, 256, 56, 56), rounds, copy),
-    }
-    for title, rows in tables.items():
-        print(f"\n{title}; milliseconds, then the peers' time as a multiple")
-        for r in rows:
-            peers = "  ".join(f"{t:5.2f}{peer}" for peer, t in r.items() if peer.startswith("x "))
-            rate = f"{r['gb_per_s']:6.0f} GB/s  {r['of_copy']:4.0%} of copy"
-            print(f"{r['name']:9} {r['ms']:8.4f}  {rate}  {peers}")
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump(
-                {"device": device, "copy_gb_per_s": copy, "info": ss.info(), "tables": tables}, file, indent=1
-            )
+    copy = Copy(sizes.large)
+    about = {"device": device, "info": ss.info(), "rounds": sizes.rounds}
+    print(f"{device}: a copy moves {copy.moved / milliseconds(copy) / 1e6:.0f} GB/s", flush=True)
+    results, rows = list[Result](), list[dict[str, Any]]()
+    for row in all_rows(sizes, copy):
+        if isinstance(row, Result):
+            found, times = [row], {}
+        else:
+            times = measure(row.contenders, sizes.rounds)
+            found = judge(row, times, copy.moved)
+        results += found
+        print(*found, sep="\n", flush=True)
+        rows.append({"row": found[0].row, "ms": times, "results": [r.as_dict() for r in found]})
+        if args.json:
+            with open(args.json, "w", encoding="utf-8") as file:
+                json.dump({**about, "rows": rows}, file, indent=1)
+        cupy.get_default_memory_pool().free_all_blocks()
+    goals = [r.verdict.partition(":")[0] for r in results if r.goal is not None]
+    print(", ".join(f"{goals.count(v)} goals {v}" for v in dict.fromkeys(goals)))
 
 
 if __name__ == "__main__":

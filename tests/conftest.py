@@ -108,5 +108,5 @@ def native() -> Path:
 
 @pytest.fixture(scope="session")
 def cuda_on_host() -> Path:
-    """csrc/gpu/kernels.cu as a library of the host; see tests/native/cuda_shim.h."""
+    """csrc/gpu/kernels.cu as a library of the host; see tests/native/cuda_shim.cpp."""
     return build_native("native", target="cuda_on_host") / "libcuda_on_host.so"

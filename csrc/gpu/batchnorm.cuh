@@ -1,5 +1,6 @@
 // Batch norm's loops on a GPU. The formulas, and what (N, C, S) means, are in contract/batchnorm.h;
-// backends/gpu/batchnorm.py launches add_blocks, pair_rows, finish and apply, or prepare and apply.
+// backends/gpu/batchnorm.py launches add_blocks, pair_rows, finish and apply, or whole_channel where a channel fits the
+// shared memory, or prepare and apply.
 #pragma once
 #include "contract/batchnorm.h"
 #include "contract/types.h"
@@ -37,25 +38,44 @@ inline BatchNorm batchnorm_of(const BatchNormArguments& a) {
 // Channels that a block of threads finishes: one in planes, whose block sums lie in a row, or kTile columns.
 inline Index channels_per_block(const BatchNorm& b) { return b.channels_last ? kTile : 1; }
 
+// In planes: where terms k, k + step, k + 2*step, ... of channel c lie: term k is at sample k/S, position k%S. Divided
+// once, not per term.
+class PlaneTerms {
+ public:
+  PlaneTerms(const BatchNorm& b, Index c, Index k, Index step)
+      : S_(b.positions),
+        apart_(b.channels * b.positions),
+        position_(k % S_),
+        base_(k / S_ * apart_ + c * S_),
+        positions_on_(step % S_),
+        base_on_(step / S_ * apart_) {}
+  Index place() const { return base_ + position_; }
+  void advance() {
+    base_ += base_on_;
+    position_ += positions_on_;
+    if (position_ >= S_) position_ -= S_, base_ += apart_;
+  }
+
+ private:
+  const Index S_, apart_;  // elements of a channel in a row; from one row of the channel to its next
+  Index position_, base_;
+  const Index positions_on_, base_on_;
+};
+
 // In planes: a warp sums one block of one channel.
 template <class D, class T>
 void add_plane_blocks(const BatchNorm& b) {
-  const Index blocks = b.blocks, S = b.positions, C = b.channels, unit = warp_number();
-  if (unit >= C * blocks) return;
+  const Index blocks = b.blocks, unit = warp_number();
+  if (unit >= b.channels * blocks) return;
   const Index c = unit / blocks, block = unit % blocks, first = block * kSumBlock,
-              last = smaller(b.samples * S, first + kSumBlock);
+              last = smaller(b.values, first + kSumBlock);
   D::prepare(b, c);
   const T* in[] = {static_cast<const T*>(b.x), static_cast<const T*>(b.dy)};
   const auto terms = D::template terms<ByChannel<T>>(b, c);
-  // Term k of the channel is at sample k/S, position k%S. A lane's next term is 32 further on: divided once, not per
-  // term.
-  Index sample = (first + threadIdx.x % kWarp) / S, position = (first + threadIdx.x % kWarp) % S;
-  const Index samples_on = kWarp / S, positions_on = kWarp % S;
+  PlaneTerms place(b, c, first + threadIdx.x % kWarp, kWarp);
   const auto add = [&](Index, double* sums) {
-    terms.template operator()<T>(in, (sample * C + c) * S + position, 0, sums);
-    sample += samples_on;
-    position += positions_on;
-    if (position >= S) position -= S, ++sample;
+    terms.template operator()<T>(in, place.place(), 0, sums);
+    place.advance();
   };
   warp_block<2>(add, first, last, b.sums + 2 * c * blocks + block, blocks);
 }
@@ -97,6 +117,89 @@ void finish(const BatchNormArguments& a) {
   }
   __syncthreads();
   if (threadIdx.x < width) D::finish(b, first + threadIdx.x);
+}
+
+// In planes, where a channel fits the shared memory: a block of threads does all there is to do for one channel, and
+// reads x, and dy, once. launched_memory is (blocks, 2) block sums, then (kArrays, M) values.
+template <class D, class T>
+class WholeChannel {
+ public:
+  WholeChannel(const BatchNorm& b, Index c)
+      : b_(b),
+        c_(c),
+        sums_(reinterpret_cast<double*>(launched_memory)),
+        x_(reinterpret_cast<T*>(sums_ + 2 * b.blocks)) {}
+
+  // P: a pack that lies within a row.
+  template <class P>
+  void run() const {
+    const T* const in[] = {static_cast<const T*>(b_.x), static_cast<const T*>(b_.dy)};
+    for_each_pack<P>([&](Index k, Index place) {
+#pragma unroll
+      for (int a = 0; a < D::kArrays; ++a) store_pack(x_ + a * b_.values + k, load_pack<P>(in[a] + place));
+    });
+    if (threadIdx.x == 0) D::prepare(b_, c_);
+    __syncthreads();
+    add_blocks();
+    if (threadIdx.x == 0) finish();
+    __syncthreads();
+    const auto formula = D::template formula<ByChannel<T>>(b_, c_);
+    for_each_pack<P>([&](Index k, Index place) {
+      P values[D::kArrays], out;
+#pragma unroll
+      for (int a = 0; a < D::kArrays; ++a) values[a] = load_pack<P>(x_ + a * b_.values + k);
+      const T* const from[] = {values[0].at, values[D::kArrays - 1].at};
+#pragma unroll
+      for (int e = 0; e < P::kSize; ++e) out.at[e] = formula.template operator()<T>(from, e, 0);
+      store_pack(static_cast<T*>(b_.out) + place, out);
+    });
+  }
+
+ private:
+  // Calls body(k, place) for this thread's share of the packs of terms k, k + 1, ...
+  template <class P, class Body>
+  void for_each_pack(const Body& body) const {
+    const Index first = P::kSize * threadIdx.x, step = P::kSize * blockDim.x;
+    PlaneTerms place(b_, c_, first, step);
+#pragma unroll 4
+    for (Index k = first; k < b_.values; k += step, place.advance()) body(k, place.place());
+  }
+
+  void add_blocks() const {
+    const T* const in[] = {x_, x_ + (D::kArrays - 1) * b_.values};
+    const auto terms = D::template terms<ByChannel<T>>(b_, c_);
+    const auto add = [&](Index k, double* sums) { terms.template operator()<T>(in, k, 0, sums); };
+    for (Index block = threadIdx.x / kWarp; block < b_.blocks; block += blockDim.x / kWarp) {
+      const Index first = block * kSumBlock;
+      warp_block<2>(add, first, smaller(b_.values, first + kSumBlock), sums_ + 2 * block, 1);
+    }
+    __syncthreads();
+    pair_by_block(sums_, b_.blocks, 2, 2);
+  }
+
+  void finish() const {
+    BatchNorm paired = b_;
+    paired.blocks = 1;
+    for (int s = 0; s < 2; ++s) paired.sums[2 * c_ + s] = sums_[s];
+    D::finish(paired, c_);
+  }
+
+  const BatchNorm& b_;
+  const Index c_;
+  double* const sums_;
+  T* const x_;
+};
+
+template <class D, class T>
+void whole_channel(const BatchNormArguments& a) {
+  const BatchNorm b = batchnorm_of(a);
+  const bool aligned = is_aligned(b.x) && is_aligned(b.out) && (D::kArrays == 1 || is_aligned(b.dy));
+  const WholeChannel<D, T> channel(b, blockIdx.x);
+  if (aligned && b.positions % Full<T>::kSize == 0) {
+    channel.template run<Full<T>>();
+  } else {
+    channel.template run<Single<T>>();
+  }
 }
 
 template <class D>

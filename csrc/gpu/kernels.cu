@@ -66,9 +66,11 @@ FOR_EACH_RULE(RULE)
   KERNEL(add_blocks_forward##suffix##_##type, BatchNormArguments, add_blocks<Forward<T, relu>, T>)   \
   KERNEL(finish_forward##suffix##_##type, BatchNormArguments, finish<Forward<T, relu>>)              \
   KERNEL(apply_forward##suffix##_##type, BatchNormArguments, apply<Forward<T, relu>, T>)             \
+  KERNEL(whole_forward##suffix##_##type, BatchNormArguments, whole_channel<Forward<T, relu>, T>)     \
   KERNEL(add_blocks_backward##suffix##_##type, BatchNormArguments, add_blocks<Backward<T, relu>, T>) \
   KERNEL(finish_backward##suffix##_##type, BatchNormArguments, finish<Backward<T, relu>>)            \
   KERNEL(apply_backward##suffix##_##type, BatchNormArguments, apply<Backward<T, relu>, T>)           \
+  KERNEL(whole_backward##suffix##_##type, BatchNormArguments, whole_channel<Backward<T, relu>, T>)   \
   KERNEL(prepare_inference##suffix##_##type, BatchNormArguments, prepare<Inference<T, relu>>)        \
   KERNEL(apply_inference##suffix##_##type, BatchNormArguments, apply<Inference<T, relu>, T>)
 #define BATCHNORM_KERNELS()                                                  \
@@ -89,11 +91,12 @@ FOR_EACH_RULE(RULE)
   KERNEL(mse_loss_float64, MseArguments, loss)
 
 #define PRODUCT_KERNELS_OF(T, type)                                     \
-  KERNEL(multiply_##type, ProductArguments, multiply<T>)                \
+  KERNEL(multiply_##type, ProductArguments, multiply<T, kSide>)         \
   KERNEL(relu_gradient_##type, ReluGradientArguments, relu_gradient<T>) \
   KERNEL(round_sums_##type, RoundArguments, round_sums<T>)
-#define PRODUCT_KERNELS()            \
-  PRODUCT_KERNELS_OF(float, float32) \
+#define PRODUCT_KERNELS()                                                       \
+  KERNEL(multiply_large_float32, ProductArguments, multiply<float, kLargeSide>) \
+  PRODUCT_KERNELS_OF(float, float32)                                            \
   PRODUCT_KERNELS_OF(double, float64)
 
 #define FUNCTION_KERNELS_OF(name, ...)                               \

@@ -8,9 +8,11 @@
 namespace samestep {
 namespace {
 
-constexpr Index kSide = 64;   // rows and columns of C that a block of threads computes
+// A block of kMultipliers threads computes side x side elements of C, each thread own x own of them.
+constexpr int kMultipliers = 256, kAcross = 16;  // threads; of a row of them
+constexpr Index kSide = 64;                      // of a tile where each thread has 4 x 4
+constexpr Index kLargeSide = 128;                // 8 x 8
 constexpr Index kSlice = 16;  // terms that lie in shared memory at a time; they fill a block of the contract evenly
-constexpr int kOwn = 4;       // rows and columns of C that a thread computes
 static_assert(kProductBlock % kSlice == 0, "a slice belongs to one block of terms");
 
 // Product's fields (contract/types.h), each of 8 bytes.
@@ -22,55 +24,153 @@ struct ProductArguments {
   Index c_row, relu;
 };
 
-// to (kSlice, kSide) = x (count, depth)^T, of strides `across` and `along`. Neighbouring threads read neighbours in
-// memory. Beyond count, values are +0, and their results are not stored.
-template <class T>
-inline void load_slice(const T* x, Index across, Index along, Index count, Index depth, T (&to)[kSlice][kSide]) {
-  for (Index t = threadIdx.x; t < kSlice * kSide; t += blockDim.x) {
-    const Index i = along == 1 ? t / kSlice : t % kSide, p = along == 1 ? t % kSlice : t / kSide;
-    to[p][i] = i < count && p < depth ? x[i * across + p * along] : T(0);
-  }
-}
+// A slice of A^T or B in shared memory, (kSlice, side). The gaps between rows put what the threads of a warp store at
+// the same time into different banks: 16 neighbours of one term, and 16 of another, n terms further on (see Operand).
+template <class T, Index side>
+using Slice = T[kSlice][side + 4];
 
-// A block of threads computes kSide x kSide elements of C; thread t those of rows 4*(t/16).. and columns 4*(t%16)..,
-// or more of them where there are fewer threads.
-template <class T>
+// A tile's rows of A, or columns of B: value i of term p is x[i*across + p*along], 0 <= i < count.
+template <class T, Index side>
+class Operand {
+ public:
+  Operand(const T* x, Index across, Index along, Index first, Index count)
+      : x_(x + first * across),
+        across_(across),
+        along_(along),
+        count_(smaller(side, count - first)),
+        by_terms_(along == 1 && across != 1),
+        aligned_(is_aligned(x_) && (by_terms_ ? across % n == 0 : across == 1 && along % n == 0)) {}
+
+  // Loads this thread's share of terms k .. k + depth - 1. Beyond count and depth, values are +0, whose results are
+  // dropped.
+  void load(Index k, Index depth) {
+#pragma unroll
+    for (int q = 0; q < kPacks; ++q) {
+      const Place at = place(q);
+      const T* const from = x_ + at.i * across_ + (k + at.p) * along_;
+      const bool whole = by_terms_ ? at.i < count_ && at.p + n <= depth : at.i + n <= count_ && at.p < depth;
+      if (aligned_ && whole) {
+        packs_[q] = load_pack<Full<T>>(from);
+        continue;
+      }
+#pragma unroll
+      for (int e = 0; e < n; ++e) {
+        const Index i = at.i + (by_terms_ ? 0 : e), p = at.p + (by_terms_ ? e : 0);
+        packs_[q].at[e] = i < count_ && p < depth ? from[e * (by_terms_ ? along_ : across_)] : T(0);
+      }
+    }
+  }
+
+  void store(Slice<T, side>& to) const {
+#pragma unroll
+    for (int q = 0; q < kPacks; ++q) {
+      const Place at = place(q);
+      if (by_terms_) {
+#pragma unroll
+        for (int e = 0; e < n; ++e) to[at.p + e][at.i] = packs_[q].at[e];
+      } else {
+        store_pack(&to[at.p][at.i], packs_[q]);
+      }
+    }
+  }
+
+ private:
+  static constexpr int n = Full<T>::kSize, kPacks = side * kSlice / n / kMultipliers;
+  static_assert(kPacks * n * kMultipliers == side * kSlice, "all threads load equally much");
+  struct Place {
+    int i, p;
+  };
+
+  // Of pack q of this thread: n neighbours of one term, or n terms, where these are neighbours in memory. There two
+  // threads read 32 bytes in a row, the least that memory delivers.
+  Place place(int q) const {
+    const int unit = threadIdx.x + q * kMultipliers;
+    if (by_terms_) return {unit / 2 % int(side), (unit / (2 * int(side)) * 2 + unit % 2) * n};
+    return {unit * n % int(side), unit * n / int(side)};
+  }
+
+  const T* const x_;
+  const Index across_, along_, count_;
+  const bool by_terms_, aligned_;
+  Full<T> packs_[kPacks];
+};
+
+// One tile of C. Of two slices in shared memory, threads multiply one and fill the other. A thread's rows and columns
+// are packs of n, kAcross*n apart, so that neighbours in a warp read neighbouring packs.
+template <class T, Index side>
 void multiply(const ProductArguments& q) {
-  __shared__ T a[kSlice][kSide], b[kSlice][kSide];
-  const Index tiles = ceil_div(q.n, kSide), row = blockIdx.x / tiles * kSide, column = blockIdx.x % tiles * kSide;
-  const T *A = static_cast<const T*>(q.a) + row * q.a_row, *B = static_cast<const T*>(q.b) + column * q.b_column;
-  constexpr Index kAcross = kSide / kOwn;
-  for (Index first = 0; first < kAcross * kAcross; first += blockDim.x) {
-    const Index own = first + threadIdx.x, top = own / kAcross % kAcross * kOwn, left = own % kAcross * kOwn;
-    T c[kOwn][kOwn] = {}, s[kOwn][kOwn] = {};
-    for (Index k = 0; k < q.k; k += kSlice) {
-      const Index depth = smaller(kSlice, q.k - k);
-      if (k > 0 && k % kProductBlock == 0) {  // the block of terms is complete
+  constexpr int n = Full<T>::kSize, own = side / kAcross, kGroups = own / n;
+  alignas(16) __shared__ Slice<T, side> a[2], b[2];
+  const Index tiles = ceil_div(q.n, side), row = blockIdx.x / tiles * side, column = blockIdx.x % tiles * side;
+  Operand<T, side> A(static_cast<const T*>(q.a), q.a_row, q.a_k, row, q.m),
+      B(static_cast<const T*>(q.b), q.b_column, q.b_k, column, q.n);
+  const int top = threadIdx.x / kAcross * n, left = threadIdx.x % kAcross * n;
+
+  T c[own][own] = {}, s[own][own] = {};
+  const auto add_term = [&](int slice, int p) {
+    Full<T> x[kGroups], y[kGroups];
 #pragma unroll
-        for (int i = 0; i < kOwn; ++i) {
+    for (int g = 0; g < kGroups; ++g) {
+      x[g] = load_pack<Full<T>>(&a[slice][p][g * kAcross * n + top]);
+      y[g] = load_pack<Full<T>>(&b[slice][p][g * kAcross * n + left]);
+    }
 #pragma unroll
-          for (int j = 0; j < kOwn; ++j) c[i][j] = k == kProductBlock ? s[i][j] : c[i][j] + s[i][j], s[i][j] = T(0);
-        }
+    for (int i = 0; i < own; ++i) {
+#pragma unroll
+      for (int j = 0; j < own; ++j) s[i][j] = fused(x[i / n].at[i % n], y[j / n].at[j % n], s[i][j]);
+    }
+  };
+
+  int slice = 0;
+  A.load(0, smaller(kSlice, q.k)), B.load(0, smaller(kSlice, q.k));
+  A.store(a[0]), B.store(b[0]);
+  __syncthreads();
+  for (Index k = 0; k < q.k; k += kSlice, slice ^= 1) {
+    const Index next = k + kSlice;
+    if (next < q.k) A.load(next, smaller(kSlice, q.k - next)), B.load(next, smaller(kSlice, q.k - next));
+    if (k > 0 && k % kProductBlock == 0) {  // the block of terms is complete
+#pragma unroll
+      for (int i = 0; i < own; ++i) {
+#pragma unroll
+        for (int j = 0; j < own; ++j) c[i][j] = k == kProductBlock ? s[i][j] : c[i][j] + s[i][j], s[i][j] = T(0);
       }
-      load_slice(A + k * q.a_k, q.a_row, q.a_k, q.m - row, depth, a);
-      load_slice(B + k * q.b_k, q.b_column, q.b_k, q.n - column, depth, b);
-      __syncthreads();
-      for (Index p = 0; p < depth; ++p) {
+    }
+    if (next <= q.k) {
 #pragma unroll
-        for (int i = 0; i < kOwn; ++i) {
-#pragma unroll
-          for (int j = 0; j < kOwn; ++j) s[i][j] = fused(a[p][top + i], b[p][left + j], s[i][j]);
-        }
-      }
+      for (int p = 0; p < kSlice; ++p) add_term(slice, p);
+    } else {
+#pragma unroll 1
+      for (int p = 0; p < q.k - k; ++p) add_term(slice, p);
+    }
+    if (next < q.k) {
+      A.store(a[slice ^ 1]), B.store(b[slice ^ 1]);
       __syncthreads();
     }
-    if (own >= kAcross * kAcross) continue;
-    for (int i = 0; i < kOwn && row + top + i < q.m; ++i) {
-      for (int j = 0; j < kOwn && column + left + j < q.n; ++j) {
-        T y = q.k <= kProductBlock ? s[i][j] : c[i][j] + s[i][j];
-        if (q.bias != nullptr) y = y + static_cast<const T*>(q.bias)[column + left + j];
-        if (q.relu != 0) y = relu_of(y);
-        static_cast<T*>(q.c)[(row + top + i) * q.c_row + column + left + j] = y;
+  }
+
+  const bool aligned = is_aligned(q.c) && q.c_row % n == 0;
+#pragma unroll
+  for (int i = 0; i < own; ++i) {
+    const Index to_row = row + i / n * kAcross * n + top + i % n;
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g) {
+      const Index to_column = column + g * kAcross * n + left;
+      T* const to = static_cast<T*>(q.c) + to_row * q.c_row + to_column;
+      Full<T> y;
+#pragma unroll
+      for (int e = 0; e < n; ++e) {
+        y.at[e] = q.k <= kProductBlock ? s[i][g * n + e] : c[i][g * n + e] + s[i][g * n + e];
+        if (q.bias != nullptr && to_column + e < q.n) y.at[e] = y.at[e] + static_cast<const T*>(q.bias)[to_column + e];
+        if (q.relu != 0) y.at[e] = relu_of(y.at[e]);
+      }
+      if (to_row >= q.m) continue;
+      if (aligned && to_column + n <= q.n) {
+        store_pack(to, y);
+        continue;
+      }
+#pragma unroll
+      for (int e = 0; e < n; ++e) {
+        if (to_column + e < q.n) to[e] = y.at[e];
       }
     }
   }

@@ -7,6 +7,10 @@
 #include "contract/types.h"
 
 namespace samestep {
+
+// Shared memory of as many bytes as the launch names.
+alignas(16) extern __shared__ unsigned char launched_memory[];
+
 namespace {
 
 constexpr int kWarp = 32;  // threads

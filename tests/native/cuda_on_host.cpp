@@ -1,5 +1,7 @@
 // csrc/gpu/kernels.cu as a shared library of the host: what tests/backends/gpu/test_gpu.py launches in the place of a
 // GPU.
+#include <vector>
+
 #include "cuda_shim.h"
 
 namespace {
@@ -7,7 +9,7 @@ namespace {
 struct Kernel {
   const char* name;
   long long argument_size;
-  void (*run)(const void*);
+  shim::Kernel run;
 };
 std::vector<Kernel> kernels;
 
@@ -29,8 +31,11 @@ const Kernel* find(const char* name) {
       {#name, sizeof(Arguments), [](const void* a) { __VA_ARGS__(*static_cast<const Arguments*>(a)); }});
 #include "gpu/kernels.cu"
 
+#ifndef KERNELS
+#define KERNELS ALL_KERNELS()
+#endif
 namespace samestep {
-ALL_KERNELS()
+KERNELS
 }  // namespace samestep
 
 extern "C" {
@@ -46,14 +51,11 @@ __attribute__((visibility("default"))) const char* kernel_name(long long i) {
 }
 
 __attribute__((visibility("default"))) void launch(const char* name, unsigned grid, unsigned threads,
-                                                   const void* arguments) {
+                                                   const void* arguments, unsigned shared_bytes) {
   const Kernel* kernel = find(name);
   gridDim = {grid, 1, 1};
   blockDim = {threads, 1, 1};
-  for (unsigned i = 0; i < grid; ++i) {
-    blockIdx = {i, 0, 0};
-    shim::block.run(kernel->run, arguments);
-  }
+  shim::run_grid(name, kernel->run, arguments, shared_bytes);
 }
 
 }  // extern "C"

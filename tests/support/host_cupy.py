@@ -1,5 +1,5 @@
 """As much of CuPy as samestep uses, on the host: arrays are NumPy's, kernels those of csrc/gpu/kernels.cu,
-run by fibers (tests/native/cuda_shim.h). Arrays refuse what CuPy's refuse: to become NumPy arrays by
+run by fibers (tests/native/cuda_shim.cpp). Arrays refuse what CuPy's refuse: to become NumPy arrays by
 themselves.
 """
 
@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import re
 import types
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+
+import elf
 
 
 class CUDARuntimeError(RuntimeError):
@@ -50,6 +53,10 @@ class Device:
         self._before: list[int] = []
 
     compute_capability = "90"
+    attributes: ClassVar[dict[str, int]] = {
+        "MaxSharedMemoryPerBlockOptin": 227 << 10,
+        "MultiProcessorCount": 4,
+    }
     waited_for: ClassVar[list[int]] = []
 
     def synchronize(self) -> None:
@@ -192,11 +199,26 @@ def concatenate(arrays: list[ndarray]) -> ndarray:
     return ndarray(np.concatenate([a.host for a in arrays]))
 
 
-class HostKernels:
-    """The shared library, and what was launched."""
+WITHOUT_ASKING = 48 << 10  # bytes of shared memory that a launch can have
 
-    def __init__(self, library: Path) -> None:
+
+class SharedMemoryError(AssertionError):
+    """Threads race for shared memory, or one reads what none wrote."""
+
+
+class HostKernels:
+    """The shared library, and what was launched.
+
+    Args:
+        library: built from tests/native/cuda_on_host.cpp.
+        seed: of the order in which blocks and threads run; 0: as they are numbered.
+    """
+
+    def __init__(self, library: Path, seed: int = 0) -> None:
+        self._path = library
         self._library = ctypes.CDLL(str(library))
+        self._library.shared_memory_fault.restype = ctypes.c_char_p
+        self._library.set_order(ctypes.c_ulonglong(seed))
         self._library.argument_size.restype = ctypes.c_longlong
         self._library.kernel_name.restype = ctypes.c_char_p
         self.launches: list[tuple[str, int, int]] = []
@@ -207,16 +229,38 @@ class HostKernels:
             found.append(name.decode())
         return found
 
-    def launch(self, name: str, grid: tuple[int], block: tuple[int], arguments: tuple[np.ndarray]) -> None:
+    def launch(
+        self,
+        name: str,
+        grid: tuple[int],
+        block: tuple[int],
+        arguments: tuple[np.ndarray],
+        shared_mem: int = 0,
+        allowed: int = WITHOUT_ASKING,
+    ) -> None:
         (argument,) = arguments
         assert argument.size == 1
         assert argument.nbytes == self._library.argument_size(name.encode()), name
         assert argument.nbytes <= 4096, "what a launch can carry"
         assert 0 < grid[0] < 2**31
         assert block[0] % 32 == 0
+        assert shared_mem <= allowed, "more shared memory than was asked for"
         self.launches.append((name, grid[0], block[0]))
         pointer = argument.ctypes.data_as(ctypes.c_void_p)
-        self._library.launch(name.encode(), ctypes.c_uint(grid[0]), ctypes.c_uint(block[0]), pointer)
+        sizes = [ctypes.c_uint(n) for n in (grid[0], block[0], shared_mem)]
+        self._library.launch(name.encode(), *sizes[:2], pointer, sizes[2])
+        if fault := self._library.shared_memory_fault():
+            raise SharedMemoryError(re.sub(r"byte (\d+) of shared memory", self._variable, fault.decode()))
+
+    def _variable(self, byte: re.Match[str]) -> str:
+        """Which of the library's thread_local variables, all of which are shared memory there."""
+        at = int(byte[1])
+        for symbol in elf.symbols(self._path.read_bytes()):
+            if symbol.kind == elf.THREAD_LOCAL and symbol.value <= at < symbol.value + symbol.size:
+                # Mangled: of a function, E, the length of the name, the name; of a namespace, E at the end.
+                name = re.search(r"E\d+([a-z]\w*?)(?:_\d+)?$|[a-z]\d+([a-z]\w*)E$", symbol.name)
+                return f"byte {at - symbol.value} of {(name[1] or name[2]) if name else symbol.name}"
+        return byte[0]
 
 
 def make(kernels: HostKernels) -> types.ModuleType:
@@ -228,8 +272,24 @@ def make(kernels: HostKernels) -> types.ModuleType:
                 raise CUDADriverError("CUDA_ERROR_INVALID_IMAGE: device kernel image is invalid")
 
         def get_function(self, name: str) -> Any:
-            return lambda grid, block, arguments: kernels.launch(name, grid, block, arguments)
+            return Function(name)
 
+    class Function:
+        def __init__(self, name: str) -> None:
+            functions.append(self)
+            self.ptr, self._name, self.allowed = len(functions) - 1, name, WITHOUT_ASKING
+
+        def __call__(self, grid: Any, block: Any, arguments: Any, shared_mem: int = 0) -> None:
+            kernels.launch(self._name, grid, block, arguments, shared_mem, self.allowed)
+
+    functions: list[Function] = []
+
+    def set_attribute(function: int, attribute: int, value: int) -> None:
+        assert attribute == most_shared
+        assert value <= Device.attributes["MaxSharedMemoryPerBlockOptin"]
+        functions[function].allowed = value
+
+    most_shared = 8  # as CUDA numbers it
     programs: dict[int, tuple[str, tuple[str, ...]]] = {}
 
     def create_program(text: str, *_: object) -> int:
@@ -268,14 +328,17 @@ def make(kernels: HostKernels) -> types.ModuleType:
         getDeviceProperties=lambda device: {"name": b"fibers on the host"},
     )
     function = types.SimpleNamespace(Module=Module)
+    driver = types.SimpleNamespace(
+        CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES=most_shared, funcSetAttribute=set_attribute
+    )
     cupy.cuda = types.SimpleNamespace(  # type: ignore[attr-defined]
-        nvrtc=nvrtc, runtime=runtime, function=function, Device=Device
+        nvrtc=nvrtc, runtime=runtime, function=function, driver=driver, Device=Device
     )
     return cupy
 
 
 @contextlib.contextmanager
-def installed(library: Path, folder: Path) -> Any:
+def installed(library: Path, folder: Path, seed: int = 0) -> Any:
     """samestep with this in the place of CuPy; yields what its kernels are launched by."""
     import sys
 
@@ -283,8 +346,9 @@ def installed(library: Path, folder: Path) -> Any:
 
     from samestep.backends import gpu
 
-    kernels = HostKernels(library)
+    kernels = HostKernels(library, seed)
     caches = (gpu.device.get_cupy, gpu.kernels._module, gpu.kernels._kernel)
+    caches += (gpu.kernels.shared_memory, gpu.kernels.multiprocessors)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", make(kernels))
         patch.setenv("SAMESTEP_CACHE", str(folder))

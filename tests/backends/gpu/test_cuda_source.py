@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import cubin
 import host_cupy
 import nvrtc
 import samestep as ss
@@ -35,8 +36,8 @@ FORBIDDEN = re.compile(
 # Canonical sums of float32: the product of two is exact in float64, so fusing it changes no bit. And the
 # matrix product, which is defined by fused multiply-adds.
 MAY_FUSE = re.compile(
-    r"(sum_runs_squares|add_blocks_\w+|mse_residuals|mse_gradient_blocks)_float32 fma\.rn\.f64"
-    r"|multiply_float32 fma\.rn\.f32|multiply_float64 fma\.rn\.f64"
+    r"(sum_runs_squares|add_blocks_\w+|whole_\w+|mse_residuals|mse_gradient_blocks)_float32 fma\.rn\.f64"
+    r"|multiply_(large_)?float32 fma\.rn\.f32|multiply_float64 fma\.rn\.f64"
 )
 
 
@@ -114,7 +115,8 @@ def without_packs(code: str) -> list[str]:
         name
         for name, body in entries(code).items()
         for access in ("ld", "st")
-        if re.match(r"step_|apply_", name) and not re.search(rf"{access}(\.global)?\.v[24]\.(f|b|u)\d+", body)
+        if re.match(r"step_|apply_|whole_", name)
+        and not re.search(rf"{access}(\.global)?\.v[24]\.(f|b|u)\d+", body)
     ]
 
 
@@ -146,6 +148,47 @@ def test_names_are_those_that_are_launched(cuda_on_host):
     """The same list that the host's library has, whose kernels test_gpu.py launches by name."""
     names = host_cupy.HostKernels(cuda_on_host).names()
     assert sorted(entries(ptx(ALL))) == sorted(names)
+
+
+def test_the_product_reads_16_bytes_at_a_time():
+    """Of matrices, and of slices in shared memory."""
+    found = entries(ptx("PRODUCT_KERNELS()"))
+    for name in ("multiply_float32", "multiply_large_float32", "multiply_float64"):
+        for memory in ("global", "shared"):
+            assert re.search(rf"ld\.{memory}\.v[24]\.\w+", found[name]), (name, memory)
+
+
+# Registers that a block of threads can have; kernels whose arrays with computed indices lie in the GPU's
+# memory: sums of blocks that wait for their partner, addresses of the arrays of a fingerprinted step.
+REGISTERS = 65536
+MAY_BE_LOCAL = re.compile(r"mse_residuals_\w+|softmax_rows_\w+|step_\w+_fingerprints_\w+")
+
+
+def too_large(kernel_list: str, replace: tuple[str, str] = ("", "")) -> set[str]:
+    """Kernels that spill registers, or of which a whole block of threads does not fit a processor."""
+    text = kernels.text_of(kernel_list)
+    assert replace[0] in text
+    text = text.replace(*replace) if replace[0] else text
+    code = nvrtc.compile_text(text, (*kernels.OPTIONS, "--gpu-architecture=sm_90"), "CUBIN")
+    found = cubin.resources(code)
+    assert any(name.startswith("multiply_") for name in found)
+    threads = {"whole": kernels.SHARING_THREADS, "multiply": kernels.PRODUCT_THREADS}
+    return {
+        name
+        for name, of in found.items()
+        if (of.local_bytes and not MAY_BE_LOCAL.fullmatch(name))
+        # Registers are given to a warp in units of 256.
+        or -(-of.registers // 8) * 8 * threads.get(name.split("_")[0], kernels.THREADS) > REGISTERS
+    }
+
+
+def test_no_register_is_spilled_and_every_block_of_threads_fits():
+    assert too_large(f"{SOME} BATCHNORM_KERNELS()") == set()
+
+
+def test_that_gate_fails_on_too_large_a_tile():
+    larger = ("kMultipliers = 256, kAcross = 16", "kMultipliers = 64, kAcross = 8")  # 16 x 16 a thread
+    assert "multiply_large_float32" in too_large("PRODUCT_KERNELS()", larger)
 
 
 def test_a_real_architecture_gives_code_that_can_be_loaded():

@@ -22,6 +22,7 @@ class TestBits:
     def test_golden_digests(self, kernels, monkeypatch, threads):
         """Large programs with one block size; long ones, of 10 000 steps, with one and of one rule."""
         monkeypatch.setattr(gpu.kernels, "THREADS", threads)
+        monkeypatch.setattr(gpu.kernels, "SHARING_THREADS", threads)
         for program in (p for group in golden.programs().values() for p in group if str(p) in golden.DIGESTS):
             long = isinstance(program, golden.RuleProgram) and program.steps > 100
             large = isinstance(program, golden.RuleProgram) and program.size > 10_000
@@ -32,7 +33,7 @@ class TestBits:
             ):
                 found = golden.program_digest(program, backend="cuda")
                 assert found == golden.DIGESTS[str(program)], str(program)
-        assert {n for _, _, n in kernels.launches} == {threads}
+        assert {n for name, _, n in kernels.launches if not name.startswith("multiply_")} == {threads}
 
     def test_one_launch_steps_a_list(self, kernels, case):
         """Of all sizes and offsets, aligned and not, and beside a tensor that sits out."""
@@ -203,8 +204,12 @@ class TestBits:
     @pytest.mark.parametrize("relu", [False, True])
     @pytest.mark.parametrize("shape", [(3, 5, 7, 5), (40, 33), (2, 3, 1100), (4, 1, 9), (3, 2, 2)])
     @pytest.mark.parametrize("axis", [1, -1])
-    def test_batch_norm(self, kernels, monkeypatch, shape, axis, relu):
+    @pytest.mark.parametrize("fits", [True, False])
+    def test_batch_norm(self, kernels, monkeypatch, shape, axis, relu, fits):
         monkeypatch.setattr(gpu.kernels, "THREADS", 64)
+        monkeypatch.setattr(gpu.kernels, "SHARING_THREADS", 96)
+        if not fits:
+            monkeypatch.setattr(gpu.batchnorm, "shared_memory", lambda device: 0)
         rng = np.random.default_rng(4)
         x, dy = (
             vectors.random_values(int(np.prod(shape)), np.dtype(np.float32), k).reshape(shape) for k in (1, 2)
@@ -219,6 +224,49 @@ class TestBits:
         back = ss.batchnorm_backward(device(dy), *mine, *found[1:], **how)
         expected_back = ss.batchnorm_backward(dy, x, gamma, beta, *expected[1:], backend="reference", **how)
         same_bits([a.get() for a in back], list(expected_back))
+        in_planes = axis == 1 and len(shape) > 2
+        assert [name for name, _, _ in kernels.launches] == [
+            f"{step}_{direction}{'_relu' if relu else ''}_float32"
+            for direction in ("forward", "backward")
+            for step in (["whole"] if fits and in_planes else ["add_blocks", "finish", "apply"])
+        ]
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.parametrize("backward", [False, True])
+    def test_a_channel_that_fits_the_shared_memory_just_so(self, kernels, dtype, backward):
+        """M values, and dy as well backward, and two sums for each 1024; one value more does not fit."""
+        most, item = 227 << 10, np.dtype(dtype).itemsize * (2 if backward else 1)
+        M = next(m for m in range(most // item, 0, -1) if 16 * -(-m // 1024) + m * item <= most)
+        rng = np.random.default_rng(7)
+        for values, launches in ((M, 1), (M + 1, 3)):
+            x, dy = rng.standard_normal((2, 1, 2, values)).astype(dtype)
+            gamma, beta = rng.standard_normal((2, 2)).astype(dtype)
+            y, *statistics = ss.batchnorm_forward(x, gamma, beta)
+            there = [device(a) for a in (x, gamma, beta, *statistics)]
+            kernels.launches.clear()
+            if backward:
+                expected = ss.batchnorm_backward(dy, x, gamma, beta, *statistics)
+                found = ss.batchnorm_backward(device(dy), *there)
+            else:
+                expected, found = (y, *statistics), ss.batchnorm_forward(*there[:3])
+            same_bits([a.get() for a in found], list(expected))
+            assert len(kernels.launches) == launches
+
+    @pytest.mark.parametrize("offset", [0, 1])
+    def test_a_channel_in_packs_and_value_by_value(self, kernels, offset):
+        """Rows of whole packs, from an address that is a multiple of 16 bytes or not; and in place."""
+        rng = np.random.default_rng(8)
+        x, gamma, beta = (
+            rng.standard_normal((5, 3, 6, 6)).astype(np.float32),
+            np.ones(3, "f4"),
+            np.ones(3, "f4"),
+        )
+        room = np.zeros(x.size + 8, np.float32)
+        room = room[-room.ctypes.data % 16 // 4 + offset :][: x.size].reshape(x.shape)
+        room[...] = x
+        found = ss.batchnorm_forward(ndarray(room), device(gamma), device(beta))
+        assert kernels.launches == [("whole_forward_float32", 3, gpu.kernels.SHARING_THREADS)]
+        same_bits([a.get() for a in found], list(ss.batchnorm_forward(x, gamma, beta)))
 
     def test_layer(self, kernels):
         x = np.random.default_rng(5).standard_normal((50, 3)).astype(np.float32)
@@ -260,6 +308,32 @@ class TestBits:
         found = ss.linear_backward(g, a, b, input_gradient=False, out=(None, *outs))
         assert found[0] is None
         same_bits([f.get() for f in outs], list(plain[1:]))
+
+    @pytest.mark.parametrize(("dtype", "large"), [("float32", False), ("float32", True), ("float64", True)])
+    @pytest.mark.parametrize(
+        "sizes", [(128, 256, 128), (129, 273, 260), (63, 16, 65), (130, 15, 4), (1, 530, 132)], ids=str
+    )
+    def test_tiles_of_a_product(self, kernels, monkeypatch, sizes, dtype, large):
+        """Whole tiles and parts of them, packs and single values, all ways in which an operand can lie."""
+        monkeypatch.setattr(gpu.product, "multiprocessors", lambda device: 1 if large else 1000)
+        m, k, n = sizes
+        rng = np.random.default_rng(10)
+        a, b, bias = (rng.standard_normal(shape).astype(dtype) for shape in ((m, k), (k, n), (n,)))
+        a[0, 0], a[-1, -1], b[0, -1] = -0.0, np.inf, np.nan
+        expected = ss.linear(a, b, bias)
+        ways = {
+            "rows": lambda x: x,
+            "columns": np.asfortranarray,
+            "gaps": lambda x: np.repeat(x, 2, 1)[:, ::2],
+            "rows, not aligned": lambda x: np.pad(x, ((0, 0), (1, 0)))[:, 1:],
+            "columns, not aligned": lambda x: np.pad(x, ((1, 0), (0, 0))).T.copy().T[1:],
+        }
+        for way in ways.values():
+            for other in ways.values():
+                found = ss.linear(ndarray(way(a)), ndarray(other(b)), device(bias))
+                same_bits([found.get()], [expected])
+        name = f"multiply{'_large' if large and dtype == 'float32' else ''}_{dtype}"
+        assert {launched for launched, _, _ in kernels.launches} == {name}
 
     def test_mean_squared_error(self, kernels):
         rng = np.random.default_rng(6)

@@ -34,7 +34,9 @@ SIZES = {
     "kPairedRows": (kernels.PAIRED_ROWS,),
     "kHashedBlocks": (kernels.HASHED_BLOCKS,),
     "kFingerprintBytes": (BLOCK,),
+    "kMultipliers": (kernels.PRODUCT_THREADS,),
     "kSide": (kernels.PRODUCT_SIDE,),
+    "kLargeSide": (kernels.LARGE_PRODUCT_SIDE,),
     "kProductBlock": (product.PRODUCT_BLOCK,),
     "kWords": (kernels.WORDS,),
     "kCoefficients": (kernels.BATCHNORM_COEFFICIENTS,),
@@ -80,7 +82,7 @@ def test_that_comparison_fails_on_swapped_fields():
 
 @pytest.mark.parametrize("name", SIZES)
 def test_sizes_are_those_of_the_kernels(name):
-    (value,) = re.findall(rf"constexpr (?:Index|int) {name} = (\d+);", kernels.source())
+    (value,) = re.findall(rf"constexpr (?:Index|int) {name} = (\d+)[,;]", kernels.source())
     assert {int(value)} == set(SIZES[name])
 
 

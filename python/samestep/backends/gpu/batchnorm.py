@@ -1,7 +1,9 @@
 """Batch norm on a GPU: launches the kernels of csrc/gpu/. The formulas are in reference/batchnorm.py.
 
-A pass in training launches ``add_blocks``, which sums the values of blocks, ``pair_rows``, which pairs these
-sums, ``finish``, which computes each channel's coefficients, and ``apply``, which computes the result.
+A pass in training reads its arrays once where a channel lies in planes and fits the GPU's shared memory:
+one launch, ``whole``. Else it launches ``add_blocks``, which sums the values of blocks, ``pair_rows``, which
+pairs these sums, ``finish``, which computes each channel's coefficients, and ``apply``, which reads the
+arrays again and computes the result.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from .kernels import (
     TILE,
     ceil_div,
     run_kernel,
+    run_shared,
+    shared_memory,
     struct_of,
     threads,
     warps,
@@ -56,6 +60,11 @@ def _launch_training_pass(direction: str, x: Any, sizes: Sizes, channels_last: b
     coefficients = cupy.empty(BATCHNORM_COEFFICIENTS * C, x.dtype)
     sums = cupy.empty(2 * blocks * C, np.float64)
     argument = _kernel_argument(x, sizes, channels_last, coefficients=coefficients, sums=sums, **values)
+    # Of a channel: two sums of each block, then its values of x, and of dy.
+    shared_bytes = 16 * blocks + N * S * x.itemsize * (2 if "dy" in values else 1)
+    if C and not channels_last and shared_bytes <= shared_memory(cupy.cuda.runtime.getDevice()):
+        run_shared("BATCHNORM_KERNELS()", f"whole_{direction}_{x.dtype}", C, argument, shared_bytes)
+        return
     tiles = ceil_div(C, TILE)
     grid = tiles * blocks if channels_last else warps(C * blocks)
     run_kernel("BATCHNORM_KERNELS()", f"add_blocks_{direction}_{x.dtype}", grid, argument)

@@ -32,6 +32,9 @@ OPTIONS = (
 )
 
 THREADS = 256  # of a block; any multiple of 32 up to 1024 gives the same bits
+SHARING_THREADS = (
+    512  # of a block that has much shared memory, so that few blocks share a processor; as THREADS
+)
 ITEM = 4096  # elements of a block of threads
 
 # Sizes that the kernels know as well: kSumBlock in csrc/contract/types.h, the others in csrc/gpu/.
@@ -40,7 +43,8 @@ SUM_BLOCK = 1024  # terms
 TILE = 32  # columns that a block of threads sums
 PAIRED_ROWS = 1024  # block sums that a block of threads pairs
 HASHED_BLOCKS = 32  # of 1024 bytes that a block of threads hashes
-PRODUCT_SIDE = 64  # rows and columns of a matrix product that a block of threads computes
+PRODUCT_THREADS = 256  # of a block that multiplies matrices
+PRODUCT_SIDE, LARGE_PRODUCT_SIDE = 64, 128  # rows and columns of the product that such a block computes
 WORDS = 480  # 8-byte words that one launch of write_words writes
 
 
@@ -196,8 +200,29 @@ def _module(kernels: str, device: int) -> Any:
 
 
 @functools.cache
-def _kernel(kernels: str, name: str, device: int) -> Any:
-    return _module(kernels, device).get_function(name)
+def shared_memory(device: int) -> int:
+    """Bytes of shared memory that a launch on this device may name."""
+    most: int = get_cupy().cuda.Device(device).attributes["MaxSharedMemoryPerBlockOptin"]
+    return most
+
+
+@functools.cache
+def multiprocessors(device: int) -> int:
+    """How many blocks of threads run at the same time, if each takes most of what there is for one."""
+    count: int = get_cupy().cuda.Device(device).attributes["MultiProcessorCount"]
+    return count
+
+
+@functools.cache
+def _kernel(kernels: str, name: str, device: int, shared_bytes: int = 0) -> Any:
+    """The kernel, which may be launched with as many bytes of shared memory."""
+    kernel = _module(kernels, device).get_function(name)
+    if shared_bytes:
+        driver = get_cupy().cuda.driver
+        driver.funcSetAttribute(
+            kernel.ptr, driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes
+        )
+    return kernel
 
 
 def ready_kernel(kernels: str, name: str) -> Any:
@@ -214,6 +239,19 @@ def launch_kernel(kernel: Any, blocks: int, argument: NDArray[Any]) -> None:
 def run_kernel(kernels: str, name: str, blocks: int, argument: NDArray[Any]) -> None:
     if blocks:
         launch_kernel(ready_kernel(kernels, name), blocks, argument)
+
+
+def run_product(name: str, blocks: int, argument: NDArray[Any]) -> None:
+    """Launches blocks of PRODUCT_THREADS threads."""
+    if blocks:
+        ready_kernel("PRODUCT_KERNELS()", name)((blocks,), (PRODUCT_THREADS,), (argument,))
+
+
+def run_shared(kernels: str, name: str, blocks: int, argument: NDArray[Any], shared_bytes: int) -> None:
+    """Launches ``blocks`` blocks of SHARING_THREADS threads, each of them with so much shared memory."""
+    device = get_cupy().cuda.runtime.getDevice()
+    kernel = _kernel(kernels, name, device, shared_memory(device))
+    kernel((blocks,), (SHARING_THREADS,), (argument,), shared_mem=shared_bytes)
 
 
 # The kernels' arguments, field by field as in csrc/gpu/*.cuh; tests/backends/gpu/test_gpu_arguments.py

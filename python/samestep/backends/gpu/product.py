@@ -6,8 +6,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .device import get_cupy
-from .kernels import PRODUCT, PRODUCT_SIDE, RELU_GRADIENT, ROUND, ceil_div, run_kernel, struct_of, threads
+from .kernels import (
+    LARGE_PRODUCT_SIDE,
+    PRODUCT,
+    PRODUCT_SIDE,
+    RELU_GRADIENT,
+    ROUND,
+    ceil_div,
+    multiprocessors,
+    run_kernel,
+    run_product,
+    struct_of,
+    threads,
+)
 from .sums import sum_terms
 
 
@@ -25,8 +39,12 @@ def _multiply(a: Any, b: Any, bias: Any | None, relu: bool, out: Any | None) -> 
     )
     argument["relu"] = relu
     argument["bias"] = 0 if bias is None else bias.data.ptr
-    grid = ceil_div(m, PRODUCT_SIDE) * ceil_div(n, PRODUCT_SIDE)
-    run_kernel("PRODUCT_KERNELS()", f"multiply_{a.dtype}", grid, argument)
+    # Larger tiles read less and leave processors idle where there are few of them; bits do not depend on it.
+    grid = ceil_div(m, LARGE_PRODUCT_SIDE) * ceil_div(n, LARGE_PRODUCT_SIDE)
+    if a.dtype == np.float32 and grid >= multiprocessors(get_cupy().cuda.runtime.getDevice()):
+        run_product("multiply_large_float32", grid, argument)
+    else:
+        run_product(f"multiply_{a.dtype}", ceil_div(m, PRODUCT_SIDE) * ceil_div(n, PRODUCT_SIDE), argument)
     return c
 
 
