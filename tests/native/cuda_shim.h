@@ -42,6 +42,15 @@ inline double __longlong_as_double(long long bits) {
   return x;
 }
 inline double __fma_rn(double a, double b, double c) { return std::fma(a, b, c); }
+inline float __uint_as_float(unsigned bits) {
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+  __extension__ typedef unsigned __int128 Wide;
+  return static_cast<unsigned long long>((static_cast<Wide>(a) * b) >> 64);
+}
 
 namespace shim {
 
@@ -181,5 +190,10 @@ inline T __shfl_sync(unsigned, T value, unsigned from) {
 inline unsigned long long atomicAdd(unsigned long long* to, unsigned long long by) {
   const unsigned long long before = *to;
   *to += by;
+  return before;
+}
+inline unsigned long long atomicMax(unsigned long long* to, unsigned long long value) {
+  const unsigned long long before = *to;
+  if (value > before) *to = value;
   return before;
 }

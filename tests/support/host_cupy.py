@@ -109,7 +109,7 @@ class ndarray:  # noqa: N801
         return len(self.host)
 
     def __float__(self) -> float:
-        return float(self.host)
+        return float(self.get())
 
     def __getitem__(self, key: Any) -> ndarray:
         return ndarray(self.host[key], self.device.id)
@@ -117,11 +117,17 @@ class ndarray:  # noqa: N801
     def __setitem__(self, key: Any, value: ndarray) -> None:
         self.host[key] = value.host
 
-    def get(self) -> np.ndarray:
+    read_on: ClassVar[list[int]] = []  # streams that were waited for
+
+    def get(self, stream: Stream | None = None) -> np.ndarray:
+        ndarray.read_on.append(Stream.current if stream is None else stream.ptr)
         return self.host.copy()
 
     def copy(self) -> ndarray:
         return ndarray(np.array(self.host, order="C"), self.device.id)
+
+    def view(self, dtype: Any) -> ndarray:
+        return ndarray(self.host.view(dtype), self.device.id)
 
     def reshape(self, *shape: Any) -> ndarray:
         return ndarray(self.host.reshape(*shape), self.device.id)
@@ -269,7 +275,11 @@ def make(kernels: HostKernels) -> types.ModuleType:
     )
     function = types.SimpleNamespace(Module=Module)
     cupy.cuda = types.SimpleNamespace(  # type: ignore[attr-defined]
-        nvrtc=nvrtc, runtime=runtime, function=function, Device=Device
+        nvrtc=nvrtc,
+        runtime=runtime,
+        function=function,
+        Device=Device,
+        get_current_stream=lambda: Stream(Stream.current),
     )
     return cupy
 
