@@ -36,6 +36,27 @@ inline HD T flushed(T s) {
   return s < least && s > -least ? T(0) : s;
 }
 
+// The running average of the parameters.  e = d*e + (1 - d)*w
+template <class T>
+struct Average {
+  T d, o;
+  explicit HD Average(double decay) : d(T(decay)), o(T(1.0 - decay)) {}
+  HD T operator()(T e, T w) const { return (d * e) + (o * w); }
+};
+
+// x - x is 0 of a finite x, else NaN.
+template <class T>
+inline HD bool is_finite(T x) {
+  return x - x == T(0);
+}
+
+inline HD double decoupled_decay(double lr, double weight_decay) { return lr * weight_decay; }
+
+// Gradients whose norm is above clip_norm are shortened to it.
+inline HD double clip_scale(double scale, double norm, double clip_norm) {
+  return norm > clip_norm ? scale * (clip_norm / norm) : scale;
+}
+
 #ifndef __CUDACC__  // a GPU's loops are in gpu/step.cuh
 template <class T, bool decays>
 void prepare_gradient(const Preparation& p, const void* weights, const void* gradient, Index n, void* out) {
@@ -46,13 +67,12 @@ void prepare_gradient(const Preparation& p, const void* weights, const void* gra
   for (Index i = 0; i < n; ++i) to[i] = prepared(w[i], g[i], decays);
 }
 
-// The running average of the parameters.  e = d*e + (1 - d)*w
 template <class T>
 void average(double decay, const void* weights, Index n, void* ema) {
-  const T d = T(decay), o = T(1.0 - decay);
+  const Average<T> averaged(decay);
   const T* __restrict w = static_cast<const T*>(weights);
   T* __restrict e = static_cast<T*>(ema);
-  for (Index i = 0; i < n; ++i) e[i] = (d * e[i]) + (o * w[i]);
+  for (Index i = 0; i < n; ++i) e[i] = averaged(e[i], w[i]);
 }
 
 template <class T>
@@ -61,20 +81,12 @@ void flush_subnormals(Index n, void* state) {
   for (Index i = 0; i < n; ++i) s[i] = flushed(s[i]);
 }
 
-// x - x is 0 of a finite x, else NaN.
 template <class T>
 bool all_finite(const void* gradient, Index n) {
   const T* g = static_cast<const T*>(gradient);
   int bad = 0;
-  for (Index i = 0; i < n; ++i) bad |= !(g[i] - g[i] == T(0));
+  for (Index i = 0; i < n; ++i) bad |= !is_finite(g[i]);
   return bad == 0;
-}
-
-inline double decoupled_decay(double lr, double weight_decay) { return lr * weight_decay; }
-
-// Gradients whose norm is above clip_norm are shortened to it.
-inline double clip_scale(double scale, double norm, double clip_norm) {
-  return norm > clip_norm ? scale * (clip_norm / norm) : scale;
 }
 
 #endif  // __CUDACC__

@@ -16,7 +16,7 @@ namespace samestep {
 namespace {  // internal linkage: code built for AVX-512 must never win at link time
 
 // base^t by right-to-left binary powering. Not libm's pow: its last bit differs between systems.
-inline double power(double base, long long t) {
+inline HD double power(double base, long long t) {
   double result = 1.0;
   for (; t > 0; t >>= 1) {
     if (t & 1) result = result * base;
@@ -51,7 +51,7 @@ HD T denominator(T r, T eps) {
 template <class T>
 struct Sgd {
   T lr;
-  static Sgd at(long long, double lr) { return {T(lr)}; }
+  static HD Sgd at(long long, double lr) { return {T(lr)}; }
   template <class W>
   HD void operator()(W& w, T g) const {
     T u = lr * g;
@@ -65,7 +65,7 @@ struct Sgd {
 template <class T>
 struct HeavyBall {
   T lr, a;
-  static HeavyBall at(long long, double lr, double momentum) { return {T(lr), T(momentum)}; }
+  static HD HeavyBall at(long long, double lr, double momentum) { return {T(lr), T(momentum)}; }
   template <class W>
   HD void operator()(W& w, T g, T& v) const {
     v = (a * v) - (lr * g);
@@ -80,7 +80,7 @@ template <class T>
 struct TorchMomentum {
   T lr, a;
   bool first;
-  static TorchMomentum at(long long t, double lr, double momentum) { return {T(lr), T(momentum), t == 1}; }
+  static HD TorchMomentum at(long long t, double lr, double momentum) { return {T(lr), T(momentum), t == 1}; }
   template <class W>
   HD void operator()(W& w, T g, T& b) const {
     b = first ? g : (a * b) + g;
@@ -95,7 +95,7 @@ template <class T>
 struct DampenedMomentum {
   T lr, a, k;
   bool first;
-  static DampenedMomentum at(long long t, double lr, double momentum, double dampening) {
+  static HD DampenedMomentum at(long long t, double lr, double momentum, double dampening) {
     return {T(lr), T(momentum), T(1.0 - dampening), t == 1};
   }
   template <class W>
@@ -113,7 +113,7 @@ struct DampenedMomentum {
 template <class T>
 struct LookAhead {
   T lr, a, a_next;
-  static LookAhead at(long long, double lr, double momentum, double momentum_next) {
+  static HD LookAhead at(long long, double lr, double momentum, double momentum_next) {
     return {T(lr), T(momentum), T(momentum_next)};
   }
   template <class W>
@@ -131,7 +131,7 @@ struct LookAhead {
 template <class T>
 struct TorchNesterov {
   T lr, a;
-  static TorchNesterov at(long long, double lr, double momentum) { return {T(lr), T(momentum)}; }
+  static HD TorchNesterov at(long long, double lr, double momentum) { return {T(lr), T(momentum)}; }
   template <class W>
   HD void operator()(W& w, T g, T& b) const {
     b = (a * b) + g;
@@ -149,7 +149,7 @@ struct TorchNesterov {
 template <class T, EpsPlacement placement>
 struct AdaGrad {
   T lr, eps;
-  static AdaGrad at(long long t, double lr, double eps, double lr_decay) {
+  static HD AdaGrad at(long long t, double lr, double eps, double lr_decay) {
     return {T(lr / (1.0 + double(t - 1) * lr_decay)), T(eps)};
   }
   template <class W>
@@ -166,7 +166,7 @@ struct AdaGrad {
 template <class T, EpsPlacement placement>
 struct RmsProp {
   T lr, rho, o, eps;
-  static RmsProp at(long long, double lr, double rho, double eps) { return {T(lr), T(rho), T(1.0 - rho), T(eps)}; }
+  static HD RmsProp at(long long, double lr, double rho, double eps) { return {T(lr), T(rho), T(1.0 - rho), T(eps)}; }
   template <class W>
   HD void operator()(W& w, T g, T& r) const {
     r = (rho * r) + (o * (g * g));
@@ -182,7 +182,7 @@ struct RmsProp {
 template <class T, EpsPlacement placement>
 struct CenteredRmsProp {
   T lr, rho, o, eps;
-  static CenteredRmsProp at(long long, double lr, double rho, double eps) {
+  static HD CenteredRmsProp at(long long, double lr, double rho, double eps) {
     return {T(lr), T(rho), T(1.0 - rho), T(eps)};
   }
   template <class W>
@@ -201,7 +201,7 @@ struct CenteredRmsProp {
 template <class T, EpsPlacement placement>
 struct RmsPropMomentum {
   T lr, rho, o, eps, a;
-  static RmsPropMomentum at(long long, double lr, double rho, double eps, double momentum) {
+  static HD RmsPropMomentum at(long long, double lr, double rho, double eps, double momentum) {
     return {T(lr), T(rho), T(1.0 - rho), T(eps), T(momentum)};
   }
   template <class W>
@@ -219,7 +219,7 @@ struct RmsPropMomentum {
 template <class T, EpsPlacement placement>
 struct CenteredRmsPropMomentum {
   T lr, rho, o, eps, a;
-  static CenteredRmsPropMomentum at(long long, double lr, double rho, double eps, double momentum) {
+  static HD CenteredRmsPropMomentum at(long long, double lr, double rho, double eps, double momentum) {
     return {T(lr), T(rho), T(1.0 - rho), T(eps), T(momentum)};
   }
   template <class W>
@@ -242,7 +242,7 @@ struct CenteredRmsPropMomentum {
 template <class T, EpsPlacement placement>
 struct Adam {
   T b1, o1, b2, o2, k, eps, step;
-  static Adam at(long long t, double lr, double beta1, double beta2, double eps) {
+  static HD Adam at(long long t, double lr, double beta1, double beta2, double eps) {
     double c1 = 1.0 - power(beta1, t);
     double c2 = 1.0 - power(beta2, t);
     double k = placement == outside ? 1.0 / root(c2) : 1.0 / c2;
@@ -266,7 +266,7 @@ struct Adam {
 template <class T, EpsPlacement placement>
 struct AmsGrad {
   Adam<T, placement> adam;
-  static AmsGrad at(long long t, double lr, double beta1, double beta2, double eps) {
+  static HD AmsGrad at(long long t, double lr, double beta1, double beta2, double eps) {
     return {Adam<T, placement>::at(t, lr, beta1, beta2, eps)};
   }
   template <class W>

@@ -1,5 +1,5 @@
-// Which rows each step is computed from: a counter-based generator, unbiased draws, permutations, batches. Integers
-// only. The Python twin, backends/reference/sampling.py, writes down how a word becomes a draw.
+// Which rows each step is computed from: unbiased draws, permutations, batches. Integers only. The Python twin,
+// backends/reference/sampling.py, writes down how a word becomes a draw.
 #pragma once
 
 #include <algorithm>
@@ -7,30 +7,10 @@
 #include <utility>
 #include <vector>
 
+#include "contract/philox.h"
 #include "contract/types.h"
 
 namespace samestep {
-
-// words (4) = the block at a counter: Philox4x64-10 of Salmon et al. (2011), "Parallel random numbers: as easy as 1, 2,
-// 3". Each of ten rounds: two products of 128 bits; their halves are swapped and xored with the other words and the
-// key. Words are named, not indexed: gcc 12 keeps an array in memory, where every round waits for its stores.
-inline void philox(const std::uint64_t (&counter)[4], std::uint64_t seed, std::uint64_t* words) {
-  __extension__ typedef unsigned __int128 Wide;
-  std::uint64_t w0 = counter[0], w1 = counter[1], w2 = counter[2], w3 = counter[3], k0 = seed, k1 = 0;
-  for (int round = 0; round < 10; ++round) {
-    const Wide a = Wide(0xD2E7470EE14C6C93) * w0, b = Wide(0xCA5A826395121157) * w2;
-    w0 = std::uint64_t(b >> 64) ^ w1 ^ k0;
-    w1 = std::uint64_t(b);
-    w2 = std::uint64_t(a >> 64) ^ w3 ^ k1;
-    w3 = std::uint64_t(a);
-    k0 += 0x9E3779B97F4A7C15;  // the fractions of the golden ratio and of the square root of 3
-    k1 += 0xBB67AE8584CAA73B;
-  }
-  words[0] = w0;
-  words[1] = w1;
-  words[2] = w2;
-  words[3] = w3;
-}
 
 // Word i is element i mod 4 of the block at counter (i div 4 + 1, 0, 0, 0) under key (seed, 0), as NumPy's
 // Philox(key=seed).random_raw has them.

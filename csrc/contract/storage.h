@@ -11,17 +11,21 @@ namespace {
 typedef unsigned short Half;
 typedef unsigned Word;
 
-inline HD Word bits_of(float x) {
+#ifdef __CUDACC__
+inline HD Word bits_of(float x) { return __float_as_uint(x); }
+inline HD float float_of(Word bits) { return __uint_as_float(bits); }
+#else
+inline Word bits_of(float x) {
   Word bits;
   __builtin_memcpy(&bits, &x, 4);
   return bits;
 }
-
-inline HD float float_of(Word bits) {
+inline float float_of(Word bits) {
   float x;
   __builtin_memcpy(&x, &bits, 4);
   return x;
 }
+#endif
 
 // bfloat16: sign, 8 bits of exponent, 7 of mantissa, the upper half of a float32.
 //   narrow(x) = upper half of (bits + 0x7fff + lowest bit kept)
@@ -64,6 +68,16 @@ struct Float16 {
   }
 };
 
+// float32 kept as two halves: the upper one is a bfloat16 (cut off, not rounded), the lower one the other 16 bits. All
+// NaNs are made one, since the lower half would tell them apart.
+struct Split {
+  static HD float join(Half upper, Half lower) { return float_of((Word(upper) << 16) | lower); }
+  // The upper half is the upper half of this, the lower one the lower half.
+  static HD Word of(float x) { return x == x ? bits_of(x) : 0x7fc00000; }
+};
+
+#ifndef __CUDACC__  // a GPU's loops are in gpu/storage.cuh and gpu/step.cuh
+
 // stored (n) in 16 bits, x and out (n) in float32; S: BFloat16 or Float16.
 template <class S>
 void widen(const void* stored, Index n, float* out) {
@@ -85,23 +99,24 @@ void narrow_at_random(const float* x, const Half* random, Index n, void* stored)
   for (Index i = 0; i < n; ++i) to[i] = BFloat16::narrow_at_random(from[i], random[i]);
 }
 
-// float32 kept as two arrays (n) of halves: `upper` is a bfloat16 (cut off, not rounded), `lower` the other 16 bits.
-// split() makes all NaNs one, since the lower half would tell them apart.
+// The halves in two arrays (n).
 void join(const void* upper, const void* lower, Index n, float* out) {
   const Half* __restrict u = static_cast<const Half*>(upper), * __restrict l = static_cast<const Half*>(lower);
   float* __restrict to = out;
-  for (Index i = 0; i < n; ++i) to[i] = float_of((Word(u[i]) << 16) | l[i]);
+  for (Index i = 0; i < n; ++i) to[i] = Split::join(u[i], l[i]);
 }
 
 void split(const float* x, Index n, void* upper, void* lower) {
   const float* __restrict from = x;
   Half* __restrict u = static_cast<Half*>(upper), * __restrict l = static_cast<Half*>(lower);
   for (Index i = 0; i < n; ++i) {
-    Word bits = from[i] == from[i] ? bits_of(from[i]) : 0x7fc00000;
+    const Word bits = Split::of(from[i]);
     u[i] = Half(bits >> 16);
     l[i] = Half(bits);
   }
 }
+
+#endif  // __CUDACC__
 
 }  // namespace
 }  // namespace samestep

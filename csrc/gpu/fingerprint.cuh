@@ -2,6 +2,7 @@
 #pragma once
 #include "contract/fingerprint.h"
 #include "contract/functions.h"
+#include "contract/storage.h"
 #include "contract/types.h"
 #include "gpu/threads.cuh"
 
@@ -17,7 +18,6 @@ struct FingerprintArguments {
   Word64* sum;  // over all blocks of bytes
 };
 
-inline unsigned bits_of(float x) { return __float_as_uint(x); }
 inline unsigned short bits_of(unsigned short x) { return x; }
 
 // The fingerprinted numbers of a step.

@@ -7,11 +7,14 @@
 #include "gpu/batchnorm.cuh"
 #include "gpu/fingerprint.cuh"
 #include "gpu/functions.cuh"
+#include "gpu/gradients.cuh"
 #include "gpu/mse.cuh"
 #include "gpu/product.cuh"
 #include "gpu/softmax.cuh"
 #include "gpu/step.cuh"
+#include "gpu/storage.cuh"
 #include "gpu/sums.cuh"
+#include "gpu/updates.cuh"
 
 namespace samestep {
 namespace {
@@ -35,15 +38,31 @@ FOR_EACH_RULE(RULE)
 #define STEP_KERNELS_OF(name, suffix, ...)                                                           \
   KERNEL(step_##name##suffix##_float32, StepArguments, step<rule_##name<float>, float, __VA_ARGS__>) \
   KERNEL(step_##name##suffix##_float64, StepArguments, step<rule_##name<double>, double, __VA_ARGS__>)
-#define STEP_KERNELS(name, ...) STEP_KERNELS_OF(name, , kPlain)
+#define STEP_KERNELS(name, ...)                                                                       \
+  KERNEL(form_updates_##name, UpdateArguments, form_updates<rule_##name<float>, rule_##name<double>>) \
+  STEP_KERNELS_OF(name, , kPlain)
 #define OPTION_KERNELS(name, ...)           \
   STEP_KERNELS_OF(name, _options, kOptions) \
   STEP_KERNELS_OF(name, _decoupled, kDecoupled)
+#define STORED_KERNELS(name, ...) STEP_KERNELS_OF(name, _stored, kStored)
 #define FINGERPRINTED_KERNELS(name, ...)                       \
   STEP_KERNELS_OF(name, _options_fingerprints, kOptions, true) \
   STEP_KERNELS_OF(name, _decoupled_fingerprints, kDecoupled, true)
+#define STORED_FINGERPRINTED_KERNELS(name, ...) STEP_KERNELS_OF(name, _stored_fingerprints, kStored, true)
+
+#define GRADIENT_KERNELS_OF(type, ...)                                              \
+  KERNEL(square_gradients_##type, GradientArguments, square_gradients<__VA_ARGS__>) \
+  KERNEL(check_gradients_##type, GradientArguments, check_gradients<__VA_ARGS__>)
+#define GRADIENT_KERNELS()                            \
+  GRADIENT_KERNELS_OF(float32, AsIs<float>)           \
+  GRADIENT_KERNELS_OF(float64, AsIs<double>)          \
+  GRADIENT_KERNELS_OF(bfloat16, Widened<BFloat16>)    \
+  GRADIENT_KERNELS_OF(float16, Widened<Float16>)      \
+  KERNEL(pair_squares, NormArguments, pair_gradients) \
+  KERNEL(norm_float64, NormArguments, finish_norm)
 
 #define WORD_KERNELS() KERNEL(write_words, WordArguments, store_words)
+#define STORAGE_KERNELS() KERNEL(convert_float32, ConvertArguments, convert)
 
 #define SUM_KERNELS_OF(T, type)                                               \
   KERNEL(sum_runs_values_##type, BlockSumArguments, sum_runs<T, Values<T>>)   \
@@ -108,15 +127,19 @@ FOR_EACH_RULE(RULE)
   KERNEL(softmax_rows_float32, SoftmaxArguments, softmax_rows<float>) \
   KERNEL(softmax_rows_float64, SoftmaxArguments, softmax_rows<double>)
 
-#define ALL_KERNELS()                  \
-  FOR_EACH_RULE(STEP_KERNELS)          \
-  FOR_EACH_RULE(OPTION_KERNELS)        \
-  FOR_EACH_RULE(FINGERPRINTED_KERNELS) \
-  WORD_KERNELS()                       \
-  SUM_KERNELS()                        \
-  FINGERPRINT_KERNELS()                \
-  BATCHNORM_KERNELS()                  \
-  MSE_KERNELS()                        \
-  PRODUCT_KERNELS()                    \
-  FUNCTION_KERNELS()                   \
+#define ALL_KERNELS()                         \
+  FOR_EACH_RULE(STEP_KERNELS)                 \
+  FOR_EACH_RULE(OPTION_KERNELS)               \
+  FOR_EACH_RULE(STORED_KERNELS)               \
+  FOR_EACH_RULE(FINGERPRINTED_KERNELS)        \
+  FOR_EACH_RULE(STORED_FINGERPRINTED_KERNELS) \
+  WORD_KERNELS()                              \
+  STORAGE_KERNELS()                           \
+  GRADIENT_KERNELS()                          \
+  SUM_KERNELS()                               \
+  FINGERPRINT_KERNELS()                       \
+  BATCHNORM_KERNELS()                         \
+  MSE_KERNELS()                               \
+  PRODUCT_KERNELS()                           \
+  FUNCTION_KERNELS()                          \
   SOFTMAX_KERNELS()

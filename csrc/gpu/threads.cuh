@@ -25,6 +25,7 @@ inline Index thread_number() { return static_cast<Index>(blockIdx.x) * blockDim.
 // need four times as many instructions in flight for the same bandwidth.
 template <class T, int n>
 struct alignas(n * sizeof(T)) Pack {
+  using Element = T;
   static constexpr int kSize = n;
   T at[n];
 };

@@ -33,6 +33,15 @@ inline double __longlong_as_double(long long bits) {
   return x;
 }
 inline double __fma_rn(double a, double b, double c) { return std::fma(a, b, c); }
+inline float __uint_as_float(unsigned bits) {
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+  __extension__ typedef unsigned __int128 Wide;
+  return static_cast<unsigned long long>((static_cast<Wide>(a) * b) >> 64);
+}
 
 namespace shim {
 
@@ -60,4 +69,9 @@ inline T __shfl_down_sync(unsigned, T value, unsigned by) {
 template <class T>
 inline T __shfl_sync(unsigned, T value, unsigned from) {
   return shim::shuffle_value(value, from);
+}
+inline unsigned long long atomicMax(unsigned long long* to, unsigned long long value) {
+  const unsigned long long before = *to;
+  if (value > before) *to = value;
+  return before;
 }

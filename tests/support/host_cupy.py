@@ -116,7 +116,7 @@ class ndarray:  # noqa: N801
         return len(self.host)
 
     def __float__(self) -> float:
-        return float(self.host)
+        return float(self.get())
 
     def __getitem__(self, key: Any) -> ndarray:
         return ndarray(self.host[key], self.device.id)
@@ -124,11 +124,17 @@ class ndarray:  # noqa: N801
     def __setitem__(self, key: Any, value: ndarray) -> None:
         self.host[key] = value.host
 
-    def get(self) -> np.ndarray:
+    read_on: ClassVar[list[int]] = []  # streams that were waited for
+
+    def get(self, stream: Stream | None = None) -> np.ndarray:
+        ndarray.read_on.append(Stream.current if stream is None else stream.ptr)
         return self.host.copy()
 
     def copy(self) -> ndarray:
         return ndarray(np.array(self.host, order="C"), self.device.id)
+
+    def view(self, dtype: Any) -> ndarray:
+        return ndarray(self.host.view(dtype), self.device.id)
 
     def reshape(self, *shape: Any) -> ndarray:
         return ndarray(self.host.reshape(*shape), self.device.id)
@@ -332,7 +338,12 @@ def make(kernels: HostKernels) -> types.ModuleType:
         CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES=most_shared, funcSetAttribute=set_attribute
     )
     cupy.cuda = types.SimpleNamespace(  # type: ignore[attr-defined]
-        nvrtc=nvrtc, runtime=runtime, function=function, driver=driver, Device=Device
+        nvrtc=nvrtc,
+        runtime=runtime,
+        function=function,
+        driver=driver,
+        Device=Device,
+        get_current_stream=lambda: Stream(Stream.current),
     )
     return cupy
 

@@ -41,6 +41,7 @@ from .._core import (
     weigh_leaf,
 )
 from .arrays import (
+    Array,
     assign,
     contiguous,
     empty,
@@ -100,8 +101,17 @@ __all__ = [
     "update_running",
     "use_openmp_of",
     "weigh_leaf",
+    "widened",
     "zeros_like",
 ]
+
+
+def widened(w: Array, low: Array | None = None) -> Array:
+    """A copy of a parameter in the type of the arithmetic; ``low``: its lower halves."""
+    from .reference import storage  # here: the reference imports this module
+
+    return storage.widened(w, low)
+
 
 CONTRACT = 2  # version of the bit contract
 MOST_THREADS = 1024

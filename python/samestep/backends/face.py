@@ -21,6 +21,17 @@ from .options import Options
 # returns STEPPED or MISMATCHED, and does not count unless it returns STEPPED.
 STEPPED, MOVED, NONFINITE, MISMATCHED = -1, -2, -3, -4
 
+
+def settle(plan: Any) -> int | None:
+    """Waits for what came of a plan's last step, STEPPED or NONFINITE; None if that is known.
+
+    On a GPU ``step`` returns STEPPED before it is known whether the step is left out for a gradient that is
+    not finite, and the step counts are those of before.
+    """
+    settle = getattr(plan, "settle", None)
+    return None if settle is None else settle()
+
+
 Sizes = tuple[int, int, int]  # N samples, C channels, S positions
 
 
@@ -76,8 +87,8 @@ class Plan(Protocol):
 
         Args:
             rule: a name from ``rules()``.
-            tensors: P tensors. Parameters have any shape, float32 or float64; on the CPU also float16 or
-                bfloat16. What a step writes with a parameter is like it in shape and layout.
+            tensors: P tensors. Parameters have any shape, and are float32, float64, float16 or bfloat16. What
+                a step writes with a parameter is like it in shape and layout.
             steps: shape (P + 1,): the steps that each tensor has made, then those of the plan. A step
                 increments them in place.
             options: what a step does besides the rule; None: nothing.
@@ -85,7 +96,7 @@ class Plan(Protocol):
 
     @property
     def norm(self) -> float:
-        """The norm of all gradients of the last step; NaN without ``clip_norm``."""
+        """The norm of all gradients of the last step, on a GPU an array there; NaN without ``clip_norm``."""
 
     def set_weight_decay(self, weight_decay: list[float]) -> None:
         """Sets the weight decay of each group."""
@@ -313,8 +324,11 @@ class Backend(Protocol):
     def from_host(self, a: Array) -> Any:
         """A NumPy array in the backend's memory: itself, or a copy on the current GPU."""
 
+    def widened(self, w: Any, low: Any = None) -> Any:
+        """A copy of a parameter in the type of the arithmetic; ``low``: its lower halves."""
+
     def to_host(self, a: Any) -> Array:
         """A copy as a NumPy array, once all kernels before have run."""
 
     def assign(self, to: Any, values: Any) -> None:
-        """Overwrites an array with the values of a NumPy array, or with one number."""
+        """Overwrites an array with the values of another, which may be NumPy's, or with one number."""

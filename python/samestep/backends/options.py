@@ -15,11 +15,11 @@ gradients to +0 once they are read; ``flush_subnormals`` sets state below 2^-126
 machine: a multiplication by a subnormal number takes about a hundred times as long as any other, and the
 state of a weight whose gradient stays 0 decays into them. ``nonfinite`` says what an infinity or NaN in a
 gradient does: "propagate", "skip" (the step is left out, with every byte and count as it was; ``skipped``
-tells) or "raise". ``state_dir`` is a folder for the state as memory-mapped files: it may be larger than
-the memory. A file that is there already is refused, so that no other optimizer's state is lost; those of a
-constructor or an ``add_group`` that fails are removed. A gradient that lies in another memory order than its
-parameter, as the transpose ``(dY.T @ X).T`` does, is an error; with ``copy_grads`` it is copied into that
-order first, and ``stats.copied`` tells how many bytes that were.
+tells, and on a GPU waits for it) or "raise". ``state_dir`` is a folder for the state as memory-mapped files:
+it may be larger than the memory. A file that is there already is refused, so that no other optimizer's state
+is lost; those of a constructor or an ``add_group`` that fails are removed. A gradient that lies in another
+memory order than its parameter, as the transpose ``(dY.T @ X).T`` does, is an error; with ``copy_grads`` it
+is copied into that order first, and ``stats.copied`` tells how many bytes that were.
 
 Parameters and gradients may be kept in 16 bits: float16, or bfloat16 (ml_dtypes, the extra ``bfloat16``). The
 arithmetic and its scalars are float32 all the same, and so is the state unless ``state_dtype="param"``.

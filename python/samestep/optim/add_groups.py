@@ -19,6 +19,7 @@ from .param import Param, check_disjoint, check_layouts, check_storage
 
 def add_groups(optimizer: Owner, given: Sequence[Mapping[str, Any]]) -> None:
     """Adds these groups with their states, or on an error none of them."""
+    optimizer._settle()
     before = {**vars(optimizer), "groups": list(optimizer.groups)}
     n_params, n_files = len(optimizer._params), len(optimizer._store.files)
     check_layouts(optimizer._params)
@@ -89,10 +90,10 @@ def _make_params(
     bound = {param.name: param.array for param in first}
     backend, seen = backends.choose_backend(backend, bound, dict(zip(paths, found, strict=True)))
     if backend == "cuda":
-        backends.module(backend).check_options(options, folder)
+        backends.module(backend).check_state_dir(folder)
     params = []
     for path, w in zip(paths, seen[len(bound) :], strict=True):
-        arrays.check_inplace(path, w, halves=backend != "cuda")
+        arrays.check_inplace(path, w, halves=True)
         check_storage(path, w, options)
         params.append(Param(path, names[1] + path.removeprefix(names[0]), w))
     return backend, params

@@ -34,6 +34,7 @@ def share_params(optimizer: AnyOwner) -> AnyOwner:
 def state_to_pickle(optimizer: Owner) -> dict[str, Any]:
     """The attributes of an optimizer's copy but for its plan. Its states lie in main memory."""
     check_layouts(optimizer._params)
+    optimizer._settle()
     _check_picklable(optimizer.groups)
     state = {**vars(optimizer), "_store": optimizer._store.in_memory()}
     del state["_plan"]

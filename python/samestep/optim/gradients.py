@@ -116,7 +116,9 @@ def check_gradients(
     """The gradients as plain arrays, or an error that says why a plan refuses one of them."""
     names = [param.grad_name for param in params]
     given = dict(zip(names, grads, strict=True))
-    _, (_, *grads) = backends.choose_backend(backend, {params[0].name: params[0].array, **given})
+    read = {params[0].name: params[0].array}
+    chosen = (read, given) if zero_grads else ({**read, **given},)
+    _, (_, *grads) = backends.choose_backend(backend, *chosen)
     extents = arrays.extents(a for _, a, _ in written(params))
     for g, param in zip(grads, params, strict=True):
         error = g is not None and arrays.gradient_error(param.grad_name, g, param.layout, extents)
@@ -139,9 +141,9 @@ def check_scale(value: Any, is_single: bool) -> float:
     return scale
 
 
-def first_nonfinite(grads: Sequence[Any], params: Sequence[Param]) -> str:
-    """The name of the first gradient that holds an infinity or NaN."""
-    for g, param in zip(grads, params, strict=True):
-        if g is not None and not np.isfinite(np.asarray(g, float)).all():
+def first_nonfinite(grads: Sequence[Any], params: Sequence[Param], module: Any) -> str:
+    """The name of the first gradient that holds an infinity or NaN. ``module``: of the backend."""
+    for g, param in zip(module.gradient_views(grads, params[0].array), params, strict=True):
+        if g is not None and not np.isfinite(module.to_host(g).astype(float)).all():
             return param.grad_name
     return "grads"

@@ -27,7 +27,10 @@ def checks_of(optimizer: Owner, check: Any) -> tuple[Any, ...]:
         return ()
     check = whole_number("check", check, at_least=0)
     if check and optimizer.backend == "cuda":
-        raise ValueError("check: got arrays on a GPU, where no block is computed twice yet; leave it out")
+        raise ValueError(
+            "check: got arrays on a GPU, which does not say which of its units computes what, so that no "
+            "other one can be made to compute it again; leave it out"
+        )
     return (None, min(check, MOST_BLOCKS))
 
 

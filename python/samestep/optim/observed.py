@@ -1,8 +1,9 @@
-"""What an optimizer tells of its steps: what they cost, and what they computed."""
+"""What an optimizer tells of its steps: how many there were, what they cost, and what they computed."""
 
 from __future__ import annotations
 
 from ..arguments import switch, whole_number
+from ..backends.face import NONFINITE, settle
 from ..ledger.records import Path
 from ..ledger.writer import Ledger
 from .owner import Owner
@@ -13,6 +14,30 @@ from .stats import StepStats
 
 class Observed:
     """The part of an optimizer that observes its steps."""
+
+    @property
+    def skipped(self: Owner) -> bool:
+        """Whether the last step was left out for a gradient that is not finite; on a GPU, waits for it."""
+        self._settle()
+        return self._skipped
+
+    @property
+    def t(self: Owner) -> int:
+        """How many steps have been made."""
+        self._settle()
+        return int(self._steps[-1])
+
+    @property
+    def steps(self: Owner) -> list[int]:
+        """How many steps each parameter has made: a step whose gradient is None does not count."""
+        self._settle()
+        return [int(n) for n in self._steps[:-1]]
+
+    def _settle(self: Owner) -> None:
+        """Waits until it is known whether the last step was left out, which on a GPU the device decides."""
+        outcome = settle(vars(self).get("_plan"))
+        if outcome is not None:
+            self._skipped = outcome == NONFINITE
 
     def record_stats(self: Owner, on: bool = True) -> None:
         """Has every further step timed, or no longer; costs nothing while off. See ``stats``.

@@ -12,7 +12,7 @@ from .. import backends
 from ..arguments import check_choice
 from ..backends import cpu
 from ..backends.arrays import Array
-from ..backends.face import MISMATCHED, NONFINITE, STEPPED
+from ..backends.face import MISMATCHED, NONFINITE, STEPPED, settle
 from ..backends.options import Options, check_names
 from ..ledger.writer import Ledger
 from .add_groups import add_groups, is_grouped
@@ -130,6 +130,7 @@ class Optimizer(Observed):
 
     def _bind(self) -> None:
         """Makes the plan of the step. The caller has checked that all arrays lie as they were bound."""
+        self._settle()
         self._weight_decay = [0.0] * len(self.groups)
         self._plan = bind_plan(self)
         self._refresh_hyper()
@@ -192,7 +193,7 @@ class Optimizer(Observed):
 
         Only ``NAG`` keeps another point in their place. 16-bit parameters are widened to float32.
         """
-        return [param.widened() for param in self._params]
+        return [param.widened(self._module) for param in self._params]
 
     @property
     def copies(self) -> list[Array]:
@@ -201,21 +202,6 @@ class Optimizer(Observed):
 
     def _states_of(self, name: str) -> list[Array]:
         return [param.states[name] for param in self._params if name in param.states]
-
-    @property
-    def skipped(self) -> bool:
-        """Whether the last step was left out for a gradient that is not finite."""
-        return self._skipped
-
-    @property
-    def t(self) -> int:
-        """How many steps have been made."""
-        return int(self._steps[-1])
-
-    @property
-    def steps(self) -> list[int]:
-        """How many steps each parameter has made: a step whose gradient is None does not count."""
-        return [int(n) for n in self._steps[:-1]]
 
     def step(self, grads: Any, *, scale: float = 1.0, check: int = 0) -> float | None:
         """Makes one step in place: all parameters and states, or, on an error, none.
@@ -230,7 +216,8 @@ class Optimizer(Observed):
                 silence is found by and by. On the CPU.
 
         Returns:
-            The norm of all gradients together, ``scale`` times, before clipping, if ``clip_norm`` is set.
+            The norm of all gradients together, ``scale`` times, before clipping, if ``clip_norm`` is set. On
+            a GPU it is an array there without axes: ``float(norm)`` waits for it.
 
         Raises:
             TypeError, ValueError: a gradient, ``scale`` or ``check`` does not fit, or a schedule gives what
@@ -267,6 +254,8 @@ class Optimizer(Observed):
             status = step_with_care(self, flat, hyper, scale, *more)
         if status == MISMATCHED:
             raise CorruptionError(tell_mismatch(self))
+        if scheduled is not None:  # it takes effect if the step was made
+            status = settle(self._plan) or status
         if copied and self._times_steps and status == STEPPED:
             self._plan.stats = self._plan.stats._replace(copied=copied)
         skipped = status == NONFINITE
@@ -277,7 +266,7 @@ class Optimizer(Observed):
                 group._hyper.update(values)
             self._hyper_values = hyper
         if skipped and self.options.nonfinite == "raise":
-            name = first_nonfinite(flat, self._params)
+            name = first_nonfinite(flat, self._params, self._module)
             raise FloatingPointError(f"{name}: infinite or NaN; nothing was changed")
         return self._plan.norm if self.options.clip_norm is not None else None
 
@@ -311,6 +300,7 @@ class Optimizer(Observed):
         """
         check_layouts(self._params)
         hypers = check_state_dict(self, state_dict)
+        self._settle()
         steps = np.array([*state_dict["steps"], state_dict["t"]], np.int64)
         for name, states in self.state.items():
             for new, old in zip(state_dict["state"][name], states, strict=True):

@@ -31,6 +31,7 @@ class Owner(Protocol):
     _hyper_names: tuple[str, ...]
     _hyper_values: list[float]
     _plan: Any
+    _skipped: bool
     _state_names: tuple[str, ...]
     _steps: Array
     _store: StateStore
@@ -58,5 +59,7 @@ class Owner(Protocol):
     def _refresh_hyper(self) -> None: ...
 
     def _bind(self) -> None: ...
+
+    def _settle(self) -> None: ...
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None: ...

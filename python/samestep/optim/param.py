@@ -14,7 +14,6 @@ from ..backends import arrays
 from ..backends.arrays import Array, Layout
 from ..backends.face import Tensor
 from ..backends.options import Options
-from ..backends.reference.storage import join, widen
 from ..optional import require
 
 READ_ONLY_FIX = "set its flag, or step copy.deepcopy(optimizer) and its params"
@@ -49,16 +48,10 @@ class Param:
         states = [self.states[name] for name in rule_states]
         return Tensor(self.array, states, group, ema, master, low, copy, self.first)
 
-    def widened(self) -> Array:
-        """A copy of the parameter in the type of the arithmetic."""
-        w = self.array
-        if not arrays.is_half(w):
-            return w.copy()
-        if "master" in self.states:
-            return self.states["master"].copy()
-        if "low" in self.states:
-            return np.asarray(join(w, self.states["low"]))  # without axes it is a number
-        return np.asarray(widen(w))
+    def widened(self, module: Any) -> Array:
+        """A copy of the parameter in the type of the arithmetic, by a function of the backend's module."""
+        widened: Array = module.widened(self.states.get("master", self.array), self.states.get("low"))
+        return widened
 
     def moved_bytes(self, options: Options) -> int:
         """Bytes that a step moves: g is read, w and states are read and written; a copy is only written, and
@@ -182,7 +175,7 @@ class StateStore:
             self.files.append(path)
         if name in ("ema", "master", "copy"):
             with np.errstate(all="ignore"):
-                state[...] = w
+                module.assign(state, w)
         elif name in self.initial:
             check_rounded("initial_accumulator", self.initial[name], dtype)
             module.assign(state, self.initial[name])

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ..backends.cpu import CONTRACT
-from ..backends.face import STEPPED
+from ..backends.face import STEPPED, settle
 from ..backends.options import Options
 from ..fingerprints import fingerprint, finish
 from ..ledger.records import GRADIENT, PARAMETER, Header
@@ -160,6 +160,7 @@ class RecordedPlan(PlanAround):
         status: int
         if (self.ledger.at + 1) % self._every:
             status = self.plan.step(grads, hyper, scale, None, checks)
+            status = settle(self.plan) or status
         else:
             watch, watched = self.ledger.watch, []
             if watch is not None and watch.ends_at(self.ledger.path, self.ledger.at + 1):

@@ -151,10 +151,12 @@ class StorageProgram(NamedTuple):
         given, grads = inputs_of("random", self.size, 3, self.case.dtype)
         with np.errstate(all="ignore"):
             w, *grads = (a.astype(dtype) for a in (given, *grads))
+        backend = _backend(options)
+        w = backend.from_host(w)
         optimizer = self.case.make(w, **own_options, **options)
         for g in grads:
-            optimizer.step(g)
-        return [w, *(states[0] for states in optimizer.state.values())]
+            optimizer.step(backend.from_host(g))
+        return [backend.to_host(a) for a in (w, *(states[0] for states in optimizer.state.values()))]
 
 
 class SumProgram(NamedTuple):
@@ -372,12 +374,10 @@ def is_long(program: Program) -> bool:
 
 
 def runs_on_gpu(program: Program) -> bool:
-    """Whether ``backend="cuda"`` has the program's options; it lacks some of them."""
+    """Whether ``backend="cuda"`` has what the program computes."""
     return not (
-        isinstance(program, (StorageProgram, ConvolutionProgram, LeavesProgram))
-        or (isinstance(program, OptionProgram) and program.options == "all")
+        isinstance(program, (ConvolutionProgram, LeavesProgram))
         or (isinstance(program, NetworkProgram) and program.leaves > 0)
-        or (isinstance(program, FingerprintProgram) and program.dtype == "bfloat16")
     )
 
 

@@ -7,12 +7,19 @@ import re
 import numpy as np
 import pytest
 
+from host_cupy import device
+from samestep.backends.face import Tensor
 from samestep.backends.gpu import kernels
+from samestep.backends.gpu.tables import GIVEN, rows_of
 from samestep.backends.reference import product, sums
 from samestep.backends.reference.fingerprint import BLOCK
 
 ARGUMENTS = {
     "StepArguments": kernels.STEP,
+    "UpdateArguments": kernels.UPDATE,
+    "GradientArguments": kernels.GRADIENT,
+    "NormArguments": kernels.NORM,
+    "ConvertArguments": kernels.CONVERT,
     "WordArguments": kernels.WORD,
     "BlockSumArguments": kernels.BLOCK_SUMS,
     "PairArguments": kernels.PAIRS,
@@ -39,13 +46,17 @@ SIZES = {
     "kLargeSide": (kernels.LARGE_PRODUCT_SIDE,),
     "kProductBlock": (product.PRODUCT_BLOCK,),
     "kWords": (kernels.WORDS,),
+    "kHyper": (kernels.HYPER,),
+    "kRun": (kernels.RUN,),
+    "kMaxStates": (kernels.ROW_STATES,),
+    "kUpdateBytes": (kernels.UPDATE_BYTES,),
     "kCoefficients": (kernels.BATCHNORM_COEFFICIENTS,),
 }
 BY_VALUE = {"Scale"}  # structs within arguments, whose fields Python lists by themselves
 
 
 def fields_of(struct: str, text: str) -> list[tuple[str, str]]:
-    """(name, kind) of the fields: "f" for a float64, "V" for bytes, "i" for addresses, integers, switches."""
+    """(name, kind) of the fields: "f" for a float64, "u" for a Word64, "i" for addresses and integers."""
     (body,) = re.findall(rf"^struct {struct} {{\n(.*?)^}};", text, re.M | re.S)
     found = []
     for declaration in re.sub(r"//.*", "", body).split(";")[:-1]:
@@ -55,7 +66,7 @@ def fields_of(struct: str, text: str) -> list[tuple[str, str]]:
             continue
         for name in names.split(","):
             is_address = "*" in name
-            code = "i" if is_address else {"double": "f", "Coefficients": "V"}.get(kind, "i")
+            code = "i" if is_address else {"double": "f", "Word64": "u"}.get(kind, "i")
             found.append((re.search(r"\w+", name)[0], code))
     return found
 
@@ -87,4 +98,19 @@ def test_sizes_are_those_of_the_kernels(name):
 
 
 def test_items_of_a_step_are_whole_blocks_of_fingerprints():
-    assert kernels.ITEM * 4 % BLOCK == 0
+    assert kernels.ITEM * 2 % BLOCK == 0  # also where elements have 16 bits
+
+
+def test_rows_of_tensors_have_the_fields_of_the_kernels():
+    words = fields_of("Row", kernels.source())
+    names = [name for name, _ in words]
+    tensor = Tensor(device(np.ones(3, np.float32)), [device(np.ones(3, np.float32))] * 2, group=7)
+    row = dict(zip(names[:3], rows_of([tensor], 2)[0], strict=False))
+    assert names[:3] == ["w", "size", "states"]
+    assert row["size"] == 3
+    found = rows_of([tensor, tensor], 2)
+    assert found.shape == (2, len(names) - 1 + kernels.ROW_STATES)
+    after = dict(zip(names[3:], found[1][2 + kernels.ROW_STATES :], strict=True))
+    expected = {"storage": 0, "stores_states": 0, "copy_storage": 0, "type": 0, "group": 7, "first_run": 2}
+    assert {name: after[name] for name in expected} == expected
+    assert [name for name, _ in fields_of("Given", kernels.source())] == list(GIVEN)

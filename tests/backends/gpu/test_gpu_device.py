@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import option_grid
 import samestep as ss
 from bits import same_bits
 from samestep.backends import gpu
@@ -232,3 +233,64 @@ def test_verify_includes_the_gpu():
     result = verify.run(lambda line: None)
     assert result["gpu"] == gpu.device_name()
     assert result["failures"] == []
+
+
+def in_main_memory(optimizer):
+    """Parameters and states as the numbers that their bits are; a NaN of 16 bits is any."""
+    arrays = [*optimizer.params, *(s for states in optimizer.state.values() for s in states)]
+    found = [a if isinstance(a, np.ndarray) else a.get() for a in arrays]
+    return [a.astype(np.float32) if a.dtype.name in ("float16", "bfloat16") else a for a in found]
+
+
+@pytest.mark.parametrize(("i", "form", "name"), option_grid.combinations(), ids=str)
+def test_options(cupy, i, form, name):
+    sizes = (0, 1, 7, 1000, 100_003)
+    try:
+        one, grads, scale = option_grid.of_combination(i, form, name, sizes)
+        there = [cupy.asarray(w) for w in one.params]
+    except (TypeError, ValueError) as error:
+        pytest.skip(f"this CuPy has no bfloat16: {error}")
+    arguments = {k: v for k, v in one.options.arguments().items() if k != "copy_grads"}
+    case = next(c for c in golden.cases() if c.rule == one.rule)
+    other = case.make(there, weight_decay=one.groups[0]["weight_decay"], **arguments)
+    other.load_state_dict(one.state_dict())
+    for step in range(2):
+        mine, theirs = [g.copy() for g in grads], [cupy.asarray(g) for g in grads]
+        if step:
+            mine[3] = theirs[3] = None
+        norms = one.step(mine, scale=scale), other.step(theirs, scale=scale)
+        if one.options.clip_norm is not None:
+            same_bits([norms[1].get()], [np.array(norms[0])])
+        same_bits(in_main_memory(other), in_main_memory(one))
+    assert other.steps == one.steps
+
+
+@pytest.mark.parametrize("dtype", golden.DTYPES, ids=str)
+def test_the_norm_of_many_gradients(cupy, dtype):
+    rng = np.random.default_rng(6)
+    grads = [rng.standard_normal(n).astype(dtype) for n in (3_000_001, 7, 0, *range(1000, 3000, 7))]
+    optimizer = ss.SGD([cupy.zeros_like(cupy.asarray(g)) for g in grads], lr=0.5, clip_norm=1.0)
+    assert float(optimizer.step([cupy.asarray(g) for g in grads])) == ss.global_norm(grads)
+
+
+def test_a_step_is_left_out_without_waiting(cupy):
+    w, g = cupy.zeros(1 << 20, np.float32), cupy.ones(1 << 20, np.float32)
+    optimizer = ss.Adam(w, lr=0.1, clip_norm=1.0, nonfinite="skip")
+    optimizer.step(g)
+    assert not optimizer.skipped
+    before, states = w.get(), [s[0].get() for s in optimizer.state.values()]
+    a = cupy.ones((8192, 8192), np.float64)
+    cupy.matmul(a, a)
+    cupy.cuda.Device().synchronize()
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        for _ in range(20):
+            a = cupy.matmul(a, a) * 1e-4  # long enough to be under way still
+        g[-1] = np.nan
+        norm = optimizer.step(g)
+        under_way = not stream.done
+        assert optimizer.skipped
+    assert under_way, "step() waited for the stream"
+    assert np.isnan(float(norm))
+    assert optimizer.t == 1
+    same_bits([w.get(), *(s[0].get() for s in optimizer.state.values())], [before, *states])

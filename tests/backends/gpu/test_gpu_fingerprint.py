@@ -117,7 +117,7 @@ class TestSteps:
         for t in range(3):
             grads = [random_values(n, case.dtype, 3 + t) for n in sizes]
             steps.step([None if (i + t) % 5 == 4 else g for i, g in enumerate(grads)])
-        launched = {name for name, _, _ in kernels.launches if name != "write_words"}
+        launched = {name for name, _, _ in kernels.launches if name.startswith("step_")}
         assert launched == {f"step_{case.rule}_{way.partition(',')[0]}_fingerprints_{case.dtype}"}
 
     @pytest.mark.parametrize("threads", [32, 96, 1024])
@@ -138,7 +138,7 @@ class TestSteps:
         steps = Steps("sgd", [w, w.copy()])
         for sums in (True, False, True, True):
             steps.step([w.copy(), None], sums)
-        names = [name for name, _, _ in kernels.launches if name != "write_words"]
+        names = [name for name, _, _ in kernels.launches if name.startswith("step_")]
         assert names == [
             f"step_sgd_options{'_fingerprints' * sums}_float32" for sums in (True, False, True, True)
         ]

@@ -46,7 +46,7 @@ def test_sums_that_do_not_fit_are_refused_before_anything_is_written(kernels):
 
 def test_no_block_is_computed_twice_here(kernels):
     optimizer = ss.SGD([device(np.ones(3))], lr=0.5)
-    with pytest.raises(ValueError, match="check: got arrays on a GPU, where no block is computed twice yet"):
+    with pytest.raises(ValueError, match="check: got arrays on a GPU, which does not say which of its units"):
         optimizer.step([device(np.ones(3))], check=1)
     assert optimizer.t == 0
 

@@ -113,13 +113,15 @@ def test_those_libraries_are_right_without_a_fault(tmp_path):
         same_bits([found], [ss.canonical_sum(X, 0)])
 
 
-# Options with which a step takes each of its kernels; the last two record, which makes fingerprints.
+# Options with which a step takes each of its kernels; the last three record, which makes fingerprints.
 WAYS = [
     ({}, False),
     ({"weight_decay": 0.25}, False),
     ({"weight_decay": 0.25, "decoupled_weight_decay": True}, False),
+    ({"ema": 0.5, "clip_norm": 1.0}, False),
     ({"weight_decay": 0.25}, True),
     ({"weight_decay": 0.25, "decoupled_weight_decay": True}, True),
+    ({"ema": 0.5, "nonfinite": "skip"}, True),
 ]
 
 
@@ -141,6 +143,12 @@ def results(place, backend: str, folder: Path) -> list[np.ndarray]:
             keep(w, *(states[0] for states in optimizer.state.values()))
             if recorded:
                 keep(np.frombuffer(path.read_bytes(), np.uint8))
+    for dtype in (np.float16, ml_dtypes.bfloat16):
+        values, g = rng.standard_normal((2, 1500)).astype(dtype)
+        for way in ({"clip_norm": 1.0}, {"nonfinite": "skip"}):
+            optimizer = ss.Adam(w := place(values), master="float32", **way)
+            optimizer.step(place(g))
+            keep(w)
     for dtype in (np.float32, np.float64):
         x = rng.standard_normal((3, 40, 1100)).astype(dtype)
         keep(*(ss.canonical_sum(place(x), axis) for axis in (None, 0, 1, 2)), ss.global_norm([place(x)]))

@@ -25,13 +25,13 @@ from .device import device_name, why_not
 from .fingerprint import fingerprint
 from .functions import exp, log, sigmoid, tanh
 from .mse import Mse
-from .plan import SUPPORTED, Plan, check_options
+from .plan import Plan, check_state_dir
 from .product import linear, linear_backward
 from .softmax import softmax_cross_entropy
+from .storage import widened
 from .sums import canonical_sum, global_norm
 
 __all__ = [
-    "SUPPORTED",
     "Mse",
     "Plan",
     "assign",
@@ -39,7 +39,7 @@ __all__ = [
     "batchnorm_forward",
     "batchnorm_inference",
     "canonical_sum",
-    "check_options",
+    "check_state_dir",
     "contiguous",
     "cupy_views",
     "device_name",
@@ -61,5 +61,6 @@ __all__ = [
     "to_host",
     "update_running",
     "why_not",
+    "widened",
     "zeros_like",
 ]

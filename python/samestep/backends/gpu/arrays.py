@@ -6,8 +6,11 @@ import ctypes
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..arrays import Array, lives_on_gpu
 from .device import get_cupy
+from .storage import convert
 
 
 def cupy_views(named: Mapping[str, Any], written: frozenset[str]) -> list[Any]:
@@ -50,8 +53,8 @@ def _view(name: str, a: Any, written: bool) -> Any:
         view, is_allowed = _share(a, written)
     except _SHARING_ERRORS as error:
         raise TypeError(
-            f"{name}: got {kind}, whose memory cannot be shared ({error}); pass a float32 or float64 array "
-            f"that takes no part in automatic differentiation, for torch {name}.detach()"
+            f"{name}: got {kind}, whose memory cannot be shared ({error}); pass an array that takes no part "
+            f"in automatic differentiation, for torch {name}.detach()"
         ) from error
     if not is_allowed:
         raise ValueError(f"{name}: the array is read-only; pass a writeable one, such as cupy.array({name})")
@@ -132,11 +135,11 @@ def gradient_views(grads: Sequence[Any], w: Any) -> list[Any]:
         return [g if g is None or isinstance(g, kind) else gradient_view(g) for g in grads]
 
 
-def gradient_view(g: Any) -> Any:
+def gradient_view(g: Any, written: bool = False) -> Any:
     """CuPy's view of another library's gradient; without one ``g``, which the check of gradients refuses."""
     try:
-        return _view("grads", g, False)
-    except TypeError:
+        return _view("grads", g, written)
+    except (TypeError, ValueError):
         return g
 
 
@@ -182,6 +185,14 @@ def to_host(a: Any) -> Array:
 
 
 def assign(to: Any, values: Any) -> None:
-    """Overwrites an array with the values of a NumPy array, or with one number."""
+    """Overwrites an array with the values of a NumPy array, of a GPU's, or with one number.
+
+    Where the GPU's is of another dtype, it is of the same layout.
+    """
     with to.device:
-        to[...] = get_cupy().asarray(values)
+        if not isinstance(values, get_cupy().ndarray):
+            to[...] = get_cupy().asarray(np.asarray(values, to.dtype))
+        elif values.dtype == to.dtype:
+            to[...] = values
+        else:
+            convert(to, values)

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ... import _core
 from .device import get_cupy
 
 # The contract's: no fused multiply-add unless written, subnormals kept, division and root rounded once.
@@ -46,6 +45,10 @@ HASHED_BLOCKS = 32  # of 1024 bytes that a block of threads hashes
 PRODUCT_THREADS = 256  # of a block that multiplies matrices
 PRODUCT_SIDE, LARGE_PRODUCT_SIDE = 64, 128  # rows and columns of the product that such a block computes
 WORDS = 480  # 8-byte words that one launch of write_words writes
+HYPER = 256  # numbers of the groups that one launch of form_updates takes
+RUN = 32768  # elements of a gradient that a block of threads reads for its norm
+ROW_STATES = 4  # kMaxStates in csrc/contract/types.h
+UPDATE_BYTES = 144  # of the table that form_updates writes, a tensor
 
 
 @functools.cache
@@ -230,6 +233,9 @@ def ready_kernel(kernels: str, name: str) -> Any:
     return _kernel(kernels, name, get_cupy().cuda.runtime.getDevice())
 
 
+Launch = tuple[Any, int, NDArray[Any]]  # kernel, blocks of threads, argument
+
+
 def launch_kernel(kernel: Any, blocks: int, argument: NDArray[Any]) -> None:
     """On the current device and stream."""
     if blocks:
@@ -262,15 +268,24 @@ def _fields(names: str, **formats: str) -> np.dtype[Any]:
     return np.dtype([(name, formats.get(name, "<i8")) for name in names.split()])
 
 
-COEFFICIENTS = len(_core.coefficients("sgd", np.dtype(np.float32), 1, [1.0]))
-# StepArguments.
+# StepArguments, UpdateArguments, GradientArguments, NormArguments, ConvertArguments.
 STEP = _fields(
-    "coefficients scale clip_value weight_decay flush rows given items launch per_item sums",
-    coefficients=f"V{COEFFICIENTS}",
-    scale="<f8",
+    "rows given updates items per_item clip_value ema flush decoupled zeroes rounds_randomly seed sums kinds",
     clip_value="<f8",
-    weight_decay="<f8",
+    ema="<f8",
+    seed="<u8",
 )
+UPDATE = np.dtype(
+    [
+        *_fields("rows given tensors counts updates stamp norm").descr,
+        *[("scale", "<f8"), ("clip_norm", "<f8")],
+        *_fields("maximize first_group groups").descr,
+        ("hyper", "<f8", HYPER),
+    ]
+)
+GRADIENT = _fields("rows given runs sums bad stamp", stamp="<u8")
+NORM = _fields("rows given sums squares gradients scale norm", scale="<f8")
+CONVERT = _fields("from low to n from_storage to_storage")
 # WordArguments, BlockSumArguments, PairArguments, FingerprintArguments, BatchNormArguments, RunningArguments,
 # MseArguments, ProductArguments, ReluGradientArguments, RoundArguments, FunctionArguments, SoftmaxArguments.
 WORD = np.dtype([("to", "<i8"), ("count", "<i8"), ("words", "<i8", WORDS)])

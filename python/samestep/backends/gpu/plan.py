@@ -1,4 +1,4 @@
-"""A rule bound to arrays on a GPU: the arguments of a step's kernels, and the launches that step them."""
+"""A rule bound to arrays on a GPU, and the launches that step them: what is decided, the device decides."""
 
 from __future__ import annotations
 
@@ -11,153 +11,43 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ... import _core
-from ..arrays import Layout, extents, gradient_error, same_layout
-from ..face import STEPPED, Tensor
+from ..arrays import Layout, check_disjoint, extents, gradient_error, is_half, same_layout
+from ..face import NONFINITE, STEPPED, Tensor
 from ..options import Options
 from ..recorded_sums import check_sums
 from .arrays import gradient_view
 from .device import get_cupy
-from .kernels import ITEM, STEP, WORD, WORDS, launch_kernel, ready_kernel, run_kernel, struct_of
-
-# The arguments of an optimizer that a step here follows, besides groups, schedules and the scale of step().
-SUPPORTED = ("decoupled_weight_decay", "maximize", "clip_value", "flush_subnormals", "copy_grads")
-
-
-def check_options(options: Options, state_dir: str | None) -> None:
-    """Raises ValueError, with its name, for an option that has no kernels here yet."""
-    asked = {**options.arguments(), "state_dir": state_dir}
-    for name, absent in {**Options().arguments(), "state_dir": None}.items():
-        if asked[name] != absent and name not in SUPPORTED:
-            raise ValueError(
-                f"{name}: got {asked[name]!r}, which is not on the GPU yet; leave it out, or step copies in "
-                "main memory with backend='cpu', for example of cupy.asnumpy(params)"
-            )
-
-
-class _Coefficients:
-    """The scalar arguments of the kernels of one step, for each group of parameters."""
-
-    def __init__(
-        self, options: Options, hyper: Sequence[float], weight_decay: list[float], scale: float
-    ) -> None:
-        self._options = options
-        self._clip_value = math.inf if options.clip_value is None else options.clip_value
-        self._n_hyper = len(hyper) // len(weight_decay)
-        self._hyper = hyper
-        self._weight_decay = weight_decay
-        self._scale = -scale if options.maximize else scale
-
-    def fill(self, argument: NDArray[Any], rule: str, dtype: np.dtype[Any], group: int, t: int) -> str:
-        """Writes those of step t into a kernel's argument; returns the suffix of the kernel's name."""
-        options, decay = self._options, self._weight_decay[group]
-        hyper = self._hyper[group * self._n_hyper : (group + 1) * self._n_hyper]
-        argument["coefficients"] = np.void(_core.coefficients(rule, dtype, t, hyper, decay))
-        argument["scale"], argument["clip_value"] = self._scale, self._clip_value
-        argument["weight_decay"] = 0.0 if options.decoupled_weight_decay else decay
-        argument["flush"] = options.flush_subnormals
-        if options.decoupled_weight_decay and decay != 0.0:
-            return "_decoupled"
-        asks = self._scale != 1.0 or self._clip_value < math.inf or decay != 0.0 or options.flush_subnormals
-        return "_options" if asks else ""
+from .gradients import Gradients
+from .kernels import (
+    HYPER,
+    ITEM,
+    RUN,
+    STEP,
+    UPDATE,
+    UPDATE_BYTES,
+    Launch,
+    launch_kernel,
+    ready_kernel,
+    struct_of,
+    threads,
+)
+from .tables import GIVEN, TYPES, Table, items_of, on_device, rows_of, type_of
 
 
-Launch = tuple[Any, int, NDArray[Any]]  # kernel, blocks of threads, argument
+def check_state_dir(folder: str | None) -> None:
+    """Raises ValueError for a folder of mapped files."""
+    if folder is not None:
+        raise ValueError(
+            f"state_dir: got {folder!r}, but files are mapped into main memory, and the state of arrays on a "
+            "GPU lies in the GPU's; leave it out, or step copies in main memory with backend='cpu', for "
+            "example of cupy.asnumpy(params)"
+        )
 
 
-class _Tensors:
-    """The tensors of a plan that are of one type, and the tables on the device that their kernel reads."""
-
-    def __init__(
-        self,
-        rule: str,
-        dtype: np.dtype[Any],
-        numbers: list[int],
-        tensors: Sequence[Tensor],
-    ) -> None:
-        cupy = get_cupy()
-        self._rule = rule
-        self._dtype = dtype
-        self._numbers = numbers
-        self._groups = {i: tensor.group for i, tensor in zip(numbers, tensors, strict=True)}
-        self._in_c_order = np.array([tensor.w.flags.c_contiguous for tensor in tensors], bool)
-        self._kinds = 1 + len(tensors[0].arrays())
-        rows = [[t.w.data.ptr, t.w.size, *(s.data.ptr for s in t.states)] for t in tensors]
-        items = [(i, begin) for i, t in enumerate(tensors) for begin in range(0, t.w.size, ITEM)]
-        self._items = len(items)
-        # Blocking: the first step may run on another stream.
-        tables = [np.array(rows, np.int64), np.array(items, np.int64), np.zeros((len(tensors), 2), np.int64)]
-        self._tables = [cupy.asarray(table, blocking=True) for table in tables]
-        # Per tensor: (address of the gradient, number of its launch). _on_device mirrors the device's table,
-        # _wanted is what it should hold.
-        self._on_device = tables[2]
-        self._wanted = np.zeros_like(self._on_device)
-        names = dict(zip(("rows", "items", "given"), self._tables, strict=True))
-        self._argument = struct_of(STEP, **names, per_item=ITEM)
-        self._firsts: list[int] = []  # of each launch, the number of one parameter
-
-    def set_gradients(self, grads: Sequence[Any], steps: NDArray[np.int64]) -> None:
-        """Writes the addresses of the gradients into the device's table.
-
-        Parameters of one group that have made as many steps share a launch.
-        """
-        launches: dict[tuple[int, int], int] = {}
-        self._firsts = []
-        for row, i in enumerate(self._numbers):
-            g = grads[i]
-            if g is None:
-                self._wanted[row] = 0, -1
-                continue
-            launch = launches.setdefault((self._groups[i], int(steps[i])), len(launches))
-            if launch == len(self._firsts):
-                self._firsts.append(i)
-            self._wanted[row] = g.data.ptr, launch
-        self._update_table()
-
-    def zero_sums(self) -> Any:
-        """Zeros on the device, a row a tensor: gradient, parameter and states."""
-        return get_cupy().zeros((len(self._numbers), self._kinds), np.uint64)
-
-    def read_sums(self, table: Any, sums: NDArray[np.uint64]) -> None:
-        """Copies the rows to those of all tensors, once the step has run; 0 of tensors not in C order."""
-        n = min(self._kinds, sums.shape[1])
-        sums[self._numbers, :n] = table.get()[:, :n] * self._in_c_order[:, None]
-
-    def prepare_launches(
-        self, steps: NDArray[np.int64], coefficients: _Coefficients, sums: Any
-    ) -> list[Launch]:
-        """The launches of a step of the gradients that were set, with their arguments.
-
-        Their kernels add the block sums of fingerprints to ``sums``, from ``zero_sums``, unless it is None.
-        """
-        out = []
-        for launch, first in enumerate(self._firsts):
-            t, group = int(steps[first]) + 1, self._groups[first]
-            argument = self._argument.copy()
-            variant = coefficients.fill(argument, self._rule, self._dtype, group, t)
-            argument["launch"] = launch
-            kernels = "OPTION" if variant else "STEP"
-            if sums is not None:
-                argument["sums"] = sums.data.ptr
-                # Of the plain step there is no such kernel: options that are not asked for change no bit.
-                variant, kernels = f"{variant or '_options'}_fingerprints", "FINGERPRINTED"
-            name = f"step_{self._rule}{variant}_{self._dtype}"
-            kernel = ready_kernel(f"{kernels}_KERNELS({self._rule})", name)
-            out.append((kernel, self._items, argument))
-        return out
-
-    def _update_table(self) -> None:
-        """Writes the rows of the device's table that have changed; mostly none has."""
-        changed = np.flatnonzero(self._wanted.ravel() != self._on_device.ravel())
-        if changed.size == 0:
-            return
-        words = self._wanted.ravel()
-        for first in range(int(changed[0]), int(changed[-1]) + 1, WORDS):
-            count = min(WORDS, int(changed[-1]) + 1 - first)
-            argument = struct_of(WORD, to=self._tables[2].data.ptr + 8 * first, count=count)
-            argument["words"][0, :count] = words[first : first + count]
-            run_kernel("WORD_KERNELS()", "write_words", 1, argument)
-        self._on_device[...] = self._wanted
+def _is_like(s: Any, w: Any) -> bool:
+    """Whether two arrays have their elements in the same order, of whatever size these are."""
+    strides = tuple(stride // s.itemsize * w.itemsize for stride in s.strides)
+    return same_layout(Layout(w.dtype, s.shape, strides), Layout.of(w))
 
 
 class _SeenLayout(NamedTuple):
@@ -178,10 +68,36 @@ class _SeenLayout(NamedTuple):
         return bool(same and a.dtype == self.dtype)
 
 
-class Plan:
-    """The same face as ``_core.Plan``: a rule bound to a list of arrays, stepped by one launch a type."""
+class _Tensors(NamedTuple):
+    """Tensors of a plan that one kernel steps."""
 
-    norm = math.nan  # of all gradients: clip_norm, which needs it, is not on the GPU yet
+    type: str
+    is_stored: bool  # whether more is written than parameters and states, or something in 16 bits
+    items: Any
+    blocks: int  # of threads
+
+
+def _lists_of(tensors: Sequence[Tensor], zeroes: bool) -> list[_Tensors]:
+    kinds = [
+        (TYPES[type_of(t.w)], zeroes or is_half(t.w) or len(t.arrays()) > 1 + len(t.states)) for t in tensors
+    ]
+    lists = []
+    for kind in dict.fromkeys(kinds):
+        items = items_of(tensors, (i for i, k in enumerate(kinds) if k == kind), ITEM)
+        if len(items):
+            lists.append(_Tensors(*kind, on_device(items), len(items)))
+    return lists
+
+
+class Plan:
+    """The same face as ``_core.Plan``: a rule bound to a list of arrays, stepped by one launch a list.
+
+    Whether gradients are clipped by their norm, and whether a step is left out for one that is not finite,
+    the device decides: ``step`` does not wait for it, and returns STEPPED for a step that may be left out.
+    ``settle`` waits, and brings the step counts up to date.
+    """
+
+    norm: Any = math.nan  # with clip_norm a float64 array without axes, on the device
 
     def __init__(
         self,
@@ -190,32 +106,45 @@ class Plan:
         steps: NDArray[np.int64],
         options: Options | None = None,
     ) -> None:
-        self._options = Options() if options is None else options
-        check_options(self._options, None)
+        self._rule = rule
+        self._options = options = Options() if options is None else options
         self._weight_decay = [0.0] * (1 + max(tensor.group for tensor in tensors))
-        self._held = tensors  # the lists below know addresses only
+        self._held = tensors  # the tables below know addresses only
         self._bound = [Layout.of(tensor.w) for tensor in tensors]
         for w, *states in (tensor.arrays() for tensor in tensors):
             for s in states:
-                if s.dtype != w.dtype or s.device.id != w.device.id or not same_layout(s, w):
+                fits = s.dtype == w.dtype or is_half(w) or is_half(s)
+                if not fits or s.device.id != w.device.id or not _is_like(s, w):
                     raise ValueError("states: expected arrays like the parameters")
         # While a step is launched the first count is below zero, so that every copy of the optimizer, and
         # what is saved of it, tells that the step was interrupted there.
         self._steps = steps
         self._device = tensors[0].w.device
         self._kind = get_cupy().ndarray
+        self._in_c_order = np.array([tensor.w.flags.c_contiguous for tensor in tensors], bool)
+        self._kinds = max(1 + len(tensor.arrays()) for tensor in tensors)
+        self._skips, self._raises = options.nonfinite == "skip", options.nonfinite == "raise"
+        clips = options.clip_norm is not None
         with self._device:
-            self._lists = [
-                _Tensors(rule, dtype, numbers, [tensors[i] for i in numbers])
-                for dtype in dict.fromkeys(tensor.w.dtype for tensor in tensors)
-                if (numbers := [i for i, t in enumerate(tensors) if t.w.dtype == dtype and t.w.size])
-            ]
+            self._rows = on_device(rows_of(tensors, RUN))
+            self._given = Table(np.full((len(tensors), len(GIVEN)), -1))
+            # The steps of each tensor, those of the plan, the stamp of the last that had a bad gradient.
+            self._counts = Table(np.append(steps, 0))
+            self._updates = get_cupy().empty(len(tensors) * UPDATE_BYTES, np.uint8)
+            self._lists = _lists_of(tensors, options.zero_grads)
+            self._gradients = None
+            if clips or self._skips or self._raises:
+                bad = self._counts.array.data.ptr + 8 * len(steps)
+                self._gradients = Gradients(tensors, self._rows, self._given.array, bad, clips)
         self._written = extents(a for tensor in tensors for a in tensor.arrays())
+        self._stamp = 0  # how many steps have been tried
         # Of the last step: weak references to the gradients with their layouts, None for one that was None;
         # what it added to the step counts, and the counts after it.
         self._seen: list[tuple[weakref.ref[Any], _SeenLayout] | None] = []
-        self._counts = np.zeros_like(steps)
+        self._added = np.zeros_like(steps)
         self._after = steps.copy()
+        self._is_open = False  # whether the device alone knows if the last step was left out
+        self._stream: Any = None  # on which it then runs
         self._inside: dict[int, bool] = {}  # threads, by their number
 
     def set_weight_decay(self, weight_decay: list[float]) -> None:
@@ -230,12 +159,12 @@ class Plan:
         sums: NDArray[np.uint64] | None = None,
         checks: int = 0,
     ) -> int:
-        """Steps, or returns the index of the first gradient that does not fit.
+        """Steps, or returns NONFINITE or the index of the first gradient that does not fit.
 
         Args:
             sums: (tensors, kinds), which takes the sums over blocks of the fingerprints of each tensor's
-                gradient, parameter and states; 0 of a tensor without a gradient or not in C order. The call
-                then returns when the step has run.
+                gradient, parameter and all else that is written; 0 of a tensor without a gradient or not in C
+                order. The call then returns when the step has run.
             checks: 0; nothing is computed a second time here.
 
         Raises:
@@ -257,42 +186,168 @@ class Plan:
                     "together; put all of them back, the states with load_state_dict"
                 )
             with self._device:
-                grads = [g if g is None or isinstance(g, self._kind) else gradient_view(g) for g in grads]
-                if not self._has_seen(grads):
-                    for i, g in enumerate(grads):
-                        if g is not None and not self._fits(i, g):
-                            return i
-                    self._seen = []
-                    for tensors in self._lists:
-                        tensors.set_gradients(grads, self._steps)
-                    self._counts[:] = [*(g is not None for g in grads), True]
-                    self._seen = [None if g is None else (weakref.ref(g), _SeenLayout.of(g)) for g in grads]
-                coefficients = _Coefficients(self._options, hyper, self._weight_decay, scale)
-                # All that may fail comes before the first launch.
-                tables = [None if sums is None else tensors.zero_sums() for tensors in self._lists]
-                launches = [
-                    one
-                    for tensors, table in zip(self._lists, tables, strict=True)
-                    for one in tensors.prepare_launches(self._steps, coefficients, table)
-                ]
-                after = self._steps + self._counts
-                self._steps[0] = ~self._steps[0]
-                for one in launches:
-                    launch_kernel(*one)
-                self._steps[:] = after
-                self._after[:] = after
-                if sums is not None:
-                    sums[...] = 0
-                    for tensors, table in zip(self._lists, tables, strict=True):
-                        tensors.read_sums(table, sums)
+                return self._step(grads, hyper, scale, sums)
         finally:
             self._inside.pop(me, None)
+
+    def _step(
+        self, grads: Sequence[Any], hyper: Sequence[float], scale: float, sums: NDArray[np.uint64] | None
+    ) -> int:
+        writes = self._options.zero_grads
+        grads = [g if g is None or isinstance(g, self._kind) else gradient_view(g, writes) for g in grads]
+        if not self._has_seen(grads):
+            refused = self._take(grads)
+            if refused is not None:
+                return refused
+        # All that may fail comes before the first launch that writes.
+        cupy = get_cupy()
+        table = None if sums is None else cupy.zeros((len(self._bound), self._kinds), np.uint64)
+        norm = None
+        if self._options.clip_norm is not None:
+            norm = cupy.empty(1, np.float64).reshape(())  # the caller may keep it: each step has its own
+        self._stamp += 1
+        questions = self._questions(grads, scale, norm)
+        launches = [*self._update_launches(hyper, scale, norm), *self._step_launches(scale, table)]
+        for one in questions:
+            launch_kernel(*one)
+        if norm is not None:
+            self.norm = norm
+        if self._raises and self._counts.array[-1:].get()[0] == self._stamp:
+            return NONFINITE
+        after = self._steps + self._added
+        self._steps[0] = ~self._steps[0]
+        for one in launches:
+            launch_kernel(*one)
+        if self._skips:
+            self._is_open, self._stream = True, cupy.cuda.get_current_stream()
+            self._steps[0] = ~self._steps[0]
+            if sums is not None and self.settle() != STEPPED:
+                return NONFINITE
+        else:
+            self._steps[:] = after
+            self._after[:] = self._counts.known[:-1] = after
+        if sums is not None and table is not None:
+            n = min(self._kinds, sums.shape[1])
+            sums[:, n:] = 0
+            sums[:, :n] = table.get()[:, :n] * self._in_c_order[:, None]
         return STEPPED
+
+    def settle(self) -> int | None:
+        """Waits for what came of the last step, STEPPED or NONFINITE; None if that was known."""
+        if not self._is_open or self._steps[0] < 0:
+            return None
+        self._counts.known[...] = self._counts.array.get(stream=self._stream)
+        self._steps[:] = self._after[:] = self._counts.known[:-1]
+        self._is_open = False
+        return NONFINITE if self._counts.known[-1] == self._stamp else STEPPED
+
+    def _take(self, grads: Sequence[Any]) -> int | None:
+        """Writes the addresses of the gradients into the device's table; the first that does not fit."""
+        for i, g in enumerate(grads):
+            if g is not None and not self._fits(i, g):
+                return i
+        if self._options.zero_grads:
+            try:
+                check_disjoint(("grads", g) for g in grads if g is not None)
+            except ValueError:
+                return 0
+        self._seen = []
+        if not self._is_open:  # somebody may have set the step counts
+            self._counts.update(np.append(self._steps, self._counts.known[-1]))
+        rows, place = [], 0
+        for i, g in enumerate(grads):
+            if g is None:
+                rows.append((0, 0, -1))
+                continue
+            other = None if self._gradients is None else self._gradients.in_order(i)
+            rows.append((g.data.ptr, (g if other is None else other).data.ptr, place))
+            place += 1
+        self._given.update(np.array(rows, np.int64))
+        self._added[:] = [*(g is not None for g in grads), True]
+        self._seen = [None if g is None else (weakref.ref(g), _SeenLayout.of(g)) for g in grads]
+        return None
+
+    def _questions(self, grads: Sequence[Any], scale: float, norm: Any) -> list[Launch]:
+        """The launches that read all gradients before anything is written."""
+        if self._gradients is None:
+            return []
+        launches = self._gradients.launches(self._stamp, scale, int(self._added[:-1].sum()), norm)
+        self._gradients.copy_in_order(grads)
+        return launches
+
+    def _update_launches(self, hyper: Sequence[float], scale: float, norm: Any) -> list[Launch]:
+        """The launches that form each tensor's coefficients, on the device."""
+        options, groups = self._options, len(self._weight_decay)
+        tables = {"rows": self._rows, "given": self._given.array, "counts": self._counts.array}
+        argument = struct_of(UPDATE, **tables, updates=self._updates, tensors=len(self._bound), scale=scale)
+        argument["maximize"], argument["stamp"] = options.maximize, self._stamp if self._skips else 0
+        if norm is not None:
+            argument["norm"], argument["clip_norm"] = norm.data.ptr, options.clip_norm
+        n = len(hyper) // groups
+        values = np.empty((groups, n + 1))
+        values[:, :n] = np.reshape(hyper, (groups, n))
+        values[:, n] = self._weight_decay
+        kernel = ready_kernel(f"STEP_KERNELS({self._rule})", f"form_updates_{self._rule}")
+        launches: list[Launch] = []
+        for first in range(0, groups, HYPER // (n + 1)):
+            some = values[first : first + HYPER // (n + 1)]
+            one = argument.copy()
+            one["first_group"], one["groups"] = first, len(some)
+            one["hyper"][0, : some.size] = some.ravel()
+            launches.append((kernel, threads(len(self._bound)), one))
+        return launches
+
+    def _step_launches(self, scale: float, table: Any) -> list[Launch]:
+        """The launches that step every list; with a table they add the block sums of fingerprints to it."""
+        options = self._options
+        argument = struct_of(
+            STEP,
+            rows=self._rows,
+            given=self._given.array,
+            updates=self._updates,
+            per_item=ITEM,
+            clip_value=math.inf if options.clip_value is None else options.clip_value,
+            ema=options.ema or 0.0,
+            flush=options.flush_subnormals,
+            decoupled=options.decoupled_weight_decay,
+            zeroes=options.zero_grads,
+            rounds_randomly=options.stochastic_rounding is not None,
+            seed=options.stochastic_rounding or 0,
+            kinds=self._kinds,
+        )
+        if table is not None:
+            argument["sums"] = table.data.ptr
+        launches: list[Launch] = []
+        for tensors in self._lists:
+            variant, group = self._variant(scale, tensors.is_stored), "STEP"
+            if table is not None:
+                # Of the plain step there is no such kernel: options that are not asked for change no bit.
+                variant, group = f"{variant or '_options'}_fingerprints", "FINGERPRINTED"
+            elif variant:
+                group = "OPTION"
+            if tensors.is_stored:
+                group = "STORED" if table is None else "STORED_FINGERPRINTED"
+            name = f"step_{self._rule}{variant}_{tensors.type}"
+            one = argument.copy()
+            one["items"] = tensors.items.data.ptr
+            launches.append((ready_kernel(f"{group}_KERNELS({self._rule})", name), tensors.blocks, one))
+        return launches
+
+    def _variant(self, scale: float, is_stored: bool) -> str:
+        """The least that suffices; csrc/gpu/step.cuh."""
+        options, decays = self._options, any(self._weight_decay)
+        if is_stored:
+            return "_stored"
+        if options.decoupled_weight_decay and decays:
+            return "_decoupled"
+        limits = options.clip_norm is not None or options.clip_value is not None
+        asks = scale != 1.0 or options.maximize or limits or decays or options.flush_subnormals
+        return "_options" if asks else ""
 
     def _has_seen(self, grads: Sequence[Any]) -> bool:
         """Whether these are the very arrays of the last step, in the same layout.
 
-        False after somebody has set the step counts: these may need other launches.
+        False after somebody has set the step counts.
         """
         if len(grads) != len(self._seen) or not np.array_equal(self._steps, self._after):
             return False

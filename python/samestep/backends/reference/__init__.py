@@ -35,6 +35,7 @@ from .plan import Plan
 from .product import linear, linear_backward
 from .rules import power, rules
 from .softmax import softmax_cross_entropy
+from .storage import widened
 from .sums import block_sums, canonical_sum, global_norm, norm_of, pair_sums
 
 __all__ = [
@@ -77,5 +78,6 @@ __all__ = [
     "to_host",
     "update_running",
     "weigh_leaf",
+    "widened",
     "zeros_like",
 ]

@@ -25,6 +25,13 @@ def widen(a: Array) -> Array:
     return a.astype(np.float32) if a.dtype == np.float16 else a
 
 
+def widened(w: Array, low: Array | None = None) -> Array:
+    """A copy of a parameter in the type of the arithmetic; ``low``: its lower halves."""
+    if low is not None:
+        return np.asarray(join(w, low))  # without axes it is a number
+    return w.copy() if w.dtype.itemsize > 2 else np.asarray(widen(w))
+
+
 def narrow(x: Array, like: Array) -> Array:
     """``x`` in the dtype of ``like``, rounded to nearest even."""
     if not is_bfloat16(like):
