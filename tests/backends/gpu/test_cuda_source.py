@@ -72,12 +72,16 @@ def forbidden_in(code: str) -> set[tuple[str, str]]:
     }
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_no_fused_flushed_or_estimated_arithmetic(architecture):
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(n, marks=[pytest.mark.slow] * (what == ALL)) for n, what in ARCHITECTURES.items()],
+)
+def test_nothing_fused_flushed_or_estimated_and_16_bytes_at_a_time(architecture):
     code = ptx(ARCHITECTURES[architecture], architecture)
     assert len(entries(code)) >= 20
     assert "sqrt.rn.f32" in code, "the listing shows no kernels"
     assert forbidden_in(code) == set()
+    assert without_packs(code) == []
 
 
 FAULTS = {
@@ -120,10 +124,6 @@ def without_packs(code: str) -> list[str]:
         if re.match(r"step_|apply_|whole_", name)
         and not re.search(rf"{access}(\.global)?\.v[24]\.(f|b|u)\d+", body)
     ]
-
-
-def test_elementwise_kernels_read_and_write_16_bytes_at_a_time():
-    assert without_packs(ptx(ALL)) == []
 
 
 def test_that_gate_fails_without_packs():

@@ -18,7 +18,10 @@ from samestep.proof import golden, vectors, verify
 
 
 class TestBits:
-    @pytest.mark.parametrize("threads", [32, 96, 256, 1024])
+    @pytest.mark.parametrize(
+        "threads",
+        [pytest.param(32, marks=pytest.mark.slow), 96, 256, pytest.param(1024, marks=pytest.mark.slow)],
+    )
     def test_golden_digests(self, kernels, monkeypatch, threads):
         """Large programs with one block size; long ones, of 10 000 steps, with one and of one rule."""
         monkeypatch.setattr(gpu.kernels, "THREADS", threads)

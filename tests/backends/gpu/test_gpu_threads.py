@@ -168,6 +168,7 @@ def results(place, backend: str, folder: Path) -> list[np.ndarray]:
     return out
 
 
+@pytest.mark.slow
 def test_every_kernel_in_any_order_of_blocks_and_threads(cuda_on_host, tmp_path):
     """The CPU's bits, and no fault in shared memory."""
     (tmp_path / "cpu").mkdir()
