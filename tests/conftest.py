@@ -74,7 +74,7 @@ if not getattr(sys, "_is_gil_enabled", lambda: True)():
 
     def pytest_runtest_teardown() -> None:
         """Collects after each GiB more. Without its lock, CPython waits until there are a quarter more
-        objects, of which a suite has a million; an optimizer, in a circle with its groups, may hold megabytes.
+        objects, of which a suite has a million; an optimizer and its groups, a circle, may hold megabytes.
         """
         global after_collection
         if resident_bytes() > after_collection + 2**30:
