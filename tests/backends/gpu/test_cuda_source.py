@@ -152,7 +152,9 @@ def test_fingerprints_wait_for_the_threads_that_step_and_for_their_sums():
 def test_names_are_those_that_are_launched(cuda_on_host):
     """The same list that the host's library has, whose kernels test_gpu.py launches by name."""
     names = host_cupy.HostKernels(cuda_on_host).names()
-    assert sorted(entries(ptx(ALL))) == sorted(names)
+    empty = '\n#define KERNEL(name, ...) extern "C" __global__ void name() {}\n'  # a minute less to compile
+    listed = ptx(ALL, replace=("\n#ifndef KERNEL\n", f"{empty}#ifndef KERNEL\n"))
+    assert sorted(entries(listed)) == sorted(names)
 
 
 def test_the_product_reads_16_bytes_at_a_time():
