@@ -66,7 +66,7 @@ debug: .venv/test.installed
 # The kernels without Python. BENCH: --quick, --cold, --threads N, --json FILE.
 BENCH ?= --json build/bench/kernels.json
 bench: .venv/test.installed
-	$(BIN)/cmake -S . -B build/bench -DSAMESTEP_BENCH=ON >/dev/null
+	$(BIN)/cmake -S . -B build/bench -DSAMESTEP_BENCH=ON $(SKBUILD_CMAKE_DEFINE:%=-D%) >/dev/null
 	$(BIN)/cmake --build build/bench --target bench_kernels bench_tax -j 2 >/dev/null
 	build/bench/bench_kernels $(BENCH)
 	build/bench/bench_tax $(filter --quick,$(BENCH))
