@@ -12,16 +12,18 @@ SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE $(wildcard licenses/*
 demo: .venv/demo.installed
 	$(BIN)/samestep demo
 
-# What every change runs, in some five minutes on two cores: all but the tests that compile the core again.
+# What every change runs, in some five minutes on two cores: all but the tests that compile the core again. The drop-ins
+# have commands of their own, also where torch and jax are installed.
+APART := --ignore=tests/torch --ignore=tests/jax --ignore-glob='*/samestep/torch/*' --ignore-glob='*/samestep/jax/*'
 test: .venv/test.installed lint
-	$(BIN)/pytest -rs -n auto --dist worksteal -m "not slow" tests samestep
+	$(BIN)/pytest -rs -n auto --dist worksteal -m "not slow" $(APART) tests samestep
 
 # Everything, some half an hour: other compilers, processors and sanitizers as well, PyTorch's drop-ins and processes
 # of torch.distributed and MPI where these can be installed, and a sample of the seeded faults, each of which must fail
 # a test.
 test-all: .venv/test.installed lint
 	$(MAKE) .venv/mpi-test.installed || echo "SKIPPED: MPI could not be installed, and so nothing was tested under mpirun"
-	$(BIN)/pytest -rs -n auto --dist worksteal tests samestep
+	$(BIN)/pytest -rs -n auto --dist worksteal $(APART) tests samestep
 	if $(MAKE) .venv/torch-test.installed; then $(MAKE) test-torch; \
 	else echo "SKIPPED: torch could not be installed, and so its drop-ins were not tested"; fi
 	if $(MAKE) .venv/jax-test.installed; then $(MAKE) test-jax; \
