@@ -18,9 +18,9 @@ APART := --ignore=tests/torch --ignore=tests/jax --ignore-glob='*/samestep/torch
 test: .venv/test.installed lint
 	$(BIN)/pytest -rs -n auto --dist worksteal -m "not slow" $(APART) tests samestep
 
-# Everything, some half an hour: other compilers, processors and sanitizers as well, PyTorch's drop-ins and processes
-# of torch.distributed and MPI where these can be installed, and a sample of the seeded faults, each of which must fail
-# a test.
+# Everything, half an hour to an hour on two cores: other compilers, processors and sanitizers as well, PyTorch's
+# drop-ins and processes of torch.distributed and MPI where these can be installed, and a sample of the seeded faults,
+# each of which must fail a test.
 test-all: .venv/test.installed lint
 	$(MAKE) .venv/mpi-test.installed || echo "SKIPPED: MPI could not be installed, and so nothing was tested under mpirun"
 	$(BIN)/pytest -rs -n auto --dist worksteal $(APART) tests samestep

@@ -1,17 +1,13 @@
 // The rules, the instruction sets and the threads.
-#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <cstring>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "isa/dispatch.h"
 #include "python/bind.h"
-#include "python/plan_arguments.h"
-#include "run/fp_mode.h"
 #include "run/openmp.h"
 #include "run/self_check.h"
 #include "run/system.h"
@@ -44,21 +40,6 @@ py::list rules() {
   return out;
 }
 
-// The bytes of a rule's coefficients at step t, for kernels outside this module: a GPU's.
-py::bytes coefficients(const std::string& rule, const py::dtype& dtype, Index t, const std::vector<double>& hyper,
-                       double weight_decay) {
-  const Rule& row = active_isa().rules[find_rule(rule)];
-  if (static_cast<int>(hyper.size()) != row.n_hyper) throw std::invalid_argument("hyper: wrong number of values");
-  Type type = dtype.equal(py::dtype::of<float>()) ? float32 : float64;
-  Coefficients out{};
-  {
-    FpMode mode;
-    row.update[type].coefficients(t, hyper.data(), &out);
-    out.decay = active_isa().decoupled_decay(hyper[0], weight_decay);
-  }
-  return {reinterpret_cast<const char*>(&out), sizeof(out)};
-}
-
 std::vector<std::string> isas() {
   const Isa* tables[kMaxIsas];
   int n = available_isas(tables);
@@ -73,8 +54,6 @@ void bind_isa(py::module_& m) {
   m.attr("compile_flags") = SAMESTEP_FLAGS;
   m.def("rules", rules,
         "(name, family, form, variant, hyper-parameters, states) of every rule; form and variant may be None");
-  m.def("coefficients", coefficients, py::arg("rule"), py::arg("dtype"), py::arg("t"), py::arg("hyper"),
-        py::arg("weight_decay") = 0.0);
   m.def("isas", isas, "instruction sets this machine can run, best first");
   m.def("get_isa", [] { return active_isa().name; });
   m.def("set_isa", [](const std::string& name) { return set_isa(name.c_str()); }, "False: unknown or not supported");

@@ -13,7 +13,7 @@ from samestep import _core
 # Exported, but no arithmetic on arrays: settings, what looks at the tables and where tensors lie. The roof,
 # whose time alone is used, has its tests in commands/test_bench.py.
 SETTINGS = {
-    "compile_flags", "rules", "coefficients", "isas", "get_isa", "set_isa", "withdraw_isa", "self_check",
+    "compile_flags", "rules", "isas", "get_isa", "set_isa", "withdraw_isa", "self_check",
     "vector_bytes", "get_num_threads", "set_num_threads", "default_num_threads",
     "wake_always", "set_tuning", "use_openmp_of", "openmp_library", "Layouts", "Identities", "Roof",
     "StatePlaces", "array_of", "xla_calls",

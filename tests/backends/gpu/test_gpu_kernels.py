@@ -195,14 +195,6 @@ class TestKernels:
         assert done.returncode != 0
         assert "a barrier that not all threads reach" in done.stderr
 
-    def test_coefficients_are_those_of_the_cpu(self, case):
-        """They move a parameter as the reference moves it: the bytes hold T(lr)."""
-        if case.rule == "sgd":
-            found = np.frombuffer(ss._core.coefficients("sgd", case.dtype, 3, [0.1]), case.dtype)
-            assert found[0] == case.dtype.type(0.1)
-        with pytest.raises(ValueError, match="wrong number of values"):
-            ss._core.coefficients(case.rule, case.dtype, 1, [0.1] * 9)
-
 
 def test_without_cupy(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)

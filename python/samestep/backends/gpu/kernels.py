@@ -31,9 +31,7 @@ OPTIONS = (
 )
 
 THREADS = 256  # of a block; any multiple of 32 up to 1024 gives the same bits
-SHARING_THREADS = (
-    512  # of a block that has much shared memory, so that few blocks share a processor; as THREADS
-)
+SHARING_THREADS = 512  # likewise, of a block with so much shared memory that few share a processor
 ITEM = 4096  # elements of a block of threads
 
 # Sizes that the kernels know as well: kSumBlock in csrc/contract/types.h, the others in csrc/gpu/.
