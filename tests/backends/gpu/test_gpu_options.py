@@ -82,13 +82,16 @@ class TestGrid:
         assert len(stepped) == 2, "one launch a list"
 
     @pytest.mark.parametrize("form", option_grid.STORED)
-    def test_the_first_states(self, kernels, form):
+    def test_the_first_states_and_what_a_step_makes_of_them(self, kernels, form):
         dtype, stored = option_grid.STORED[form]
         w = option_grid.values(3000, dtype, 4)
         one = ss.AdaGrad(w, lr=0.1, ema=0.5, initial_accumulator=0.3, **stored)
         other = ss.AdaGrad(device(w), lr=0.1, ema=0.5, initial_accumulator=0.3, **stored)
         same_bits(on_host(other), on_host(one))
-        same_bits([other.iterate[0].get()], one.iterate)
+        g = finite_values(3000, F32, 5).astype(dtype)
+        one.step(g)
+        other.step(device(g))
+        same_bits([other.iterate[0].get()], one.iterate)  # now a lower half is not zero
 
     @pytest.mark.parametrize("threads", [32, 96, 1024])
     def test_any_number_of_threads(self, kernels, monkeypatch, threads):
