@@ -30,9 +30,10 @@ test-all: .venv/test.installed lint
 	else echo "SKIPPED: jax could not be installed, and so its optimizers were not tested"; fi
 	$(BIN)/python tests/support/mutate.py --sample 4
 
-# The drop-ins, against torch itself and its own database of cases, and workers that torch.distributed joins.
+# The drop-ins, against torch itself and its own database of cases, and workers that torch.distributed joins. Threads of
+# OpenMP that wait do not spin: the tests of the other processes run.
 test-torch: .venv/torch-test.installed
-	$(BIN)/pytest -rs -n auto --dist worksteal tests/torch samestep.torch \
+	OMP_WAIT_POLICY=passive $(BIN)/pytest -rs -n auto --dist worksteal tests/torch samestep.torch \
 	  tests/parallel/test_processes.py tests/parallel/test_parallel_examples.py samestep.parallel.torch_group
 
 # On a CPython without a global interpreter lock: each test in two threads at once, but those that cannot be, which say

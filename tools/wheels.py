@@ -183,6 +183,8 @@ def build_wheel(bin_: Path, zig: Path, python: Python, platform: Platform, core:
     for config in include.parent.glob(f"{os.uname().machine}-*/{include.name}/pyconfig.h"):
         shutil.copy2(config, headers)
     defines["Python_INCLUDE_DIR"] = str(headers)
+    if python.tag.endswith("t"):  # CMake 4.4 finds no interpreter without a lock for another system
+        defines["CMAKE_CROSSCOMPILING"] = "OFF"
     if python.abi != python.tag:
         with (headers / "pyconfig.h").open("a", encoding="utf-8") as config:
             config.write("\n#define Py_GIL_DISABLED 1\n")

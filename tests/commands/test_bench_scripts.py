@@ -2,40 +2,20 @@
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-import samestep
+from bench_scripts import check_rows, run
 
-BENCH = Path(__file__).parents[2] / "bench"
 NEEDS = {
-    "goals": ("torch", "ml_dtypes", "sklearn"),
-    "torch": ("torch",),
     "options": ("ml_dtypes",),
     "mse": ("sklearn",),
     "tuner": (),
     "batchnorm": (),
     "product": ("threadpoolctl",),
-    "convolution": ("torch",),
     "functions": (),
-    "run": ("torch", "threadpoolctl", "sklearn"),
     "recording": (),
 }
-FOLDER = str(Path(samestep.__file__).parents[1])
-
-
-def run(script, *options):
-    path = os.pathsep.join(filter(None, (FOLDER, os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, BENCH / f"bench_{script}.py", "--quick", *options]
-    done = subprocess.run(
-        command, capture_output=True, encoding="utf-8", check=False, env={**os.environ, "PYTHONPATH": path}
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.slow
@@ -44,38 +24,7 @@ def test_a_script_runs(script):
     for package in NEEDS[script]:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
-    found = json.loads(run(script, "--json"))
-    assert {"date", "processor", "caches", "isa", "threads", "commit", "versions"} <= found["about"].keys()
-    assert len(found["rows"]) >= (8 if importlib.util.find_spec("torch") else 4)  # rows beside torch
-    in_use = {"8 MB of NumPy", "8 MB of torch backward"}
-    before = {row["just_before"] for row in found["rows"]}
-    assert before <= in_use | {"itself", "import numpy"}
-    assert bool(before & in_use) == (script != "run")
-    assert ("itself" in before) == (script not in ("goals", "tuner"))
-    for row in found["rows"]:
-        assert row["rounds"] == 3
-        assert row["verdict"] == (None if row["goal"] is None else "inconclusive")
-        assert 0 < row["own"]["minimum_us"] <= row["own"]["median_us"]
-    if script == "run":
-        for name in ("NT float64", "exp float32", "softmax float64", "epoch, batch 32", "epoch, batch 128"):
-            assert any(name in row["case"] for row in found["rows"])
-    if script == "goals":  # each of the targets
-        cases = " ".join(row["case"] for row in found["rows"])
-        wanted = (
-            "SGD",
-            "Momentum",
-            "NAG",
-            "AdaGrad",
-            "RMSProp",
-            "Adam",
-            "300 x 64",
-            "NCHW",
-            "NHWC",
-            "MSE",
-            "bfloat16",
-        )
-        assert all(name in cases for name in wanted)
-        assert sum(row["other"]["name"] == "roof" for row in found["rows"]) >= 5
+    check_rows(json.loads(run(script, "--json")), cold=True, hot=script != "tuner")
 
 
 @pytest.mark.slow
@@ -102,22 +51,6 @@ def test_the_spinner_runs():
     for contenders in times.values():
         assert list(contenders) == ["1 thread", "2 threads", "2 threads, tuned"]
         assert all(len(us) == 2 and min(us) > 0 for us in contenders.values())  # of three, one warms up
-
-
-@pytest.mark.slow
-def test_workers_have_one_digest_and_torch_more():
-    if importlib.util.find_spec("torch") is None:
-        pytest.skip("torch is not installed")
-    found = json.loads(run("workers", "--json"))
-    assert sum(len(row["digests"]) for row in found["rows"]) >= 27  # more with MPI
-    assert (
-        found["digests"].keys()
-        == found["passed"].keys()
-        == {"Sharded", "problems.MSE", "ddp", "fsdp", "torch DDP", "torch FSDP2"}
-    )
-    for name, count in found["digests"].items():
-        assert count == 1 or name.startswith("torch")
-        assert count > 1 or not name.startswith("torch")
 
 
 @pytest.mark.slow

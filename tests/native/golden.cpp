@@ -9,6 +9,7 @@
 #include <cstring>
 #include <functional>
 #include <map>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <type_traits>
@@ -28,6 +29,10 @@
 namespace {
 
 using namespace samestep;
+
+using Bytes = std::vector<std::uint8_t>;
+
+std::string digest(const Bytes& bytes) { return sha256_hex(bytes).substr(0, 16); }
 
 // SIZES and OPTION_SIZES of golden.py.
 constexpr int kSizes[] = {0, 1, 7, 1000, 100003}, kOptionSizes[] = {0, 1, 7, 1000, 2500};
@@ -93,7 +98,7 @@ void set_options(const std::string& name, Options& options, double* scale) {
 }
 
 template <class T>
-std::string rule_digest(int row, Type type, const RuleProgram& program) {
+Bytes rule_bytes(int row, Type type, const RuleProgram& program) {
   const Rule& rule = active_isa().rules[row];
   std::vector<T> w = parameter<T>(program), turns[7], states[kMaxStates];
   for (int t = 0; t < 7 && t < program.steps; ++t) turns[t] = gradient<T>(program, t);
@@ -116,11 +121,11 @@ std::string rule_digest(int row, Type type, const RuleProgram& program) {
     plan.tensors()[0].g = program.size ? turns[t % 7].data() : &none;
     plan.step(hyper.data(), scale);
   }
-  std::vector<std::uint8_t> bytes;
+  Bytes bytes;
   append_bytes(bytes, w);
   for (int s = 0; s < rule.n_states; ++s) append_bytes(bytes, states[s]);
   if (options.ema != 0.0) append_bytes(bytes, ema);
-  return sha256_hex(bytes).substr(0, 16);
+  return bytes;
 }
 
 // STORAGE of golden.py.
@@ -144,7 +149,7 @@ Halves narrowed(const std::vector<float>& x, Storage storage) {
   return halves;
 }
 
-void append_halves(std::vector<std::uint8_t>& bytes, const Halves& halves, Storage storage) {
+void append_halves(Bytes& bytes, const Halves& halves, Storage storage) {
   const int infinity = storage == float16 ? 0x7c00 : 0x7f80, quiet = storage == float16 ? 0x7e00 : 0x7fc0;
   for (std::uint16_t half : halves) {
     const int bits = (half & 0x7fff) > infinity ? quiet : half;
@@ -153,7 +158,7 @@ void append_halves(std::vector<std::uint8_t>& bytes, const Halves& halves, Stora
   }
 }
 
-std::string stored_digest(int row, int size, const Stored& how) {
+Bytes stored_bytes(int row, int size, const Stored& how) {
   const Rule& rule = active_isa().rules[row];
   Halves w = narrowed(random_values<float>(size, 1), how.storage), grads[3], kept[kMaxStates];
   for (int t = 0; t < 3; ++t) grads[t] = narrowed(random_values<float>(size, 3 + 2 * t), how.storage);
@@ -182,17 +187,17 @@ std::string stored_digest(int row, int size, const Stored& how) {
     plan.tensors()[0].g = size ? g.data() : &none;
     plan.step(hyper.data(), 1.0);
   }
-  std::vector<std::uint8_t> bytes;
+  Bytes bytes;
   append_halves(bytes, w, how.storage);
   for (int s = 0; s < rule.n_states; ++s) {
     how.stores_states ? append_halves(bytes, kept[s], how.storage) : append_bytes(bytes, states[s]);
   }
   if (how.has_master) append_bytes(bytes, master);
-  return sha256_hex(bytes).substr(0, 16);
+  return bytes;
 }
 
 // FingerprintProgram of fingerprints.py.
-std::string fingerprint_digest(const std::string& dtype, const std::string& inputs, int size) {
+Bytes fingerprint_bytes(const std::string& dtype, const std::string& inputs, int size) {
   const bool random = inputs == "random";
   const std::vector<float> x =
       random ? random_values<float>(size, 1) : integer_values<float>(size, 37, 11, 1009, 400, 128.3);
@@ -209,9 +214,9 @@ std::string fingerprint_digest(const std::string& dtype, const std::string& inpu
     for (int i = 0; i < size; ++i) std::memcpy(&lower[i], &x[i], 2);
     found = fingerprint(bits16, lower.data(), size);
   }
-  std::vector<std::uint8_t> bytes;
+  Bytes bytes;
   append_bytes(bytes, std::vector<double>{double(found >> 32), double(found & 0xffffffff)});
-  return sha256_hex(bytes).substr(0, 16);
+  return bytes;
 }
 
 std::vector<RuleProgram> rule_programs() {
@@ -230,24 +235,22 @@ std::vector<RuleProgram> rule_programs() {
 // One line of the file: its name, and how to compute it.
 struct Program {
   std::string name;
-  std::function<std::string()> digest;
+  std::function<Bytes()> compute;
 };
 
-std::string digest_of(const std::vector<std::uint8_t>& bytes) { return sha256_hex(bytes).substr(0, 16); }
-
 template <class T>
-std::string sum_digest(Type type, int size) {
+Bytes sum_bytes(Type type, int size) {
   const std::vector<T> x = finite_values<T>(size, 1);
   std::vector<double> found(2);
   canonical_sum(type, values, x.data(), 1, size, 1, &found[0]);
   found[1] = global_norm({{type, x.data(), size / 3}, {type, x.data() + size / 3, size - size / 3}});
-  std::vector<std::uint8_t> bytes;
+  Bytes bytes;
   append_bytes(bytes, found);
-  return digest_of(bytes);
+  return bytes;
 }
 
 template <class T>
-std::string batchnorm_digest(Type type, bool relu, int channels, int size, const std::string& what) {
+Bytes batchnorm_bytes(Type type, bool relu, int channels, int size, const std::string& what) {
   const auto x = integer_values<T>(channels * size, 37, 11, 1009, 400, 128.3);
   const auto dy = integer_values<T>(channels * size, 53, 17, 911, 455, 257.7);
   const auto gamma = integer_values<T>(channels, 3, 1, 7, 3, 2.5), beta = integer_values<T>(channels, 5, 2, 11, 5, 9.1);
@@ -257,14 +260,14 @@ std::string batchnorm_digest(Type type, bool relu, int channels, int size, const
   job.samples = 1, job.channels = channels, job.positions = size, job.eps = 1e-5;
   job.x = x.data(), job.gamma = gamma.data(), job.beta = beta.data(), job.out = y.data();
   job.mean = mean.data(), job.inv = inv.data(), job.mean64 = mean64.data(), job.var64 = var64.data();
-  std::vector<std::uint8_t> bytes;
+  Bytes bytes;
   if (what == "inference") {
     std::vector<T> running_mean = beta, var(channels);
     for (int c = 0; c < channels; ++c) var[c] = std::abs(gamma[c]) + T(0.5);
     job.mean = running_mean.data(), job.var = var.data();
     run_batchnorm(type, inference, relu, job);
     append_bytes(bytes, y);
-    return digest_of(bytes);
+    return bytes;
   }
   run_batchnorm(type, forward, relu, job);
   if (what == "statistics") {
@@ -279,11 +282,11 @@ std::string batchnorm_digest(Type type, bool relu, int channels, int size, const
     append_bytes(bytes, dgamma);
     append_bytes(bytes, dbeta);
   }
-  return digest_of(bytes);
+  return bytes;
 }
 
 template <class T>
-std::string linear_digest(Type type, int rows, int inputs, int columns, const std::string& what) {
+Bytes linear_bytes(Type type, int rows, int inputs, int columns, const std::string& what) {
   const auto x = integer_values<T>(rows * inputs, 37, 11, 1009, 400, 128.3);
   const auto w = integer_values<T>(inputs * columns, 53, 17, 911, 455, 257.7);
   const auto bias = integer_values<T>(columns, 5, 2, 11, 5, 9.1);
@@ -294,63 +297,63 @@ std::string linear_digest(Type type, int rows, int inputs, int columns, const st
   job.bias = what == "product" ? nullptr : bias.data();
   job.relu = what == "relu" || what == "masked";
   run_product(type, job);
-  std::vector<std::uint8_t> bytes;
+  Bytes bytes;
   if (what != "gradients" && what != "masked") {
     append_bytes(bytes, y);
-    return digest_of(bytes);
+    return bytes;
   }
   const Matrix h{what == "masked" ? y.data() : nullptr, rows, columns, columns, 1};
   run_linear_backward(type, {{dy.data(), rows, columns, columns, 1}, h, X, W, dx.data(), dw.data(), dbias.data()});
   append_bytes(bytes, dx);
   append_bytes(bytes, dw);
   append_bytes(bytes, dbias);
-  return digest_of(bytes);
+  return bytes;
 }
 
 template <class T>
-std::string mse_digest(Type type, int rows, int columns, const std::string& what) {
+Bytes mse_bytes(Type type, int rows, int columns, const std::string& what) {
   const auto Phi = integer_values<T>(static_cast<long long>(rows) * columns, 29, 13, 907, 450, 331.1);
   const auto y = integer_values<T>(rows, 31, 3, 401, 200, 77.7), w = integer_values<T>(columns, 7, 1, 19, 9, 6.3);
   std::vector<T> r(rows), g(columns);
   MseProblem problem(type, Phi.data(), y.data(), columns, {1.0, false});
   std::vector<double> loss = {problem.evaluate(w.data(), {nullptr, rows}, r.data(), g.data())};
-  std::vector<std::uint8_t> bytes;
+  Bytes bytes;
   if (what == "residual") append_bytes(bytes, r);
   if (what == "gradient") append_bytes(bytes, g);
   if (what == "loss") append_bytes(bytes, loss);
-  return digest_of(bytes);
+  return bytes;
 }
 
 template <class T>
-std::string function_digest(Type type, int row, int size) {
-  std::vector<std::uint8_t> bytes;
+Bytes function_bytes(Type type, int row, int size) {
+  Bytes bytes;
   for (auto x : {random_values<T>(size, 1), integer_values<T>(size, 37, 11, 100003, 50001, 401.7)}) {
     map_function(row, type, x.data(), size, x.data());
     append_bytes(bytes, x);
   }
-  return digest_of(bytes);
+  return bytes;
 }
 
 template <class T>
-std::string softmax_digest(Type type, int rows, int columns) {
+Bytes softmax_bytes(Type type, int rows, int columns) {
   const auto z = integer_values<T>(static_cast<long long>(rows) * columns, 37, 11, 1009, 400, 31.7);
   std::vector<Index> labels(rows);
   for (int i = 0; i < rows; ++i) labels[i] = (3 * i + 1) % columns;
   std::vector<T> dz(z.size());
   const std::vector<double> loss = {
       softmax_cross_entropy(type, {z.data(), labels.data(), rows, columns, nullptr, dz.data()})};
-  std::vector<std::uint8_t> bytes;
+  Bytes bytes;
   append_bytes(bytes, loss);
   append_bytes(bytes, dz);
-  return digest_of(bytes);
+  return bytes;
 }
 
 template <class T>
-std::string network_digest(Type type, int leaves) {
+Bytes network_bytes(Type type, int leaves) {
   int adam = 0;
   while (std::string(active_isa().rules[adam].name) != "adam_outside") ++adam;
   const std::vector<double> hyper = hyper_values(active_isa().rules[adam], "default");
-  return digest_of(run_network<T>(type, {40, 270, 16, 5}, 20, leaves, adam, hyper));
+  return run_network<T>(type, {40, 270, 16, 5}, 20, leaves, adam, hyper);
 }
 
 template <class T>
@@ -359,18 +362,18 @@ void add_programs(std::vector<Program>& out, Type type, const std::string& dtype
     for (const RuleProgram& p : rule_programs()) {
       out.push_back({std::string(active_isa().rules[row].name) + " " + dtype + " " + p.inputs + " " +
                          std::to_string(p.size) + " " + std::to_string(p.steps) + " " + p.hyper,
-                     [=] { return rule_digest<T>(row, type, p); }});
+                     [=] { return rule_bytes<T>(row, type, p); }});
     }
   }
   for (int size : kSizes) {
-    out.push_back({"sum " + dtype + " " + std::to_string(size), [=] { return sum_digest<T>(type, size); }});
+    out.push_back({"sum " + dtype + " " + std::to_string(size), [=] { return sum_bytes<T>(type, size); }});
   }
   for (bool relu : {false, true}) {
     for (auto [channels, size] : {std::pair{5, 2500}, {3, 49}, {300, 7}}) {
       for (std::string what : {"statistics", "y", "gradients", "inference"}) {
         std::string name = (relu ? "batchnorm+relu " : "batchnorm ") + dtype + " " + std::to_string(channels) + "x" +
                            std::to_string(size) + " " + what;
-        out.push_back({name, [=, c = channels, m = size] { return batchnorm_digest<T>(type, relu, c, m, what); }});
+        out.push_back({name, [=, c = channels, m = size] { return batchnorm_bytes<T>(type, relu, c, m, what); }});
       }
     }
   }
@@ -378,38 +381,38 @@ void add_programs(std::vector<Program>& out, Type type, const std::string& dtype
     for (std::string what : {"product", "y", "relu", "gradients", "masked"}) {
       std::string name =
           "linear " + dtype + " " + std::to_string(n) + "x" + std::to_string(k) + "x" + std::to_string(j) + " " + what;
-      out.push_back({name, [=, n = n, k = k, j = j] { return linear_digest<T>(type, n, k, j, what); }});
+      out.push_back({name, [=, n = n, k = k, j = j] { return linear_bytes<T>(type, n, k, j, what); }});
     }
   }
   for (const ConvolutionCase& c : kConvolutions) {
     for (std::string what : {"y", "relu", "gradients", "masked"}) {
-      out.push_back({"conv2d " + dtype + " " + name_of(c) + " " + what,
-                     [=] { return digest_of(run_convolution_case<T>(type, c, what)); }});
+      out.push_back(
+          {"conv2d " + dtype + " " + name_of(c) + " " + what, [=] { return run_convolution_case<T>(type, c, what); }});
     }
   }
   for (int row = 0; row < active_isa().n_functions; ++row) {
     for (int size : kSizes) {
       out.push_back({std::string(active_isa().functions[row].name) + " " + dtype + " " + std::to_string(size),
-                     [=] { return function_digest<T>(type, row, size); }});
+                     [=] { return function_bytes<T>(type, row, size); }});
     }
   }
   for (auto [rows, columns] : {std::pair{9, 11}, {1, 1}, {64, 33}, {5, 2500}, {1100, 3}}) {
     out.push_back({"softmax " + dtype + " " + std::to_string(rows) + "x" + std::to_string(columns),
-                   [=, n = rows, c = columns] { return softmax_digest<T>(type, n, c); }});
+                   [=, n = rows, c = columns] { return softmax_bytes<T>(type, n, c); }});
   }
   for (int leaves : {6, 8, 13}) {
     for (std::string what : {"mean", "weighted"}) {
       out.push_back({"leaves " + dtype + " 1000 " + std::to_string(leaves) + " " + what,
-                     [=] { return digest_of(run_leaves<T>(type, leaves, what == "weighted")); }});
+                     [=] { return run_leaves<T>(type, leaves, what == "weighted"); }});
     }
   }
   const std::string network = "network " + dtype + " 40x270x16x5 20";
-  out.push_back({network, [=] { return network_digest<T>(type, 0); }});
-  out.push_back({network + " 4 leaves", [=] { return network_digest<T>(type, 4); }});
+  out.push_back({network, [=] { return network_bytes<T>(type, 0); }});
+  out.push_back({network + " 4 leaves", [=] { return network_bytes<T>(type, 4); }});
   for (auto [rows, columns] : {std::pair{1500, 37}, {1, 1}, {70, 1030}}) {
     for (std::string what : {"residual", "gradient", "loss"}) {
       std::string name = "mse " + dtype + " " + std::to_string(rows) + "x" + std::to_string(columns) + " " + what;
-      out.push_back({name, [=, n = rows, p = columns] { return mse_digest<T>(type, n, p, what); }});
+      out.push_back({name, [=, n = rows, p = columns] { return mse_bytes<T>(type, n, p, what); }});
     }
   }
 }
@@ -430,36 +433,36 @@ int main(int argc, char** argv) {
       for (int size : kOptionSizes) {
         programs.push_back(
             {std::string(active_isa().rules[row].name) + " float32 random " + std::to_string(size) + " 3 " + how.name,
-             [=] { return stored_digest(row, size, how); }});
+             [=] { return stored_bytes(row, size, how); }});
       }
     }
   }
   for (std::string dtype : {"float32", "float64", "float16", "bfloat16", "uint16"}) {
     const auto add = [&](const std::string& inputs, int size) {
       programs.push_back({"fingerprint " + dtype + " " + inputs + " " + std::to_string(size),
-                          [=] { return fingerprint_digest(dtype, inputs, size); }});
+                          [=] { return fingerprint_bytes(dtype, inputs, size); }});
     };
     add("integers", 1000);
     for (int size : kSizes) add("random", size);
   }
   int configurations = 0, differing = 0;
   for (const Program& program : programs) {
-    std::string first;
+    std::optional<Bytes> first;
     for (int i = 0; i < n_isas; ++i) {
       set_isa(isas[i]->name);
       for (int threads = first_threads; threads <= last_threads; ++threads) {
         set_num_threads(threads);
-        std::string found = program.digest();
+        Bytes found = program.compute();
         ++configurations;
-        if (first.empty()) first = found;
+        if (!first) first = found;
         if (found != first) {
           ++differing;
           std::fprintf(stderr, "%s on %s, %d threads: %s, not %s\n", program.name.c_str(), isas[i]->name, threads,
-                       found.c_str(), first.c_str());
+                       digest(found).c_str(), digest(*first).c_str());
         }
       }
     }
-    std::printf("%s %s\n", program.name.c_str(), first.c_str());
+    std::printf("%s %s\n", program.name.c_str(), digest(*first).c_str());
   }
   std::fprintf(stderr, "%d configurations on", configurations);
   for (int i = 0; i < n_isas; ++i) std::fprintf(stderr, " %s", isas[i]->name);

@@ -33,12 +33,15 @@ std::vector<T> random_values(int size, int seed) {
 
 template <class T>
 void append_bytes(std::vector<std::uint8_t>& bytes, const std::vector<T>& values) {
+  const std::size_t before = bytes.size();
+  bytes.resize(before + values.size() * sizeof(T));
+  std::uint8_t* to = bytes.data() + before;
   for (T value : values) {
     using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
     Bits bits;
     std::memcpy(&bits, &value, sizeof(bits));
     if (value != value) bits = sizeof(T) == 4 ? Bits(0x7fc00000) : Bits(0x7ff8000000000000);
-    for (std::size_t i = 0; i < sizeof(bits); ++i) bytes.push_back(std::uint8_t(bits >> (8 * i)));
+    for (std::size_t i = 0; i < sizeof(bits); ++i) *to++ = std::uint8_t(bits >> (8 * i));
   }
 }
 

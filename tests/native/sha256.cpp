@@ -22,26 +22,37 @@ std::string sha256_hex(std::vector<std::uint8_t> data) {
   while (data.size() % 64 != 56) data.push_back(0);
   for (int i = 7; i >= 0; --i) data.push_back(std::uint8_t(bits >> (8 * i)));
 
+  // A round renames seven of the eight words: eight rounds in a row have each word back in its place.
+  using Word = std::uint32_t;
+  const auto round = [&](Word a, Word b, Word c, Word& d, Word e, Word f, Word g, Word& h, Word of_message) {
+    const Word t1 = h + (rotr(e, 6) ^ rotr(e, 11) ^ rotr(e, 25)) + ((e & f) ^ (~e & g)) + of_message;
+    d += t1;
+    h = t1 + (rotr(a, 2) ^ rotr(a, 13) ^ rotr(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
+  };
   for (std::size_t block = 0; block < data.size(); block += 64) {
-    std::uint32_t w[64];
+    Word w[64];
     for (int i = 0; i < 16; ++i) {
       const std::uint8_t* p = &data[block + 4 * i];
-      w[i] = std::uint32_t(p[0]) << 24 | std::uint32_t(p[1]) << 16 | std::uint32_t(p[2]) << 8 | p[3];
+      w[i] = Word(p[0]) << 24 | Word(p[1]) << 16 | Word(p[2]) << 8 | p[3];
     }
     for (int i = 16; i < 64; ++i) {
-      std::uint32_t s0 = rotr(w[i - 15], 7) ^ rotr(w[i - 15], 18) ^ (w[i - 15] >> 3);
-      std::uint32_t s1 = rotr(w[i - 2], 17) ^ rotr(w[i - 2], 19) ^ (w[i - 2] >> 10);
+      const Word s0 = rotr(w[i - 15], 7) ^ rotr(w[i - 15], 18) ^ (w[i - 15] >> 3);
+      const Word s1 = rotr(w[i - 2], 17) ^ rotr(w[i - 2], 19) ^ (w[i - 2] >> 10);
       w[i] = w[i - 16] + s0 + w[i - 7] + s1;
     }
-    auto v = h;
-    for (int i = 0; i < 64; ++i) {
-      std::uint32_t s1 = rotr(v[4], 6) ^ rotr(v[4], 11) ^ rotr(v[4], 25);
-      std::uint32_t t1 = v[7] + s1 + ((v[4] & v[5]) ^ (~v[4] & v[6])) + k[i] + w[i];
-      std::uint32_t s0 = rotr(v[0], 2) ^ rotr(v[0], 13) ^ rotr(v[0], 22);
-      std::uint32_t t2 = s0 + ((v[0] & v[1]) ^ (v[0] & v[2]) ^ (v[1] & v[2]));
-      v = {t1 + t2, v[0], v[1], v[2], v[3] + t1, v[4], v[5], v[6]};
+    Word a = h[0], b = h[1], c = h[2], d = h[3], e = h[4], f = h[5], g = h[6], last = h[7];
+    for (int i = 0; i < 64; i += 8) {
+      round(a, b, c, d, e, f, g, last, k[i] + w[i]);
+      round(last, a, b, c, d, e, f, g, k[i + 1] + w[i + 1]);
+      round(g, last, a, b, c, d, e, f, k[i + 2] + w[i + 2]);
+      round(f, g, last, a, b, c, d, e, k[i + 3] + w[i + 3]);
+      round(e, f, g, last, a, b, c, d, k[i + 4] + w[i + 4]);
+      round(d, e, f, g, last, a, b, c, k[i + 5] + w[i + 5]);
+      round(c, d, e, f, g, last, a, b, k[i + 6] + w[i + 6]);
+      round(b, c, d, e, f, g, last, a, k[i + 7] + w[i + 7]);
     }
-    for (int i = 0; i < 8; ++i) h[i] += v[i];
+    const Word found[8] = {a, b, c, d, e, f, g, last};
+    for (int i = 0; i < 8; ++i) h[i] += found[i];
   }
 
   std::string hex;

@@ -1,5 +1,6 @@
 """Training over a network that delays, reorders and kills, by seeds: any failure is replayed by its seed."""
 
+import copy
 import functools
 import random
 
@@ -27,12 +28,13 @@ class Run:
         self.make = functools.partial(rule, lr=0.1, ema=draw.choice([None, 0.5]), **options)
         self.weights = [draw.choice([1.0, 1.0, 0.0, 2.5]) for _ in range(self.leaves)]
         self.weights[draw.randrange(self.leaves)] = 1.0
+        self.grads = functools.cache(self._draw)  # every worker wants them again
 
     def params(self):
         draw = np.random.default_rng(self.seed)
         return [draw.standard_normal(shape).astype(self.dtype) for shape in self.shapes]
 
-    def grads(self, t, leaf):
+    def _draw(self, t, leaf):
         draw = np.random.default_rng([self.seed, t, leaf])
         return [draw.standard_normal(shape).astype(self.dtype) for shape in self.shapes]
 
@@ -50,15 +52,16 @@ class Run:
             opt.step()
         return own, opt.state_dict()
 
-    def alone(self, steps):
-        """Parameters and state after so many steps in one process."""
+    def alone(self):
+        """Parameters and state in one process, before each step and after the last."""
         own = self.params()
         opt = Sharded(self.make, own, threads(1)[0], leaves=self.leaves)
-        for t in range(steps):
+        for t in range(STEPS):
+            yield [w.copy() for w in own], copy.deepcopy(opt.state_dict())
             for leaf in opt.leaves:
                 opt.add(leaf, self.grads(t, leaf), weight=self.weights[leaf])
             opt.step()
-        return own, opt.state_dict()
+        yield own, opt.state_dict()
 
 
 def digest(params, state_dict=None):
@@ -67,7 +70,7 @@ def digest(params, state_dict=None):
 
 def check_delays(seed):
     run, size = Run(seed), random.Random(-seed).randint(1, 8)
-    expected = digest(*run.alone(STEPS))
+    expected = digest(*list(run.alone())[STEPS])
     for found in Network(size, seed).run(run.train):
         if isinstance(found, BaseException):
             raise found
@@ -79,7 +82,8 @@ def check_a_kill(seed):
     run, draw = Run(seed), random.Random(-seed)
     size, after = draw.randint(2, 6), draw.randint(1, 6)
     network = Network(size, seed, {draw.randrange(size): draw.randint(1, 40)})
-    at_steps = [digest(run.alone(n)[0]) for n in range(STEPS + 1)]
+    alone = list(run.alone())
+    at_steps = [digest(params) for params, _ in alone]
     seen = [[] for _ in range(size)]
     results = network.run(lambda group: run.train(group, seen=seen[group.rank]))
     killed = any(isinstance(found, Killed) for found in results)
@@ -92,9 +96,8 @@ def check_a_kill(seed):
         else:
             assert digest(found[0]) == at_steps[STEPS]
     done = draw.randrange(STEPS)
-    start = run.alone(done)
-    for found in Network(after, seed).run(lambda group: run.train(group, done, start)):
-        assert digest(*found) == digest(*run.alone(STEPS))
+    for found in Network(after, seed).run(lambda group: run.train(group, done, alone[done])):
+        assert digest(*found) == digest(*alone[STEPS])
     return killed
 
 
