@@ -37,12 +37,13 @@ test-torch: .venv/torch-test.installed
 	  tests/parallel/test_processes.py tests/parallel/test_parallel_examples.py samestep.parallel.torch_group
 
 # On a CPython without a global interpreter lock: each test in two threads at once, but those that cannot be, which say
-# why with -v. FREE_PYTHON: 3.13t or later; tools/interpreters.py builds one. FREE_TESTS: what to run.
+# why with -v. FREE_PYTHON: 3.13t or later; tools/interpreters.py builds one. FREE_TESTS: what to run. glibc gives large
+# arrays back when they are freed; else each of the tests' threads leaves megabytes behind.
 FREE_PYTHON ?= build/pythons/3.13t/bin/python3.13t
 FREE_TESTS ?= -m "not slow" --ignore=tests/torch tests samestep
 FREE := build/free-threaded/bin
 test-free-threaded: build/free-threaded/installed
-	PYTHON_GIL=0 $(FREE)/pytest -rs -n 2 --dist worksteal --parallel-threads=2 --iterations=1 $(FREE_TESTS)
+	PYTHON_GIL=0 MALLOC_MMAP_THRESHOLD_=131072 $(FREE)/pytest -rs -n 2 --dist worksteal --parallel-threads=2 --iterations=1 $(FREE_TESTS)
 
 build/free-threaded/installed: $(SOURCES)
 	$(FREE_PYTHON) -m venv build/free-threaded

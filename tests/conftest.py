@@ -2,9 +2,6 @@
 sets, threads. A rule added to the registries is tested without touching a test.
 """
 
-import gc
-import os
-import sys
 from collections.abc import Generator, Iterator
 from importlib.util import find_spec
 from inspect import getfullargspec
@@ -61,25 +58,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="torch is not installed"))
         if "native" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
-
-
-def resident_bytes() -> int:
-    pages = Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-
-after_collection = 0
-
-if not getattr(sys, "_is_gil_enabled", lambda: True)():
-
-    def pytest_runtest_teardown() -> None:
-        """Collects after each GiB more. Without its lock, CPython waits until there are a quarter more
-        objects, of which a suite has a million; an optimizer and its groups, a circle, may hold megabytes.
-        """
-        global after_collection
-        if resident_bytes() > after_collection + 2**30:
-            gc.collect()
-            after_collection = resident_bytes()
 
 
 @pytest.fixture(params=golden.cases(), ids=str)

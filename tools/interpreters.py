@@ -86,7 +86,15 @@ class FromSource:
                 encoding="utf-8",
             )
             compiler.chmod(0o755)
-            environment = {"CC": str(compiler), "PKG_CONFIG": "false"}  # it tells of libraries for glibc
+            zlib = shutil.copytree(source_of("zlib", "bookworm"), work / "zlib")  # the package is for glibc
+            run("./configure", "--static", f"--prefix={zlib}", cwd=zlib, CC=str(compiler), CFLAGS="-O2 -fPIC")
+            run("make", "install", cwd=zlib)
+            environment = {
+                "CC": str(compiler),
+                "CPPFLAGS": f"-I{zlib}/include",
+                "LDFLAGS": f"-L{zlib}/lib",
+                "PKG_CONFIG": "false",  # it tells of libraries for glibc
+            }
         options = (f"--prefix={prefix}", "--disable-test-modules", *self.options)
         run(source / "configure", *options, cwd=work, **environment)
         run("make", f"-j{jobs}", cwd=work)
@@ -133,7 +141,9 @@ MAKERS = {
     "3.13t": FromSource(
         "python3.13", "trixie", "python3.13t", ("--disable-gil", "--with-ensurepip=install"), tuple(MODULES)
     ),
-    "3.13-musl": FromSource("python3.13", "trixie", "python3.13", ("--without-ensurepip",), musl=True),
+    "3.13-musl": FromSource(
+        "python3.13", "trixie", "python3.13", ("--without-ensurepip",), ("zlib",), musl=True
+    ),
     "3.14": FromPackages("sid", "python3.14"),
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,12 +62,19 @@ def _view(name: str, a: Any, written: bool) -> Any:
 
 _SHARING_ERRORS = (AttributeError, BufferError, RuntimeError, TypeError, ValueError)
 _READ_ONLY, _IS_COPIED = 1, 2  # flags of DLPack
-_is_capsule = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(
-    ("PyCapsule_IsValid", ctypes.pythonapi)
-)
-_pointer_in = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
-    ("PyCapsule_GetPointer", ctypes.pythonapi)
-)
+
+
+def _flags_of(capsule: Any) -> int:
+    """DLPack's; before its version 1 there are none, and libraries refuse to export what is read-only."""
+    import ctypes  # CPython may be built without it, and needs it here alone
+
+    name, words = b"dltensor_versioned", (ctypes.py_object, ctypes.c_char_p)
+    is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, *words)(("PyCapsule_IsValid", ctypes.pythonapi))
+    if not is_valid(capsule, name):
+        return 0
+    pointer_in = ctypes.PYFUNCTYPE(ctypes.c_void_p, *words)(("PyCapsule_GetPointer", ctypes.pythonapi))
+    # DLManagedTensorVersioned: a version of 8 bytes, 2 pointers, the flags.
+    return ctypes.c_uint64.from_address(pointer_in(capsule, name) + 24).value
 
 
 class _Export:
@@ -76,7 +82,6 @@ class _Export:
 
     def __init__(self, a: Any) -> None:
         self._a = a
-        # Before version 1 DLPack has no flags, and libraries refuse to export read-only arrays.
         self.flags = 0
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -84,10 +89,8 @@ class _Export:
         return device
 
     def __dlpack__(self, **arguments: Any) -> Any:
-        capsule, name = self._a.__dlpack__(**arguments), b"dltensor_versioned"
-        if _is_capsule(capsule, name):
-            # DLManagedTensorVersioned: a version of 8 bytes, 2 pointers, the flags.
-            self.flags = ctypes.c_uint64.from_address(_pointer_in(capsule, name) + 24).value
+        capsule = self._a.__dlpack__(**arguments)
+        self.flags = _flags_of(capsule)
         return capsule
 
 
