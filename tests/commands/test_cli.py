@@ -560,6 +560,7 @@ class TestDigitsInTorch:
 
 
 class TestInfo:
+    @pytest.mark.thread_unsafe(reason="how many threads a step may use is the process's")
     def test_json(self):
         done = samestep("info", "--json")
         assert done.returncode == 0, done.stderr

@@ -147,6 +147,7 @@ def test_what_the_tests_run_with_is_what_is_called_tested():
     assert doctor.package("numpy", doctor.installed("numpy")).state == "good"
 
 
+@pytest.mark.thread_unsafe(reason="how many threads a step may use is the process's")
 def test_the_command():
     command = [sys.executable, "-m", "samestep", "doctor"]
     text = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)

@@ -100,6 +100,7 @@ class TestPage:
     def test_the_bar_is_told_every_stage(self, made):
         assert len(made[2]) == len(set(made[2])) == report.STAGES
 
+    @pytest.mark.thread_unsafe(reason="matplotlib's figures are the process's")
     def test_the_same_again(self, made):
         for picture in (paths.quadratic, landscapes.semicircle):
             (first,) = (p for p in made[0].pictures if p.name == picture.name)

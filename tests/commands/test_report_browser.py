@@ -50,6 +50,7 @@ LUMINANCES = """(() => {
 
 
 @IN_BROWSER
+@pytest.mark.thread_unsafe(reason="one browser has one page")
 class TestInBrowser:
     @pytest.mark.parametrize("width", [390, 1280])
     def test_every_picture_is_drawn_and_nothing_sticks_out(self, made, browser, width):

@@ -119,6 +119,7 @@ def test_tuning_can_be_switched_off():
     assert "SAMESTEP_TUNE: got 'no', expected '0' or '1'" in run_python(code, SAMESTEP_TUNE="no").stderr
 
 
+@pytest.mark.thread_unsafe(reason="how many threads a step may use is the process's")
 @pytest.mark.parametrize(
     ("size", "threads", "item"),
     [

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import ml_dtypes
@@ -413,6 +414,11 @@ class TestCommand:
         assert run.command("--tensor", "params['w']") == 1
 
 
+needs_safetensors = pytest.mark.skipif(
+    find_spec("safetensors") is None, reason="safetensors is not installed"
+)
+
+
 class TestReadArrays:
     @pytest.fixture
     def ledger(self, run):
@@ -421,7 +427,7 @@ class TestReadArrays:
     @pytest.mark.parametrize(
         "names", [("w", "b", "c"), ("params['w']", "params['b']", "params['c']"), ("0", "1", "2")], ids=str
     )
-    @pytest.mark.parametrize("end", ["npz", "safetensors"])
+    @pytest.mark.parametrize("end", ["npz", pytest.param("safetensors", marks=needs_safetensors)])
     def test_names(self, ledger, tmp_path, names, end):
         given = dict(zip(names, arrays(5).values(), strict=True))
         path = tmp_path / f"x.{end}"
@@ -445,7 +451,7 @@ class TestReadArrays:
         assert b is not None
 
     @pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"\x93NUMPY", b"{}" * 20])
-    @pytest.mark.parametrize("end", ["npz", "safetensors"])
+    @pytest.mark.parametrize("end", ["npz", pytest.param("safetensors", marks=needs_safetensors)])
     def test_what_is_no_such_file(self, ledger, tmp_path, data, end):
         path = tmp_path / f"x.{end}"
         path.write_bytes(data)
