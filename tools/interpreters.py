@@ -86,7 +86,8 @@ class FromSource:
                 encoding="utf-8",
             )
             compiler.chmod(0o755)
-            zlib = shutil.copytree(source_of("zlib", "bookworm"), work / "zlib")  # the package is for glibc
+            # The package is for glibc. This suite's has a + in its version, which not every mirror serves.
+            zlib = shutil.copytree(source_of("zlib", "bookworm"), work / "zlib")
             run("./configure", "--static", f"--prefix={zlib}", cwd=zlib, CC=str(compiler), CFLAGS="-O2 -fPIC")
             run("make", "install", cwd=zlib)
             environment = {

@@ -17,12 +17,7 @@ def run(script, *options):
     path = os.pathsep.join(filter(None, (FOLDER, os.environ.get("PYTHONPATH"))))
     command = [sys.executable, BENCH / f"bench_{script}.py", "--quick", *options]
     done = subprocess.run(
-        command,
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-        # Threads that wait let the other tests run.
-        env={**os.environ, "PYTHONPATH": path, "OMP_WAIT_POLICY": "passive"},
+        command, capture_output=True, encoding="utf-8", check=False, env={**os.environ, "PYTHONPATH": path}
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
