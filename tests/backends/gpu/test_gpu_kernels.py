@@ -188,7 +188,7 @@ class TestKernels:
             "words[1], words[2], words[3] = 1, 5, 1\n"
             "x, out = (ctypes.c_double * 5)(), (ctypes.c_double * 5)()\n"
             "words[0], words[4] = ctypes.addressof(x), ctypes.addressof(out)\n"
-            "kernels.launch(b'sum_runs_values_float64', 1, 16, words)\n"
+            "kernels.launch(b'sum_runs_values_float64', 1, 16, words, 0)\n"
         )
         command = [sys.executable, "-c", code, cuda_on_host]
         done = subprocess.run(command, capture_output=True, encoding="utf-8")
