@@ -4,21 +4,19 @@
 #include <atomic>
 #include <cstring>
 
-#ifdef SAMESTEP_X86
+#ifdef __x86_64__
 #include <cpuid.h>
 #endif
 
 namespace samestep {
 
 extern const Isa isa_baseline;
-#ifdef SAMESTEP_X86
 extern const Isa isa_avx2;
 extern const Isa isa_avx512;
-#endif
 
 namespace {
 
-#ifdef SAMESTEP_X86
+#ifdef __x86_64__
 // What the processor has, and the registers that the operating system saves. Asked of the processor itself: where the
 // runtime library of a compiler leaves out the detection, as zig's does, __builtin_cpu_supports finds nothing.
 struct Cpu {
@@ -34,13 +32,13 @@ struct Cpu {
   bool saves(unsigned registers) const { return (saved & registers) == registers; }
 };
 
-bool has_avx2() {
+[[maybe_unused]] bool has_avx2() {
   const Cpu cpu;
   const unsigned fma = 1u << 12, avx = 1u << 28, avx2 = 1u << 5;
   return cpu.saves(0x06) && (cpu.leaf1 & fma) && (cpu.leaf1 & avx) && (cpu.leaf7 & avx2);  // xmm, ymm
 }
 
-bool has_avx512() {
+[[maybe_unused]] bool has_avx512() {
   const Cpu cpu;
   const unsigned all = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;    // f, dq, bw, vl
   return has_avx2() && cpu.saves(0xe6) && (cpu.leaf7 & all) == all;  // and the masks and both halves of zmm
@@ -53,10 +51,12 @@ struct Table {
   std::atomic<bool> withdrawn{false};
 };
 
-// Best first. The baseline is last and always runs.
+// Those of this build, best first. The baseline is last and always runs.
 Table tables[] = {
-#ifdef SAMESTEP_X86
+#ifdef SAMESTEP_HAS_avx512
     {&isa_avx512, has_avx512},
+#endif
+#ifdef SAMESTEP_HAS_avx2
     {&isa_avx2, has_avx2},
 #endif
     {&isa_baseline, [] { return true; }},

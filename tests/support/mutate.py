@@ -269,9 +269,12 @@ def build() -> subprocess.CompletedProcess[str]:
     cmake = shutil.which("cmake", path=path) or "cmake"
     import pybind11
 
+    import samestep
+
+    isas = ";".join(samestep.info()["isas"])  # no test runs the others
     configure = [
         cmake, "-S", str(COPY), "-B", str(COPY / "out"), "-DSKBUILD=ON", "-DCMAKE_CXX_FLAGS_RELEASE=-O1 -fexpensive-optimizations",
-        f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+        f"-DSAMESTEP_ISAS={isas}", f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
     ]  # fmt: skip
     if not (COPY / "out" / "CMakeCache.txt").exists():
         subprocess.run(configure, check=True, capture_output=True, encoding="utf-8")

@@ -69,10 +69,11 @@ class Case(NamedTuple):
         """The parameter and the states after a step with each gradient, from copies."""
         backend = _backend(options)
         w = backend.from_host(w.copy())
-        placed = {id(g): backend.from_host(g) for g in grads}
+        names = list(map(id, grads))  # few gradients, thousands of times
+        placed = {name: backend.from_host(g) for name, g in dict(zip(names, grads, strict=True)).items()}
         optimizer = self.make(w, hyper, **options)
-        for g in grads:
-            optimizer.step(placed[id(g)])
+        for name in names:
+            optimizer.step(placed[name])
         return [backend.to_host(a) for a in (w, *(states[0] for states in optimizer.state.values()))]
 
 

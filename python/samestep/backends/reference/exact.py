@@ -40,4 +40,5 @@ def odd_sum(a: Doubles, b: Doubles) -> Doubles:
     inexact = (e < 0) | (e > 0)
     bits = s.view(np.uint64)
     towards_zero = bits - (inexact & (np.signbit(s) != np.signbit(e)))
-    return np.where(inexact, towards_zero | np.uint64(1), bits).view(np.float64)
+    odd: Doubles = (towards_zero | inexact).view(np.float64)
+    return odd

@@ -23,6 +23,8 @@ from .exact import odd_sum, two_product, two_sum
 from .sums import Doubles, csum
 
 PRODUCT_BLOCK = 256
+# Exact products formed at once: of small matrices, a call costs more than its arithmetic.
+AT_ONCE = 1 << 16
 
 
 def _fused_exactly(a: float, b: float, c: float) -> float:
@@ -34,12 +36,18 @@ def _fused_exactly(a: float, b: float, c: float) -> float:
         return float("inf") if exact > 0 else float("-inf")
 
 
-def _fused64(a: Doubles, b: Doubles, c: Doubles) -> Doubles:
-    a, b, c = np.broadcast_arrays(a, b, c)
-    p, low = two_product(a, b)
+def _rounded_once(p: Doubles, low: Doubles, c: Doubles) -> Doubles:
+    """p + low + c, where p + low is an exact product."""
     t, t_low = two_sum(c, low)
     s, s_low = two_sum(p, t)
     result: Doubles = s + odd_sum(t_low, s_low)
+    return result
+
+
+def _fused64(a: Doubles, b: Doubles, c: Doubles) -> Doubles:
+    a, b, c = np.broadcast_arrays(a, b, c)
+    p, low = two_product(a, b)
+    result = _rounded_once(p, low, c)
     # With a factor of zero, or an infinite or NaN one, the product is exact; an infinite or NaN c stays.
     simple = (a == 0) | (b == 0) | ~np.isfinite(a) | ~np.isfinite(b)
     result = np.where(simple, (a * b) + c, np.where(np.isfinite(c), result, c))
@@ -56,18 +64,45 @@ def fused(a: Array, b: Array, c: Array) -> Array:
     """a*b + c, rounded once."""
     if c.dtype == np.float64:
         return _fused64(a, b, c)
-    # The product is exact in float64; the sum is rounded to odd there, then to float32.
-    wide: Doubles = a.astype(np.float64) * b.astype(np.float64)
-    return odd_sum(wide, c.astype(np.float64)).astype(np.float32)
+    return _rounded_to_float32(a.astype(np.float64) * b.astype(np.float64), c)
+
+
+def _rounded_to_float32(p: Doubles, c: Array) -> Array:
+    """p + c, where p is the exact product of two of float32; the sum is rounded to odd in float64 first."""
+    return odd_sum(p, c.astype(np.float64)).astype(np.float32)
+
+
+def _are_ordinary(a: Doubles) -> bool:
+    """Whether products of such numbers, and sums of a block of them, are where ``_rounded_once`` is right."""
+    size = np.abs(a)
+    return bool(((size == 0) | ((size >= 2.0**-450) & (size <= 2.0**450))).all())
+
+
+def _block(a: Array, b: Array) -> Array:
+    """s = fma(a_p, b_p, s) over a block's p, from s = +0."""
+    s = np.zeros((a.shape[0], b.shape[1]), a.dtype)
+    at_once = max(1, AT_ONCE // max(1, s.size))
+    single = a.dtype == np.float32
+    ordinary = not single and _are_ordinary(a) and _are_ordinary(b)
+    for start in range(0, a.shape[1], at_once):
+        columns, rows = a.T[start : start + at_once, :, np.newaxis], b[start : start + at_once, np.newaxis]
+        if single:
+            for p in columns.astype(np.float64) * rows.astype(np.float64):
+                s = _rounded_to_float32(p, s)
+        elif ordinary:
+            for p, low in zip(*two_product(columns, rows), strict=True):
+                s = _rounded_once(p, low, s)
+        else:
+            for column, row in zip(columns, rows, strict=True):
+                s = fused(column, row, s)
+    return s
 
 
 def product(a: Array, b: Array) -> Array:
     """A B, of A (m, k) and B (k, n)."""
     c = np.zeros((a.shape[0], b.shape[1]), a.dtype)
     for start in range(0, a.shape[1], PRODUCT_BLOCK):
-        s = np.zeros_like(c)
-        for p in range(start, min(start + PRODUCT_BLOCK, a.shape[1])):
-            s = fused(a[:, p, np.newaxis], b[p], s)
+        s = _block(a[:, start : start + PRODUCT_BLOCK], b[start : start + PRODUCT_BLOCK])
         c = s if start == 0 else c + s
     return c
 
