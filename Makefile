@@ -33,8 +33,8 @@ test-all: .venv/test.installed lint
 # The drop-ins, against torch itself and its own database of cases, and workers that torch.distributed joins. Threads of
 # OpenMP that wait do not spin: the tests of the other processes run.
 test-torch: .venv/torch-test.installed
-	OMP_WAIT_POLICY=passive $(BIN)/pytest -rs -n auto --dist worksteal tests/torch samestep.torch \
-	  tests/parallel/test_processes.py tests/parallel/test_parallel_examples.py samestep.parallel.torch_group
+	OMP_WAIT_POLICY=passive $(BIN)/pytest -rs -n auto --dist worksteal tests/parallel/test_processes.py \
+	  tests/parallel/test_parallel_examples.py samestep.parallel.torch_group tests/torch samestep.torch
 
 # On a CPython without a global interpreter lock: each test in two threads at once, but those that cannot be, which say
 # why with -v. FREE_PYTHON: 3.13t or later; tools/interpreters.py builds one. FREE_TESTS: what to run. glibc gives large

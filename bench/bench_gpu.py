@@ -131,7 +131,7 @@ def random(*shape: int) -> Any:
 
 
 def torch_steps(rule: str, shapes: list[int], clip: float | None = None) -> dict[str, Call]:
-    """Both implementations, after clip_grad_norm_ if asked for."""
+    """Both implementations, after clip_grad_norm_ if asked for; without it our class for torch, too."""
     torch, calls = torch_module(), {}
     if torch is None:
         return {}
@@ -151,7 +151,20 @@ def torch_steps(rule: str, shapes: list[int], clip: float | None = None) -> dict
             step()
 
         calls[kind] = made.step if clip is None else clipped
+    if clip is None:
+        calls["samestep.torch"] = of_torch(name, shapes, options)
     return calls
+
+
+def of_torch(name: str, shapes: list[int], options: dict[str, Any]) -> Call:
+    """Our step as torch's users have it: what its look at their tensors costs."""
+    import samestep.torch
+
+    parameters = [torch_module().nn.Parameter(torch_module().randn(n, device="cuda")) for n in shapes]
+    for p in parameters:
+        p.grad = torch_module().randn_like(p)
+    step: Call = getattr(samestep.torch, name)(parameters, lr=LR, **options).step
+    return step
 
 
 def rule_rows(title: str, shapes: list[int], goals: dict[str, float], copy: Copy) -> Iterator[Row]:

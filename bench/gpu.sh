@@ -48,6 +48,7 @@ gpu_tests=("$python" -m pytest -q -rs -m gpu -W default tests/backends/gpu/test_
 stage digests 130 "${gpu_tests[@]}" golden_digests
 stage words 120 "$python" bench/bench_gpu_words.py "${WORDS:-1000000000}" --json "$results/words.json"
 stage verify 60 "$python" -m samestep verify
-stage tests 100 "${gpu_tests[@]}" "not golden_digests and not random_words and not verify"
+stage tests 100 "${gpu_tests[@]}" "not golden_digests and not random_words and not verify" \
+  tests/torch/test_torch_gpu_device.py
 stage speed 120 "$python" bench/bench_gpu.py --json "$results/speed.json"
 exit $failed

@@ -343,6 +343,7 @@ def make(kernels: HostKernels) -> types.ModuleType:
         function=function,
         driver=driver,
         Device=Device,
+        ExternalStream=lambda ptr, device_id=-1: Stream(ptr),
         get_current_stream=lambda: Stream(Stream.current),
     )
     return cupy

@@ -32,7 +32,7 @@ DTYPES = (torch.float32, torch.float64)
 CLOSE = {torch.float32: {"rtol": 2e-5, "atol": 2e-6}, torch.float64: {"rtol": 1e-12, "atol": 1e-13}}
 IMPLEMENTATIONS = ({}, {"foreach": True}, {"fused": True})
 
-STEP_FILES = samestep.torch.optimizer.__file__, samestep.torch.binding.__file__
+STEP_FILES = tuple(getattr(samestep.torch, name).__file__ for name in ("optimizer", "binding", "memory"))
 
 by_name = pytest.mark.parametrize("name", OURS)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)

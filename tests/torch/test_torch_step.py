@@ -17,7 +17,7 @@ from torch.nn import Parameter
 
 import samestep.torch
 
-STEP_FILES = samestep.torch.optimizer.__file__, samestep.torch.binding.__file__
+STEP_FILES = tuple(getattr(samestep.torch, name).__file__ for name in ("optimizer", "binding", "memory"))
 KINDS = {
     "SGD": ("SGD", {"lr": 0.1}),
     "momentum": ("SGD", {"lr": 0.1, "momentum": 0.9}),

@@ -10,21 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from .._core import AddressedPlan, Identities, Layouts, StatePlaces
 from ..backends.options import Options
-from .tensors import is_aligned, is_dense, is_dtensor, local_tensor, plain_tensor
+from .memory import STEP_LETTERS, Memory, has_state, step_count
+from .tensors import gpu_of, is_dense, is_dtensor, local_tensor
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 DOES_NOT_FIT = -1  # among the addresses of Layouts.get_addresses()
-# What parameters are kept in, and what their state is kept in.
-STATE_DTYPES = {dtype: dtype for dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128)}
-STATE_DTYPES[torch.bfloat16] = STATE_DTYPES[torch.float16] = torch.float32
-# torch's own steps can go on with float64, and it holds every whole number up to 2^53.
-STEP_DTYPE = torch.float64
-# AddressedPlan's letters for what a step count may be kept in.
-STEP_LETTERS = {torch.float64: "d", torch.float32: "f", torch.int64: "i"}
 
 
 class NewState(NamedTuple):
@@ -45,8 +38,11 @@ class StepMemory(NamedTuple):
     stepped: list[Tensor]  # the parameters that have a gradient
 
 
-class Binding:
-    """Where a group's parameters and their state lie, and the plan that steps them."""
+class Binding(Memory):
+    """Where a group's parameters and their state lie in main memory, and the plan that steps them.
+
+    Parameters on a GPU are noted, and stepped elsewhere: gpu.py.
+    """
 
     def __init__(
         self,
@@ -57,15 +53,16 @@ class Binding:
         decoupled: bool,
         maximize: bool,
     ) -> None:
+        super().__init__(optimizer)
         self.key = rule, states, decoupled, maximize
         self.params = Identities(params)
-        self.optimizer_name = type(optimizer).__name__
-        self.sparse_advice = optimizer.sparse_advice
-        has_state = bool(states) or optimizer.counts_steps
+        has_any_state = has_state(optimizer, states)
+        self.gpu_at = [i for i, p in enumerate(params) if gpu_of(p) is not None]  # in the group
         self.bound_at: list[int] = []  # in the group
         self.unbound_at: list[int] = []  # of those that have had no gradient
-        for i in {id(p): i for i, p in reversed(list(enumerate(params)))}.values():
-            is_stepped = params[i].grad is not None or optimizer.state.get(params[i]) or not has_state
+        on_gpus = set(self.gpu_at)
+        for i in {id(p): i for i, p in reversed(list(enumerate(params))) if i not in on_gpus}.values():
+            is_stepped = params[i].grad is not None or optimizer.state.get(params[i]) or not has_any_state
             (self.bound_at if is_stepped else self.unbound_at).append(i)
         self.bound_at.sort()
         self.state_names: list[str] = []
@@ -84,7 +81,7 @@ class Binding:
         count_memory: list[Tensor] = []
         new_states: list[NewState] = []
         for i, param in enumerate(bound):
-            own = self._memory("params", param)
+            own = self.memory("params", param)
             own_memory.append(own)
             work = own
             if not is_dense(own):
@@ -97,17 +94,17 @@ class Binding:
                 layout = [list(real.shape), list(real.stride()), list(block.stride())]
                 strided.append((i, real.data_ptr(), real.is_neg(), *layout))
             state = optimizer.state.get(param, {})
-            new = {name: self._state(name, state.get(name), param, work) for name in states}
-            stepped = [self._memory(f"state[{name!r}]", tensor) for name, tensor in new.items()]
+            new = {name: self.state(name, state.get(name), param, work) for name in states}
+            stepped = [self.memory(f"state[{name!r}]", tensor) for name, tensor in new.items()]
             places = [s.data_ptr() for s in stepped]
             if optimizer.counts_steps:
-                new["step"] = _step_count(state.get("step", 0), {address for address, _ in counts})
+                new["step"] = step_count(state.get("step", 0), {address for address, _ in counts})
                 count = new["step"].detach()
                 counts.append((count.data_ptr(), STEP_LETTERS[count.dtype]))
                 count_memory.append(count)
             else:
                 steps[i] = any(state.get(name) is not None for name in states)
-            if has_state:
+            if has_any_state:
                 new_states.append(NewState(param, state, new))
             self.state_ids += [id(param)] * len(states)
             self.state_names += states
@@ -116,7 +113,8 @@ class Binding:
         self.state_ids += [id(param) for param in bound[: len(count_memory)]]
         self.state_names += ["step"] * len(count_memory)
         kept = [*own_memory, *state_memory, *count_memory]
-        self.is_narrow = any(dtype != "float64" for dtype, *_ in memory)
+        wide = (torch.float64, torch.complex128)
+        self.is_narrow = any(params[i].dtype not in wide for i in (*self.bound_at, *self.gpu_at))
         self.has_shards = any(map(is_dtensor, bound)) or any(
             is_dtensor(value) for new in new_states for value in new.values.values()
         )
@@ -146,6 +144,8 @@ class Binding:
             states: all values of the optimizer's state.
         """
         if any(params[i].grad is not None for i in self.unbound_at) or self.state_places is None:
+            return None
+        if any(gpu_of(params[i]) is None for i in self.gpu_at):  # moved
             return None
         if len(self.bound_at) < len(params):
             params = [params[i] for i in self.bound_at]
@@ -177,7 +177,7 @@ class Binding:
             tensors, addresses, storages = layouts.get_gradients(params)
         else:
             tensors, (addresses, storages) = gradients, layouts.get_addresses(gradients)
-        for make_fit in (self._plain, self._copied):
+        for make_fit in (self.plain, self.copied):
             if len(storages) == len(tensors) or DOES_NOT_FIT not in addresses:
                 break
             tensors = [
@@ -201,77 +201,8 @@ class Binding:
     def copy_gradient(self, memory: StepMemory, i: int) -> StepMemory:
         """With a copy of a gradient that lies where the step writes."""
         tensors = list(memory.gradients)
-        tensors[i] = self._copied(memory.gradients[i], memory.params[i], self.likes[i])
+        tensors[i] = self.copied(memory.gradients[i], memory.params[i], self.likes[i])
         return self._fit(memory.params, memory.kept, memory.new_states, tensors)
-
-    def _memory(self, name: str, tensor: Tensor) -> Tensor:
-        """An alias of a tensor's local memory, or an error that says why there is none to step."""
-        local = plain_tensor(local_tensor(tensor))
-        if type(local) is not Tensor:
-            raise TypeError(
-                f"no implementation found for '{self.optimizer_name}.step' on types that implement "
-                f"__torch_function__: [{type(local)}]; {name}: expected plain tensors, parameters or DTensors"
-            )
-        if local.layout is not torch.strided:
-            raise RuntimeError(f"{name}: got layout {local.layout}, expected a dense tensor")
-        if local.device.type != "cpu":
-            raise NotImplementedError(
-                f"{name}: got a tensor on {local.device}, expected one on the CPU; "
-                f"use torch.optim.{self.optimizer_name} there"
-            )
-        if local.dtype not in STATE_DTYPES:
-            raise NotImplementedError(
-                f"{name}: got {local.dtype}, expected one of "
-                f"{', '.join(str(dtype) for dtype in STATE_DTYPES)}; "
-                f"use torch.optim.{self.optimizer_name} for it"
-            )
-        return local
-
-    def _state(self, name: str, given: Any, param: Tensor, work: Tensor) -> Tensor:
-        """A state as the plan steps it: the given one, laid out anew where it must be, or zeros."""
-        dtype = STATE_DTYPES[param.dtype]
-        if given is None:
-            return torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
-        if not isinstance(given, Tensor) or given.shape != param.shape:
-            got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-            raise ValueError(f"state[{name!r}]: got {got}, expected a tensor of shape {tuple(param.shape)}")
-        if given.dtype not in STATE_DTYPES or given.is_complex() != param.is_complex():
-            raise TypeError(f"state[{name!r}]: got {given.dtype}, expected {dtype}")
-        if given.dtype == dtype and type(given) in (Tensor, Parameter, type(param)):
-            local = self._memory(f"state[{name!r}]", given)
-            if local.stride() == work.stride() and not local.is_neg() and is_aligned(local):
-                return given
-        return torch.empty_like(param, dtype=dtype, memory_format=torch.preserve_format).copy_(given.detach())
-
-    def _plain(self, grad: Tensor, param: Tensor, _: Tensor) -> Tensor:
-        """A gradient as a plain tensor of the numbers it stands for, or an error that says why it is none."""
-        if grad.is_sparse or grad.layout is not torch.strided:
-            raise RuntimeError(f"{self.optimizer_name} does not support sparse gradients{self.sparse_advice}")
-        if grad.dtype != param.dtype or grad.shape != param.shape:
-            raise TypeError(
-                f"grad: got {grad.dtype} of shape {tuple(grad.shape)}, "
-                f"expected the parameter's {param.dtype} of shape {tuple(param.shape)}"
-            )
-        grad = grad.detach()
-        if is_dtensor(param) and (not is_dtensor(grad) or grad.placements != param.placements):
-            grad = grad.redistribute(param.device_mesh, param.placements)
-        return self._memory("grad", local_tensor(grad).resolve_conj()).resolve_neg()
-
-    def _copied(self, grad: Tensor, _: Tensor, like: Tensor) -> Tensor:
-        """A gradient in the layout that is stepped."""
-        return torch.empty_like(like, device="cpu").copy_(grad.detach())
-
-
-def _step_count(given: Any, others: set[int]) -> Tensor:
-    """The tensor that counts a parameter's steps: the given one, if it can, else one with its number.
-
-    One that processes share is kept in its own type. ``others``: addresses of those that count already.
-    """
-    if isinstance(given, Tensor) and type(given) in (Tensor, Parameter) and given.device.type == "cpu":
-        can_count = given.dtype == STEP_DTYPE or (given.dtype in STEP_LETTERS and given.is_shared())
-        if can_count and given.numel() == 1 and given.data_ptr() not in others:
-            return given
-    return torch.tensor(int(given), dtype=STEP_DTYPE)
 
 
 def _name(dtype: torch.dtype) -> str:

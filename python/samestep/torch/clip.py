@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..arguments import number
-from ..backends import cpu
-from .tensors import as_array, full_tensor
+from ..backends import cpu, gpu
+from .gpu import on_stream, view
+from .tensors import as_array, full_tensor, gpu_of
 
 
 def clip_grad_norm_(
@@ -36,11 +37,13 @@ def clip_grad_norm_(
         foreach: without effect.
 
     Returns:
-        The norm before clipping, float64; 0.0 of nothing.
+        The norm before clipping, float64, where the first gradient lies; 0.0 of nothing. Gradients on a GPU
+        are read there, and the call waits for their norm; those of several devices are copied to main memory.
 
     Raises:
         TypeError: ``max_norm`` or ``norm_type`` is no number; nothing has been changed.
-        NotImplementedError: another norm, or a gradient that is not dense on the CPU.
+        NotImplementedError: another norm, or a gradient that is not dense, or neither on the CPU nor on an
+            NVIDIA GPU.
         RuntimeError: the norm is not finite and ``error_if_nonfinite``; nothing has been changed.
 
     Source:
@@ -63,7 +66,10 @@ def clip_grad_norm_(
     tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     grads = [p.grad for p in tensors if p.grad is not None]
     with torch.no_grad():
-        norm = float(NORMS[order]([_in_order(grad) for grad in grads]))
+        ordered = [_in_order(grad) for grad in grads]
+        if len({gpu_of(grad) for grad in grads}) > 1:
+            ordered = [grad.cpu() for grad in ordered]
+        norm = NORMS[order](ordered)
         if error_if_nonfinite and not math.isfinite(norm):
             raise RuntimeError(
                 f"The total norm of order {order} for gradients from `parameters` is non-finite, so it "
@@ -74,33 +80,46 @@ def clip_grad_norm_(
         if not scale >= 1.0:  # NaN as well
             for grad in grads:
                 grad.mul_(scale)
-    return torch.tensor(norm, dtype=torch.float64)
+    return torch.tensor(norm, dtype=torch.float64, device=grads[0].device if grads else None)
 
 
-def _norm_1(arrays: list[Any]) -> Any:
-    sums = [cpu.canonical_sum(a, 1, a.size, 1) for a in map(_absolute, arrays)]
-    return cpu.canonical_sum(np.concatenate(sums), 1, len(sums), 1)[0] if sums else 0.0
+def _norm_1(grads: list[Tensor]) -> float:
+    sums = np.array([_canonical_sum(_absolute(grad)) for grad in grads], np.float64)
+    return float(cpu.canonical_sum(sums, 1, len(sums), 1)[0])
 
 
-def _norm_2(arrays: list[Any]) -> Any:
+def _norm_2(grads: list[Tensor]) -> float:
     # |z|^2 is the sum of two squares
-    return cpu.global_norm([a.view(a.real.dtype) if np.iscomplexobj(a) else a for a in arrays])
+    pairs = [torch.view_as_real(grad).reshape(-1) if grad.is_complex() else grad for grad in grads]
+    number = gpu_of(pairs[0]) if pairs else None
+    if number is None:
+        return float(cpu.global_norm([as_array(pair, "grad") for pair in pairs]))
+    with on_stream(number):
+        return gpu.global_norm([view(pair) for pair in pairs])
 
 
-def _norm_inf(arrays: list[Any]) -> Any:
-    # np.max returns NaN where there is one, in any order
-    return np.max([0.0, *(_absolute(a).max(initial=0.0) for a in arrays)])
+def _norm_inf(grads: list[Tensor]) -> float:
+    # The maximum is NaN where there is one, in any order.
+    return float(np.max([0.0, *(float(_absolute(grad).max()) for grad in grads if grad.numel())]))
 
 
 NORMS = {1.0: _norm_1, 2.0: _norm_2, math.inf: _norm_inf}
 
 
-def _absolute(array: Any) -> Any:
+def _absolute(grad: Tensor) -> Tensor:
     """|g|; of complex numbers ``sqrt(x^2 + y^2)`` in float64, where each operation is rounded once."""
-    if not np.iscomplexobj(array):
-        return np.abs(array)
-    x, y = array.real.astype(np.float64), array.imag.astype(np.float64)
-    return np.sqrt(x * x + y * y)
+    if not grad.is_complex():
+        return grad.abs()
+    x, y = grad.real.double(), grad.imag.double()
+    return torch.sqrt(x * x + y * y)
+
+
+def _canonical_sum(values: Tensor) -> float:
+    number = gpu_of(values)
+    if number is None:
+        return float(cpu.canonical_sum(as_array(values, "grad"), 1, values.numel(), 1)[0])
+    with on_stream(number):
+        return float(gpu.canonical_sum(view(values), 1, values.numel(), 1).get()[0])
 
 
 def _number(name: str, value: Any) -> float:
@@ -111,14 +130,14 @@ def _number(name: str, value: Any) -> float:
     return number(name, value)
 
 
-def _in_order(grad: Tensor) -> Any:
-    """The gradient as an array in C order, of a DTensor all shards; 16 bits are exact in 32."""
-    if grad.layout is not torch.strided or grad.device.type != "cpu":
+def _in_order(grad: Tensor) -> Tensor:
+    """The gradient's numbers in C order, of a DTensor those of all shards; 16 bits are exact in 32."""
+    if grad.layout is not torch.strided or not (grad.is_cpu or gpu_of(grad) is not None):
         raise NotImplementedError(
-            f"grad: got layout {grad.layout} on {grad.device}, expected a dense tensor on the CPU; "
-            "use torch.nn.utils.clip_grad_norm_"
+            f"grad: got layout {grad.layout} on {grad.device}, expected a dense tensor on the CPU or an "
+            "NVIDIA GPU; use torch.nn.utils.clip_grad_norm_"
         )
     whole = full_tensor(grad).resolve_conj().resolve_neg()
     if whole.dtype in (torch.float16, torch.bfloat16):
         whole = whole.float()
-    return as_array(whole.contiguous(), "grad").reshape(-1)
+    return whole.contiguous().reshape(-1)

@@ -2,7 +2,7 @@
 
 Groups, hooks, state and state dicts stay torch's. A binding notes how a group's parameters and state lie in
 memory. Before a step writes its first byte, it checks that all of it still lies there and that every gradient
-fits, in all groups; `_core.Layouts` answers both.
+fits, in all groups; `_core.Layouts` answers both. Parameters on GPUs have plans of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from torch import Tensor
 
 from .._core import AddressedPlan, Identities
 from ..ledger.records import Path
-from .binding import STATE_DTYPES, STEP_DTYPE, Binding, NewState, StepMemory
+from .binding import Binding, NewState, StepMemory
+from .gpu import GpuSteps
+from .memory import STATE_DTYPES, STEP_DTYPE
 from .named import Names
 from .recording import Recording
 
@@ -61,6 +63,9 @@ class NativeOptimizer(torch.optim.Optimizer):
         has been stepped, or after it, when everything has. Other threads may meanwhile give parameters and
         states other memory or drop gradients; they must not write to these or resize their storages in place.
 
+        Parameters on an NVIDIA GPU are stepped by kernels on torch's current stream, for which nothing waits.
+        An exception between two launches leaves a step half made, and every further step says so.
+
         Args:
             closure: evaluates the model again and returns the loss.
         """
@@ -68,6 +73,11 @@ class NativeOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self.__dict__.get("_is_half_stepped"):
+            raise RuntimeError(
+                "an earlier step was interrupted between two launches, so that parameters and states no "
+                "longer belong together; put all of them back, the states with load_state_dict"
+            )
         known = self._bindings()
         states = list(self.state.values())
         bindings: list[Binding] = []
@@ -85,21 +95,36 @@ class NativeOptimizer(torch.optim.Optimizer):
             hyper.append(self.hyper(group))
             weight_decay.append(float(group["weight_decay"]))
             binding.check_hyper([*hyper[i], weight_decay[i]])
+        on_gpus = None
+        if any(binding.gpu_at for binding in bindings):
+            on_gpus = self._steps_on_gpus(bindings)
+            stepped += on_gpus.take_gradients()
         recording: Recording | None = self.__dict__.get("_recording")
         if recording is not None and recording.is_closed:  # by a child process, which has the parent's
             recording = None
         sums = None if recording is None else recording.begin_native(bindings)
         for param, state, _ in new_states:
             self.state[param] = state  # empty, if it is new
+        if on_gpus is not None:
+            for param, values in on_gpus.new_states():
+                self.state[param].update(values)
         # Autograd hears of the step before it is made: no interrupt may leave one that it never heard of.
         torch.autograd.graph.increment_version(stepped)
         plans = [binding.plan for binding in bindings]
         then = [partial(state.update, values) for _, state, values in new_states]
+        if on_gpus is not None:  # first: a launch may fail
+            self._is_half_stepped = True
+            try:
+                on_gpus.launch(self, hyper, weight_decay)
+            except BaseException:
+                self._is_half_stepped = on_gpus.has_begun
+                raise
         while refused := AddressedPlan.step_together(
             plans, [memory.addresses for memory in memories], hyper, weight_decay, then, sums
         ):
             i, k = refused  # it lies where the step writes
             memories[i] = bindings[i].copy_gradient(memories[i], k)
+        self.__dict__.pop("_is_half_stepped", None)
         if None in [binding.state_places for binding in bindings]:
             positions = {key: k for k, key in enumerate(map(id, self.state))}
             for binding in bindings:
@@ -161,6 +186,13 @@ class NativeOptimizer(torch.optim.Optimizer):
         bindings += [None] * (len(self.param_groups) - len(bindings))
         return bindings
 
+    def _steps_on_gpus(self, bindings: list[Binding]) -> GpuSteps:
+        """Plans that are in place, of the parameters on GPUs."""
+        known: GpuSteps | None = self.__dict__.get("_gpu_steps")
+        if known is None or not known.are_of(self, bindings):
+            known = self._gpu_steps = GpuSteps(self, bindings)
+        return known
+
     def _prepare(
         self, group: dict[str, Any], binding: Binding | None, states: list[dict[str, Any]]
     ) -> tuple[Binding, StepMemory]:
@@ -203,12 +235,19 @@ class NativeOptimizer(torch.optim.Optimizer):
                     self.state[param]["step"] = torch.tensor(int(saved_state["step"]), dtype=STEP_DTYPE)
                 for name, values in saved_state.items():
                     if name != "step" and isinstance(values, Tensor) and values.dtype != param.dtype:
-                        self.state[param][name] = values.to(STATE_DTYPES.get(param.dtype, param.dtype))
+                        dtype = STATE_DTYPES.get(param.dtype, param.dtype)
+                        self.state[param][name] = values.to(param.device, dtype)
+        self._forget_gpus()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.pop("_step_bindings", None)
         self.__dict__.pop("_state_params", None)
+        self._forget_gpus()
+
+    def _forget_gpus(self) -> None:
+        self.__dict__.pop("_gpu_steps", None)
+        self.__dict__.pop("_is_half_stepped", None)
 
 
 def _copied_state(value: Any) -> Any:
@@ -223,7 +262,7 @@ def _copied_state(value: Any) -> Any:
 def _refuse_modes(group: dict[str, Any]) -> None:
     if group.get("capturable"):
         raise NotImplementedError(
-            "capturable: got True, but the step runs on the CPU and reads lr and step counts there, "
+            "capturable: got True, but each step reads lr and step counts in main memory, "
             "so that no CUDA graph can hold it; use torch.optim's"
         )
     if group.get("differentiable"):

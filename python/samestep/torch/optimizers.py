@@ -9,7 +9,7 @@ import torch
 
 from ..backends import cpu
 from ..optim.adaptive import rmsprop_variant
-from .binding import STATE_DTYPES
+from .memory import STATE_DTYPES
 from .optimizer import NativeOptimizer
 
 State = tuple[str, ...]
@@ -24,7 +24,8 @@ class SGD(NativeOptimizer, torch.optim.SGD):
     Arguments, defaults, errors and state dicts are torch's. ``foreach`` and ``fused`` change nothing.
 
     Raises:
-        NotImplementedError: ``differentiable``, or a parameter is not on the CPU or of no supported dtype.
+        NotImplementedError: ``differentiable``, or a parameter is neither on the CPU nor on an NVIDIA GPU, or
+            of no supported dtype.
         RuntimeError: a gradient is sparse, or parameters of a group share memory. Nothing has been changed.
 
     Source:

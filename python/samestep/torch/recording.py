@@ -19,7 +19,8 @@ from ..ledger.records import GRADIENT, PARAMETER, Header, Path
 from ..ledger.watch import watch_of_environment
 from ..ledger.writer import Ledger, noted
 from ..optional import require
-from .binding import STATE_DTYPES, Binding
+from .binding import Binding
+from .memory import STATE_DTYPES
 from .named import Names, hyper_of, names_of, params_of, public_name
 from .tensors import as_array, full_tensor, is_dtensor
 

@@ -104,6 +104,11 @@ def is_aligned(tensor: Tensor) -> bool:
     return bool(tensor.data_ptr() % tensor.element_size() == 0)
 
 
+def gpu_of(tensor: Tensor) -> int | None:
+    """The number of the NVIDIA GPU that a tensor lies on; None: on none."""
+    return tensor.device.index if tensor.is_cuda else None
+
+
 def is_dtensor(tensor: Tensor) -> bool:
     # Whoever has a DTensor has imported it: the import is slow, and there are builds without it.
     module = sys.modules.get("torch.distributed.tensor")

@@ -1,0 +1,473 @@
+"""samestep.torch on NVIDIA GPUs, by CuPy's stand-in on the host: tensors of main memory
+are taken for those of a GPU, and must end with the bits of the CPU's own step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import gc
+import io
+import json
+import os
+import random
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'samestep[torch-test]'")
+pytest.importorskip("expecttest", reason="torch's case database needs expecttest")
+
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn import Parameter
+from torch.testing._internal.common_optimizers import optim_db
+
+import host_cupy
+import samestep.torch
+import samestep.torch.gpu
+from samestep.torch import binding, clip, memory, tensors
+from samestep.torch import gpu as of_torch
+from samestep.torch.optimizers import OPTIMIZERS
+
+CONFIGURATIONS = [
+    pytest.param(cls, dict(case.kwargs), id=f"{cls.__name__} {case.desc}")
+    for info in optim_db
+    for cls in OPTIMIZERS
+    if cls.__name__ == info.optim_cls.__name__
+    for case in info.optim_inputs_func(device="cpu", dtype=torch.float32)
+]
+SHAPES = [(3, 4), (1500,), (2, 3, 4, 5), (), (0, 3), (7,)]
+STREAM = 77
+OTHER_GPU, MAIN_MEMORY = (
+    (2, 3, 4, 5),
+    (1500,),
+)  # what has this shape lies there, in the tests of several devices
+
+
+class Place:
+    """Where tensors are taken to lie, by their shapes."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[tuple[int, ...], int | None] = {}
+        self.of_others: int | None = None
+
+    def gpu_of(self, tensor):
+        return self.numbers.get(tuple(tensor.shape), self.of_others)
+
+
+@pytest.fixture
+def place(monkeypatch):
+    place = Place()
+    for module in (tensors, memory, binding, clip, of_torch):
+        monkeypatch.setattr(module, "gpu_of", place.gpu_of)
+    monkeypatch.setattr(of_torch, "current_stream", lambda number: STREAM + number)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    return place
+
+
+@pytest.fixture
+def kernels(cuda_on_host, tmp_path, place):
+    seed = int(os.environ.get("SAMESTEP_GPU_SEED") or random.getrandbits(63))
+    print(f"SAMESTEP_GPU_SEED={seed} in the environment repeats this order of blocks and threads")
+    with host_cupy.installed(cuda_on_host, tmp_path, seed) as kernels:
+        yield kernels
+
+
+def parameters(dtype=torch.float32, shapes=SHAPES):
+    generator = torch.Generator().manual_seed(0)
+    made = [Parameter(torch.randn(shape, dtype=dtype, generator=generator)) for shape in shapes]
+    for param in made:
+        if param.ndim == 4:
+            param.data = param.data.contiguous(memory_format=torch.channels_last)
+    return made
+
+
+def set_gradients(params, seed, skip=()):
+    generator = torch.Generator().manual_seed(seed)
+    for i, p in enumerate(params):
+        grad = torch.randn(p.shape, dtype=p.dtype, generator=generator)
+        p.grad = None if i in skip else torch.empty_like(p).copy_(grad)
+
+
+def run(optimizer, steps, first=0):
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    for t in range(first, first + steps):
+        set_gradients(params, 100 + t, skip=(5, t % 3))
+        optimizer.step()
+    return params
+
+
+def bits(optimizer):
+    """Of every parameter and state, by name."""
+    found = {}
+    for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+        named = {"w": p.detach(), **optimizer.state.get(p, {})}
+        for name, tensor in named.items():
+            if tensor is not None:
+                whole = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+                found[i, name] = (
+                    (str(whole.dtype), whole.contiguous().view(torch.uint8).numpy().tobytes())
+                    if whole.ndim
+                    else float(whole)
+                )
+    return found
+
+
+def twice(place, make, train):
+    """The bits that training leaves on the CPU, and on the GPU."""
+    found = []
+    for number in (None, 0):
+        place.of_others = number
+        optimizer = make()
+        train(optimizer)
+        found.append(bits(optimizer))
+    return found
+
+
+@pytest.mark.parametrize(("cls", "options"), CONFIGURATIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_every_configuration_has_the_bits_of_the_cpu(kernels, place, cls, options, dtype):
+    on_cpu, on_gpu = twice(place, lambda: cls(parameters(dtype), **options), lambda o: run(o, 5))
+    assert kernels.launches
+    assert len(on_cpu) > len(SHAPES) - 1
+    assert on_gpu == on_cpu
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.complex64, torch.complex128], ids=str)
+@pytest.mark.parametrize("cls", OPTIMIZERS, ids=lambda cls: cls.__name__)
+def test_16_bits_and_complex_numbers(kernels, place, cls, dtype):
+    if dtype == torch.bfloat16:
+        pytest.importorskip("ml_dtypes")
+    on_cpu, on_gpu = twice(place, lambda: cls(parameters(dtype), lr=0.1), lambda o: run(o, 4))
+    assert kernels.launches
+    assert on_gpu == on_cpu
+
+
+def test_parameters_with_gaps_and_gradients_in_another_order(kernels, place):
+    def make():
+        whole = torch.arange(60.0).reshape(6, 10)
+        return samestep.torch.Adam([Parameter(whole[:, ::2]), Parameter(whole[1:3, 1::2].t())], lr=0.5)
+
+    def train(optimizer):
+        (group,) = optimizer.param_groups
+        for t in range(3):
+            for p in group["params"]:
+                backward = torch.arange(float(p.numel())).sin().mul(t + 1).reshape(p.shape[::-1]).t()
+                p.grad = backward
+            optimizer.step()
+
+    on_cpu, on_gpu = twice(place, make, train)
+    assert kernels.launches
+    assert on_gpu == on_cpu
+
+
+def two_groups(**options):
+    first, second = parameters()[:3], parameters()[3:]
+    return samestep.torch.AdamW(
+        [{"params": first}, {"params": second, "lr": 0.25, "betas": (0.5, 0.75), "weight_decay": 0.5}],
+        lr=0.5,
+        **options,
+    )
+
+
+def test_groups_are_stepped_by_one_launch_a_list(kernels, place):
+    place.of_others = 0
+    optimizer = two_groups()
+    run(optimizer, 1)
+    before = len(kernels.launches)
+    optimizer.step()
+    assert [name for name, *_ in kernels.launches[before:]] == [
+        "form_updates_adam_outside",
+        "step_adam_outside_decoupled_float32",
+    ]
+
+
+def test_the_step_runs_on_torchs_current_stream(kernels, place, monkeypatch):
+    streams = []
+    launch = host_cupy.HostKernels.launch
+
+    def noting(self, *args, **kwargs):
+        streams.append(host_cupy.Stream.current)
+        return launch(self, *args, **kwargs)
+
+    monkeypatch.setattr(host_cupy.HostKernels, "launch", noting)
+    place.of_others = 0
+    optimizer = two_groups()
+    run(optimizer, 2)
+    assert set(streams) == {STREAM}
+    monkeypatch.setattr(of_torch, "current_stream", lambda number: 5)
+    run(optimizer, 1, first=2)
+    assert streams[-1] == 5
+    after = bits(optimizer)
+    place.of_others = None
+    assert after == bits(trained(two_groups(), 3))
+
+
+def trained(optimizer, steps, first=0):
+    run(optimizer, steps, first)
+    return optimizer
+
+
+def test_one_list_on_two_gpus_and_the_cpu(kernels, place):
+    place.of_others = None
+    expected = bits(trained(two_groups(), 4))
+    place.of_others, place.numbers = 0, {OTHER_GPU: 1, MAIN_MEMORY: None}
+    optimizer = two_groups()
+    params = run(optimizer, 4)
+    steps = [(name, device) for name, device in devices_of(kernels, optimizer)]
+    assert bits(optimizer) == expected
+    assert {device for _, device in steps} == {0, 1}
+    assert [place.gpu_of(p) for p in params] == [0, None, 1, 0, 0, 0]
+
+
+def devices_of(kernels, optimizer):
+    """Of the launches of one more step, the devices."""
+    found = []
+    launch = host_cupy.HostKernels.launch
+
+    def noting(self, name, *args, **kwargs):
+        found.append((name, host_cupy.Device.current))
+        return launch(self, name, *args, **kwargs)
+
+    saved = copy.deepcopy(optimizer.state_dict())
+    values = [p.detach().clone() for group in optimizer.param_groups for p in group["params"]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host_cupy.HostKernels, "launch", noting)
+        optimizer.step()
+    with torch.no_grad():
+        for p, value in zip((p for g in optimizer.param_groups for p in g["params"]), values, strict=True):
+            p.copy_(value)
+    optimizer.load_state_dict(saved)
+    return found
+
+
+@pytest.mark.parametrize("way", ["state_dict", "file", "in place"])
+def test_a_run_moves_between_cpu_and_gpu(kernels, place, way):
+    """Two steps on the CPU, two on the GPU, two on the CPU."""
+    place.of_others = None
+    expected = bits(trained(two_groups(), 6))
+    optimizer = two_groups()
+    for leg, number in enumerate((None, 0, None)):
+        place.of_others = number
+        if leg and way != "in place":
+            values = [p.detach().clone() for group in optimizer.param_groups for p in group["params"]]
+            saved = optimizer.state_dict()
+            if way == "file":
+                file = io.BytesIO()
+                torch.save(saved, file)
+                saved = torch.load(io.BytesIO(file.getvalue()))
+            optimizer = two_groups()
+            optimizer.load_state_dict(saved)
+            with torch.no_grad():
+                for p, value in zip(
+                    (p for g in optimizer.param_groups for p in g["params"]), values, strict=True
+                ):
+                    p.copy_(value)
+        if way == "in place":  # as Module.to does it
+            for p in (p for group in optimizer.param_groups for p in group["params"]):
+                p.data = p.data.clone()
+        launches = len(kernels.launches)
+        run(optimizer, 2, first=2 * leg)
+        assert (len(kernels.launches) > launches) == (number is not None)
+    assert bits(optimizer) == expected
+
+
+def test_no_memory_of_torchs_is_kept(kernels, place):
+    place.of_others = 0
+    optimizer = samestep.torch.Adam(parameters(), lr=0.1)
+    params = run(optimizer, 3)
+    old = [StorageWeakRef(p.grad.untyped_storage()) for p in params if p.grad is not None]
+    old += [StorageWeakRef(optimizer.state[params[1]]["exp_avg"].untyped_storage())]
+    old += [StorageWeakRef(params[1].untyped_storage())]
+    optimizer.zero_grad()
+    optimizer.state[params[1]]["exp_avg"] = optimizer.state[params[1]]["exp_avg"].clone()
+    params[1].data = params[1].data.clone()
+    gc.collect()
+    assert [storage.expired() for storage in old] == [True] * len(old)
+    place.of_others = None
+    other = samestep.torch.Adam(parameters(), lr=0.1)
+    run(other, 5)
+    place.of_others = 0
+    run(optimizer, 2, first=3)
+    assert bits(optimizer) == bits(other)
+
+
+def test_a_gradient_that_lies_in_its_parameter_is_copied(kernels, place):
+    def train(optimizer):
+        (p,) = optimizer.param_groups[0]["params"]
+        for _ in range(2):
+            p.grad = p.detach()
+            optimizer.step()
+
+    on_cpu, on_gpu = twice(place, lambda: samestep.torch.SGD(parameters(shapes=[(40,)]), lr=0.5), train)
+    assert kernels.launches
+    assert on_gpu == on_cpu
+
+
+def test_step_counts_and_hyper_parameters_that_somebody_sets(kernels, place):
+    def train(optimizer):
+        params = run(optimizer, 2)
+        optimizer.state[params[1]]["step"] = torch.tensor(40.0)
+        optimizer.state[params[2]]["step"] += 7
+        optimizer.param_groups[0]["lr"] = 0.125
+        run(optimizer, 2, first=2)
+
+    on_cpu, on_gpu = twice(place, lambda: samestep.torch.Adam(parameters(), lr=0.5), train)
+    assert on_gpu == on_cpu
+    assert on_gpu[1, "step"] == 41.0 or on_gpu[1, "step"] == 42.0
+
+
+def test_parameters_whose_gradients_come_late(kernels, place):
+    def train(optimizer):
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        for t in range(len(params)):
+            set_gradients(params, t, skip=range(t + 1, len(params)))
+            optimizer.step()
+        optimizer.add_param_group({"params": parameters(shapes=[(9,)]), "lr": 0.1})
+        run(optimizer, 2)
+
+    on_cpu, on_gpu = twice(place, two_groups, train)
+    assert on_gpu == on_cpu
+
+
+def refused(optimizer, error, message):
+    before = bits(optimizer)
+    with pytest.raises(error, match=message):
+        optimizer.step()
+    assert bits(optimizer) == before
+
+
+def test_what_is_refused(kernels, place, monkeypatch):
+    place.of_others = 0
+    optimizer = samestep.torch.SGD(parameters(shapes=[(3, 4), (7,)]), lr=0.1, momentum=0.5)
+    first, second = run(optimizer, 1)
+    second.grad = None
+    first.grad = torch.ones(3, 4)
+    with monkeypatch.context() as patch:
+        elsewhere = first.grad.data_ptr()
+        patch.setattr(memory, "gpu_of", lambda tensor: None if tensor.data_ptr() == elsewhere else 0)
+        refused(
+            optimizer, NotImplementedError, "grad: got a tensor on cpu, expected one on GPU 0 as its param"
+        )
+    first.grad = torch.ones(3, 4).to_sparse()
+    refused(optimizer, RuntimeError, "does not support sparse gradients")
+    first.grad = torch.ones(3, 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        refused(optimizer, RuntimeError, "a CUDA graph is being captured")
+    optimizer.param_groups[0]["lr"] = 1e39
+    refused(optimizer, RuntimeError, "value cannot be converted to type float without overflow")
+    optimizer.param_groups[0]["lr"] = 0.1
+    optimizer.step()
+    shared = torch.ones(8)
+    both = samestep.torch.SGD([Parameter(shared), Parameter(shared[2:6])], lr=0.1)
+    set_gradients(both.param_groups[0]["params"], 1)
+    refused(both, RuntimeError, "params: parameters or states share memory")
+
+
+def test_without_cupy_the_step_says_what_to_install(place):
+    pytest.importorskip("torch")
+    with contextlib.suppress(ImportError):
+        import cupy  # noqa: F401
+
+        pytest.skip("CuPy is installed")
+    place.of_others = 0
+    optimizer = samestep.torch.SGD(parameters(), lr=0.1)
+    set_gradients(optimizer.param_groups[0]["params"], 1)
+    refused(optimizer, ImportError, r"pip install 'samestep\[cuda12\]'")
+
+
+@pytest.mark.parametrize("cls", [samestep.torch.SGD, samestep.torch.Adam])
+@pytest.mark.parametrize("at", range(4))
+def test_an_interrupt_between_launches_is_told_by_every_further_step(kernels, place, monkeypatch, cls, at):
+    """Two launches for the float32 parameters, two for the float64 one on another GPU."""
+    place.of_others, place.numbers = 0, {OTHER_GPU: 1}
+    params = parameters(shapes=[(3, 4), OTHER_GPU])
+    optimizer = cls(params, lr=0.1)
+    run(optimizer, 2, first=3)
+    saved, values = copy.deepcopy(optimizer.state_dict()), [p.detach().clone() for p in params]
+    launch, launched = host_cupy.HostKernels.launch, []
+
+    def interrupted(self, *args, **kwargs):
+        if args[0] != "write_words":  # before those that write
+            launched.append(args[0])
+        if len(launched) == at + 1:
+            raise KeyboardInterrupt
+        return launch(self, *args, **kwargs)
+
+    set_gradients(params, 9)
+    with monkeypatch.context() as patch:
+        patch.setattr(host_cupy.HostKernels, "launch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            optimizer.step()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="interrupted between two launches"):
+            optimizer.step()
+    optimizer.load_state_dict(saved)
+    with torch.no_grad():
+        for p, value in zip(params, values, strict=True):
+            p.copy_(value)
+    optimizer.step()
+    place.of_others, place.numbers = None, {}
+    other = cls(parameters(shapes=[(3, 4), OTHER_GPU]), lr=0.1)
+    run(other, 2, first=3)
+    set_gradients(other.param_groups[0]["params"], 9)
+    other.step()
+    assert bits(optimizer) == bits(other)
+
+
+def test_a_launch_that_fails_before_anything_is_written_leaves_the_optimizer_whole(
+    kernels, place, monkeypatch
+):
+    place.of_others = 0
+    optimizer = samestep.torch.Adam(parameters(), lr=0.1)
+    run(optimizer, 1)
+
+    def failing(*_):
+        raise MemoryError("no memory for a launch")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("samestep.backends.gpu.plan.Plan._update_launches", failing)
+        refused(optimizer, MemoryError, "no memory for a launch")
+    optimizer.step()
+
+
+def test_records_are_those_of_the_cpu(kernels, place, tmp_path):
+    lines = []
+    for number in (None, 0):
+        place.of_others = number
+        optimizer = samestep.torch.Adam(parameters(), lr=0.1)
+        path = tmp_path / f"{number}.jsonl"
+        with optimizer.record(
+            path, names={f"p{i}": p for i, p in enumerate(optimizer.param_groups[0]["params"])}
+        ):
+            run(optimizer, 3)
+        lines.append([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
+    assert len(lines[0]) >= 3
+    assert lines[0][1:] == lines[1][1:]
+
+
+@pytest.mark.parametrize("norm_type", [1.0, 2.0, float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.complex64], ids=str)
+@pytest.mark.parametrize(
+    "numbers", [{}, {OTHER_GPU: 1, MAIN_MEMORY: None}], ids=["one GPU", "several devices"]
+)
+def test_clip_grad_norm(kernels, place, monkeypatch, norm_type, dtype, numbers):
+    def moved(tensor):
+        place.of_others, place.numbers = None, {}
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "cpu", moved)
+    found = []
+    for number in (None, 0):
+        place.of_others, place.numbers = number, {} if number is None else numbers
+        params = parameters(dtype)
+        set_gradients(params, 3)
+        norm = samestep.torch.clip_grad_norm_(params, 1.5, norm_type)
+        found.append(
+            (float(norm), [torch.view_as_real(p.grad) if p.grad.is_complex() else p.grad for p in params])
+        )
+    (norm, grads), (gpu_norm, gpu_grads) = found
+    assert gpu_norm == norm > 1.5
+    assert all(np.array_equal(a.numpy(), b.numpy()) for a, b in zip(grads, gpu_grads, strict=True))
+    assert bool(kernels.launches) == (norm_type != float("inf") and not numbers)

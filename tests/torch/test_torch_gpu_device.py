@@ -1,0 +1,121 @@
+"""samestep.torch on a real GPU: tensors of torch's own allocator, on its streams. bench/gpu.sh runs these;
+without a GPU they are skipped.
+"""
+
+import copy
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'samestep[torch-test]'")
+
+from torch.nn import Parameter
+
+import samestep.torch
+from samestep.backends import gpu
+from samestep.torch.optimizers import OPTIMIZERS
+
+WHY_NOT = gpu.why_not() or ("" if torch.cuda.is_available() else "this torch has no CUDA")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(bool(WHY_NOT), reason=f"no GPU: {WHY_NOT.partition(';')[0]}"),
+]
+
+SHAPES = [(300, 40), (1500,), (2, 3, 4, 5), (), (0, 3), (7,)]
+
+
+def parameters(device, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    made = [torch.randn(shape, dtype=dtype, generator=generator) for shape in SHAPES]
+    made[2] = made[2].contiguous(memory_format=torch.channels_last)
+    return [Parameter(p.to(device)) for p in made]
+
+
+def run(optimizer, steps, first=0):
+    for t in range(first, first + steps):
+        generator = torch.Generator().manual_seed(100 + t)
+        for i, p in enumerate(optimizer.param_groups[0]["params"]):
+            grad = torch.randn(p.shape, dtype=p.dtype, generator=generator)
+            p.grad = None if i == t % 3 else grad.to(p.device)
+        optimizer.step()
+    return optimizer
+
+
+def bits(optimizer):
+    found = {}
+    for i, p in enumerate(optimizer.param_groups[0]["params"]):
+        for name, tensor in {"w": p.detach(), **optimizer.state.get(p, {})}.items():
+            whole = tensor.cpu().contiguous().reshape(-1)
+            found[i, name] = whole.view(torch.uint8).numpy().tobytes()
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize("cls", OPTIMIZERS, ids=lambda cls: cls.__name__)
+def test_the_bits_of_the_cpu(cls, dtype):
+    found = [bits(run(cls(parameters(device, dtype), lr=0.1), 5)) for device in ("cpu", "cuda")]
+    assert found[0] == found[1]
+
+
+def test_on_a_stream_of_its_own_after_work_that_takes_long():
+    expected = bits(run(samestep.torch.Adam(parameters("cpu"), lr=0.1), 3))
+    optimizer = samestep.torch.Adam(parameters("cuda"), lr=0.1)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        busy = torch.randn(4096, 4096, device="cuda")
+        for _ in range(20):
+            busy = busy @ busy
+        run(optimizer, 3)
+    torch.cuda.current_stream().wait_stream(side)
+    assert bits(optimizer) == expected
+
+
+def test_a_run_moves_between_cpu_and_gpu():
+    expected = bits(run(samestep.torch.Adam(parameters("cpu"), lr=0.1), 6))
+    optimizer = samestep.torch.Adam(parameters("cpu"), lr=0.1)
+    for leg, device in enumerate(("cpu", "cuda", "cpu")):
+        moved = [Parameter(p.detach().to(device)) for p in optimizer.param_groups[0]["params"]]
+        saved = copy.deepcopy(optimizer.state_dict())
+        optimizer = samestep.torch.Adam(moved, lr=0.1)
+        optimizer.load_state_dict(saved)
+        run(optimizer, 2, first=2 * leg)
+        assert {s.device.type for p in moved for n, s in optimizer.state[p].items() if n != "step"} == {
+            device
+        }
+    assert bits(optimizer) == expected
+
+
+def test_gradients_freed_after_the_step_are_not_kept():
+    p = Parameter(torch.zeros(1 << 24, device="cuda"))
+    optimizer = samestep.torch.SGD([p], lr=0.1)
+    held = []
+    for _ in range(3):
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+        optimizer.zero_grad()
+        held.append(torch.cuda.memory_allocated())
+    assert len(set(held)) == 1
+    assert held[0] < 1.5 * p.numel() * 4
+
+
+@pytest.mark.parametrize("norm_type", [1.0, 2.0, float("inf")])
+def test_clip_grad_norm(norm_type):
+    found = []
+    for device in ("cpu", "cuda"):
+        optimizer = samestep.torch.SGD(parameters(device), lr=0.1)
+        run(optimizer, 1)
+        params = optimizer.param_groups[0]["params"]
+        norm = samestep.torch.clip_grad_norm_(params, 1.5, norm_type)
+        assert norm.device.type == device
+        found.append((float(norm), [None if p.grad is None else p.grad.tolist() for p in params]))
+    assert found[0] == found[1]
+
+
+def test_a_graph_that_is_captured_is_refused():
+    optimizer = run(samestep.torch.SGD(parameters("cuda"), lr=0.1), 1)
+    torch.cuda.synchronize()
+    with (
+        pytest.raises(RuntimeError, match="a CUDA graph is being captured"),
+        torch.cuda.graph(torch.cuda.CUDAGraph()),
+    ):
+        optimizer.step()
