@@ -196,7 +196,9 @@ def test_the_step_runs_on_torchs_current_stream(kernels, place, monkeypatch):
     run(optimizer, 2)
     assert set(streams) == {STREAM}
     monkeypatch.setattr(of_torch, "current_stream", lambda number: 5)
+    before = optimizer._gpu_steps
     run(optimizer, 1, first=2)
+    assert optimizer._gpu_steps is not before, "CuPy gives tables back to the stream that they were made on"
     assert streams[-1] == 5
     after = bits(optimizer)
     place.of_others = None

@@ -237,15 +237,11 @@ class NativeOptimizer(torch.optim.Optimizer):
                     if name != "step" and isinstance(values, Tensor) and values.dtype != param.dtype:
                         dtype = STATE_DTYPES.get(param.dtype, param.dtype)
                         self.state[param][name] = values.to(param.device, dtype)
-        self._forget_gpus()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.__dict__.pop("_step_bindings", None)
         self.__dict__.pop("_state_params", None)
-        self._forget_gpus()
-
-    def _forget_gpus(self) -> None:
         self.__dict__.pop("_gpu_steps", None)
         self.__dict__.pop("_is_half_stepped", None)
 
