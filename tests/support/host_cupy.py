@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import re
 import types
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,6 +44,24 @@ class Stream:
 
     def __exit__(self, *_: object) -> None:
         Stream.current = self._before
+
+
+class ExternalStream(Stream):
+    """As CuPy 14's: it warns when it is made, and is entered on its device alone."""
+
+    def __init__(self, ptr: int, device_id: int = -1) -> None:
+        warnings.warn(
+            "ExternalStream is deprecated. Use Stream.from_external()", DeprecationWarning, stacklevel=2
+        )
+        super().__init__(ptr)
+        self.device_id = device_id
+
+    def __enter__(self) -> Any:
+        if self.device_id not in (-1, Device.current):
+            raise RuntimeError(
+                f"the stream is of device {self.device_id}, the current one is {Device.current}"
+            )
+        return super().__enter__()
 
 
 class Device:
@@ -343,7 +362,7 @@ def make(kernels: HostKernels) -> types.ModuleType:
         function=function,
         driver=driver,
         Device=Device,
-        ExternalStream=lambda ptr, device_id=-1: Stream(ptr),
+        ExternalStream=ExternalStream,
         get_current_stream=lambda: Stream(Stream.current),
     )
     return cupy

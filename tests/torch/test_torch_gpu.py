@@ -10,6 +10,7 @@ import gc
 import io
 import json
 import os
+import pickle
 import random
 
 import numpy as np
@@ -25,7 +26,7 @@ from torch.testing._internal.common_optimizers import optim_db
 import host_cupy
 import samestep.torch
 import samestep.torch.gpu
-from samestep.torch import binding, clip, memory, tensors
+from samestep.torch import binding, clip, launching, memory, tensors
 from samestep.torch import gpu as of_torch
 from samestep.torch.optimizers import OPTIMIZERS
 
@@ -50,6 +51,7 @@ class Place:
     def __init__(self) -> None:
         self.numbers: dict[tuple[int, ...], int | None] = {}
         self.of_others: int | None = None
+        self.stream, self.is_capturing = STREAM, False
 
     def gpu_of(self, tensor):
         return self.numbers.get(tuple(tensor.shape), self.of_others)
@@ -60,8 +62,9 @@ def place(monkeypatch):
     place = Place()
     for module in (tensors, memory, binding, clip, of_torch):
         monkeypatch.setattr(module, "gpu_of", place.gpu_of)
-    monkeypatch.setattr(of_torch, "current_stream", lambda number: STREAM + number)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    for module in (of_torch, launching):
+        monkeypatch.setattr(module, "current_stream", lambda number: place.stream + number)
+        monkeypatch.setattr(module, "is_capturing", lambda number: place.is_capturing)
     return place
 
 
@@ -195,7 +198,7 @@ def test_the_step_runs_on_torchs_current_stream(kernels, place, monkeypatch):
     optimizer = two_groups()
     run(optimizer, 2)
     assert set(streams) == {STREAM}
-    monkeypatch.setattr(of_torch, "current_stream", lambda number: 5)
+    place.stream = 5
     before = optimizer._gpu_steps
     run(optimizer, 1, first=2)
     assert optimizer._gpu_steps is not before, "CuPy gives tables back to the stream that they were made on"
@@ -347,16 +350,19 @@ def test_what_is_refused(kernels, place, monkeypatch):
     first.grad = torch.ones(3, 4)
     with monkeypatch.context() as patch:
         elsewhere = first.grad.data_ptr()
-        patch.setattr(memory, "gpu_of", lambda tensor: None if tensor.data_ptr() == elsewhere else 0)
-        refused(
-            optimizer, NotImplementedError, "grad: got a tensor on cpu, expected one on GPU 0 as its param"
-        )
+        for module in (memory, of_torch):
+            patch.setattr(module, "gpu_of", lambda tensor: None if tensor.data_ptr() == elsewhere else 0)
+        message = "grad: got a tensor on cpu, expected one on GPU 0, as its parameter"
+        refused(optimizer, NotImplementedError, message)
     first.grad = torch.ones(3, 4).to_sparse()
     refused(optimizer, RuntimeError, "does not support sparse gradients")
     first.grad = torch.ones(3, 4)
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    for place.stream in (STREAM, STREAM + 1):  # torch captures on a stream of its own
+        place.is_capturing = True
+        launches, plans = len(kernels.launches), optimizer._gpu_steps
         refused(optimizer, RuntimeError, "a CUDA graph is being captured")
+        assert (len(kernels.launches), optimizer._gpu_steps) == (launches, plans)
+        place.is_capturing = False
     optimizer.param_groups[0]["lr"] = 1e39
     refused(optimizer, RuntimeError, "value cannot be converted to type float without overflow")
     optimizer.param_groups[0]["lr"] = 0.1
@@ -364,7 +370,7 @@ def test_what_is_refused(kernels, place, monkeypatch):
     shared = torch.ones(8)
     both = samestep.torch.SGD([Parameter(shared), Parameter(shared[2:6])], lr=0.1)
     set_gradients(both.param_groups[0]["params"], 1)
-    refused(both, RuntimeError, "params: parameters or states share memory")
+    refused(both, RuntimeError, "params: parameters or states of one group share memory")
 
 
 def test_without_cupy_the_step_says_what_to_install(place):
@@ -402,9 +408,14 @@ def test_an_interrupt_between_launches_is_told_by_every_further_step(kernels, pl
         patch.setattr(host_cupy.HostKernels, "launch", interrupted)
         with pytest.raises(KeyboardInterrupt):
             optimizer.step()
-    for _ in range(2):
+    for use in (
+        optimizer.step,
+        optimizer.state_dict,
+        lambda: copy.deepcopy(optimizer),
+        lambda: pickle.dumps(optimizer),
+    ):
         with pytest.raises(RuntimeError, match="interrupted between two launches"):
-            optimizer.step()
+            use()
     optimizer.load_state_dict(saved)
     with torch.no_grad():
         for p, value in zip(params, values, strict=True):
@@ -424,14 +435,121 @@ def test_a_launch_that_fails_before_anything_is_written_leaves_the_optimizer_who
     place.of_others = 0
     optimizer = samestep.torch.Adam(parameters(), lr=0.1)
     run(optimizer, 1)
-
-    def failing(*_):
-        raise MemoryError("no memory for a launch")
-
     with monkeypatch.context() as patch:
         patch.setattr("samestep.backends.gpu.plan.Plan._update_launches", failing)
         refused(optimizer, MemoryError, "no memory for a launch")
     optimizer.step()
+
+
+def test_a_first_step_that_fails_leaves_no_state(kernels, place, monkeypatch):
+    def make():
+        return samestep.torch.SGD(parameters(), lr=0.1, momentum=0.9, dampening=0.5)
+
+    def train(optimizer):
+        if place.of_others is not None:
+            set_gradients(optimizer.param_groups[0]["params"], 1)
+            with monkeypatch.context() as patch:
+                patch.setattr("samestep.backends.gpu.plan.Plan._update_launches", failing)
+                refused(optimizer, MemoryError, "no memory for a launch")
+            optimizer.load_state_dict(optimizer.state_dict())
+        run(optimizer, 2)
+
+    on_cpu, on_gpu = twice(place, make, train)
+    assert on_gpu == on_cpu
+
+
+def failing(*_):
+    raise MemoryError("no memory for a launch")
+
+
+@pytest.mark.parametrize("count", [40, 2.5, torch.tensor(7), torch.tensor(3.0, dtype=torch.float32)], ids=str)
+def test_step_counts_of_other_types(kernels, place, count):
+    def train(optimizer):
+        params = run(optimizer, 2)
+        optimizer.state[params[1]]["step"] = copy.copy(count)
+        run(optimizer, 2, first=2)
+
+    on_cpu, on_gpu = twice(place, lambda: samestep.torch.Adam(parameters(), lr=0.5), train)
+    assert on_gpu == on_cpu
+
+
+def test_one_tensor_that_counts_for_two_parameters_is_parted(kernels, place):
+    def train(optimizer):
+        params = run(optimizer, 2)
+        optimizer.state[params[1]]["step"] = optimizer.state[params[4]]["step"] = torch.tensor(
+            2.0, dtype=torch.float64
+        )
+        run(optimizer, 3, first=2)
+
+    on_cpu, on_gpu = twice(place, lambda: samestep.torch.Adam(parameters(), lr=0.5), train)
+    assert on_gpu == on_cpu
+
+
+@pytest.mark.parametrize("count", [-1.0, 2.0**60, float("nan")])
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_a_count_that_cannot_be_refuses_the_whole_step(kernels, place, count, on_gpu):
+    """Of a parameter on the GPU, and of one in main memory: neither is stepped."""
+    if count == -1.0 and not on_gpu:
+        pytest.skip("the CPU takes it")
+    place.of_others, place.numbers = 0, {MAIN_MEMORY: None}
+    optimizer = samestep.torch.Adam(parameters(shapes=[(3, 4), MAIN_MEMORY]), lr=0.1)
+    run(optimizer, 2, first=4)
+    set_gradients(optimizer.param_groups[0]["params"], 8)
+    of_gpu, of_cpu = optimizer.param_groups[0]["params"]
+    state = optimizer.state[of_gpu if on_gpu else of_cpu]
+    good = state["step"].clone()
+    state["step"].fill_(count)
+    values = [p.detach().clone() for p in (of_gpu, of_cpu)]
+    with pytest.raises(ValueError, match=r"state\['step'\]: got .*, expected a number"):
+        optimizer.step()
+    assert all(torch.equal(p, value) for p, value in zip((of_gpu, of_cpu), values, strict=True))
+    state["step"].copy_(good)
+    optimizer.step()
+
+
+def test_groups_that_share_memory_are_stepped_in_turn(kernels, place):
+    def make():
+        whole = torch.arange(40.0)
+        groups = [{"params": [Parameter(whole)]}, {"params": [Parameter(whole[10:30])], "lr": 0.25}]
+        return samestep.torch.SGD(groups, lr=0.5)
+
+    on_cpu, on_gpu = twice(place, make, lambda o: run(o, 3, first=3))
+    assert kernels.launches
+    assert on_gpu == on_cpu
+
+
+def test_memory_that_another_thread_replaces_lives_until_the_step_is_over(kernels, place, monkeypatch):
+    place.of_others = 0
+    optimizer = samestep.torch.Adam(parameters(), lr=0.1)
+    params = run(optimizer, 2)
+    alive = []
+    compute = of_torch.GpuPlan.launch
+
+    def replacing(self, found):
+        old = StorageWeakRef(params[1].untyped_storage())
+        params[1].data = params[1].data.clone()
+        gc.collect()
+        alive.append(not old.expired())
+        return compute(self, found)
+
+    monkeypatch.setattr(of_torch.GpuPlan, "launch", replacing)
+    set_gradients(params, 5)
+    optimizer.step()
+    assert alive == [True]
+
+
+def test_gradients_of_a_step_that_fails_are_not_kept(kernels, place, monkeypatch):
+    place.of_others = 0
+    optimizer = samestep.torch.Adam(parameters(), lr=0.1)
+    params = run(optimizer, 1)
+    old = StorageWeakRef(params[1].grad.untyped_storage())
+    with monkeypatch.context() as patch:
+        patch.setattr("samestep.backends.gpu.plan.Plan._update_launches", failing)
+        with contextlib.suppress(MemoryError):
+            optimizer.step()
+    optimizer.zero_grad()
+    gc.collect()
+    assert old.expired()
 
 
 def test_records_are_those_of_the_cpu(kernels, place, tmp_path):

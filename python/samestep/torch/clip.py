@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..arguments import number
 from ..backends import cpu, gpu
-from .gpu import on_stream, view
+from .launching import on_stream, view
 from .tensors import as_array, full_tensor, gpu_of
 
 

@@ -6,8 +6,7 @@ CuPy launches the kernels, and owns their small tables alone.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,57 +17,15 @@ from ..backends import gpu
 from ..backends.arrays import check_disjoint
 from ..backends.face import STEPPED
 from ..backends.face import Tensor as Bound
-from ..backends.gpu.device import get_cupy
 from ..backends.options import Options
-from ..optional import require
+from .launching import current_stream, is_capturing, on_stream, view
 from .memory import Memory, has_state, step_count
 from .tensors import gpu_of, is_aligned, is_dense, local_tensor
 
 Key = tuple[str, tuple[str, ...], bool, bool]  # rule, states, decoupled, maximize
 
 
-def current_stream(number: int) -> int:
-    """The address of torch's current stream on a GPU."""
-    address: int = torch.cuda.current_stream(number).cuda_stream
-    return address
-
-
-@contextlib.contextmanager
-def on_stream(number: int) -> Iterator[None]:
-    """CuPy launches on torch's current stream of a GPU."""
-    cuda = get_cupy().cuda
-    with cuda.Device(number), cuda.ExternalStream(current_stream(number), number):
-        yield
-
-
-class _Address:
-    """Where a tensor lies, for CuPy: nothing that keeps it there."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        letter = "u" if tensor.dtype == torch.bfloat16 else "f"  # which the interface has no name for
-        size = tensor.element_size()
-        self.__cuda_array_interface__ = {
-            "version": 3,
-            "data": (tensor.data_ptr(), False),
-            "shape": tuple(tensor.shape),
-            "strides": tuple(stride * size for stride in tensor.stride()),
-            "typestr": f"<{letter}{size}",
-            "stream": None,  # the step runs on torch's
-        }
-
-
-def view(tensor: Tensor) -> Any:
-    """CuPy's view of a dense tensor on the current GPU, complex numbers as pairs; it keeps nothing alive."""
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor)
-    bfloat16 = None
-    if tensor.dtype == torch.bfloat16:
-        bfloat16 = require("ml_dtypes", "torch.bfloat16 on a GPU", "bfloat16").bfloat16
-    if tensor.numel() == 0:  # at no address
-        dtype = bfloat16 or np.dtype(f"f{tensor.element_size()}")
-        return get_cupy().empty(tuple(tensor.shape), dtype)
-    found = get_cupy().asarray(_Address(tensor))
-    return found if bfloat16 is None else found.view(bfloat16)
+LARGEST_COUNT = 2**53  # float64 holds every whole number up to it
 
 
 class _Place(NamedTuple):
@@ -80,33 +37,56 @@ class _Place(NamedTuple):
     stride: tuple[int, ...]
 
     @classmethod
-    def of(cls, tensor: Tensor) -> _Place:
-        local = local_tensor(tensor)
+    def of(cls, local: Tensor) -> _Place:
         return cls(local.data_ptr(), local.dtype, local.shape, local.stride())
+
+    def is_of(self, local: Tensor) -> bool:
+        """Whether a tensor lies there."""
+        same = local.data_ptr() == self.address and local.stride() == self.stride
+        return same and local.shape == self.shape and bool(local.dtype == self.dtype)
+
+
+class StepTensors(NamedTuple):
+    """What one step of a plan reads and writes; it is kept alive by this alone."""
+
+    gradients: list[Tensor | None]  # of every parameter, as it is walked
+    counts: list[Tensor]  # of steps
+    stepped: list[Tensor]  # the parameters that have a gradient
+    storages: list[Any]  # of parameters and states
 
 
 class GpuPlan(Memory):
-    """Parameters on one GPU that one rule steps, of several groups."""
+    """Parameters on one GPU that one rule steps, of several groups.
 
-    def __init__(self, optimizer: Any, number: int, key: Key, members: Sequence[tuple[int, Tensor]]) -> None:
+    Args:
+        optimizer: a NativeOptimizer.
+        number: of the GPU.
+        key: rule, names of its states, decoupled, maximize.
+        members: (group, parameter).
+        counting: addresses of tensors that count the steps of other parameters; these are added.
+    """
+
+    def __init__(
+        self, optimizer: Any, number: int, key: Key, members: Sequence[tuple[int, Tensor]], counting: set[int]
+    ) -> None:
         super().__init__(optimizer, number)
-        self._number = number
         rule, self._state_names, decoupled, maximize = key
-        self.members = members  # (group, parameter)
+        self.members = members
         self.groups = sorted({group for group, _ in members})
         self.new_states: list[tuple[Tensor, dict[str, Any]]] = []  # what the first step adds to the state
-        self._counts_steps = optimizer.counts_steps
+        self.has_begun = False  # whether the last step has written anything
+        self._number = number
         self._stream = current_stream(number)
         self._places: list[list[_Place]] = []  # of each parameter and its states
+        self._counts: list[_Place] = []  # of the tensors that count their steps
         self._blocks: list[Tensor | None] = []  # stepped in the place of parameters that are none
         self._likes: list[Tensor] = []  # without memory, laid out as what is stepped
         # The last gradients' addresses, and the views of them.
         self._given: list[tuple[int, Any] | None] = [None] * len(members)
-        self._gradients: list[Tensor | None] = []
-        self.has_begun = False  # whether the last step has written anything
+        self._compiled: set[bool] = set()  # the steps, with decay of weights and without
         self._steps = np.zeros(len(members) + 1, np.int64)
+        tensors = StepTensors([], [], [], [])
         bound: list[Bound] = []
-        counts: set[int] = set()
         with on_stream(number):
             for n, (group, param) in enumerate(members):
                 own = self.memory("params", param)
@@ -114,11 +94,14 @@ class GpuPlan(Memory):
                 given = optimizer.state.get(param, {})
                 new = {name: self.state(name, given.get(name), param, work) for name in self._state_names}
                 states = [self.memory(f"state[{name!r}]", state) for name, state in new.items()]
-                self._places.append([_Place.of(param), *map(_Place.of, states)])
+                self._places.append([_Place.of(local) for local in (own, *states)])
+                tensors.storages.extend(local.untyped_storage() for local in (own, *states))
                 self._steps[n] = any(given.get(name) is not None for name in self._state_names)
-                if self._counts_steps:
-                    new["step"] = step_count(given.get("step", 0), counts)
-                    counts.add(new["step"].data_ptr())
+                if optimizer.counts_steps:
+                    new["step"] = step_count(given.get("step", 0), counting)
+                    counting.add(new["step"].data_ptr())
+                    self._counts.append(_Place.of(new["step"]))
+                    tensors.counts.append(new["step"])
                 if new:
                     self.new_states.append((param, new))
                 self._blocks.append(None if work is own else work)
@@ -128,54 +111,73 @@ class GpuPlan(Memory):
                 check_disjoint(("params", a) for one in bound for a in one.arrays())
             except ValueError:
                 raise RuntimeError(
-                    "params: parameters or states share memory, so that a step would update it twice; pass "
-                    "each once"
+                    "params: parameters or states of one group share memory, so that a step would update it "
+                    "twice; pass each once, or those that share memory in groups of their own"
                 ) from None
             options = Options(decoupled_weight_decay=decoupled, maximize=maximize)
             self._plan = gpu.Plan(rule, bound, self._steps, options)
+        self._first: StepTensors | None = tensors
 
-    def is_in_place(self, state: Any) -> bool:
-        """Whether all that the plan steps lies where it lay, for work on the same stream."""
+    def find_tensors(self, state: Any) -> StepTensors | None:
+        """What a step reads and writes but for gradients; None: something no longer lies where it lay."""
+        _refuse_capture(self._number)
         if current_stream(self._number) != self._stream:
-            return False
-        for (_, param), places in zip(self.members, self._places, strict=True):
+            return None
+        first, self._first = self._first, None
+        if first is not None:
+            return first
+        found = StepTensors([], [], [], [])
+        for n, (_, param) in enumerate(self.members):
             held = state.get(param, {})
-            found = [param, *(held.get(name) for name in self._state_names)]
-            if self._counts_steps and "step" not in held:
-                return False
-            for tensor, place in zip(found, places, strict=True):
-                if tensor is None or gpu_of(tensor) != self.gpu or _Place.of(tensor) != place:
-                    return False
-        return True
+            for place, tensor in zip(
+                self._places[n], (param, *(held.get(name) for name in self._state_names)), strict=True
+            ):
+                if not isinstance(tensor, Tensor) or gpu_of(tensor) != self.gpu:
+                    return None
+                local = local_tensor(tensor)
+                found.storages.append(
+                    local.untyped_storage()
+                )  # before the look: another thread may change it
+                if not place.is_of(local):
+                    return None
+            if self._counts:
+                count = held.get("step")
+                if not isinstance(count, Tensor) or not self._counts[n].is_of(count):
+                    return None
+                found.counts.append(count)
+        return found
 
-    def take_gradients(self) -> list[Tensor]:
-        """Finds the gradients, those that cannot be walked with their parameters as copies that can.
+    def prepare(
+        self, found: StepTensors, hyper: Sequence[Sequence[float]], weight_decay: Sequence[float]
+    ) -> StepTensors:
+        """Adds the gradients, those that cannot be walked with their parameters as copies that can.
 
-        Returns:
-            The parameters that have one.
+        All that may fail but a launch comes here: step counts are checked, and kernels compiled.
         """
-        self._gradients = []
-        stepped = []
         for (_, param), like in zip(self.members, self._likes, strict=True):
             grad = param.grad
             if grad is not None:
-                stepped.append(param)
-                grad = self.plain(grad, param, like)
-                if grad.stride() != like.stride() or not is_aligned(grad):
-                    grad = self.copied(grad, param, like)
-            self._gradients.append(grad)
-        return stepped
+                found.stepped.append(param)
+                if not self._is_walked(grad, like):
+                    grad = self.plain(grad, param, like)
+                    if grad.stride() != like.stride() or not is_aligned(grad):
+                        grad = self.copied(grad, param, like)
+            found.gradients.append(grad)
+        for n, count in enumerate(found.counts):
+            self._steps[n] = _checked_count(count.item())
+        decay = [weight_decay[group] for group in self.groups]
+        self._plan.set_weight_decay(decay)
+        self._hyper = [value for group in self.groups for value in hyper[group]]
+        if any(decay) not in self._compiled:
+            with on_stream(self._number):
+                self._plan.compile(self._hyper)
+            self._compiled.add(any(decay))
+        return found
 
-    def launch(self, state: Any, hyper: Sequence[Sequence[float]], weight_decay: Sequence[float]) -> None:
-        """Steps the parameters whose gradients were taken, and their counts."""
-        is_stepped = [grad is not None for grad in self._gradients]
-        if not any(is_stepped):
+    def launch(self, found: StepTensors) -> None:
+        """Steps what was prepared, and counts it."""
+        if not found.stepped:
             return
-        counts = [state[param]["step"] for _, param in self.members] if self._counts_steps else []
-        if counts:
-            self._steps[:-1] = [int(count) for count in counts]
-        self._plan.set_weight_decay([weight_decay[group] for group in self.groups])
-        values = [value for group in self.groups for value in hyper[group]]
         with on_stream(self._number), torch.no_grad():
             strided = [
                 (self.memory("params", param), block)
@@ -186,25 +188,36 @@ class GpuPlan(Memory):
                 block.copy_(own)
             refused = 0
             try:
-                while (refused := self._plan.step(self._views(), values)) != STEPPED:
-                    self._copy_gradient(refused)  # it lies where the step writes
+                while (refused := self._plan.step(self._views(found.gradients), self._hyper)) != STEPPED:
+                    grad = found.gradients[refused]  # it lies where the step writes
+                    assert grad is not None
+                    copied = self.copied(grad, self.members[refused][1], self._likes[refused])
+                    found.gradients[refused] = copied
             finally:
                 self.has_begun = refused == STEPPED or bool(self._steps[0] < 0)
             for own, block in strided:
                 own.copy_(block)
-        self._gradients = []
-        if counts:
-            torch._foreach_add_([c for c, is_one in zip(counts, is_stepped, strict=True) if is_one], 1)
+        for n, count in enumerate(found.counts):
+            if found.gradients[n] is not None:
+                count.fill_(int(self._steps[n]))
 
-    def _copy_gradient(self, n: int) -> None:
-        grad = self._gradients[n]
-        assert grad is not None
-        self._gradients[n] = self.copied(grad, self.members[n][1], self._likes[n])
+    def _is_walked(self, grad: Tensor, like: Tensor) -> bool:
+        """Whether a gradient is plain, on this GPU, and lies as its parameter does."""
+        return (
+            type(grad) is Tensor
+            and grad.layout is torch.strided
+            and grad.dtype == like.dtype
+            and grad.shape == like.shape
+            and grad.stride() == like.stride()
+            and gpu_of(grad) == self.gpu
+            and not (grad.is_neg() or grad.is_conj())
+            and is_aligned(grad)
+        )
 
-    def _views(self) -> list[Any]:
+    def _views(self, gradients: list[Tensor | None]) -> list[Any]:
         """CuPy's views of the gradients: those of the last step, where they lie as they did."""
         views: list[Any] = []
-        for n, grad in enumerate(self._gradients):
+        for n, grad in enumerate(gradients):
             if grad is None:
                 views.append(None)
                 continue
@@ -226,52 +239,98 @@ class GpuSteps:
     def __init__(self, optimizer: Any, bindings: Sequence[Any]) -> None:
         self._bindings = list(bindings)
         self._unbound: list[Tensor] = []  # those that have had no gradient
-        members: dict[tuple[int, Key], list[tuple[int, Tensor]]] = {}
-        for group, binding in enumerate(bindings):
-            params = optimizer.param_groups[group]["params"]
+        groups = [group["params"] for group in optimizer.param_groups]
+        here = {id(params[i]) for b, params in zip(bindings, groups, strict=True) for i in b.gpu_at}
+        alone = _groups_that_share(
+            [[p for p in params if id(p) in here and gpu_of(p) is not None] for params in groups]
+        )
+        members: dict[tuple[int, Key, int], list[tuple[int, Tensor]]] = {}
+        for group, (binding, params) in enumerate(zip(bindings, groups, strict=True)):
             has_any_state = has_state(optimizer, binding.key[1])
             for param in {id(params[i]): params[i] for i in binding.gpu_at}.values():
                 number = gpu_of(param)
                 assert number is not None
+                _refuse_capture(number)
                 if param.grad is not None or optimizer.state.get(param) or not has_any_state:
-                    members.setdefault((number, binding.key), []).append((group, param))
+                    where = number, binding.key, group if group in alone else -1
+                    members.setdefault(where, []).append((group, param))
                 else:
                     self._unbound.append(param)
-        self._plans = [GpuPlan(optimizer, *where, some) for where, some in members.items()]
-
-    def are_of(self, optimizer: Any, bindings: Sequence[Any]) -> bool:
-        """Whether they can step what is to be stepped now."""
-        return (
-            self._bindings == list(bindings)
-            and all(param.grad is None for param in self._unbound)
-            and all(plan.is_in_place(optimizer.state) for plan in self._plans)
+        steps = (
+            optimizer.state.get(p, {}).get("step") for params in groups for p in params if id(p) not in here
         )
+        counting = {step.data_ptr() for step in steps if isinstance(step, Tensor)}
+        self._plans = [
+            GpuPlan(optimizer, number, key, some, counting) for (number, key, _), some in members.items()
+        ]
+
+    def find_tensors(self, optimizer: Any, bindings: Sequence[Any]) -> list[StepTensors] | None:
+        """What a step of each plan reads and writes; None: other plans are needed."""
+        if self._bindings != list(bindings) or any(param.grad is not None for param in self._unbound):
+            return None
+        found = []
+        for plan in self._plans:
+            one = plan.find_tensors(optimizer.state)
+            if one is None:
+                return None
+            found.append(one)
+        return found
+
+    def prepare(
+        self,
+        found: list[StepTensors],
+        hyper: Sequence[Sequence[float]],
+        weight_decay: Sequence[float],
+    ) -> list[Tensor]:
+        """Finds and checks gradients and step counts; returns the parameters that are to be stepped."""
+        for plan, one in zip(self._plans, found, strict=True):
+            plan.has_begun = False
+            plan.prepare(one, hyper, weight_decay)
+        return [param for one in found for param in one.stepped]
 
     @property
     def has_begun(self) -> bool:
         """Whether the last step has written anything."""
         return any(plan.has_begun for plan in self._plans)
 
-    def take_gradients(self) -> list[Tensor]:
-        """Finds and checks all gradients; returns the parameters that have one."""
-        if torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(
-                "step: a CUDA graph is being captured, but each step reads lr and step counts in main "
-                "memory, so that no graph can hold it; step after the graph's replay, or use torch.optim's "
-                "with capturable=True"
-            )
-        return [param for plan in self._plans for param in plan.take_gradients()]
-
-    def new_states(self) -> list[tuple[Tensor, dict[str, Any]]]:
-        """What goes into the state of the parameters, once."""
-        found = [new for plan in self._plans for new in plan.new_states]
-        for plan in self._plans:
+    def launch(self, optimizer: Any, found: list[StepTensors]) -> None:
+        """Steps what was prepared; the first time it puts the states where torch has them."""
+        for plan, one in zip(self._plans, found, strict=True):
+            plan.launch(one)
+            for param, values in plan.new_states:
+                optimizer.state[param].update(values)
             plan.new_states = []
-        return found
 
-    def launch(self, optimizer: Any, hyper: Sequence[Sequence[float]], weight_decay: Sequence[float]) -> None:
-        """Steps the parameters whose gradients were taken."""
-        for plan in self._plans:
-            plan.has_begun = False
-        for plan in self._plans:
-            plan.launch(optimizer.state, hyper, weight_decay)
+
+def _checked_count(value: float) -> int:
+    if not 0 <= value <= LARGEST_COUNT:
+        raise ValueError(f"state['step']: got {value}, expected a number from 0 to 2^53")
+    return int(value)
+
+
+def _refuse_capture(number: int) -> None:
+    if is_capturing(number):
+        raise RuntimeError(
+            "step: a CUDA graph is being captured, but each step reads lr and step counts in main memory, so "
+            "that no graph can hold it; step after the graph's replay, or use torch.optim's with "
+            "capturable=True"
+        )
+
+
+def _groups_that_share(groups: Sequence[Sequence[Tensor]]) -> set[int]:
+    """The numbers of groups with a parameter that lies in the memory of another group's."""
+    ranges = []
+    for group, params in enumerate(groups):
+        for param in params:
+            local = local_tensor(param)
+            if local.numel():
+                last = sum((n - 1) * step for n, step in zip(local.shape, local.stride(), strict=True))
+                begin = local.data_ptr()
+                ranges.append((begin, begin + (last + 1) * local.element_size(), group))
+    found, end, of = set(), 0, -1
+    for begin, until, group in sorted(ranges):
+        if begin < end and group != of:
+            found |= {group, of}
+        if until > end:
+            end, of = until, group
+    return found

@@ -43,11 +43,12 @@ class Memory:
         if local.layout is not torch.strided:
             raise RuntimeError(f"{name}: got layout {local.layout}, expected a dense tensor")
         if gpu_of(local) != self.gpu or (self.gpu is None and local.device.type != "cpu"):
-            place = "the CPU or an NVIDIA GPU" if self.gpu is None else f"GPU {self.gpu} as its parameter"
-            raise NotImplementedError(
-                f"{name}: got a tensor on {local.device}, expected one on {place}; "
-                f"use torch.optim.{self.optimizer_name} there"
-            )
+            place = "the CPU" if self.gpu is None else f"GPU {self.gpu}"
+            if name == "params":
+                place = f"the CPU or an NVIDIA GPU; use torch.optim.{self.optimizer_name} there"
+            else:
+                place += ", as its parameter"
+            raise NotImplementedError(f"{name}: got a tensor on {local.device}, expected one on {place}")
         if local.dtype not in STATE_DTYPES:
             raise NotImplementedError(
                 f"{name}: got {local.dtype}, expected one of "

@@ -18,7 +18,7 @@ from torch import Tensor
 from .._core import AddressedPlan, Identities
 from ..ledger.records import Path
 from .binding import Binding, NewState, StepMemory
-from .gpu import GpuSteps
+from .gpu import GpuSteps, StepTensors
 from .memory import STATE_DTYPES, STEP_DTYPE
 from .named import Names
 from .recording import Recording
@@ -64,7 +64,8 @@ class NativeOptimizer(torch.optim.Optimizer):
         states other memory or drop gradients; they must not write to these or resize their storages in place.
 
         Parameters on an NVIDIA GPU are stepped by kernels on torch's current stream, for which nothing waits.
-        An exception between two launches leaves a step half made, and every further step says so.
+        An exception between two launches leaves a step half made: every further step says so, and nothing is
+        copied or saved of it.
 
         Args:
             closure: evaluates the model again and returns the loss.
@@ -73,11 +74,7 @@ class NativeOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self.__dict__.get("_is_half_stepped"):
-            raise RuntimeError(
-                "an earlier step was interrupted between two launches, so that parameters and states no "
-                "longer belong together; put all of them back, the states with load_state_dict"
-            )
+        self._check_whole()
         known = self._bindings()
         states = list(self.state.values())
         bindings: list[Binding] = []
@@ -97,34 +94,29 @@ class NativeOptimizer(torch.optim.Optimizer):
             binding.check_hyper([*hyper[i], weight_decay[i]])
         on_gpus = None
         if any(binding.gpu_at for binding in bindings):
-            on_gpus = self._steps_on_gpus(bindings)
-            stepped += on_gpus.take_gradients()
+            on_gpus, gpu_tensors = self._steps_on_gpus(bindings)
+            stepped += on_gpus.prepare(gpu_tensors, hyper, weight_decay)
+        else:
+            self.__dict__.pop("_gpu_steps", None)
         recording: Recording | None = self.__dict__.get("_recording")
         if recording is not None and recording.is_closed:  # by a child process, which has the parent's
             recording = None
         sums = None if recording is None else recording.begin_native(bindings)
         for param, state, _ in new_states:
             self.state[param] = state  # empty, if it is new
-        if on_gpus is not None:
-            for param, values in on_gpus.new_states():
-                self.state[param].update(values)
         # Autograd hears of the step before it is made: no interrupt may leave one that it never heard of.
         torch.autograd.graph.increment_version(stepped)
         plans = [binding.plan for binding in bindings]
         then = [partial(state.update, values) for _, state, values in new_states]
-        if on_gpus is not None:  # first: a launch may fail
-            self._is_half_stepped = True
-            try:
-                on_gpus.launch(self, hyper, weight_decay)
-            except BaseException:
-                self._is_half_stepped = on_gpus.has_begun
-                raise
+        if on_gpus is not None and any(a is not None for memory in memories for a in memory.addresses):
+            then.append(partial(self.__dict__.__setitem__, "_is_half_stepped", True))
         while refused := AddressedPlan.step_together(
             plans, [memory.addresses for memory in memories], hyper, weight_decay, then, sums
         ):
             i, k = refused  # it lies where the step writes
             memories[i] = bindings[i].copy_gradient(memories[i], k)
-        self.__dict__.pop("_is_half_stepped", None)
+        if on_gpus is not None:
+            self._launch(on_gpus, gpu_tensors)
         if None in [binding.state_places for binding in bindings]:
             positions = {key: k for k, key in enumerate(map(id, self.state))}
             for binding in bindings:
@@ -186,12 +178,44 @@ class NativeOptimizer(torch.optim.Optimizer):
         bindings += [None] * (len(self.param_groups) - len(bindings))
         return bindings
 
-    def _steps_on_gpus(self, bindings: list[Binding]) -> GpuSteps:
-        """Plans that are in place, of the parameters on GPUs."""
+    def _steps_on_gpus(self, bindings: list[Binding]) -> tuple[GpuSteps, list[StepTensors]]:
+        """Plans of the parameters on GPUs, and what they step, which is in place."""
         known: GpuSteps | None = self.__dict__.get("_gpu_steps")
-        if known is None or not known.are_of(self, bindings):
+        found = None if known is None else known.find_tensors(self, bindings)
+        while known is None or found is None:  # in the second turn only if another thread interferes
             known = self._gpu_steps = GpuSteps(self, bindings)
-        return known
+            found = known.find_tensors(self, bindings)
+        return known, found
+
+    def _launch(self, on_gpus: GpuSteps, found: list[StepTensors]) -> None:
+        """Steps the parameters on GPUs, after those in main memory."""
+        has_stepped = "_is_half_stepped" in self.__dict__
+        self._is_half_stepped = True
+        try:
+            on_gpus.launch(self, found)
+        except BaseException:
+            if not (has_stepped or on_gpus.has_begun):
+                del self._is_half_stepped
+            raise
+        del self._is_half_stepped
+
+    def _check_whole(self) -> None:
+        if "_is_half_stepped" in self.__dict__:
+            raise RuntimeError(
+                "an earlier step was interrupted between two launches, or another thread is in one, so that "
+                "parameters and states do not belong together; put all of them back as they were saved, the "
+                "states with load_state_dict"
+            )
+
+    def state_dict(self) -> Any:
+        """torch's; it raises RuntimeError after a step that was half made."""
+        self._check_whole()
+        return super().state_dict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._check_whole()
+        state: dict[str, Any] = super().__getstate__()
+        return state
 
     def _prepare(
         self, group: dict[str, Any], binding: Binding | None, states: list[dict[str, Any]]

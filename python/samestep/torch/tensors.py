@@ -106,7 +106,7 @@ def is_aligned(tensor: Tensor) -> bool:
 
 def gpu_of(tensor: Tensor) -> int | None:
     """The number of the NVIDIA GPU that a tensor lies on; None: on none."""
-    return tensor.device.index if tensor.is_cuda else None
+    return tensor.device.index if tensor.is_cuda and torch.version.hip is None else None
 
 
 def is_dtensor(tensor: Tensor) -> bool:

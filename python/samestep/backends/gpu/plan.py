@@ -232,6 +232,12 @@ class Plan:
             sums[:, :n] = table.get()[:, :n] * self._in_c_order[:, None]
         return STEPPED
 
+    def compile(self, hyper: Sequence[float]) -> None:
+        """Compiles what a step launches, with these hyper-parameters and the weight decay that is set."""
+        with self._device:
+            self._update_launches(hyper, 1.0, None)
+            self._step_launches(1.0, None)
+
     def settle(self) -> int | None:
         """Waits for what came of the last step, STEPPED or NONFINITE; None if that was known."""
         if not self._is_open or self._steps[0] < 0:
