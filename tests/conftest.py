@@ -2,6 +2,9 @@
 sets, threads. A rule added to the registries is tested without touching a test.
 """
 
+import gc
+import itertools
+import sys
 from collections.abc import Generator, Iterator
 from importlib.util import find_spec
 from inspect import getfullargspec
@@ -30,6 +33,17 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, A
         report.outcome = "failed"
         report.longrepr = f"{collector.path} cannot be imported; `python {collector.path}` says why"
     return report
+
+
+_ended = itertools.count(1)
+
+
+def pytest_runtest_teardown() -> None:
+    """Without its lock CPython looks for cycles only when there are a quarter more objects. An optimizer and
+    its groups are a cycle, and the arrays of those that a thousand tests have dropped would take 20 GB.
+    """
+    if next(_ended) % 20 == 0 and not getattr(sys, "_is_gil_enabled", lambda: True)():
+        gc.collect()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
