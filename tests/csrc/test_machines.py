@@ -85,6 +85,16 @@ MACHINES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = 
 X86_ONLY = {"x86-64 of 2008", "valgrind"}
 
 
+@pytest.mark.parametrize("isas", ["avx2", "baseline;neon"])
+def test_tables_that_a_build_cannot_have_are_refused(tmp_path, isas):
+    cmake = shutil.which("cmake", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert cmake, "cmake comes with the test extra"
+    command = [cmake, "-S", Path(__file__).parents[2], "-B", tmp_path, f"-DSAMESTEP_ISAS={isas}"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
+    assert done.returncode != 0
+    assert f"SAMESTEP_ISAS is {isas}, expected baseline and others of" in " ".join(done.stderr.split())
+
+
 def clang_has_fuzzer() -> bool:
     if shutil.which("clang++-14") is None:
         return False
@@ -151,7 +161,7 @@ def test_python_suite_on_a_processor_of_2008(record_property):
         "-p",
         "no:cacheprovider",
     ]
-    # Those are slow in the emulator; golden.cpp goes through its thread counts there.
+    # Those are slow in the emulator, where golden.cpp runs with two threads.
     quick = "not million and not products and not every_size and not every_thread_count"
     subset = [f"{tests}/backends/test_rules.py", f"{tests}/optim/test_optimizer.py", "-k", quick]
     # The environment may say which processor OpenBLAS is to take this one for; the emulated one has less.

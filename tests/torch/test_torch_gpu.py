@@ -1,5 +1,5 @@
-"""samestep.torch on NVIDIA GPUs, by CuPy's stand-in on the host: tensors of main memory
-are taken for those of a GPU, and must end with the bits of the CPU's own step.
+"""samestep.torch on NVIDIA GPUs, by CuPy's stand-in on the host: tensors of main memory are taken for those
+of a GPU, and must end with the bits of the CPU's own step.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import importlib.util
 import io
 import json
 import os
@@ -25,10 +26,10 @@ from torch.testing._internal.common_optimizers import optim_db
 
 import host_cupy
 import samestep.torch
-import samestep.torch.gpu
 from samestep.torch import binding, clip, launching, memory, tensors
 from samestep.torch import gpu as of_torch
 from samestep.torch.optimizers import OPTIMIZERS
+from torch_trainings import SHAPES, bits, parameters, params_of, run, set_gradients
 
 CONFIGURATIONS = [
     pytest.param(cls, dict(case.kwargs), id=f"{cls.__name__} {case.desc}")
@@ -37,12 +38,10 @@ CONFIGURATIONS = [
     if cls.__name__ == info.optim_cls.__name__
     for case in info.optim_inputs_func(device="cpu", dtype=torch.float32)
 ]
-SHAPES = [(3, 4), (1500,), (2, 3, 4, 5), (), (0, 3), (7,)]
 STREAM = 77
-OTHER_GPU, MAIN_MEMORY = (
-    (2, 3, 4, 5),
-    (1500,),
-)  # what has this shape lies there, in the tests of several devices
+WARM = 4  # steps after which all that is ever stepped has been bound
+# What has these shapes lies there, in the tests of several devices.
+OTHER_GPU, MAIN_MEMORY = (2, 3, 4, 5), (1500,)
 
 
 class Place:
@@ -74,46 +73,6 @@ def kernels(cuda_on_host, tmp_path, place):
     print(f"SAMESTEP_GPU_SEED={seed} in the environment repeats this order of blocks and threads")
     with host_cupy.installed(cuda_on_host, tmp_path, seed) as kernels:
         yield kernels
-
-
-def parameters(dtype=torch.float32, shapes=SHAPES):
-    generator = torch.Generator().manual_seed(0)
-    made = [Parameter(torch.randn(shape, dtype=dtype, generator=generator)) for shape in shapes]
-    for param in made:
-        if param.ndim == 4:
-            param.data = param.data.contiguous(memory_format=torch.channels_last)
-    return made
-
-
-def set_gradients(params, seed, skip=()):
-    generator = torch.Generator().manual_seed(seed)
-    for i, p in enumerate(params):
-        grad = torch.randn(p.shape, dtype=p.dtype, generator=generator)
-        p.grad = None if i in skip else torch.empty_like(p).copy_(grad)
-
-
-def run(optimizer, steps, first=0):
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    for t in range(first, first + steps):
-        set_gradients(params, 100 + t, skip=(5, t % 3))
-        optimizer.step()
-    return params
-
-
-def bits(optimizer):
-    """Of every parameter and state, by name."""
-    found = {}
-    for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"]):
-        named = {"w": p.detach(), **optimizer.state.get(p, {})}
-        for name, tensor in named.items():
-            if tensor is not None:
-                whole = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-                found[i, name] = (
-                    (str(whole.dtype), whole.contiguous().view(torch.uint8).numpy().tobytes())
-                    if whole.ndim
-                    else float(whole)
-                )
-    return found
 
 
 def twice(place, make, train):
@@ -186,26 +145,34 @@ def test_groups_are_stepped_by_one_launch_a_list(kernels, place):
 
 
 def test_the_step_runs_on_torchs_current_stream(kernels, place, monkeypatch):
-    streams = []
-    launch = host_cupy.HostKernels.launch
+    streams, made = [], []
+    launch, make = host_cupy.HostKernels.launch, host_cupy.ExternalStream.__init__
 
     def noting(self, *args, **kwargs):
         streams.append(host_cupy.Stream.current)
         return launch(self, *args, **kwargs)
 
+    def making(self, ptr, device_id=-1):
+        made.append(ptr)
+        make(self, ptr, device_id)
+
     monkeypatch.setattr(host_cupy.HostKernels, "launch", noting)
+    monkeypatch.setattr(host_cupy.ExternalStream, "__init__", making)
     place.of_others = 0
     optimizer = two_groups()
-    run(optimizer, 2)
+    run(optimizer, WARM)
     assert set(streams) == {STREAM}
-    place.stream = 5
     before = optimizer._gpu_steps
-    run(optimizer, 1, first=2)
+    run(optimizer, 1, first=WARM)
+    assert optimizer._gpu_steps is before
+    place.stream = 5
+    run(optimizer, 3, first=WARM + 1)
     assert optimizer._gpu_steps is not before, "CuPy gives tables back to the stream that they were made on"
     assert streams[-1] == 5
+    assert made.count(5) == 1
     after = bits(optimizer)
     place.of_others = None
-    assert after == bits(trained(two_groups(), 3))
+    assert after == bits(trained(two_groups(), WARM + 4))
 
 
 def trained(optimizer, steps, first=0):
@@ -213,37 +180,33 @@ def trained(optimizer, steps, first=0):
     return optimizer
 
 
-def test_one_list_on_two_gpus_and_the_cpu(kernels, place):
-    place.of_others = None
+def test_one_list_on_two_gpus_and_the_cpu(kernels, place, monkeypatch):
     expected = bits(trained(two_groups(), 4))
     place.of_others, place.numbers = 0, {OTHER_GPU: 1, MAIN_MEMORY: None}
-    optimizer = two_groups()
-    params = run(optimizer, 4)
-    steps = [(name, device) for name, device in devices_of(kernels, optimizer)]
-    assert bits(optimizer) == expected
-    assert {device for _, device in steps} == {0, 1}
-    assert [place.gpu_of(p) for p in params] == [0, None, 1, 0, 0, 0]
-
-
-def devices_of(kernels, optimizer):
-    """Of the launches of one more step, the devices."""
-    found = []
+    found = set()
     launch = host_cupy.HostKernels.launch
 
     def noting(self, name, *args, **kwargs):
-        found.append((name, host_cupy.Device.current))
+        found.add((name, host_cupy.Device.current))
         return launch(self, name, *args, **kwargs)
 
-    saved = copy.deepcopy(optimizer.state_dict())
-    values = [p.detach().clone() for group in optimizer.param_groups for p in group["params"]]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(host_cupy.HostKernels, "launch", noting)
-        optimizer.step()
+    monkeypatch.setattr(host_cupy.HostKernels, "launch", noting)
+    optimizer = trained(two_groups(), 4)
+    assert bits(optimizer) == expected
+    assert [place.gpu_of(p) for p in params_of(optimizer)] == [0, None, 1, 0, 0, 0]
+    assert {device for name, device in found if name.startswith("step_")} == {0, 1}
+
+
+def saved(optimizer):
+    """Copies of its state dict and of its parameters."""
+    return copy.deepcopy(optimizer.state_dict()), [p.detach().clone() for p in params_of(optimizer)]
+
+
+def put_back(optimizer, state_dict, values):
+    optimizer.load_state_dict(state_dict)
     with torch.no_grad():
-        for p, value in zip((p for g in optimizer.param_groups for p in g["params"]), values, strict=True):
+        for p, value in zip(params_of(optimizer), values, strict=True):
             p.copy_(value)
-    optimizer.load_state_dict(saved)
-    return found
 
 
 @pytest.mark.parametrize("way", ["state_dict", "file", "in place"])
@@ -255,25 +218,20 @@ def test_a_run_moves_between_cpu_and_gpu(kernels, place, way):
     for leg, number in enumerate((None, 0, None)):
         place.of_others = number
         if leg and way != "in place":
-            values = [p.detach().clone() for group in optimizer.param_groups for p in group["params"]]
-            saved = optimizer.state_dict()
+            state_dict, values = saved(optimizer)
             if way == "file":
                 file = io.BytesIO()
-                torch.save(saved, file)
-                saved = torch.load(io.BytesIO(file.getvalue()))
+                torch.save(state_dict, file)
+                state_dict = torch.load(io.BytesIO(file.getvalue()))
             optimizer = two_groups()
-            optimizer.load_state_dict(saved)
-            with torch.no_grad():
-                for p, value in zip(
-                    (p for g in optimizer.param_groups for p in g["params"]), values, strict=True
-                ):
-                    p.copy_(value)
+            put_back(optimizer, state_dict, values)
         if way == "in place":  # as Module.to does it
-            for p in (p for group in optimizer.param_groups for p in group["params"]):
+            for p in params_of(optimizer):
                 p.data = p.data.clone()
         launches = len(kernels.launches)
         run(optimizer, 2, first=2 * leg)
         assert (len(kernels.launches) > launches) == (number is not None)
+        assert ("_gpu_steps" in vars(optimizer)) == (number is not None)
     assert bits(optimizer) == expected
 
 
@@ -319,12 +277,12 @@ def test_step_counts_and_hyper_parameters_that_somebody_sets(kernels, place):
 
     on_cpu, on_gpu = twice(place, lambda: samestep.torch.Adam(parameters(), lr=0.5), train)
     assert on_gpu == on_cpu
-    assert on_gpu[1, "step"] == 41.0 or on_gpu[1, "step"] == 42.0
+    assert on_gpu[1, "step"] == 42.0
 
 
 def test_parameters_whose_gradients_come_late(kernels, place):
     def train(optimizer):
-        params = [p for group in optimizer.param_groups for p in group["params"]]
+        params = params_of(optimizer)
         for t in range(len(params)):
             set_gradients(params, t, skip=range(t + 1, len(params)))
             optimizer.step()
@@ -345,7 +303,7 @@ def refused(optimizer, error, message):
 def test_what_is_refused(kernels, place, monkeypatch):
     place.of_others = 0
     optimizer = samestep.torch.SGD(parameters(shapes=[(3, 4), (7,)]), lr=0.1, momentum=0.5)
-    first, second = run(optimizer, 1)
+    first, second = run(optimizer, WARM)
     second.grad = None
     first.grad = torch.ones(3, 4)
     with monkeypatch.context() as patch:
@@ -362,6 +320,11 @@ def test_what_is_refused(kernels, place, monkeypatch):
         launches, plans = len(kernels.launches), optimizer._gpu_steps
         refused(optimizer, RuntimeError, "a CUDA graph is being captured")
         assert (len(kernels.launches), optimizer._gpu_steps) == (launches, plans)
+        fresh = samestep.torch.SGD(parameters(shapes=[(3, 4)]), lr=0.1)
+        set_gradients(params_of(fresh), 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(of_torch, "GpuPlan", None)  # none is made
+            refused(fresh, RuntimeError, "a CUDA graph is being captured")
         place.is_capturing = False
     optimizer.param_groups[0]["lr"] = 1e39
     refused(optimizer, RuntimeError, "value cannot be converted to type float without overflow")
@@ -374,10 +337,7 @@ def test_what_is_refused(kernels, place, monkeypatch):
 
 
 def test_without_cupy_the_step_says_what_to_install(place):
-    pytest.importorskip("torch")
-    with contextlib.suppress(ImportError):
-        import cupy  # noqa: F401
-
+    if importlib.util.find_spec("cupy"):
         pytest.skip("CuPy is installed")
     place.of_others = 0
     optimizer = samestep.torch.SGD(parameters(), lr=0.1)
@@ -388,12 +348,12 @@ def test_without_cupy_the_step_says_what_to_install(place):
 @pytest.mark.parametrize("cls", [samestep.torch.SGD, samestep.torch.Adam])
 @pytest.mark.parametrize("at", range(4))
 def test_an_interrupt_between_launches_is_told_by_every_further_step(kernels, place, monkeypatch, cls, at):
-    """Two launches for the float32 parameters, two for the float64 one on another GPU."""
+    """Two launches for one parameter, two for the other, which lies on another GPU."""
     place.of_others, place.numbers = 0, {OTHER_GPU: 1}
     params = parameters(shapes=[(3, 4), OTHER_GPU])
     optimizer = cls(params, lr=0.1)
     run(optimizer, 2, first=3)
-    saved, values = copy.deepcopy(optimizer.state_dict()), [p.detach().clone() for p in params]
+    before = saved(optimizer)
     launch, launched = host_cupy.HostKernels.launch, []
 
     def interrupted(self, *args, **kwargs):
@@ -416,10 +376,7 @@ def test_an_interrupt_between_launches_is_told_by_every_further_step(kernels, pl
     ):
         with pytest.raises(RuntimeError, match="interrupted between two launches"):
             use()
-    optimizer.load_state_dict(saved)
-    with torch.no_grad():
-        for p, value in zip(params, values, strict=True):
-            p.copy_(value)
+    put_back(optimizer, *before)
     optimizer.step()
     place.of_others, place.numbers = None, {}
     other = cls(parameters(shapes=[(3, 4), OTHER_GPU]), lr=0.1)
@@ -439,6 +396,28 @@ def test_a_launch_that_fails_before_anything_is_written_leaves_the_optimizer_who
         patch.setattr("samestep.backends.gpu.plan.Plan._update_launches", failing)
         refused(optimizer, MemoryError, "no memory for a launch")
     optimizer.step()
+
+
+def test_what_a_gpu_cannot_launch_leaves_the_cpu_unstepped(kernels, place, monkeypatch):
+    place.of_others, place.numbers = 0, {MAIN_MEMORY: None}
+    optimizer = samestep.torch.Adam(parameters(), lr=0.1)
+    set_gradients(params_of(optimizer), 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("samestep.backends.gpu.plan.Plan._update_launches", failing)
+        refused(optimizer, MemoryError, "no memory for a launch")
+    optimizer.step()
+
+
+def test_a_launch_that_fails_after_the_cpu_has_stepped_is_told(kernels, place, monkeypatch):
+    place.of_others, place.numbers = 0, {MAIN_MEMORY: None}
+    optimizer = samestep.torch.Adam(parameters(), lr=0.1)
+    run(optimizer, WARM)
+    with monkeypatch.context() as patch:
+        patch.setattr("samestep.backends.gpu.plan.Plan.step", failing)
+        with pytest.raises(MemoryError):
+            optimizer.step()
+    with pytest.raises(RuntimeError, match="interrupted between two launches"):
+        optimizer.step()
 
 
 def test_a_first_step_that_fails_leaves_no_state(kernels, place, monkeypatch):
@@ -465,9 +444,9 @@ def failing(*_):
 @pytest.mark.parametrize("count", [40, 2.5, torch.tensor(7), torch.tensor(3.0, dtype=torch.float32)], ids=str)
 def test_step_counts_of_other_types(kernels, place, count):
     def train(optimizer):
-        params = run(optimizer, 2)
+        params = run(optimizer, WARM)
         optimizer.state[params[1]]["step"] = copy.copy(count)
-        run(optimizer, 2, first=2)
+        run(optimizer, 2, first=WARM)
 
     on_cpu, on_gpu = twice(place, lambda: samestep.torch.Adam(parameters(), lr=0.5), train)
     assert on_gpu == on_cpu
@@ -475,11 +454,10 @@ def test_step_counts_of_other_types(kernels, place, count):
 
 def test_one_tensor_that_counts_for_two_parameters_is_parted(kernels, place):
     def train(optimizer):
-        params = run(optimizer, 2)
-        optimizer.state[params[1]]["step"] = optimizer.state[params[4]]["step"] = torch.tensor(
-            2.0, dtype=torch.float64
-        )
-        run(optimizer, 3, first=2)
+        params = run(optimizer, WARM)
+        shared = torch.tensor(2.0, dtype=torch.float64)
+        optimizer.state[params[1]]["step"] = optimizer.state[params[4]]["step"] = shared
+        run(optimizer, 3, first=WARM)
 
     on_cpu, on_gpu = twice(place, lambda: samestep.torch.Adam(parameters(), lr=0.5), train)
     assert on_gpu == on_cpu
@@ -521,7 +499,7 @@ def test_groups_that_share_memory_are_stepped_in_turn(kernels, place):
 def test_memory_that_another_thread_replaces_lives_until_the_step_is_over(kernels, place, monkeypatch):
     place.of_others = 0
     optimizer = samestep.torch.Adam(parameters(), lr=0.1)
-    params = run(optimizer, 2)
+    params = run(optimizer, WARM)
     alive = []
     compute = of_torch.GpuPlan.launch
 
@@ -582,7 +560,7 @@ def test_clip_grad_norm(kernels, place, monkeypatch, norm_type, dtype, numbers):
     for number in (None, 0):
         place.of_others, place.numbers = number, {} if number is None else numbers
         params = parameters(dtype)
-        set_gradients(params, 3)
+        set_gradients(params, 3, skip=())
         norm = samestep.torch.clip_grad_norm_(params, 1.5, norm_type)
         found.append(
             (float(norm), [torch.view_as_real(p.grad) if p.grad.is_complex() else p.grad for p in params])

@@ -13,6 +13,7 @@ from torch.nn import Parameter
 import samestep.torch
 from samestep.backends import gpu
 from samestep.torch.optimizers import OPTIMIZERS
+from torch_trainings import bits, parameters, params_of, run
 
 WHY_NOT = gpu.why_not() or ("" if torch.cuda.is_available() else "this torch has no CUDA")
 pytestmark = [
@@ -20,45 +21,22 @@ pytestmark = [
     pytest.mark.skipif(bool(WHY_NOT), reason=f"no GPU: {WHY_NOT.partition(';')[0]}"),
 ]
 
-SHAPES = [(300, 40), (1500,), (2, 3, 4, 5), (), (0, 3), (7,)]
 
-
-def parameters(device, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(0)
-    made = [torch.randn(shape, dtype=dtype, generator=generator) for shape in SHAPES]
-    made[2] = made[2].contiguous(memory_format=torch.channels_last)
-    return [Parameter(p.to(device)) for p in made]
-
-
-def run(optimizer, steps, first=0):
-    for t in range(first, first + steps):
-        generator = torch.Generator().manual_seed(100 + t)
-        for i, p in enumerate(optimizer.param_groups[0]["params"]):
-            grad = torch.randn(p.shape, dtype=p.dtype, generator=generator)
-            p.grad = None if i == t % 3 else grad.to(p.device)
-        optimizer.step()
+def trained(optimizer, steps, first=0):
+    run(optimizer, steps, first)
     return optimizer
-
-
-def bits(optimizer):
-    found = {}
-    for i, p in enumerate(optimizer.param_groups[0]["params"]):
-        for name, tensor in {"w": p.detach(), **optimizer.state.get(p, {})}.items():
-            whole = tensor.cpu().contiguous().reshape(-1)
-            found[i, name] = whole.view(torch.uint8).numpy().tobytes()
-    return found
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
 @pytest.mark.parametrize("cls", OPTIMIZERS, ids=lambda cls: cls.__name__)
 def test_the_bits_of_the_cpu(cls, dtype):
-    found = [bits(run(cls(parameters(device, dtype), lr=0.1), 5)) for device in ("cpu", "cuda")]
+    found = [bits(trained(cls(parameters(dtype, device=device), lr=0.1), 5)) for device in ("cpu", "cuda")]
     assert found[0] == found[1]
 
 
 def test_on_a_stream_of_its_own_after_work_that_takes_long():
-    expected = bits(run(samestep.torch.Adam(parameters("cpu"), lr=0.1), 3))
-    optimizer = samestep.torch.Adam(parameters("cuda"), lr=0.1)
+    expected = bits(trained(samestep.torch.Adam(parameters(), lr=0.1), 3))
+    optimizer = samestep.torch.Adam(parameters(device="cuda"), lr=0.1)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -70,11 +48,12 @@ def test_on_a_stream_of_its_own_after_work_that_takes_long():
     assert bits(optimizer) == expected
 
 
-def test_a_run_moves_between_cpu_and_gpu():
-    expected = bits(run(samestep.torch.Adam(parameters("cpu"), lr=0.1), 6))
-    optimizer = samestep.torch.Adam(parameters("cpu"), lr=0.1)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_a_run_moves_between_cpu_and_gpu(dtype):
+    expected = bits(trained(samestep.torch.Adam(parameters(dtype), lr=0.1), 6))
+    optimizer = samestep.torch.Adam(parameters(dtype), lr=0.1)
     for leg, device in enumerate(("cpu", "cuda", "cpu")):
-        moved = [Parameter(p.detach().to(device)) for p in optimizer.param_groups[0]["params"]]
+        moved = [Parameter(p.detach().to(device)) for p in params_of(optimizer)]
         saved = copy.deepcopy(optimizer.state_dict())
         optimizer = samestep.torch.Adam(moved, lr=0.1)
         optimizer.load_state_dict(saved)
@@ -102,9 +81,9 @@ def test_gradients_freed_after_the_step_are_not_kept():
 def test_clip_grad_norm(norm_type):
     found = []
     for device in ("cpu", "cuda"):
-        optimizer = samestep.torch.SGD(parameters(device), lr=0.1)
+        optimizer = samestep.torch.SGD(parameters(device=device), lr=0.1)
         run(optimizer, 1)
-        params = optimizer.param_groups[0]["params"]
+        params = params_of(optimizer)
         norm = samestep.torch.clip_grad_norm_(params, 1.5, norm_type)
         assert norm.device.type == device
         found.append((float(norm), [None if p.grad is None else p.grad.tolist() for p in params]))
@@ -112,7 +91,7 @@ def test_clip_grad_norm(norm_type):
 
 
 def test_a_graph_that_is_captured_is_refused():
-    optimizer = run(samestep.torch.SGD(parameters("cuda"), lr=0.1), 1)
+    optimizer = trained(samestep.torch.SGD(parameters(device="cuda"), lr=0.1), 1)
     torch.cuda.synchronize()
     with (
         pytest.raises(RuntimeError, match="a CUDA graph is being captured"),

@@ -25,6 +25,7 @@ import samestep as ss
 import samestep.torch
 from samestep import _core
 from samestep.torch.optimizers import OPTIMIZERS
+from torch_trainings import parameters, run, set_gradients
 
 INFOS = {info.optim_cls.__name__: info for info in optim_db}
 OURS = {cls.__name__: cls for cls in OPTIMIZERS}
@@ -42,30 +43,6 @@ def configurations(name, dtype=torch.float32):
     """What the database constructs the optimizer with on the CPU, and ours refuse nothing of."""
     for case in INFOS[name].optim_inputs_func(device="cpu", dtype=dtype):
         yield case.desc, dict(case.kwargs)
-
-
-def parameters(dtype=torch.float32, seed=0):
-    """Matrices, vectors, channels last, a scalar, nothing, and one that never has a gradient."""
-    generator = torch.Generator().manual_seed(seed)
-    shapes = [(3, 4), (5,), (2, 3, 4, 5), (), (0, 3), (7,)]
-    made = [Parameter(torch.randn(shape, dtype=dtype, generator=generator)) for shape in shapes]
-    made[2].data = made[2].data.contiguous(memory_format=torch.channels_last)
-    return made
-
-
-def set_gradients(params, seed, skip=(5,)):
-    generator = torch.Generator().manual_seed(seed)
-    for i, p in enumerate(params):
-        grad = torch.randn(p.shape, dtype=p.dtype, generator=generator)
-        p.grad = None if i in skip else torch.empty_like(p).copy_(grad)
-
-
-def run(optimizer, steps, first=0):
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    for t in range(first, first + steps):
-        set_gradients(params, 100 + t, skip=(5, t % 3))
-        optimizer.step()
-    return params
 
 
 def digest(optimizer):

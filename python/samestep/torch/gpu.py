@@ -23,8 +23,6 @@ from .memory import Memory, has_state, step_count
 from .tensors import gpu_of, is_aligned, is_dense, local_tensor
 
 Key = tuple[str, tuple[str, ...], bool, bool]  # rule, states, decoupled, maximize
-
-
 LARGEST_COUNT = 2**53  # float64 holds every whole number up to it
 
 
@@ -129,15 +127,12 @@ class GpuPlan(Memory):
         found = StepTensors([], [], [], [])
         for n, (_, param) in enumerate(self.members):
             held = state.get(param, {})
-            for place, tensor in zip(
-                self._places[n], (param, *(held.get(name) for name in self._state_names)), strict=True
-            ):
+            tensors = [param, *(held.get(name) for name in self._state_names)]
+            for place, tensor in zip(self._places[n], tensors, strict=True):
                 if not isinstance(tensor, Tensor) or gpu_of(tensor) != self.gpu:
                     return None
                 local = local_tensor(tensor)
-                found.storages.append(
-                    local.untyped_storage()
-                )  # before the look: another thread may change it
+                found.storages.append(local.untyped_storage())  # first: another thread may change it
                 if not place.is_of(local):
                     return None
             if self._counts:
@@ -149,7 +144,7 @@ class GpuPlan(Memory):
 
     def prepare(
         self, found: StepTensors, hyper: Sequence[Sequence[float]], weight_decay: Sequence[float]
-    ) -> StepTensors:
+    ) -> None:
         """Adds the gradients, those that cannot be walked with their parameters as copies that can.
 
         All that may fail but a launch comes here: step counts are checked, and kernels compiled.
@@ -172,7 +167,6 @@ class GpuPlan(Memory):
             with on_stream(self._number):
                 self._plan.compile(self._hyper)
             self._compiled.add(any(decay))
-        return found
 
     def launch(self, found: StepTensors) -> None:
         """Steps what was prepared, and counts it."""
@@ -240,25 +234,25 @@ class GpuSteps:
         self._bindings = list(bindings)
         self._unbound: list[Tensor] = []  # those that have had no gradient
         groups = [group["params"] for group in optimizer.param_groups]
-        here = {id(params[i]) for b, params in zip(bindings, groups, strict=True) for i in b.gpu_at}
-        alone = _groups_that_share(
-            [[p for p in params if id(p) in here and gpu_of(p) is not None] for params in groups]
-        )
+        here = [[params[i] for i in b.gpu_at] for b, params in zip(bindings, groups, strict=True)]
+        numbers = {gpu_of(param) for params in here for param in params}
+        for number in sorted(number for number in numbers if number is not None):
+            _refuse_capture(number)
+        alone = _groups_that_share(here)
         members: dict[tuple[int, Key, int], list[tuple[int, Tensor]]] = {}
-        for group, (binding, params) in enumerate(zip(bindings, groups, strict=True)):
+        for group, (binding, params) in enumerate(zip(bindings, here, strict=True)):
             has_any_state = has_state(optimizer, binding.key[1])
-            for param in {id(params[i]): params[i] for i in binding.gpu_at}.values():
-                number = gpu_of(param)
-                assert number is not None
-                _refuse_capture(number)
+            for param in {id(param): param for param in params}.values():
+                place = gpu_of(param)
+                assert place is not None
                 if param.grad is not None or optimizer.state.get(param) or not has_any_state:
-                    where = number, binding.key, group if group in alone else -1
+                    where = place, binding.key, group if group in alone else -1
                     members.setdefault(where, []).append((group, param))
                 else:
                     self._unbound.append(param)
-        steps = (
-            optimizer.state.get(p, {}).get("step") for params in groups for p in params if id(p) not in here
-        )
+        on_gpus = {id(param) for params in here for param in params}
+        others = [param for params in groups for param in params if id(param) not in on_gpus]
+        steps = [optimizer.state.get(param, {}).get("step") for param in others]
         counting = {step.data_ptr() for step in steps if isinstance(step, Tensor)}
         self._plans = [
             GpuPlan(optimizer, number, key, some, counting) for (number, key, _), some in members.items()
