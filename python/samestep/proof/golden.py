@@ -370,8 +370,10 @@ def programs() -> dict[str, list[Program]]:
 
 
 def is_long(program: Program) -> bool:
-    """Whether the program makes LONG_STEPS steps."""
-    return isinstance(program, RuleProgram) and program.steps == LONG_STEPS
+    """Whether the reference takes long: LONG_STEPS steps of a rule, or a training with its exact products."""
+    return isinstance(program, NetworkProgram) or (
+        isinstance(program, RuleProgram) and program.steps == LONG_STEPS
+    )
 
 
 def runs_on_gpu(program: Program) -> bool:
