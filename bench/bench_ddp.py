@@ -38,6 +38,8 @@ GOAL = 1 / 1.10  # of the stock step's time over ours
 STOCK = "torch DDP, Adam(fused)"
 DDP, SHARDED = "samestep.torch.parallel.ddp", "samestep.parallel.Sharded"
 JUST_BEFORE = "another's step"
+# Imported once, by the process that workers are forked from.
+PRELOADED = ["torch", "torch.distributed.fsdp", "samestep.torch", __name__]
 USE = (
     "| step | bytes that a worker sends | a ring's | memory beyond the stock step's, in gradient buffers |\n"
     "|---|---|---|---|"
@@ -193,6 +195,7 @@ def _work(rank: int, size: int, folder: str, pipe: Any, function: Any, arguments
 def on_workers(size: int, function: Any, *arguments: Any) -> Any:
     """What the function returns on worker 0 of so many processes, one thread each."""
     context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
     mine, theirs = context.Pipe(duplex=False)
     with tempfile.TemporaryDirectory() as folder:
         works = [

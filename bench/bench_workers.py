@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import functools
 import json
-import multiprocessing
 import shutil
 import subprocess
 import sys
@@ -227,8 +226,6 @@ def main() -> None:
             print(json.dumps(found))
         return
 
-    # Processes over gloo are forked from one that has imported torch.
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "samestep.torch", "bench_ddp"])
     about, names = machine.about(1), [*OURS, *STOCK]
     if not options.json:
         print(f"{machine.in_words(about)}\n\n{row_of(['engine', 'workers', *names])}")
