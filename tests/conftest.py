@@ -1,5 +1,6 @@
 """The grid that the tests run over, read from the registries: rules x forms x dtypes, instruction
-sets, threads. A rule added to the registries is tested without touching a test.
+sets, threads. A rule added to the registries is tested without touching a test. What make test leaves to
+make test-all, all instruction sets but the best and two threads, has its golden digests there all the same.
 """
 
 import gc
@@ -70,8 +71,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.thread_unsafe(reason="CuPy's stand-in has one list of launches"))
         if find_spec("torch") is None and item.nodeid.partition("::")[0].endswith("parallel/torch_group.py"):
             item.add_marker(pytest.mark.skip(reason="torch is not installed"))
-        if "native" in getattr(item, "fixturenames", ()):
+        if "native" in names:
             item.add_marker(pytest.mark.slow)
+        if "cuda_on_host" in names:
+            item.add_marker(pytest.mark.compiles)
 
 
 @pytest.fixture(params=golden.cases(), ids=str)
@@ -79,7 +82,7 @@ def case(request: pytest.FixtureRequest) -> golden.Case:
     return request.param
 
 
-@pytest.fixture(params=ISAS)
+@pytest.fixture(params=[ISAS[0], *(pytest.param(isa, marks=pytest.mark.slow) for isa in ISAS[1:])])
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     before = ss.info()["isa"]
     ss.set_isa(request.param)
@@ -96,7 +99,7 @@ def settings() -> Iterator[None]:
     ss.set_num_threads(before[1])
 
 
-@pytest.fixture(params=(1, 2, 3), ids=lambda n: f"{n}threads")
+@pytest.fixture(params=(1, pytest.param(2, marks=pytest.mark.slow), 3), ids=lambda n: f"{n}threads")
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     before = ss.get_num_threads()
     ss.set_num_threads(request.param)
@@ -104,7 +107,14 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     ss.set_num_threads(before)
 
 
-@pytest.fixture(params=[(isa, threads) for isa in ISAS for threads in (1, 2, 3, 5)], ids=str)
+@pytest.fixture(
+    params=[
+        pytest.param((isa, threads), marks=[pytest.mark.slow] * (isa != ISAS[0] or threads == 2))
+        for isa in ISAS
+        for threads in (1, 2, 3, 5)
+    ],
+    ids=str,
+)
 def machine(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
     """An instruction set and a number of threads."""
     before = ss.info()["isa"], ss.get_num_threads()

@@ -1,4 +1,8 @@
-"""One quick report for all tests of the report: half a minute at most."""
+"""What the tests of the commands share."""
+
+import fcntl
+import os
+import pickle
 
 import pytest
 
@@ -7,9 +11,17 @@ from samestep.commands import report
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """A quick report, its page, and the stages that were announced."""
-    stages = []
-    result = report.run_report(quick=True, announce=stages.append)
+    """A quick report, its page, and the stages that were announced; one for all processes of pytest-xdist."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    file = folder / "report.pickle"
+    with (folder / "report.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.exists():
+            stages = []
+            file.write_bytes(pickle.dumps((report.run_report(quick=True, announce=stages.append), stages)))
+    result, stages = pickle.loads(file.read_bytes())
     path = tmp_path_factory.mktemp("report") / "report.html"
     result.write(path)
     return result, path, stages

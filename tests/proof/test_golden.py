@@ -74,10 +74,13 @@ def test_kernels(group, isa, threads):
         assert golden.program_digest(program, backend="cpu") == golden.DIGESTS[str(program)], str(program)
 
 
-def test_reference(group):
+@pytest.mark.parametrize("long", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["", "long"])
+def test_reference(group, long):
+    """Of the programs that take it long, or of the others."""
     for program in group:
-        found = golden.program_digest(program, backend="reference")
-        assert found == golden.DIGESTS[str(program)], str(program)
+        if golden.is_long(program) == long:
+            found = golden.program_digest(program, backend="reference")
+            assert found == golden.DIGESTS[str(program)], str(program)
 
 
 @pytest.mark.parametrize("size", range(1, 6))

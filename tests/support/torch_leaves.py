@@ -1,15 +1,12 @@
-"""What processes train over gloo for test_torch_parallel_processes.py: torch_leaves.py RANK SIZE DIR [WAY]...
+"""What processes train over gloo for test_torch_parallel_processes.py.
 
-Every way trains one network with the same leaves; each process writes the digests of what it ends with.
+Every way trains one network with the same leaves, and ends with a digest.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import os
-import sys
 import tempfile
 from pathlib import Path
 
@@ -265,19 +262,16 @@ def stock(make_optimizer, leaves):
 RECORDED = (recorded_ddp, recorded_fsdp)
 WAYS = (ddp, wrapped, zero, synchronised, fsdp, narrow, repaired, twice, by_itself, missing, stock, *RECORDED)
 
-if __name__ == "__main__":
-    rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+
+def digests_of_all_ways(group):
+    """By way, optimizer and number of leaves, in a process of torch.distributed."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet{size}", rank=rank, world_size=size)
+    ss.set_num_threads(1)
     found = {
         f"{way.__name__} {name} {leaves}": way(make_optimizer, leaves)
         for leaves in LEAVES
         for name, make_optimizer in OPTIMIZERS.items()
         for way in WAYS
-        if way.__name__ in (sys.argv[4:] or [one.__name__ for one in WAYS])
     }
-    (folder / f"{rank}-of-{size}.json").write_text(json.dumps(found), encoding="utf-8")
     dist.barrier()
-    # As in torch_ranks.py: torch's threads are left to the system.
-    sys.stderr.flush()
-    os._exit(0)
+    return found

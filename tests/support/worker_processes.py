@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
-TIMEOUT = 120.0
+TIMEOUT = 300.0
+# Imported once, by the process that the others are forked from.
+PRELOADED = ["torch", "torch.distributed.fsdp", "samestep.torch", __name__]
 
 
 def run_processes(size, function, *arguments, kill=None):
@@ -25,7 +27,7 @@ def run_processes(size, function, *arguments, kill=None):
     kill: (rank, n): this process sends itself SIGKILL at its n-th transfer. Its result is None.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "samestep.parallel", __name__])
+    context.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
         pipes, workers = [], []
         for rank in range(size):

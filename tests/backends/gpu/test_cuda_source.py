@@ -14,7 +14,10 @@ import nvrtc
 import samestep as ss
 from samestep.backends.gpu import kernels
 
-pytestmark = pytest.mark.skipif(nvrtc.library() is None, reason="not installed: nvidia-cuda-nvrtc")
+pytestmark = [
+    pytest.mark.compiles,
+    pytest.mark.skipif(nvrtc.library() is None, reason="not installed: nvidia-cuda-nvrtc"),
+]
 
 # All kernels for the first architecture, those of every rule for the last, some for those between.
 ALL = "ALL_KERNELS()"
