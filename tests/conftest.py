@@ -1,6 +1,6 @@
 """The grid that the tests run over, read from the registries: rules x forms x dtypes, instruction
-sets, threads. A rule added to the registries is tested without touching a test. What make test leaves to
-make test-all, all instruction sets but the best and two threads, has its golden digests there all the same.
+sets, threads. A rule added to the registries is tested without touching a test. The quick tests have the
+best instruction set, one thread and three; of the others make test compares what the certificate covers.
 """
 
 import gc
@@ -56,7 +56,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What builds the whole core again is slow. Docstrings of torch's group need torch. Two threads of one
+    """What builds the whole core again is slow, and what runs the GPU's kernels, once they are compiled for
+    the host, is for make test-all. Docstrings of torch's group need torch. Two threads of one
     test would write into one file where a fixture makes it: pytest-run-parallel gives each a folder alone.
     """
     for item in items:
@@ -74,7 +75,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "native" in names:
             item.add_marker(pytest.mark.slow)
         if "cuda_on_host" in names:
-            item.add_marker(pytest.mark.compiles)
+            item.add_marker(pytest.mark.more)
 
 
 @pytest.fixture(params=golden.cases(), ids=str)
@@ -82,7 +83,7 @@ def case(request: pytest.FixtureRequest) -> golden.Case:
     return request.param
 
 
-@pytest.fixture(params=[ISAS[0], *(pytest.param(isa, marks=pytest.mark.slow) for isa in ISAS[1:])])
+@pytest.fixture(params=[ISAS[0], *(pytest.param(isa, marks=pytest.mark.more) for isa in ISAS[1:])])
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     before = ss.info()["isa"]
     ss.set_isa(request.param)
@@ -99,7 +100,7 @@ def settings() -> Iterator[None]:
     ss.set_num_threads(before[1])
 
 
-@pytest.fixture(params=(1, pytest.param(2, marks=pytest.mark.slow), 3), ids=lambda n: f"{n}threads")
+@pytest.fixture(params=(1, pytest.param(2, marks=pytest.mark.more), 3), ids=lambda n: f"{n}threads")
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     before = ss.get_num_threads()
     ss.set_num_threads(request.param)
@@ -109,7 +110,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 @pytest.fixture(
     params=[
-        pytest.param((isa, threads), marks=[pytest.mark.slow] * (isa != ISAS[0] or threads == 2))
+        pytest.param((isa, threads), marks=[pytest.mark.more] * (isa != ISAS[0] or threads == 2))
         for isa in ISAS
         for threads in (1, 2, 3, 5)
     ],

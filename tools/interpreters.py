@@ -2,9 +2,10 @@
 
     python tools/interpreters.py [NAME ...] [--jobs N]
 
-3.13t is free-threaded, without a global interpreter lock; `make test-free-threaded` runs the tests on it.
+3.13t and 3.14t are free-threaded, without a global interpreter lock, for `make test-free-threaded`.
 3.13-musl is linked with musl, as on Alpine. 3.14 is Debian's of its newest suite, in a root folder.
-It takes patchelf and a compiler; for 3.13t also the packages that are named below, for 3.13-musl musl-tools.
+It takes patchelf and a compiler; for 3.13t and 3.14t also the packages that are named below, for 3.13-musl
+musl-tools.
 """
 
 from __future__ import annotations
@@ -141,6 +142,9 @@ def packages_of(version: str) -> tuple[str, ...]:
 MAKERS = {
     "3.13t": FromSource(
         "python3.13", "trixie", "python3.13t", ("--disable-gil", "--with-ensurepip=install"), tuple(MODULES)
+    ),
+    "3.14t": FromSource(
+        "python3.14", "sid", "python3.14t", ("--disable-gil", "--with-ensurepip=install"), tuple(MODULES)
     ),
     "3.13-musl": FromSource(
         "python3.13", "trixie", "python3.13", ("--without-ensurepip",), ("zlib",), musl=True

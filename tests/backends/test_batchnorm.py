@@ -70,7 +70,7 @@ def take_back(a, N, S, axis):
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    "isa", [ISAS[0], *(pytest.param(isa, marks=pytest.mark.slow) for isa in ISAS[1:]), "reference"]
+    "isa", [ISAS[0], *(pytest.param(isa, marks=pytest.mark.more) for isa in ISAS[1:]), "reference"]
 )
 def test_golden_digests(isa, dtype, relu):
     x, dy, gamma, beta = golden_inputs(dtype)

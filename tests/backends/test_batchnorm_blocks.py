@@ -32,7 +32,7 @@ def backward_blocks(backend, x, shift, sums, sizes, channels_last, relu, first):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("add", [forward_blocks, backward_blocks])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -92,7 +92,7 @@ def all_same(got, expected, what=""):
         same(a, b, f"{what} result {i}")
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("finite", [True, False])
 def test_kernels_equal_the_twin(dtype, finite, settings):

@@ -47,7 +47,7 @@ def run(case, w, grads, scale=1.0, **options):
     return [w, *(states[0] for states in optimizer.state.values()), *grads]
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_every_combination_equals_the_reference(case):
     for k in range(1 + (case.dtype == np.float64), COMBINATIONS, 2):  # the two types share them
         size = (5, 1030)[k % 4 < 2]

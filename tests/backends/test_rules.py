@@ -67,7 +67,7 @@ def test_kernels_equal_the_reference_on_all_products_of_special_values(case, isa
     same_bits(*results)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_a_million_random_cases(case):
     w = vectors.random_values(1_000_003, case.dtype, seed=11)
     grads = [vectors.random_values(1_000_003, case.dtype, seed=s) for s in (13, 15)]
@@ -76,7 +76,7 @@ def test_a_million_random_cases(case):
         same_bits(case.run(w, grads, hyper, backend="cpu"), expected)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_every_thread_count(case, isa):
     size = 10 * 32768 + 1
     w, g = vectors.random_values(size, case.dtype, 1), vectors.random_values(size, case.dtype, 3)

@@ -216,7 +216,7 @@ def test_the_error_is_small():
     assert abs(Fraction(float(ss.canonical_sum(x))) - exact) <= size * Fraction(50, 2**53)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_global_norm(machine, dtype):
     tensors = [special((n,), dtype, seed=n) for n in (3, 5000, 0, 17, 70001)]

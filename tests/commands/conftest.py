@@ -1,7 +1,6 @@
 """What the tests of the commands share."""
 
 import fcntl
-import os
 import pickle
 
 import pytest
@@ -10,10 +9,10 @@ from samestep.commands import report
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory):
+def made(request, tmp_path_factory):
     """A quick report, its page, and the stages that were announced; one for all processes of pytest-xdist."""
     folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    if hasattr(request.config, "workerinput"):
         folder = folder.parent
     file = folder / "report.pickle"
     with (folder / "report.lock").open("wb") as lock:

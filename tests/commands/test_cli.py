@@ -1,4 +1,4 @@
-"""The command line from outside: what is printed, what is written, and the exit code of every error."""
+"""The command line: what is printed, what is written, and the exit code of every error."""
 
 import dataclasses
 import json
@@ -120,7 +120,7 @@ class TestDemo:
     def test_digests_on_the_oldest_processor_and_two_threads(self):
         assert diabetes_digests(SAMESTEP_ISA="baseline", SAMESTEP_THREADS="2")[0] == DIGESTS
 
-    @pytest.mark.slow
+    @pytest.mark.more
     def test_digests_with_another_blas(self):
         """Its last bits reach the curvatures that are shown, but neither steps nor digests."""
         kernels = [diabetes_digests(OPENBLAS_CORETYPE=name) for name in ("Haswell", "Prescott", "Nehalem")]
@@ -508,7 +508,7 @@ class TestDigits:
     def test_one_digest(self, shipped):
         assert digits.train_digits().digest == shipped["digest"]
 
-    @pytest.mark.slow
+    @pytest.mark.more
     def test_numpys_own_kernels_have_no_part(self, shipped):
         """On one machine its products of 64 terms may happen to have these bits, as fused chains do."""
         for core in ("Haswell", "Prescott", "Nehalem"):

@@ -151,6 +151,7 @@ def test_that_gate_fails_without_vectors(tmp_path):
     flags = ["-O2", "-fno-tree-vectorize", "-fno-tree-slp-vectorize", "-DSAMESTEP_ISA=x"]
     assert compile_source(tmp_path, source_of_adam_alone(), *flags).returncode == 0
     scalar = scalar_loops(tmp_path / "fault.o")
+    assert any("map<" in function for function in scalar)
     for kernel in ("update<", "update_decayed<"):  # float64, float32, w in bfloat16, states as well
         assert sum(kernel in function for function in scalar) == 4
 

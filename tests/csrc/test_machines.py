@@ -161,7 +161,7 @@ def test_python_suite_on_a_processor_of_2008(record_property):
         "-p",
         "no:cacheprovider",
     ]
-    # The others are slow in the emulator, where golden.cpp runs with two threads.
+    # These are slow in the emulator; the golden program has run there with two threads.
     slow = "million", "products", "every_size", "every_thread_count", "2threads", "3threads"
     quick = " and ".join(f"not {word}" for word in slow)
     subset = [f"{tests}/backends/test_rules.py", f"{tests}/optim/test_optimizer.py", "-k", quick]

@@ -70,7 +70,7 @@ def alone() -> str:
     return digests(1)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize("threads", [8, 16, 64, 100])
 def test_many_threads_have_the_bits_of_one(threads, alone):
     assert len(alone.splitlines()) == 7

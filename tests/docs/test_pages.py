@@ -70,7 +70,7 @@ def test_files_that_hacking_names_are_there():
     assert text.count("\n") <= 70
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_the_site_is_complete_and_asks_no_other_host(tmp_path):
     pytest.importorskip("mkdocs", reason="MkDocs is not installed: pip install 'samestep[docs]'")
     for source in ("mkdocs.yml", "README.md", "HACKING.md", "CHANGELOG.md", "CMakeLists.txt"):

@@ -343,7 +343,7 @@ def test_a_failed_save_leaves_the_old_one(saved, monkeypatch):
     assert path.read_bytes() != before
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_killed_while_saving(tmp_path):
     """Whenever the process dies, what stands at the path is one whole checkpoint."""
     path = tmp_path / "a.safetensors"

@@ -101,7 +101,7 @@ def check_a_kill(seed):
     return killed
 
 
-@pytest.mark.parametrize("first", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (20, 40))])
+@pytest.mark.parametrize("first", [0, *(pytest.param(n, marks=pytest.mark.more) for n in (20, 40))])
 def test_delays_reorderings_and_kills(first):
     for seed in range(first, first + 20):
         check_delays(seed)

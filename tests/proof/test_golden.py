@@ -74,13 +74,20 @@ def test_kernels(group, isa, threads):
         assert golden.program_digest(program, backend="cpu") == golden.DIGESTS[str(program)], str(program)
 
 
-@pytest.mark.parametrize("long", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["", "long"])
-def test_reference(group, long):
-    """Of the programs that take it long, or of the others."""
-    for program in group:
-        if golden.is_long(program) == long:
-            found = golden.program_digest(program, backend="reference")
-            assert found == golden.DIGESTS[str(program)], str(program)
+def check_reference(programs):
+    for program in programs:
+        found = golden.program_digest(program, backend="reference")
+        assert found == golden.DIGESTS[str(program)], str(program)
+
+
+def test_reference(group):
+    check_reference(program for program in group if not golden.is_long(program))
+
+
+@pytest.mark.more
+@pytest.mark.parametrize("kernel", [name for name in PROGRAMS if any(map(golden.is_long, PROGRAMS[name]))])
+def test_reference_of_long_programs(kernel):
+    check_reference(filter(golden.is_long, PROGRAMS[kernel]))
 
 
 @pytest.mark.parametrize("size", range(1, 6))

@@ -34,7 +34,7 @@ def run_processes(size, function, *arguments, kill=None):
             mine, theirs = context.Pipe(duplex=False)
             dies_at = kill[1] if kill is not None and kill[0] == rank else None
             work = functools.partial(_work, rank, size, folder, dies_at, theirs, function, arguments)
-            worker = context.Process(target=work)
+            worker = context.Process(target=work, daemon=True)  # where a test fails, it ends with the tests
             worker.start()
             theirs.close()
             pipes.append(mine)
@@ -54,6 +54,7 @@ def run_processes(size, function, *arguments, kill=None):
 def _work(rank, size, folder, dies_at, pipe, function, arguments):
     import torch.distributed as dist
 
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     from samestep.parallel import torch_distributed
 
     # A process that is killed takes no leave; the others must not wait for it at their own end.

@@ -29,7 +29,7 @@ def test_the_landscape():
         assert well.gradient(np.array([-100.0, 100.0])) == pytest.approx([-101.0, 99.0])
 
 
-@pytest.mark.slow
+@pytest.mark.more
 @pytest.mark.parametrize(
     ("lr", "batch_size", "expected"),
     [
@@ -48,7 +48,7 @@ def test_shares_in_the_wide_basin(lr, batch_size, expected):
     assert share(lr, batch_size) == pytest.approx(expected, abs=0.002)
 
 
-@pytest.mark.slow
+@pytest.mark.more
 def test_the_share_grows_with_lr_over_batch_size():
     shares = [share(lr, B) for lr, B in [(0.01, 8), (0.01, 1), (0.02, 1), (0.03, 1), (0.04, 1), (0.06, 1)]]
     assert (np.diff(shares) > 0).all()

@@ -1,6 +1,6 @@
 """Proof on this machine: every kernel and dtype, and the training of a small network from weights to weights,
 on every instruction set, several thread counts and, where there is one, a GPU, compared bit for bit with the
-golden digests of the contract and the NumPy reference.
+golden digests of the contract and, but for the longest programs, with the NumPy reference.
 """
 
 from __future__ import annotations

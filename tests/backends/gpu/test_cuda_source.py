@@ -15,7 +15,7 @@ import samestep as ss
 from samestep.backends.gpu import kernels
 
 pytestmark = [
-    pytest.mark.compiles,
+    pytest.mark.more,
     pytest.mark.skipif(nvrtc.library() is None, reason="not installed: nvidia-cuda-nvrtc"),
 ]
 

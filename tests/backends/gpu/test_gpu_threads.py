@@ -19,7 +19,7 @@ from bits import same_bits
 from samestep.backends import gpu
 from samestep.proof import golden
 
-pytestmark = pytest.mark.compiles
+pytestmark = pytest.mark.more
 ROOT = Path(__file__).parents[3]
 GPU, NATIVE = ROOT / "csrc" / "gpu", ROOT / "tests" / "native"
 FLAGS = ("-std=c++17", "-O1", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-Wno-unknown-pragmas")
