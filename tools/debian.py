@@ -76,5 +76,7 @@ def root_folder(root: Path, suite: str, architecture: str, packages: tuple[str, 
         shutil.rmtree(filling, ignore_errors=True)
         for package in files.glob("*.deb"):
             subprocess.run(["dpkg", "-x", package, filling], check=True)
+        if not (filling / "lib").exists():  # newer packages have all in usr, and another one this link
+            (filling / "lib").symlink_to("usr/lib")
         filling.rename(root)
     return root

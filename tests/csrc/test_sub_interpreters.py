@@ -26,6 +26,7 @@ CODE = """if True:
         except ImportError as error:
             print(error)
     ''')
+    interpreters.destroy(other)
     import samestep
     print(samestep.get_num_threads() > 0)
 """

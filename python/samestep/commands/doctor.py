@@ -23,7 +23,7 @@ HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 # The versions that the tests run with; others may do as well, and nobody has looked.
 TESTED = {
-    "numpy": ("2.4",),
+    "numpy": ("2.4", "2.5"),
     "torch": ("2.13",),
     "jax": ("0.10",),
     "mpi4py": ("4.1",),
