@@ -114,8 +114,10 @@ def elsewhere(wheel: Path, target: Platform, python: Elsewhere, promised: str) -
     )
     platforms = [word for libc in oldest for word in ("--platform", f"{libc}_{target.machine}")]
     only = ("--only-binary", ":all:", "--python-version", python.version, *platforms)
-    run(*pip(Path(sys.executable)), *only, "--target", site, wheel)
-    shown, isas = certificate_of(command, {"PYTHONPATH": str(site), "PYTHONNOUSERSITE": "1"})
+    # This pip would compile for its own CPython; that one compiles what it imports, and keeps it.
+    run(*pip(Path(sys.executable)), *only, "--no-compile", "--target", site, wheel)
+    alone = {"PYTHONPATH": str(site), "PYTHONNOUSERSITE": "1", "PYTHONDONTWRITEBYTECODE": ""}
+    shown, isas = certificate_of(command, alone)
     return Proof(f"{python}: {', '.join(isas)}", shown, time.monotonic() - began, shown == promised)
 
 

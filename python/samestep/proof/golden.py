@@ -393,7 +393,10 @@ def difference(got: Array, expected: Array) -> str | None:
     """Where two arrays first differ in bits (any NaN equals any NaN), or None."""
     bits = f"u{expected.dtype.itemsize}"
     a, b = got.ravel(), expected.ravel()
-    differs = (a.view(bits) != b.view(bits)) & ~(np.isnan(a) & np.isnan(b))
+    unequal = a.view(bits) != b.view(bits)
+    if not unequal.any():
+        return None
+    differs = unequal & ~(np.isnan(a) & np.isnan(b))
     if not differs.any():
         return None
     i = int(np.argmax(differs))

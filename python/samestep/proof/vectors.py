@@ -5,6 +5,7 @@ integer arithmetic, so that a program in any language can compute the same ones.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,7 @@ STORAGE: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=32)  # more than all of them: some 20, and 20 MB
 def inputs_of(kind: str, size: int, steps: int, dtype: np.dtype[Any]) -> tuple[Array, list[Array]]:
     """A parameter and a gradient for every step: "exact", "random" or "finite" values."""
     if kind == "exact":
@@ -87,20 +88,31 @@ def exact_inputs(dtype: np.dtype[Any]) -> tuple[Array, list[Array]]:
     return w, [(((53 * i + 29 * t) % 97 - 48) / 128).astype(dtype) for t in range(5)]
 
 
+@functools.lru_cache(maxsize=64)  # every program draws its inputs again for every configuration
+def _quotients(size: int, a: int, b: int, m: int, s: int, d: float) -> Array:
+    i = np.arange(size, dtype=np.int64)
+    return _shared(((i * a + i // 7 * b) % m - s) / d)
+
+
 def integer_values(
     shape: tuple[int, ...], a: int, b: int, m: int, s: int, d: float, dtype: np.dtype[Any]
 ) -> Array:
     """``(((i*a + (i div 7)*b) mod m) - s)/d`` over the flat index i, in float64, then rounded."""
-    i = np.arange(np.prod(shape, dtype=np.int64))
-    return (((i * a + i // 7 * b) % m - s) / d).astype(dtype).reshape(shape)
+    return _quotients(math.prod(shape), a, b, m, s, d).astype(dtype).reshape(shape)
 
 
+@functools.lru_cache(maxsize=16)
 def random_words(size: int, seed: int) -> Array:
-    """Words 1, 2, ... of the splitmix64 generator from state ``seed * 2^32``."""
+    """Words 1, 2, ... of the splitmix64 generator from state ``seed * 2^32``; not to be written."""
     z = np.arange(1, size + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed << 32)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    return _shared(z ^ (z >> np.uint64(31)))
+
+
+def _shared(values: Array) -> Array:
+    values.flags.writeable = False
+    return values
 
 
 def finite_values(size: int, dtype: np.dtype[Any], seed: int) -> Array:
