@@ -481,6 +481,7 @@ def test_relu_at_its_edge():
         assert dbeta[0] == 2  # of 1 and NaN
 
 
+@pytest.mark.more
 def test_more_values_than_32_bits_count():
     """2^31 + 4096 values of one channel, in one MiB of memory mapped again and again."""
     import mmap

@@ -117,6 +117,7 @@ class TestDemo:
         assert {run["optimizer"]: run["steps"] for run in runs} == STEPS
         assert {run["optimizer"]: run["digest"][:16] for run in runs} == DIGESTS
 
+    @pytest.mark.more
     def test_digests_on_the_oldest_processor_and_two_threads(self):
         assert diabetes_digests(SAMESTEP_ISA="baseline", SAMESTEP_THREADS="2")[0] == DIGESTS
 
@@ -128,6 +129,7 @@ class TestDemo:
         if len({str(problem) for _, problem in kernels}) == 1:
             pytest.skip("NumPy's BLAS gave the same bits with every OPENBLAS_CORETYPE")
 
+    @pytest.mark.more
     def test_no_gap_is_so_near_the_goal_that_last_bits_decide(self):
         for run in demo.run_demo(table.diabetes()).runs:
             assert np.abs(run.gaps / demo.GOAL - 1).min() > 1e-9, run.optimizer
@@ -180,7 +182,7 @@ class TestDemo:
         assert done.stdout.isascii()
         assert "1.99/beta" in done.stdout
 
-    @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+    @pytest.mark.parametrize("encoding", ["utf-8", pytest.param("ascii", marks=pytest.mark.more)])
     def test_names_with_any_letters(self, encoding, tmp_path):
         path = tmp_path / os.fsdecode("größe$_$.csv".encode())  # whatever the locale of the tests
         path.write_text("größe,価格\n1,2\n2,3\n4,4\n", encoding="utf-8")
@@ -201,6 +203,7 @@ class TestDemo:
         assert ("predict 価格" if encoding == "utf-8" else "predict ??") in done.stdout
         assert plot.exists()
 
+    @pytest.mark.more
     def test_a_file_whose_name_is_no_text(self, tmp_path):
         path = tmp_path / os.fsdecode(b"gr\xfc.csv")
         path.write_text("a,y\n1,2\n2,3\n4,4\n", encoding="utf-8")
