@@ -33,16 +33,21 @@ NATIVE = {"avx512": {"avx512f", "avx512dq", "avx512bw", "avx512vl", "fma"}, "avx
 class Proof:
     where: str
     shown: str  # the certificate, or what stands for it
-    seconds: float
+    seconds: float  # of the installation and `samestep verify`
     good: bool
 
 
-def certificate_of(python: list[str | Path], environment: dict[str, str]) -> tuple[str, list[str]]:
-    """What `samestep verify` prints, and the instruction sets that `samestep info` names."""
+def certificate_of(python: list[str | Path], environment: dict[str, str]) -> str:
+    """What `samestep verify` prints."""
     said = run(*python, "-m", "samestep", "verify", **environment)
-    info = json.loads(run(*python, "-m", "samestep", "info", "--json", **environment))
     found = re.search(r"sha256 ([0-9a-f]{64}).*all bits as promised", said)
-    return (found[1] if found else said.splitlines()[-1]), info["isas"]
+    return found[1] if found else said.splitlines()[-1]
+
+
+def isas_of(python: list[str | Path], environment: dict[str, str]) -> list[str]:
+    """The instruction sets that `samestep info` names."""
+    isas: list[str] = json.loads(run(*python, "-m", "samestep", "info", "--json", **environment))["isas"]
+    return isas
 
 
 def in_a_venv(wheel: Path, python: str, promised: str) -> Proof:
@@ -58,8 +63,9 @@ def in_a_venv(wheel: Path, python: str, promised: str) -> Proof:
     began = time.monotonic()
     alone = {"PATH": str(folder / "bin"), "PYTHONPATH": ""}
     run(*install, "--only-binary", ":all:", wheel, **alone)
-    shown, isas = certificate_of([folder / "bin" / "python"], alone)
+    shown = certificate_of([folder / "bin" / "python"], alone)
     seconds = time.monotonic() - began
+    isas = isas_of([folder / "bin" / "python"], alone)
     expected = ["baseline"]
     if platform.machine() == "x86_64":
         flags = set(
@@ -117,8 +123,10 @@ def elsewhere(wheel: Path, target: Platform, python: Elsewhere, promised: str) -
     # This pip would compile for its own CPython; that one compiles what it imports, and keeps it.
     run(*pip(Path(sys.executable)), *only, "--no-compile", "--target", site, wheel)
     alone = {"PYTHONPATH": str(site), "PYTHONNOUSERSITE": "1", "PYTHONDONTWRITEBYTECODE": ""}
-    shown, isas = certificate_of(command, alone)
-    return Proof(f"{python}: {', '.join(isas)}", shown, time.monotonic() - began, shown == promised)
+    shown = certificate_of(command, alone)
+    seconds = time.monotonic() - began
+    isas = isas_of(command, alone)
+    return Proof(f"{python}: {', '.join(isas)}", shown, seconds, shown == promised)
 
 
 def core_alone(target: Platform) -> Proof:
