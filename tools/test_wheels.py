@@ -120,7 +120,7 @@ def elsewhere(wheel: Path, target: Platform, python: Elsewhere, promised: str) -
     )
     platforms = [word for libc in oldest for word in ("--platform", f"{libc}_{target.machine}")]
     only = ("--only-binary", ":all:", "--python-version", python.version, *platforms)
-    # This pip would compile for its own CPython; that one compiles what it imports, and keeps it.
+    # This pip would write bytecode of its own CPython. The one that runs writes what it imports.
     run(*pip(Path(sys.executable)), *only, "--no-compile", "--target", site, wheel)
     alone = {"PYTHONPATH": str(site), "PYTHONNOUSERSITE": "1", "PYTHONDONTWRITEBYTECODE": ""}
     shown = certificate_of(command, alone)

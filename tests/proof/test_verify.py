@@ -10,7 +10,7 @@ CASE = golden.cases()[0]
 
 
 class Stub:
-    """A program with the same result everywhere, but with the number of threads or the reference it names."""
+    """A program whose result is 0, but 1 on that number of threads, or by "reference"."""
 
     def __init__(self, parts_on=None):
         self.parts_on = parts_on

@@ -120,7 +120,7 @@ def _runs(program: Program, device: str | None) -> Iterator[tuple[str, list[Arra
 
 
 def _configurations_of(program: Program) -> Iterator[tuple[str, int]]:
-    """Of a rule's thousands of steps on one work item, which one thread takes, the most threads alone."""
+    """All; but thousands of steps, whose few elements one thread steps, on the most threads alone."""
     of_one_item = isinstance(program, RuleProgram) and is_long(program)
     most = max(threads for _, threads in configurations())
     return ((isa, threads) for isa, threads in configurations() if threads == most or not of_one_item)
