@@ -10,9 +10,7 @@ import gc
 import importlib.util
 import io
 import json
-import os
 import pickle
-import random
 
 import numpy as np
 import pytest
@@ -26,9 +24,10 @@ from torch.testing._internal.common_optimizers import optim_db
 
 import host_cupy
 import samestep.torch
-from samestep.torch import binding, clip, launching, memory, tensors
 from samestep.torch import gpu as of_torch
+from samestep.torch import memory
 from samestep.torch.optimizers import OPTIMIZERS
+from torch_place import STREAM
 from torch_trainings import SHAPES, bits, parameters, params_of, run, set_gradients
 
 CONFIGURATIONS = [
@@ -38,41 +37,9 @@ CONFIGURATIONS = [
     if cls.__name__ == info.optim_cls.__name__
     for case in info.optim_inputs_func(device="cpu", dtype=torch.float32)
 ]
-STREAM = 77
 WARM = 4  # steps after which all that is ever stepped has been bound
 # What has these shapes lies there, in the tests of several devices.
 OTHER_GPU, MAIN_MEMORY = (2, 3, 4, 5), (1500,)
-
-
-class Place:
-    """Where tensors are taken to lie, by their shapes."""
-
-    def __init__(self) -> None:
-        self.numbers: dict[tuple[int, ...], int | None] = {}
-        self.of_others: int | None = None
-        self.stream, self.is_capturing = STREAM, False
-
-    def gpu_of(self, tensor):
-        return self.numbers.get(tuple(tensor.shape), self.of_others)
-
-
-@pytest.fixture
-def place(monkeypatch):
-    place = Place()
-    for module in (tensors, memory, binding, clip, of_torch):
-        monkeypatch.setattr(module, "gpu_of", place.gpu_of)
-    for module in (of_torch, launching):
-        monkeypatch.setattr(module, "current_stream", lambda number: place.stream + number)
-        monkeypatch.setattr(module, "is_capturing", lambda number: place.is_capturing)
-    return place
-
-
-@pytest.fixture
-def kernels(cuda_on_host, tmp_path, place):
-    seed = int(os.environ.get("SAMESTEP_GPU_SEED") or random.getrandbits(63))
-    print(f"SAMESTEP_GPU_SEED={seed} in the environment repeats this order of blocks and threads")
-    with host_cupy.installed(cuda_on_host, tmp_path, seed) as kernels:
-        yield kernels
 
 
 def twice(place, make, train):

@@ -64,6 +64,58 @@ def test_a_run_moves_between_cpu_and_gpu(dtype):
     assert bits(optimizer) == expected
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("beside", [False, True], ids=["default stream", "side stream"])
+def test_a_network_of_the_layers_has_the_bits_of_the_cpu(dtype, beside):
+    assert trained_network("cpu", dtype) == on_stream(beside, lambda: trained_network("cuda", dtype))
+
+
+def on_stream(beside, compute):
+    """On torch's default stream, or on another one after work that takes long."""
+    if not beside:
+        return compute()
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        busy = torch.randn(4096, 4096, device="cuda")
+        for _ in range(20):
+            busy = busy @ busy
+        found = compute()
+    torch.cuda.current_stream().wait_stream(side)
+    return found
+
+
+def trained_network(device, dtype):
+    """Losses, results, gradients and state after some steps."""
+    torch.manual_seed(3)  # of the CPU, which makes the numbers
+    net = torch.nn.Sequential(
+        samestep.torch.Linear(60, 160),
+        samestep.torch.BatchNorm1d(160, relu=True),
+        samestep.torch.Linear(160, 80, relu=True),
+        samestep.torch.Linear(80, 4),
+    ).to(device, dtype)
+    x, target = torch.randn(200, 60, dtype=dtype).to(device), torch.arange(200, device=device) % 4
+    optimizer = samestep.torch.AdamW(net.parameters(), lr=0.05)
+    losses = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        losses.append(samestep.torch.CrossEntropyLoss()(net(x), target))
+        losses[-1].backward()
+        optimizer.step()
+    net.eval()(x).sum().backward()
+    tensors = torch.stack(losses), net(x), *(p.grad for p in net.parameters()), *net.state_dict().values()
+    return [t.tolist() for t in tensors]
+
+
+def test_layers_under_vmap_and_compile():
+    x, weight = torch.randn(3, 8, 6), torch.randn(5, 6)
+    expected = samestep.torch.linear(x, weight, relu=True)
+    there = x.cuda(), weight.cuda()
+    mapped = torch.func.vmap(lambda one: samestep.torch.linear(one, there[1], relu=True))(there[0])
+    compiled = torch.compile(lambda x, w: samestep.torch.linear(x, w, relu=True), backend="aot_eager")(*there)
+    assert torch.equal(mapped.cpu(), expected)
+    assert torch.equal(compiled.cpu(), expected)
+
+
 def test_gradients_freed_after_the_step_are_not_kept():
     p = Parameter(torch.zeros(1 << 24, device="cuda"))
     optimizer = samestep.torch.SGD([p], lr=0.1)

@@ -34,7 +34,7 @@ def batch_norm(
     16-bit inputs are computed in float32 and rounded once, to nearest even.
 
     Args:
-        input: (N, C) or (N, C, ...), a CPU tensor; float32, float64, float16 or bfloat16.
+        input: (N, C) or (N, C, ...), on the CPU or an NVIDIA GPU; float32, float64, float16 or bfloat16.
         running_mean, running_var: (C,). In training they are updated in place, unless None; else they are the
             statistics to normalise by.
         weight, bias: (C,), the dtype of ``input``, or float32 for a 16-bit input; None: ones and zeros.
@@ -48,8 +48,11 @@ def batch_norm(
 
     Raises:
         TypeError: an argument has another type or dtype.
-        ValueError: an argument has another shape or range. In both cases nothing has been written.
-        NotImplementedError: a tensor is not on the CPU.
+        ValueError: an argument has another shape or range, or lies elsewhere than the input. In both cases
+            nothing has been written.
+        NotImplementedError: the input is neither on the CPU nor on an NVIDIA GPU.
+        ImportError: it is on a GPU, and CuPy is not installed.
+        RuntimeError: it is on a GPU where a CUDA graph is being captured.
 
     Source:
         Ioffe & Szegedy (2015), alg. 1 and 2; the arguments are PyTorch's.
@@ -98,7 +101,7 @@ def _batch_norm(
     if torch.jit.is_tracing():  # shapes are traced tensors here; the operators check the real ones
         return _traced(*arguments)
     tensors = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
-    check_tensors({"input": input, **tensors}, "torch.nn's batch norm")
+    check_tensors({"input": input, **tensors}, "torch.nn's batch norm", on_gpu=True)
     if training:
         torch.nn.functional._verify_batch_size(input.size())
     if (running_mean is None) != (running_var is None) or (running_mean is None and not training):
@@ -167,11 +170,11 @@ class _Training(torch.autograd.Function):
             momentum = 0.0 if batches is None else 1.0 / (int(batches) + 1)
         is_kept = running_mean is not None and running_var is not None
         running = (running_mean, running_var, batches) if is_kept else None
-        y, mean, inv, _, _ = batchnorm_kernels.training(input, weight, bias, eps, relu, running, momentum)
+        y, mean, inv, _ = batchnorm_kernels.training(input, weight, bias, eps, relu, running, momentum)
         if running is None and batches is not None:  # a layer whose statistics were taken away counts on
             batches.add_(1)
         # The rest is after the count, since torch.utils.checkpoint may leave once the tensors are saved.
-        ctx.save_for_backward(input, weight, bias, torch.from_numpy(mean), torch.from_numpy(inv))
+        ctx.save_for_backward(input, weight, bias, mean, inv)
         ctx.eps, ctx.relu = eps, relu
         return y
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..backends import cpu
-from ..backends.arrays import Array
 from ..backends.face import Sizes
-from ..layers import batchnorm as kernels
 from ..layers.batchnorm.checks import check_eps
+from .launching import backend_of
 from .running import check_writable, update_running
-from .tensors import HALVES, as_array, check_dense, check_type, compute_type, resolved
+from .tensors import HALVES, check_dense, check_type, compute_type, resolved
 
 
 def check(input: Tensor, per_channel: dict[str, Tensor | None]) -> None:
@@ -44,6 +39,8 @@ def in_kernel_layout(x: Tensor) -> Tensor:
 def like(grad: Tensor, x: Tensor) -> Tensor:
     """The gradient in the dtype and layout of ``x``."""
     grad = resolved(grad)
+    if grad.shape != x.shape:
+        raise ValueError(f"grad: got shape {tuple(grad.shape)}, expected the input's, {tuple(x.shape)}")
     if grad.dtype == x.dtype and grad.stride() == x.stride():
         return grad
     return torch.empty_like(x).copy_(grad)
@@ -77,9 +74,9 @@ def _sizes_in_training(x: Tensor) -> tuple[Sizes, bool]:
     return sizes, channels_last
 
 
-def rows_of(x: Tensor, name: str = "input") -> Array:
-    """An array in C order of what ``in_kernel_layout`` returns, or of another tensor laid out so."""
-    return as_array(x if x.is_contiguous() else x.movedim(1, -1), name)
+def rows_of(x: Tensor) -> Tensor:
+    """The view in C order of what ``in_kernel_layout`` returns, or of another tensor laid out so."""
+    return x if x.is_contiguous() else x.movedim(1, -1)
 
 
 def _check_apart(written: dict[str, Tensor], read: dict[str, Tensor]) -> None:
@@ -102,14 +99,15 @@ def training(
     relu: bool,
     running: tuple[Tensor, Tensor, Tensor | None] | None = None,
     momentum: float = 0.0,
-) -> tuple[Tensor, Any, Any, Any, Any]:
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
     """Normalises by the batch.
 
     Args:
         running: mean, variance and the count of batches or None, which are updated.
 
     Returns:
-        y as a tensor; mean and 1/sqrt(var + eps) in the compute type, mean and var in float64, as arrays.
+        y; mean and 1/sqrt(var + eps) in the compute type; mean and var in float64, unless ``running`` has
+        them.
     """
     eps = check_eps(eps)
     x = in_kernel_layout(input)
@@ -118,18 +116,32 @@ def training(
     if running is not None:
         check_writable(running)
         statistics = [per_channel(s, x, 0.0) for s in running[:2]]
-        written = dict(zip(("running_mean", "running_var"), statistics, strict=True))
-        _check_apart(written, {"input": x, "weight": gamma, "bias": beta})
+        kept = dict(zip(("running_mean", "running_var"), statistics, strict=True))
+        _check_apart(kept, {"input": x, "weight": gamma, "bias": beta})
     y = torch.empty_like(x)
-    scale, shift = as_array(gamma, "weight"), as_array(beta, "bias")
-    mean, inv = np.empty_like(scale), np.empty_like(scale)
-    mean64, var64 = np.empty(len(scale)), np.empty(len(scale))
-    cpu.batchnorm_forward(
-        rows_of(x), scale, shift, rows_of(y), mean, inv, mean64, var64, sizes, channels_last, relu, eps
-    )
-    if running is not None:
-        update_running(running, statistics, mean64, var64, sizes[0] * sizes[2], momentum)
-    return (y.to(input.dtype), mean, inv, mean64, var64)
+    with backend_of(x) as on:
+        mean, inv = on.empty(gamma, gamma.dtype), on.empty(gamma, gamma.dtype)
+        mean64, var64 = on.empty(gamma, torch.float64), on.empty(gamma, torch.float64)
+        on.module.batchnorm_forward(
+            on.array(rows_of(x), "input"),
+            on.array(gamma, "weight"),
+            on.array(beta, "bias"),
+            on.array(rows_of(y), "output"),
+            mean,
+            inv,
+            mean64,
+            var64,
+            sizes,
+            channels_last,
+            relu,
+            eps,
+        )
+        if running is None:
+            wide = on.tensor(mean64), on.tensor(var64)
+        else:
+            wide = None
+            update_running(on, running, statistics, mean64, var64, sizes[0] * sizes[2], momentum)
+        return y.to(input.dtype), on.tensor(mean), on.tensor(inv), wide
 
 
 def training_backward(
@@ -142,25 +154,44 @@ def training_backward(
     relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     x = in_kernel_layout(input)
-    sizes, channels_last = _sizes_in_training(x)
-    gamma, beta = as_array(per_channel(weight, x, 1.0), "weight"), as_array(per_channel(bias, x, 0.0), "bias")
-    statistics = as_array(mean, "mean"), as_array(inv, "inv")
+    _sizes_in_training(x)
+    gamma, beta = per_channel(weight, x, 1.0), per_channel(bias, x, 0.0)
+    dx, dgamma, dbeta = _backward(like(grad, x), x, gamma, beta, mean, inv, relu)
+    return dx.to(input.dtype), dgamma, dbeta
+
+
+def _backward(
+    grad: Tensor, x: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, inv: Tensor, relu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``samestep.batchnorm_backward``."""
     dx = torch.empty_like(x)
-    dgamma, dbeta = np.empty_like(gamma), np.empty_like(gamma)
-    arrays = rows_of(like(grad, x), "grad"), rows_of(x), gamma, beta, *statistics, rows_of(dx)
-    cpu.batchnorm_backward(*arrays, dgamma, dbeta, sizes, channels_last, relu)
-    return dx.to(input.dtype), torch.from_numpy(dgamma), torch.from_numpy(dbeta)
+    with backend_of(x) as on:
+        dgamma, dbeta = on.empty(gamma, gamma.dtype), on.empty(gamma, gamma.dtype)
+        on.module.batchnorm_backward(
+            on.array(rows_of(grad), "grad"),
+            on.array(rows_of(x), "input"),
+            on.array(gamma, "weight"),
+            on.array(beta, "bias"),
+            on.array(mean, "mean"),
+            on.array(inv, "inv"),
+            on.array(rows_of(dx), "output"),
+            dgamma,
+            dbeta,
+            *sizes_of(x),
+            relu,
+        )
+        return dx, on.tensor(dgamma), on.tensor(dbeta)
 
 
 def _channels_of_inference(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor
-) -> tuple[Array, Array, Array, Array]:
-    return (
-        as_array(per_channel(weight, x, 1.0), "weight"),
-        as_array(per_channel(bias, x, 0.0), "bias"),
-        as_array(per_channel(mean, x, 0.0), "running_mean"),
-        as_array(per_channel(var, x, 1.0), "running_var"),
-    )
+) -> dict[str, Tensor]:
+    return {
+        "weight": per_channel(weight, x, 1.0),
+        "bias": per_channel(bias, x, 0.0),
+        "running_mean": per_channel(mean, x, 0.0),
+        "running_var": per_channel(var, x, 1.0),
+    }
 
 
 def inference(
@@ -172,13 +203,19 @@ def inference(
     eps: float,
     relu: bool,
 ) -> Tensor:
-    eps = check_eps(eps)
     x = in_kernel_layout(input)
-    sizes, channels_last = sizes_of(x)
     channels = _channels_of_inference(x, weight, bias, mean, var)
+    return _normalised(x, channels, check_eps(eps), relu).to(input.dtype)
+
+
+def _normalised(x: Tensor, channels: dict[str, Tensor], eps: float, relu: bool) -> Tensor:
+    """``samestep.batchnorm_inference``."""
     y = torch.empty_like(x)
-    cpu.batchnorm_inference(rows_of(x), *channels, rows_of(y), sizes, channels_last, relu, eps)
-    return y.to(input.dtype)
+    with backend_of(x) as on:
+        named = {"input": rows_of(x), **channels, "output": rows_of(y)}
+        arrays = [on.array(tensor, name) for name, tensor in named.items()]
+        on.module.batchnorm_inference(*arrays, *sizes_of(x), relu, eps)
+    return y
 
 
 def inference_backward(
@@ -191,15 +228,26 @@ def inference_backward(
     eps: float,
     relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """``samestep.batchnorm_inference_backward``, by the same kernels."""
+    eps = check_eps(eps)
     x = in_kernel_layout(input)
     channels = _channels_of_inference(x, weight, bias, mean, var)
-    dx = torch.empty_like(x)
-    _, dgamma, dbeta = kernels.batchnorm_inference_backward(
-        as_array(like(grad, x), "grad"),
-        as_array(x, "input"),
-        *channels,
-        eps=eps,
-        relu=relu,
-        out=as_array(dx, "input"),
-    )
-    return dx.to(input.dtype), torch.from_numpy(dgamma), torch.from_numpy(dbeta)
+    grad = like(grad, x)
+    gamma, variance = channels["weight"], channels["running_var"]
+    if x.numel() == 0:
+        return torch.empty_like(x).to(input.dtype), torch.zeros_like(gamma), torch.zeros_like(gamma)
+    if relu:
+        y = _normalised(x, channels, eps, relu=True)
+        # The bits of y are compared: in flush-to-zero mode subnormals compare equal to 0.
+        grad = like(grad.masked_fill(y.view(_INTEGERS[y.dtype]) == 0, 0.0), x)
+    one, zero = torch.ones_like(gamma), torch.zeros_like(gamma)
+    # dx = grad*s and inv = 1/sqrt(running_var + eps) are inference as well.
+    scaled = {"weight": gamma, "bias": zero, "running_mean": zero, "running_var": variance}
+    dx = _normalised(grad, scaled, eps, relu=False)
+    inv = _normalised(one[None], {**scaled, "weight": one}, eps, relu=False)[0]
+    # Of training's backward pass, the two sums are wanted.
+    _, dgamma, dbeta = _backward(grad, x, gamma, zero, channels["running_mean"], inv, relu=False)
+    return dx.to(input.dtype), dgamma, dbeta
+
+
+_INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}

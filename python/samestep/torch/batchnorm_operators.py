@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backends import cpu
 from .batchnorm_kernels import (
     check,
     in_kernel_layout,
@@ -22,23 +21,25 @@ from .batchnorm_kernels import (
     training,
     training_backward,
 )
+from .launching import backend_of
 from .operators import call, needed, register
 from .running import write_running
-from .tensors import as_array, compute_type
+from .tensors import compute_type
 
 
 def _training_kernel(
     input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, relu: bool
 ) -> tuple[Tensor, ...]:
     check(input, {"weight": weight, "bias": bias})
-    y, *statistics = training(input, weight, bias, eps, relu)
-    return (y, *map(torch.from_numpy, statistics))
+    y, mean, inv, wide = training(input, weight, bias, eps, relu)
+    assert wide is not None
+    return y, mean, inv, *wide
 
 
 def _training_backward_kernel(
     grad: Tensor, input: Tensor, weight: Any, bias: Any, mean: Tensor, inv: Tensor, eps: float, relu: bool
 ) -> tuple[Tensor, ...]:
-    check(input, {"weight": weight, "bias": bias})
+    check(input, {"weight": weight, "bias": bias, "mean": mean, "inv": inv})
     return training_backward(grad, input, weight, bias, mean.contiguous(), inv.contiguous(), relu)
 
 
@@ -47,6 +48,13 @@ def _inference_kernel(
 ) -> Tensor:
     check(input, {"running_mean": mean, "running_var": var, "weight": weight, "bias": bias})
     return inference(input, weight, bias, mean, var, eps, relu)
+
+
+def _inference_backward_kernel(
+    grad: Tensor, input: Tensor, weight: Any, bias: Any, mean: Tensor, var: Tensor, eps: float, relu: bool
+) -> tuple[Tensor, ...]:
+    check(input, {"running_mean": mean, "running_var": var, "weight": weight, "bias": bias})
+    return inference_backward(grad, input, weight, bias, mean, var, eps, relu)
 
 
 def _running_statistics_kernel(
@@ -64,9 +72,16 @@ def _running_statistics_kernel(
         shares = [1.0 / (count + 1) for count in counts] or [0.0]
     new = [torch.empty_like(per_channel(s, s[None], 0.0)).copy_(s) for s in (running_mean, running_var)]
     kept = {"running_mean": new[0], "running_var": new[1], "mean64": mean64, "var64": var64}
-    arrays = [as_array(s.contiguous(), name).reshape(len(shares), -1) for name, s in kept.items()]
-    for share, mean, var, batch_mean, batch_var in zip(shares, *arrays, strict=True):
-        cpu.update_running(mean, var, batch_mean, batch_var, values, share, 0)
+    for name, values64 in (("mean64", mean64), ("var64", var64)):
+        if values64.dtype != torch.float64 or values64.shape != running_mean.shape:
+            raise ValueError(
+                f"{name}: got {values64.dtype} of shape {tuple(values64.shape)}, expected torch.float64 of "
+                f"shape {tuple(running_mean.shape)}"
+            )
+    with backend_of(new[0]) as on:
+        arrays = [on.array(s.reshape(len(shares), -1).contiguous(), name) for name, s in kept.items()]
+        for i, share in enumerate(shares):
+            on.module.update_running(*(a[i] for a in arrays), values, share, 0)
     return new[0].to(running_mean.dtype), new[1].to(running_var.dtype)
 
 
@@ -240,7 +255,7 @@ for _schema, _kernel, _fake, _arrays, _results, _derivative in (
     (
         "batch_norm_inference_backward(Tensor grad, Tensor input, Tensor? weight, Tensor? bias, Tensor mean,"
         " Tensor var, float eps, bool relu) -> (Tensor, Tensor, Tensor)",
-        inference_backward,
+        _inference_backward_kernel,
         _fake_backward,
         (0, 1),
         (0,),

@@ -242,6 +242,7 @@ register(
     _vmap("conv2d"),
     _save_conv2d,
     _differentiate_conv2d,
+    ("CPU",),
 )
 register(
     f"conv2d_input_gradient(Tensor grad, Tensor weight, SymInt[2] size, {_WINDOW}) -> Tensor",
@@ -250,6 +251,7 @@ register(
     _vmap("conv2d_input_gradient"),
     _save_gradient,
     _differentiate_input_gradient,
+    ("CPU",),
 )
 register(
     f"conv2d_weight_gradient(Tensor grad, Tensor input, SymInt[2] kernel, {_WINDOW}) -> Tensor",
@@ -258,6 +260,7 @@ register(
     each("conv2d_weight_gradient"),
     _save_gradient,
     _differentiate_weight_gradient,
+    ("CPU",),
 )
 
 

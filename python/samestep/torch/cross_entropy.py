@@ -9,15 +9,16 @@ import torch.onnx
 from torch import Tensor
 
 from .. import _core
-from ..backends import cpu
+from .launching import backend_of
 from .operators import call, each, register
 from .tensors import (
     HALVES,
-    as_array,
+    autocast_kind,
     check_dense,
     check_tensors,
     check_type,
     compute_type,
+    gpu_of,
     is_eager,
     is_plain,
     is_transformed_by,
@@ -44,7 +45,8 @@ def cross_entropy(
     ``input``. 16-bit tensors are computed in float32 and rounded once.
 
     Args:
-        input: (N, C), the logits, a CPU tensor; float32, float64, float16 or bfloat16; N and C at least 1.
+        input: (N, C), the logits, on the CPU or an NVIDIA GPU; float32, float64, float16 or bfloat16; N and C
+            at least 1. On a GPU the call waits for the loss.
         target: (N,), from 0 to C - 1, int64 or uint8. No index is ignored.
         reduction: "mean".
         weight, size_average, ignore_index, reduce, label_smoothing: torch's, at their defaults.
@@ -54,8 +56,11 @@ def cross_entropy(
 
     Raises:
         TypeError: an argument has another type or dtype.
-        ValueError: an argument has another shape, or a target is no class.
-        NotImplementedError: an option that the package has no kernel for, or a tensor on another device.
+        ValueError: an argument has another shape or lies elsewhere than the input, or a target is no class.
+        NotImplementedError: an option that the package has no kernel for, or an input that is neither on the
+            CPU nor on an NVIDIA GPU.
+        ImportError: the input is on a GPU, and CuPy is not installed.
+        RuntimeError: it is on a GPU where a CUDA graph is being captured.
 
     Source:
         Goodfellow, Bengio & Courville, Deep Learning (2016), section 6.2.2.3; the arguments are PyTorch's.
@@ -75,9 +80,8 @@ def cross_entropy(
     if input is not None and target is not None and is_eager(input, target):
         loss, _ = (_CrossEntropy.apply if needs_gradient(input) else _kernel)(input, target)
         return loss
-    check_tensors({"input": input, "target": target}, "torch.nn.functional.cross_entropy")
     _check(input, target)
-    if torch.is_autocast_enabled("cpu") and input.dtype in HALVES:
+    if torch.is_autocast_enabled(autocast_kind(input)) and input.dtype in HALVES:
         input = input.float()  # as torch does
     is_in_forward_mode = torch.autograd.forward_ad._current_level >= 0  # no operator has a forward derivative
     if is_in_forward_mode or torch.onnx.is_in_onnx_export() or is_transformed_by("Functionalize"):
@@ -107,6 +111,8 @@ def check_options(
 
 
 def _check(input: Tensor, target: Tensor | None) -> None:
+    tensors = {"input": input, "target": target}
+    check_tensors(tensors, "torch.nn.functional.cross_entropy", on_gpu=True)
     check_dense(input=input, target=target)
     check_type(input)
     if target is None:
@@ -132,19 +138,22 @@ def _check(input: Tensor, target: Tensor | None) -> None:
 
 def _kernel(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """The loss, and its gradient by the input."""
-    at_once: tuple[Tensor, Tensor] | None = _core.softmax_cross_entropy_of_tensors(input, target)
-    if at_once is not None:
-        return at_once
+    if gpu_of(input) is None:
+        at_once: tuple[Tensor, Tensor] | None = _core.softmax_cross_entropy_of_tensors(input, target)
+        if at_once is not None:
+            return at_once
     _check(input, target)
     z = resolved(input).to(compute_type(input.dtype)).contiguous()
-    labels = as_array(resolved(target).long().contiguous(), "target")
+    labels = resolved(target).long().contiguous()
     wrong = (labels < 0) | (labels >= z.shape[1])
     if wrong.any():
-        i = int(wrong.argmax())
+        i = int(wrong.int().argmax())
         fix = "; leave out such rows first: keep = target >= 0" if labels[i] < 0 else ""
-        raise ValueError(f"target[{i}]: got {labels[i]}, expected a class, 0 to {z.shape[1] - 1}{fix}")
+        raise ValueError(f"target[{i}]: got {int(labels[i])}, expected a class, 0 to {z.shape[1] - 1}{fix}")
     dz = torch.empty_like(z)
-    loss = cpu.softmax_cross_entropy(as_array(z, "input"), labels, as_array(dz, "dz"))
+    with backend_of(z) as on:
+        named = {"input": z, "target": labels, "dz": dz}
+        loss = on.module.softmax_cross_entropy(*(on.array(tensor, name) for name, tensor in named.items()))
     return z.new_tensor(loss).to(input.dtype), dz.to(input.dtype)
 
 

@@ -1,19 +1,21 @@
-"""How CuPy launches kernels on torch's streams and on torch's memory."""
+"""By which backend kernels run on a tensor, and how CuPy launches them on torch's streams and memory."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..backends import cpu, gpu
 from ..backends.gpu.device import get_cupy
 from ..optional import require
+from .tensors import as_array, check_on_gpu, gpu_of, is_aligned
 
 
 def current_stream(number: int) -> int:
@@ -44,19 +46,26 @@ def on_stream(number: int) -> Iterator[None]:
         yield
 
 
+def _type_of(tensor: Tensor) -> str:
+    if tensor.dtype == torch.int64:
+        return "<i8"
+    assert tensor.is_floating_point()
+    letter = "u" if tensor.dtype == torch.bfloat16 else "f"  # which NumPy has no name for
+    return f"<{letter}{tensor.element_size()}"
+
+
 class _Address:
     """Where a tensor lies, for CuPy: nothing that keeps it there."""
 
     def __init__(self, tensor: Tensor) -> None:
-        letter = "u" if tensor.dtype == torch.bfloat16 else "f"  # which the interface has no name for
         size = tensor.element_size()
         self.__cuda_array_interface__ = {
             "version": 3,
             "data": (tensor.data_ptr(), False),
             "shape": tuple(tensor.shape),
             "strides": tuple(stride * size for stride in tensor.stride()),
-            "typestr": f"<{letter}{size}",
-            "stream": None,  # the step runs on torch's
+            "typestr": _type_of(tensor),
+            "stream": None,  # the kernels run on torch's
         }
 
 
@@ -68,7 +77,71 @@ def view(tensor: Tensor) -> Any:
     if tensor.dtype == torch.bfloat16:
         bfloat16 = require("ml_dtypes", "torch.bfloat16 on a GPU", "bfloat16").bfloat16
     if tensor.numel() == 0:  # at no address
-        dtype = bfloat16 or np.dtype(f"f{tensor.element_size()}")
+        dtype = bfloat16 or np.dtype(_type_of(tensor))
         return get_cupy().empty(tuple(tensor.shape), dtype)
     found = get_cupy().asarray(_Address(tensor))
     return found if bfloat16 is None else found.view(bfloat16)
+
+
+class Backend(NamedTuple):
+    """By which kernels run.
+
+    Attributes:
+        module: of the backend.
+        array: its array of a tensor, an argument of that name.
+        empty: a new array of that dtype, as long as a (C,) tensor.
+        tensor: the tensor of an array that ``empty`` has made.
+    """
+
+    module: Any
+    array: Callable[[Tensor, str], Any]
+    empty: Callable[[Tensor, torch.dtype], Any]
+    tensor: Callable[[Any], Tensor]
+
+
+_NUMPYS = {torch.float32: np.float32, torch.float64: np.float64}
+
+
+def _empty_on_cpu(like: Tensor, dtype: torch.dtype) -> Any:
+    return np.empty(like.numel(), _NUMPYS[dtype])
+
+
+_ON_CPU = contextlib.nullcontext(Backend(cpu, as_array, _empty_on_cpu, torch.from_numpy))
+
+
+@contextlib.contextmanager
+def _on_gpu(number: int) -> Iterator[Backend]:
+    if is_capturing(number):
+        raise RuntimeError(
+            "input: a CUDA graph is being captured, but the kernels' own memory is CuPy's, which gives it to "
+            "others before the replay; call the layer outside of the graph, or use torch.nn's"
+        )
+    # Tensors live until all launches have been made: memory that is freed later, torch gives to later work on
+    # this stream alone.
+    alive: list[Tensor] = []
+    made: dict[int, Tensor] = {}
+
+    def array(tensor: Tensor, name: str) -> Any:
+        check_on_gpu(name, tensor, number)
+        if not is_aligned(tensor):
+            raise ValueError(
+                f"{name}: lies at {tensor.data_ptr():#x}, expected a multiple of {tensor.element_size()} "
+                f"bytes; use {name}.clone()"
+            )
+        alive.append(tensor)
+        return view(tensor)
+
+    def empty(like: Tensor, dtype: torch.dtype) -> Any:
+        tensor = torch.empty_like(like, dtype=dtype)
+        new = view(tensor)
+        made[id(new)] = tensor
+        return new
+
+    with on_stream(number):
+        yield Backend(gpu, array, empty, lambda array: made[id(array)])
+
+
+def backend_of(tensor: Tensor) -> contextlib.AbstractContextManager[Backend]:
+    """The backend where a tensor lies; on a GPU, kernels run on torch's current stream."""
+    number = gpu_of(tensor)
+    return _ON_CPU if number is None else _on_gpu(number)

@@ -29,7 +29,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: b
     rounded once, to nearest even.
 
     Args:
-        input: (..., K), a CPU tensor of any strides; float32, float64, float16 or bfloat16.
+        input: (..., K), of any strides, on the CPU or an NVIDIA GPU; float32, float64, float16 or bfloat16.
         weight: (J, K), the dtype of ``input``, any strides.
         bias: (J,), likewise, or None.
         relu: whether a ReLU follows: ``y <= 0`` becomes +0, NaN passes.
@@ -39,8 +39,10 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: b
 
     Raises:
         TypeError: an argument has another type or dtype.
-        ValueError: an argument has another shape.
-        NotImplementedError: a tensor is not on the CPU.
+        ValueError: an argument has another shape, or lies elsewhere than the input.
+        NotImplementedError: the input is neither on the CPU nor on an NVIDIA GPU.
+        ImportError: it is on a GPU, and CuPy is not installed.
+        RuntimeError: it is on a GPU where a CUDA graph is being captured.
 
     Source:
         Goodfellow, Bengio & Courville, Deep Learning (2016), chapter 6; the arguments are PyTorch's.
@@ -60,7 +62,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: b
     if torch.jit.is_tracing():  # shapes are traced tensors here; the operators check the real ones
         return _traced(input, weight, bias, relu)
     tensors = {"input": input, "weight": weight, "bias": bias}
-    check_tensors(tensors, "torch.nn's")
+    check_tensors(tensors, "torch.nn's", on_gpu=True)
     if weight is None:
         raise TypeError("weight: got None, expected a tensor")
     input, weight, bias = under_autocast(input, weight, bias)

@@ -9,20 +9,20 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .. import _core
-from ..backends import cpu
-from ..backends.arrays import Array
+from .launching import backend_of
 from .operators import call, each, register
-from .tensors import as_array, check_dense, check_type, compute_type, resolved
+from .tensors import check_dense, check_tensors, check_type, compute_type, gpu_of, resolved
 
 
 def check(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Raises with torch's names of the arguments; those of ``samestep.linear`` differ."""
-    check_dense(input=input, weight=weight, bias=bias)
+    tensors = {"input": input, "weight": weight, "bias": bias}
+    check_tensors(tensors, "torch.nn's", on_gpu=True)
+    check_dense(**tensors)
     check_type(input)
     if weight.dim() != 2:
         raise ValueError(f"weight: got shape {tuple(weight.shape)}, expected (out_features, in_features)")
@@ -48,31 +48,35 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.dim() == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
-def _read(x: Tensor, name: str) -> Array:
-    return as_array(resolved(x).to(compute_type(x.dtype)), name)
+def _read(x: Tensor) -> Tensor:
+    return resolved(x).to(compute_type(x.dtype))
 
 
 def product(input: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
     """``samestep.linear`` of the rows of the input; the weight's transpose is read where it lies."""
-    at_once: Tensor | None = _core.linear_of_tensors(input, weight, bias, relu)
-    if at_once is not None:
-        return at_once
+    if gpu_of(input) is None:
+        at_once: Tensor | None = _core.linear_of_tensors(input, weight, bias, relu)
+        if at_once is not None:
+            return at_once
     check(input, weight, bias)
-    x, w = _read(_rows(input), "input"), _read(weight, "weight").T
-    b = None if bias is None else _read(bias.contiguous(), "bias")
     y = input.new_empty((*input.shape[:-1], weight.shape[0]), dtype=compute_type(input.dtype))
-    fits = cpu.linear(x, w, b, relu, as_array(_rows(y), "y")) is not None
+    with backend_of(input) as on:
+        x, w = on.array(_read(_rows(input)), "input"), on.array(_read(weight).t(), "weight")
+        b = None if bias is None else on.array(_read(bias.contiguous()), "bias")
+        fits = on.module.linear(x, w, b, relu, on.array(_rows(y), "y")) is not None
     assert fits  # what might not has been refused
     return y.to(input.dtype)
 
 
 def column_sums(x: Tensor) -> Tensor:
     """The canonical sum over the rows of a matrix: the gradient of a bias."""
-    rows = _read(x, "grad")
-    sums = x.new_empty(x.shape[1], dtype=compute_type(x.dtype))
-    x0, w0 = np.empty((len(rows), 0), rows.dtype), np.empty((0, rows.shape[1]), rows.dtype)  # no inputs
-    out = np.empty_like(w0), as_array(sums, "sums")
-    fits = cpu.linear_backward(rows, x0, w0, None, False, None, *out) is not None
+    rows = _read(x)
+    sums = rows.new_empty(x.shape[1])
+    x0, w0 = rows.new_empty(x.shape[0], 0), rows.new_empty(0, x.shape[1])  # no inputs
+    with backend_of(x) as on:
+        named = {"grad": rows, "input": x0, "weight": w0, "dweight": torch.empty_like(w0), "sums": sums}
+        dy, x_, w_, dw, out = (on.array(tensor, name) for name, tensor in named.items())
+        fits = on.module.linear_backward(dy, x_, w_, None, False, None, dw, out) is not None
     assert fits  # what might not has been refused
     return sums.to(x.dtype)
 
@@ -108,9 +112,11 @@ def gradients_at_once(
     grad: Tensor, input: Tensor | None, weight: Tensor | None, y: Tensor | None, wanted: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
     """``gradients`` by the kernels, in one call where the tensors fit."""
-    found: tuple[Tensor | None, ...] | None = _core.linear_backward_of_tensors(
-        grad, input if wanted[1] else None, weight if wanted[0] else None, y, wanted[2]
-    )
+    found: tuple[Tensor | None, ...] | None = None
+    if gpu_of(grad) is None:
+        found = _core.linear_backward_of_tensors(
+            grad, input if wanted[1] else None, weight if wanted[0] else None, y, wanted[2]
+        )
     return gradients(product, column_sums, grad, input, weight, y, wanted) if found is None else found
 
 

@@ -1,7 +1,7 @@
 """The package's functions as operators of torch, ``torch.ops.samestep.*``, for compilers and transforms.
 
-Each operator has a CPU kernel, an implementation on shapes alone (fake and meta tensors) and a vmap rule;
-where it has a derivative, that is made of operators as well.
+Each operator has a kernel for the CPU, and most have one for NVIDIA GPUs, an implementation on shapes alone
+(fake and meta tensors) and a vmap rule; where it has a derivative, that is made of operators as well.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ import torch
 from torch import Tensor
 
 _LIBRARY = torch.library.Library("samestep", "DEF")
+# No graph of CUDA's can hold them, as launching.py says; older versions of torch have no tag for that.
+_TAGS = [torch.Tag.pt2_compliant_tag]
+if hasattr(torch.Tag, "cudagraph_unsafe"):
+    _TAGS.append(torch.Tag.cudagraph_unsafe)
 _FUNCTIONS: dict[str, Any] = {}  # as autograd functions: torch.func takes no operator's register_autograd
 
 
@@ -23,19 +27,22 @@ def register(
     vmap: Callable[..., Any],
     save: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
+    devices: Sequence[str] = ("CPU", "CUDA"),
 ) -> None:
     """Makes the operator of this schema.
 
     Args:
         schema: in torch's notation.
-        kernel: computes it, of CPU tensors.
+        kernel: computes it.
         fake: makes tensors of the results' shapes, types and layouts.
         vmap: torch.library.register_vmap's rule.
         save, backward: an autograd function's setup_context and backward; None: without a derivative.
+        devices: torch's names of those whose tensors the kernel takes.
     """
     name = schema.partition("(")[0]
-    _LIBRARY.define(schema, tags=torch.Tag.pt2_compliant_tag)
-    _LIBRARY.impl(name, kernel, "CPU")
+    _LIBRARY.define(schema, tags=_TAGS)
+    for device in devices:
+        _LIBRARY.impl(name, kernel, device)
     torch.library.register_fake(f"samestep::{name}", fake, lib=_LIBRARY)
     torch.library.register_vmap(f"samestep::{name}", vmap, lib=_LIBRARY)
     if backward is None:

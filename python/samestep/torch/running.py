@@ -13,7 +13,8 @@ from torch import Tensor
 
 from .._core import update_running_and_count
 from ..backends import cpu
-from .tensors import as_array, is_transformed_by
+from .launching import Backend
+from .tensors import is_transformed_by
 
 
 def check_writable(kept: Iterable[Tensor | None]) -> None:
@@ -29,6 +30,7 @@ def check_writable(kept: Iterable[Tensor | None]) -> None:
 
 
 def update_running(
+    on: Backend,
     kept: tuple[Tensor, Tensor, Tensor | None],
     in_compute_type: list[Tensor],
     mean64: Any,
@@ -39,27 +41,28 @@ def update_running(
     """Updates by the kernel.
 
     Args:
+        on: where the statistics lie.
         kept: mean, variance and the count of batches or None, which ``check_writable`` has passed.
         in_compute_type: mean and variance as the kernel takes them: themselves, or copies.
-        mean64, var64: (C,) float64 arrays, those of the batch.
+        mean64, var64: (C,) float64 arrays of that backend, those of the batch.
         values: of each channel in the batch.
         momentum: the share of the batch.
     """
     running_mean, running_var, batches = kept
     mean, var = in_compute_type
     is_in_place = mean.data_ptr() == running_mean.data_ptr() and var.data_ptr() == running_var.data_ptr()
-    if is_in_place and (batches is None or batches.dtype == torch.int64):
-        arrays = as_array(mean, "running_mean"), as_array(var, "running_var")
+    if on.module is cpu and is_in_place and (batches is None or batches.dtype == torch.int64):
+        arrays = on.array(mean, "running_mean"), on.array(var, "running_var")
         _increase_versions(kept)
         if batches is None:
             cpu.update_running(*arrays, mean64, var64, values, momentum, 0)
         else:
-            count = as_array(batches, "num_batches_tracked")
+            count = on.array(batches, "num_batches_tracked")
             update_running_and_count(*arrays, mean64, var64, values, momentum, count)
         return
     mean, var = mean.clone(), var.clone()
-    arrays = as_array(mean, "running_mean"), as_array(var, "running_var")
-    cpu.update_running(*arrays, mean64, var64, values, momentum, 0)
+    arrays = on.array(mean, "running_mean"), on.array(var, "running_var")
+    on.module.update_running(*arrays, mean64, var64, values, momentum, 0)
     write_running(*kept, mean, var)
 
 

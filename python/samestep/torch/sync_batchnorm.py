@@ -10,11 +10,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .. import parallel
+from ..backends.arrays import Array
 from ..layers.batchnorm.checks import check_eps
 from ..layers.batchnorm.spread import Batch
 from ..parallel.groups import Alone, Group, check_group
 from . import batchnorm_kernels as kernels
 from . import operators
+from .launching import backend_of
 from .layers import _BatchNorm
 from .running import check_writable, update_running
 from .tensors import as_array, check_tensors, is_plain
@@ -115,6 +117,10 @@ class SyncBatchNorm(_BatchNorm):
         return _Training.apply(input, self.weight, self.bias, kept, momentum, self.eps, self.relu, group)
 
 
+def _rows_of(x: Tensor, name: str = "input") -> Array:
+    return as_array(kernels.rows_of(x), name)
+
+
 class _Training(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -135,7 +141,7 @@ class _Training(torch.autograd.Function):
         sizes, channels_last = kernels.sizes_of(x)
         gamma, beta = kernels.per_channel(weight, x, 1.0), kernels.per_channel(bias, x, 0.0)
         scale, shift = as_array(gamma, "weight"), as_array(beta, "bias")
-        batch = Batch(group, kernels.rows_of(x), sizes, channels_last)
+        batch = Batch(group, _rows_of(x), sizes, channels_last)
         if batch.values < 2:
             raise ValueError(
                 f"Expected more than 1 value per channel when training, got {batch.values} on all workers"
@@ -144,10 +150,11 @@ class _Training(torch.autograd.Function):
         mean, inv = np.empty_like(scale), np.empty_like(scale)
         mean64, var64 = np.empty(len(scale)), np.empty(len(scale))
         statistics = mean, inv, mean64, var64
-        batch.forward(kernels.rows_of(x), scale, shift, kernels.rows_of(y), *statistics, relu, eps)
+        batch.forward(_rows_of(x), scale, shift, _rows_of(y), *statistics, relu, eps)
         if running is not None:
             copies = [kernels.per_channel(s, x, 0.0) for s in running[:2]]
-            update_running(running, copies, mean64, var64, batch.values, momentum)
+            with backend_of(x) as on:
+                update_running(on, running, copies, mean64, var64, batch.values, momentum)
         ctx.save_for_backward(input, weight, bias, torch.from_numpy(mean), torch.from_numpy(inv))
         ctx.batch, ctx.relu = batch, relu
         return y.to(input.dtype)
@@ -162,7 +169,7 @@ class _Training(torch.autograd.Function):
         dx = torch.empty_like(x)
         dgamma, dbeta = np.empty_like(scale), np.empty_like(scale)
         channels = scale, shift, as_array(mean, "mean"), as_array(inv, "inv")
-        arrays = kernels.rows_of(kernels.like(grad, x), "grad"), kernels.rows_of(x), *channels
-        ctx.batch.backward(*arrays, kernels.rows_of(dx), dgamma, dbeta, ctx.relu)
+        arrays = _rows_of(kernels.like(grad, x), "grad"), _rows_of(x), *channels
+        ctx.batch.backward(*arrays, _rows_of(dx), dgamma, dbeta, ctx.relu)
         grads = dx, torch.from_numpy(dgamma), torch.from_numpy(dbeta)
         return (*operators.needed(ctx, saved[:3], grads), None, None, None, None, None)

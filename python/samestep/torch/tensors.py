@@ -34,23 +34,47 @@ def check_dense(**tensors: Tensor | None) -> None:
             raise TypeError(f"{name}: got a {kind} tensor, expected a dense one; use {name}.{fix}")
 
 
-def check_tensors(tensors: dict[str, Tensor | None], instead: str) -> None:
+def check_tensors(tensors: dict[str, Tensor | None], instead: str, on_gpu: bool = False) -> None:
     """Raises unless all are tensors on the CPU, or all on meta; those after the first may be None.
 
     Args:
         tensors: a layer's arguments by their names.
         instead: what to use on other devices.
+        on_gpu: whether all may lie on one NVIDIA GPU as well.
     """
+    first = next(iter(tensors.values()))
+    if on_gpu and isinstance(first, Tensor) and (number := gpu_of(first)) is not None:
+        for name, tensor in tensors.items():
+            if isinstance(tensor, Tensor):
+                check_on_gpu(name, tensor, number)
+            elif tensor is not None:
+                raise TypeError(f"{name}: got {type(tensor).__name__}, expected a tensor")
+        return
     for i, (name, tensor) in enumerate(tensors.items()):
         if isinstance(tensor, Tensor):
             if not tensor.is_cpu and any(
                 isinstance(t, Tensor) and t.device.type != "meta" for t in tensors.values()
             ):
+                if on_gpu and i > 0 and gpu_of(tensor) is not None:
+                    raise ValueError(
+                        f"{name}: got a tensor on {tensor.device}, expected one on the CPU, where the input "
+                        f"lies; use {name}.to(input.device)"
+                    )
+                expected = "one on the CPU or an NVIDIA GPU" if on_gpu else "one on the CPU"
                 raise NotImplementedError(
-                    f"{name}: got a tensor on {tensor.device}, expected one on the CPU; use {instead} there"
+                    f"{name}: got a tensor on {tensor.device}, expected {expected}; use {instead} there"
                 )
         elif tensor is not None or i == 0:
             raise TypeError(f"{name}: got {type(tensor).__name__}, expected a tensor")
+
+
+def check_on_gpu(name: str, tensor: Tensor, number: int) -> None:
+    """Raises for an argument of that name which the kernels on this GPU cannot read."""
+    if gpu_of(tensor) != number:
+        raise ValueError(
+            f"{name}: got a tensor on {tensor.device}, expected one on GPU {number}, where the input lies; "
+            f"use {name}.to(input.device)"
+        )
 
 
 def is_plain(*tensors: Tensor | None) -> bool:
@@ -59,12 +83,12 @@ def is_plain(*tensors: Tensor | None) -> bool:
         not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and torch._C._len_torch_dispatch_stack() == 0
-        and all(t is None or (type(t) in _PLAIN and t.is_cpu) for t in tensors)
+        and all(t is None or (type(t) in _PLAIN and (t.is_cpu or gpu_of(t) is not None)) for t in tensors)
     )
 
 
 def is_eager(*tensors: Tensor | None) -> bool:
-    """Whether all are plain CPU tensors, or None, and torch computes with them as they are: no trace, no
+    """Whether all are plain tensors, or None, and torch computes with them as they are: no trace, no
     transform, no forward mode, no autocast.
     """
     return (
@@ -72,6 +96,7 @@ def is_eager(*tensors: Tensor | None) -> bool:
         and not torch.jit.is_tracing()
         and torch.autograd.forward_ad._current_level < 0
         and not torch.is_autocast_enabled("cpu")
+        and not torch.is_autocast_enabled("cuda")
     )
 
 
@@ -160,10 +185,16 @@ def is_transformed_by(name: str) -> bool:
     return getattr(torch._C._functorch.TransformType, name) in [one.key() for one in transforms]
 
 
+def autocast_kind(tensor: Tensor) -> str:
+    """The type of device by which autocast is switched for a tensor."""
+    return "cuda" if tensor.is_cuda else "cpu"
+
+
 def under_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
     """The tensors in autocast's type, if it is on: what torch does to the arguments of its products."""
-    if not torch.is_autocast_enabled("cpu"):
+    kind = autocast_kind(next(t for t in tensors if t is not None))
+    if not torch.is_autocast_enabled(kind):
         return list(tensors)
-    dtype = torch.get_autocast_dtype("cpu")
+    dtype = torch.get_autocast_dtype(kind)
     narrow = (torch.float32, *HALVES)
     return [t.to(dtype) if t is not None and t.dtype in narrow else t for t in tensors]
