@@ -13,6 +13,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = (ROOT / "bench" / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.thread_unsafe(reason="how many threads a step may use is the process's")
 def test_certificate_is_the_one_that_verify_prints(record_property):
     result = verify.run(lambda line: None)
     assert not result["failures"]
