@@ -33,12 +33,13 @@ def bits(tensor):
     )
 
 
-def in_both(place, compute):
-    """What it returns on the CPU and on the GPU, a dict of tensors each."""
+def in_both(kernels, place, compute):
+    """What it returns on the CPU and, by launches, on the GPU: a dict of tensors each."""
     found = []
     for number in (None, 0):
         place.of_others = number
         found.append({name: None if t is None else bits(t) for name, t in compute().items()})
+        assert bool(kernels.launches) == (number is not None)
     return found
 
 
@@ -70,7 +71,7 @@ def test_batch_norm(kernels, place, dtype, training, relu, layout):
         y = F.batch_norm(x, mean, var, weight, bias, training, 0.25, 1e-3, relu=relu)
         return {**backward(y, x=x, weight=weight, bias=bias), "mean": mean, "var": var}
 
-    on_cpu, on_gpu = in_both(place, compute)
+    on_cpu, on_gpu = in_both(kernels, place, compute)
     assert on_gpu == on_cpu
     names = {name for name, *_ in kernels.launches}
     assert any("inference" in name for name in names) == (not training)
@@ -87,7 +88,7 @@ def test_layers_of_batch_norm_keep_running_statistics(kernels, place, momentum, 
             layer(numbers(2, 4, 3, 3, seed=t))
         return {**layer.state_dict(), "evaluated": layer.eval()(numbers(1, 4, 2, 2, seed=7))}
 
-    on_cpu, on_gpu = in_both(place, compute)
+    on_cpu, on_gpu = in_both(kernels, place, compute)
     assert on_gpu == on_cpu
     assert sum(name.startswith("update_running") for name, *_ in kernels.launches) == 3
 
@@ -117,7 +118,7 @@ def test_linear(kernels, place, dtype, relu, shape):
         bias = leaf(7, dtype=dtype, seed=3)
         return backward(F.linear(x, weight, bias, relu=relu), x=x, weight=weight, bias=bias)
 
-    on_cpu, on_gpu = in_both(place, compute)
+    on_cpu, on_gpu = in_both(kernels, place, compute)
     assert on_gpu == on_cpu
     products = [name for name, *_ in kernels.launches if name.startswith("multiply")]
     assert len(products) == (3 if shape[0] else 1)  # y, dx, dw; of no rows dw alone, which is 0
@@ -128,7 +129,7 @@ def test_linear_of_transposed_and_sliced_tensors(kernels, place):
         x, weight = leaf(9, 12, dtype=torch.float32, seed=1), leaf(9, 14, dtype=torch.float32, seed=2)
         return backward(F.linear(x.t()[::2], weight.t()[3:8]), x=x, weight=weight)
 
-    on_cpu, on_gpu = in_both(place, compute)
+    on_cpu, on_gpu = in_both(kernels, place, compute)
     assert on_gpu == on_cpu
 
 
@@ -138,7 +139,7 @@ def test_second_derivatives_of_linear(kernels, place):
         (dx,) = torch.autograd.grad(F.linear(x, weight).square().sum(), x, create_graph=True)
         return backward(dx, weight=weight)
 
-    on_cpu, on_gpu = in_both(place, compute)
+    on_cpu, on_gpu = in_both(kernels, place, compute)
     assert on_gpu == on_cpu
 
 
@@ -151,7 +152,7 @@ def test_cross_entropy(kernels, place, dtype, labels):
         loss.backward()
         return {"loss": loss, "logits": logits.grad}
 
-    on_cpu, on_gpu = in_both(place, compute)
+    on_cpu, on_gpu = in_both(kernels, place, compute)
     assert on_gpu == on_cpu
     assert any(name.startswith("softmax_rows") for name, *_ in kernels.launches)
 
@@ -180,7 +181,7 @@ def test_a_network_is_trained_to_the_digest_of_the_cpu(kernels, place):
             losses.append(loss.detach())
         return {**net.state_dict(), "losses": torch.stack(losses)}
 
-    on_cpu, on_gpu = in_both(place, compute)
+    on_cpu, on_gpu = in_both(kernels, place, compute)
     assert on_gpu == on_cpu
     assert any(name.startswith("step_") for name, *_ in kernels.launches)
 
@@ -289,8 +290,7 @@ def test_operators_called_by_themselves(kernels, place, name):
         found = operator(*CALLS[name](numbers(4, 3, seed=1), numbers(3, seed=2)))
         return {str(i): t for i, t in enumerate([found] if torch.is_tensor(found) else found)}
 
-    on_cpu, on_gpu = in_both(place, compute)
-    assert kernels.launches
+    on_cpu, on_gpu = in_both(kernels, place, compute)
     assert on_gpu == on_cpu
 
 
@@ -351,7 +351,7 @@ def test_scripted_and_traced_layers(kernels, place, way):
         )
         return {**backward(program(x), x=x, weight=layer.weight), **layer.state_dict()}
 
-    on_cpu, on_gpu = in_both(place, compute)
+    on_cpu, on_gpu = in_both(kernels, place, compute)
     assert on_gpu == on_cpu
 
 
