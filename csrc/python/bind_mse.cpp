@@ -62,9 +62,11 @@ class BoundMse {
     double* to_squares = squares.mutable_data();
     double* to_gradient = gradient ? gradient->mutable_data() : nullptr;
     MseProblem mine = problem_;
-    py::gil_scoped_release others_may_run;
-    mine.block_sums(w.data(), batch, nullptr, to_squares, to_gradient);
-    return {squares, gradient};
+    {
+      py::gil_scoped_release others_may_run;
+      mine.block_sums(w.data(), batch, nullptr, to_squares, to_gradient);
+    }
+    return {std::move(squares), std::move(gradient)};
   }
 
   // g (p), where it is given, from the sums of the gradient (p) over so many rows; returns the loss.
