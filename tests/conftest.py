@@ -37,14 +37,24 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, A
 
 
 _ended = itertools.count(1)
+_settings = _core.get_isa(), ss.get_num_threads()
 
 
-def pytest_runtest_teardown() -> None:
-    """Without its lock CPython looks for cycles only when there are a quarter more objects. An optimizer and
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    """What the process uses is a test's to give back: one that does not fails, and none after it.
+
+    Without its lock CPython looks for cycles only when there are a quarter more objects. An optimizer and
     its groups are a cycle, and the arrays of those that a thousand tests have dropped would take 20 GB.
     """
+    yield
+    left = _core.get_isa(), ss.get_num_threads()
     if next(_ended) % 20 == 0 and not getattr(sys, "_is_gil_enabled", lambda: True)():
         gc.collect()
+    if left != _settings:
+        ss.set_isa(_settings[0])
+        ss.set_num_threads(_settings[1])
+        pytest.fail(f"{item.nodeid} leaves the process with {left}, expected {_settings}", pytrace=False)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
