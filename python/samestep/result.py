@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from .backends import module
 from .optim.optimizer import Optimizer
 from .problems import Floats
 
@@ -36,6 +37,8 @@ class Result:
         ws: the weights at every recorded step, one a row: shape (len(recorded), p), the problem's dtype.
             None without ``record_w``.
 
+    Where the run was on a GPU, ``w`` and ``w0`` are CuPy's arrays on it, and ``ws`` lies in main memory.
+
     Example:
         >>> import numpy as np, samestep as ss
         >>> problem = ss.problems.MSE(np.array([[1.0], [1.0]]), np.array([1.0, 3.0]))
@@ -60,4 +63,5 @@ class Result:
     @property
     def diverged(self) -> bool:
         """Whether the final loss exceeds the first, or is NaN, or a weight is infinite or NaN."""
-        return not (self.loss <= self.losses[0] and bool(np.isfinite(self.w).all()))
+        w = self.w if isinstance(self.w, np.ndarray) else module("cuda").to_host(self.w)
+        return not (self.loss <= self.losses[0] and bool(np.isfinite(w).all()))

@@ -377,11 +377,16 @@ def contiguous(a: Array) -> Array:
     return np.ascontiguousarray(a)
 
 
-def read_only_copy(a: NDArray[Any]) -> NDArray[Any]:
+def copy(a: Array) -> Array:
+    """A copy in C order."""
+    return np.array(a, order="C")
+
+
+def read_only_copy(a: Array) -> Array:
     """A read-only copy in C order."""
-    copy = np.array(a, order="C")
-    copy.flags.writeable = False
-    return copy
+    copied = copy(a)
+    copied.flags.writeable = False
+    return copied
 
 
 def from_host(a: Array) -> Array:

@@ -318,6 +318,9 @@ class Backend(Protocol):
     def contiguous(self, a: Any) -> Any:
         """``a`` itself, or a copy in C order."""
 
+    def copy(self, a: Any) -> Any:
+        """A copy in C order, on the device of ``a``."""
+
     def read_only_copy(self, a: Any) -> Any:
         """A copy in C order, read-only in main memory; a GPU has no read-only memory."""
 

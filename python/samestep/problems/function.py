@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arguments import whole_number
-from ..backends.arrays import read_only_copy
+from ..backends import choose_backend, module
+from ..backends.arrays import is_array, lives_on_gpu, may_overlap, read_only_copy
 from .examples import Float64s, Floats, Integers, check_rows
 from .smooth import finite
 
@@ -275,9 +276,14 @@ def can_call_with(function: Callable[..., object], arguments: int) -> bool:
 
 def check_returned_gradient(g: Any, w: Floats) -> Floats:
     """The gradient that a problem returned, checked, in C order and in memory that is not w's."""
-    expected = f"expected a numpy array of {w.dtype}, shape {w.shape}, as w"
-    if not isinstance(g, np.ndarray) or isinstance(g, np.ma.MaskedArray):
+    on_gpu = lives_on_gpu(w)
+    expected = (
+        f"expected {'an array on a GPU' if on_gpu else 'a numpy array'} of {w.dtype}, shape {w.shape}, as w"
+    )
+    if not is_array(g) or lives_on_gpu(g) != on_gpu or isinstance(g, np.ma.MaskedArray):
         raise TypeError(f"problem.gradient: returned {type(g).__name__}, {expected}")
+    if on_gpu:
+        _, (_, g) = choose_backend("cuda", {"w": w, "problem.gradient": g})
     if g.dtype != w.dtype:
         raise TypeError(
             f"problem.gradient: returned {g.dtype}, {expected}; convert it with .astype(numpy.{w.dtype})"
@@ -286,4 +292,6 @@ def check_returned_gradient(g: Any, w: Floats) -> Floats:
         flat = "; flatten it with .ravel()" if g.size == w.size else ""
         raise ValueError(f"problem.gradient: returned shape {g.shape}, {expected}{flat}")
     # The gradient of |w|^2/2 may be w itself, which the step writes.
-    return g.copy() if np.may_share_memory(g, w) else np.ascontiguousarray(g)
+    kernels = module("cuda" if on_gpu else "cpu")
+    checked: Floats = kernels.copy(g) if may_overlap(g, w) else kernels.contiguous(g)
+    return checked

@@ -375,10 +375,10 @@ def claimed(problem: Any, name: str) -> Any:
 
 
 def rows_in_memory(problem: MSE) -> tuple[Floats, Floats]:
-    """Features and targets of all rows, for the theory, where no worker has a part of them alone."""
+    """Features and targets of all rows in main memory, where no worker has a part of them alone."""
     if problem.group is not None and problem.group.size > 1:
         raise ValueError(
             f"problem: has its rows on {problem.group.size} workers, expected all in one process; make an "
             "MSE of all rows without a group for this"
         )
-    return problem.Phi, problem.y
+    return problem._in_memory(problem.Phi), problem._in_memory(problem.y)

@@ -10,7 +10,7 @@ from ..result import Result
 from .bound_check import RunCheck
 from .checks import check_problem, is_problem
 from .run_bounds import bounds_of
-from .run_facts import RunFacts
+from .run_facts import RunFacts, in_main_memory
 
 
 def check_run(problem: Any, result: Result) -> RunCheck:
@@ -98,6 +98,7 @@ def check_run(problem: Any, result: Result) -> RunCheck:
     for name in ("w0", "start", "losses", "recorded"):
         if not hasattr(result, name):
             raise TypeError(f"result: got {type(result).__name__}, expected what minimize() returned")
+    problem, result = in_main_memory(problem, result)
     if result.w0.shape != (problem.dimension,) or result.w0.dtype != problem.dtype:
         raise ValueError(
             f"result: got a run of {result.w0.dtype} {result.w0.shape}, expected {problem.dtype} "

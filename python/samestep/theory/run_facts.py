@@ -6,11 +6,14 @@ Computes no bound.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf
 from typing import Any
 
 import numpy as np
 
+from ..backends import module
+from ..backends.arrays import lives_on_gpu
 from ..problems import MSE, Float64s
 from ..problems.mse import claimed, is_least_squares, rows_in_memory
 from ..result import Result
@@ -140,6 +143,16 @@ class RunFacts:
     def below(self, text: str, limit: float) -> Condition:
         """lr beta < limit."""
         return f"lr < {text}", self.lr * self.beta < limit
+
+
+def in_main_memory(problem: Any, result: Result) -> tuple[Any, Result]:
+    """Both with arrays in main memory, where the bounds are formed: its losses have the bits of a GPU's."""
+    if is_least_squares(problem) and problem.backend == "cuda":
+        problem = MSE(*rows_in_memory(problem), problem.scale)
+    if lives_on_gpu(result.w0):
+        to_host = module("cuda").to_host
+        result = replace(result, w=to_host(result.w), w0=to_host(result.w0))
+    return problem, result
 
 
 def _length(e: Float64s) -> float:

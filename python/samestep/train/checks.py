@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 
 from ..arguments import whole_number
-from ..backends.arrays import check_writeable
+from ..backends import choose_backend, module
+from ..backends.arrays import check_writeable, is_array, lives_on_gpu
 from ..optim.optimizer import Optimizer
-from ..problems import MSE, Floats, Problem
+from ..problems import MSE, Floats, Function, Problem
 from ..problems.function import can_call_with
 from ..problems.mse import is_least_squares
 from ..result import Stopped
 from .batches import Sampling
+
+_PLACES = ("in main memory", "on a GPU")  # by whether an array lies on a GPU
 
 
 def check_problem(problem: Problem, sampling: Sampling) -> None:
@@ -89,10 +92,19 @@ def check_functions(callback: Any, clock: Any) -> None:
         raise TypeError(f"clock: got {type(clock).__name__}, expected a callable that returns seconds")
 
 
-def check_start(problem: Problem, w0: Any) -> None:
-    """Raises unless w0 is a NumPy array of the problem's weights."""
-    if not isinstance(w0, np.ndarray) or isinstance(w0, np.ma.MaskedArray):
+def check_start(problem: Problem, w0: Any) -> Floats:
+    """w0, on a GPU CuPy's view of it; raises unless it is an array of weights where the problem computes."""
+    if not is_array(w0) or isinstance(w0, np.ma.MaskedArray):
         raise TypeError(f"w0: got {type(w0).__name__}, expected a numpy array of {problem.dtype}")
+    on_gpu = lives_on_gpu(w0)
+    if isinstance(problem, (MSE, Function)) and on_gpu != (getattr(problem, "backend", "cpu") == "cuda"):
+        fix = "cupy.asnumpy" if on_gpu else "cupy.asarray"
+        raise TypeError(
+            f"w0: lies {_PLACES[on_gpu]}, but the problem computes {_PLACES[not on_gpu]}; pass {fix}(w0)"
+        )
+    if on_gpu:
+        beside = {"problem.Phi": problem.Phi} if isinstance(problem, MSE) else {}
+        _, (*_, w0) = choose_backend("cuda", {**beside, "w0": w0})
     if w0.dtype != problem.dtype:
         raise TypeError(
             f"w0: got {w0.dtype}, expected the problem's {problem.dtype}; "
@@ -100,6 +112,8 @@ def check_start(problem: Problem, w0: Any) -> None:
         )
     if w0.shape != (problem.dimension,):
         raise ValueError(f"w0: got shape {w0.shape}, expected the problem's {(problem.dimension,)}")
+    start: Floats = w0
+    return start
 
 
 def check_optimizer(optimizer: Optimizer, w0: Floats) -> None:
@@ -111,6 +125,14 @@ def check_optimizer(optimizer: Optimizer, w0: Floats) -> None:
             f"optimizer: got one of {got}, expected one of a single {w0.dtype} array of shape "
             f"{w0.shape}, as w0"
         )
+    on_gpu = lives_on_gpu(w0)
+    if on_gpu != (optimizer.backend == "cuda"):
+        raise TypeError(
+            f"optimizer: its array lies {_PLACES[not on_gpu]}, but w0 {_PLACES[on_gpu]}; pass an optimizer "
+            "of an array that lies where w0 does"
+        )
+    if on_gpu:
+        choose_backend("cuda", {"w0": w0, "optimizer.params[0]": params[0]})
     check_writeable("optimizer.params[0]", params[0])
     optimizer._check_writeable()
 
@@ -122,7 +144,7 @@ def make_optimizer(make: Any, w0: Floats) -> Optimizer:
             f"optimizer: got {type(make).__name__}, expected an optimizer or a callable that "
             "makes one, such as lambda w: ss.SGD(w, lr=0.1)"
         )
-    w = np.array(w0, order="C")
+    w = module("cuda" if lives_on_gpu(w0) else "cpu").copy(w0)
     made = make(w)
     if not isinstance(made, Optimizer):
         raise TypeError(

@@ -68,8 +68,9 @@ def minimize(
         problem: problems.MSE, problems.Function, or anything else with the attributes ``size``,
             ``dimension`` and ``dtype`` (float32 or float64) and the methods ``loss(w)``, which returns a
             number, and ``gradient(w, rows)``, which returns an array like w; for ``full`` batches
-            ``gradient(w)`` is enough. Each result is checked when it is returned.
-        w0: the start, shape (p,), the problem's dtype.
+            ``gradient(w)`` is enough. Each result is checked when it is returned. On a GPU, problems.MSE of
+            arrays there, or a problem of your own that takes w there and returns its gradient there.
+        w0: the start, shape (p,), the problem's dtype; where the problem is on a GPU, an array on that GPU.
         optimizer: a callable that gets a copy of w0 and returns an optimizer of it, such as
             ``lambda w: ss.Adam(w, lr=0.1)``. Or an optimizer of one array of that shape and dtype: w0 is
             written into the array, and the optimizer's state stays as it is.
@@ -77,14 +78,14 @@ def minimize(
             given; the first to be met ends the run.
         epochs: the most rounds to make. A round is ceil(N / batch_size) steps, or one step of a full batch.
         deadline: seconds by ``clock`` after which no further step is made. It is tested before each
-            step, so the run may end one step late; 0 allows no step. Not where the problem has a
-            group: the workers' clocks differ.
+            step, so the run may end one step late; 0 allows no step. On a GPU each step is waited for. Not
+            where the problem has a group: the workers' clocks differ.
         batch_size: rows a step, for ``shuffle`` and ``with_replacement``; at most 2^31 - 1.
         sampling: see the table.
         seed: of the draws, 0 to 2^64 - 1. The same seed draws the same rows on every machine.
         callback: called as ``callback(step, w, loss)`` for each recorded loss; a true result ends the
-            run; where the problem has a group, on every worker. w is a copy, which may be kept. It is
-            read-only, since writing to it would not change the run.
+            run; where the problem has a group, on every worker. w is a copy, which may be kept. In main
+            memory it is read-only, since writing to it would not change the run.
         record_every: the loss of the full problem is computed at step 0, after every so many steps, and at
             the end. None: every step of full batches; every epoch of ceil(N / batch_size) steps where rows
             are drawn, as the full loss may cost a thousand times what a step does.
@@ -137,7 +138,7 @@ def minimize(
             "steps or epochs"
         )
     batches = draw_batches(problem.size, sampling, batch_size, Sampler(seed))
-    check_start(problem, w0)
+    w0 = check_start(problem, w0)
     if isinstance(optimizer, Optimizer):
         check_optimizer(optimizer, w0)
         opt = optimizer
@@ -147,15 +148,15 @@ def minimize(
     if deadline is None and can_run_compiled(problem, opt):
         stepper = CompiledStepper(problem, opt, sampling, batch_size, seed)
     else:  # a deadline reads the clock before each step
-        stepper = PythonStepper(problem, opt, batches)
+        stepper = PythonStepper(problem, opt, batches, waits=deadline is not None)
     progress_bar = open_progress_bar(limit) if progress else contextlib.nullcontext()
     if check:
         warn_of_step_size(problem, opt, batch_size)
     start = seconds_of(clock)
     w = opt.params[0]
     if opt is optimizer:
-        w[...] = w0  # the caller's weights: written last, when no check can fail any more
-    first_w, first_state = w.copy(), {**opt.state_dict(), "hyper": _hyper_numbers(opt)}
+        opt._module.assign(w, w0)  # the caller's weights: written last, when no check can fail any more
+    first_w, first_state = opt._module.copy(w), {**opt.state_dict(), "hyper": _hyper_numbers(opt)}
 
     records = Records(problem, w, callback, record_w)
     step = 0
@@ -183,7 +184,7 @@ def minimize(
         if stopped != "deadline":
             seconds = clock() - start
     return Result(
-        w=w.copy(),
+        w=opt._module.copy(w),
         loss=records.losses[-1],
         losses=np.array(records.losses),
         recorded=np.array(records.steps),

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.arrays import read_only_copy
+from ..backends import choose_backend, module
+from ..backends.arrays import lives_on_gpu
 from ..problems import Floats, Problem
 
 Callback = Callable[[int, Floats, float], object]
@@ -20,6 +21,7 @@ class Records:
     def __init__(self, problem: Problem, w: Floats, callback: Callback | None, keep_w: bool) -> None:
         self._problem = problem
         self._w = w
+        self._module = module("cuda" if lives_on_gpu(w) else "cpu")
         self._callback = callback
         self.losses: list[float] = []
         self.steps: list[int] = []
@@ -31,13 +33,18 @@ class Records:
         self.losses.append(loss)
         self.steps.append(step)
         if self.ws is not None:
-            self.ws.append(self._w.copy())
-        return self._callback is not None and bool(self._callback(step, read_only_copy(self._w), loss))
+            self.ws.append(self._module.to_host(self._w))
+        return self._callback is not None and bool(
+            self._callback(step, self._module.read_only_copy(self._w), loss)
+        )
 
 
 def evaluate_loss(problem: Problem, w: Floats) -> float:
     """L(w) as a float of Python's, checked: a problem of the user's own may return anything."""
     loss: Any = problem.loss(w)
+    if lives_on_gpu(loss) and loss.shape == ():
+        _, [loss] = choose_backend("cuda", {"loss": loss})
+        loss = module("cuda").to_host(loss)
     if isinstance(loss, np.ndarray) and loss.shape == ():
         loss = loss[()]
     if isinstance(loss, (bool, np.bool_)) or not isinstance(loss, numbers.Real):

@@ -28,13 +28,16 @@ class Stepper(Protocol):
 
 
 class PythonStepper:
-    """One step a call: any problem, any optimizer."""
+    """One step a call: any problem, any optimizer. ``waits``: a GPU has made it when the call returns."""
 
-    def __init__(self, problem: Problem, optimizer: Optimizer, batches: Iterator[Integers | None]) -> None:
+    def __init__(
+        self, problem: Problem, optimizer: Optimizer, batches: Iterator[Integers | None], waits: bool
+    ) -> None:
         self._problem = problem
         self._optimizer = optimizer
         self._batches = batches
         self._takes_w_alone = can_call_with(problem.gradient, 1)
+        self._waits = waits and optimizer.backend == "cuda"
 
     def advance(self, at_most: int) -> int:
         w, rows = self._optimizer.params[0], next(self._batches)
@@ -43,6 +46,8 @@ class PythonStepper:
         else:
             g = self._problem.gradient(w, rows)
         self._optimizer.step(like_params(self._optimizer, check_returned_gradient(g, w)))
+        if self._waits:
+            self._optimizer._module.to_host(w[:1])
         return 1
 
 

@@ -235,6 +235,20 @@ def test_verify_includes_the_gpu():
     assert result["failures"] == []
 
 
+def test_minimize(cupy):
+    rng = np.random.default_rng(9)
+    Phi, y, w0 = rng.standard_normal((3000, 20)), rng.standard_normal(3000), np.zeros(20)
+    way = {"epochs": 3, "batch_size": 700, "sampling": "shuffle", "record_w": True}
+    here, there = ss.problems.MSE(Phi, y), ss.problems.MSE(cupy.asarray(Phi), cupy.asarray(y))
+    one = ss.minimize(here, w0, lambda w: ss.Adam(w, lr=0.1), **way)
+    other = ss.minimize(there, cupy.asarray(w0), lambda w: ss.Adam(w, lr=0.1), **way)
+    same_bits([other.w.get(), other.w0.get(), other.losses, other.ws], [one.w, one.w0, one.losses, one.ws])
+    assert not other.diverged
+    assert str(ss.theory.check_run(there, other)) == str(ss.theory.check_run(here, one))
+    timed = ss.minimize(there, cupy.asarray(w0), lambda w: ss.Adam(w, lr=0.1), deadline=0.2)
+    assert timed.stopped == "deadline"
+
+
 def in_main_memory(optimizer):
     """Parameters and states as the numbers that their bits are; a NaN of 16 bits is any."""
     arrays = [*optimizer.params, *(s for states in optimizer.state.values() for s in states)]

@@ -11,6 +11,7 @@ from ..cpu import rules
 from .arrays import (
     assign,
     contiguous,
+    copy,
     cupy_views,
     empty,
     empty_like,
@@ -41,6 +42,7 @@ __all__ = [
     "canonical_sum",
     "check_state_dir",
     "contiguous",
+    "copy",
     "cupy_views",
     "device_name",
     "empty",

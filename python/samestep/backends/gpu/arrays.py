@@ -170,10 +170,15 @@ def contiguous(a: Any) -> Any:
         return a if a.flags.c_contiguous else a.copy()
 
 
-def read_only_copy(a: Any) -> Any:
-    """A copy in C order; a GPU has no read-only memory."""
+def copy(a: Any) -> Any:
+    """A copy in C order, on the device of ``a``."""
     with a.device:
         return a.copy()
+
+
+def read_only_copy(a: Any) -> Any:
+    """A copy in C order; a GPU has no read-only memory."""
+    return copy(a)
 
 
 def from_host(a: Array) -> Any:

@@ -7,6 +7,7 @@ It is also a backend: with ``backend="reference"`` a whole training runs in it.
 from ..arrays import (
     assign,
     contiguous,
+    copy,
     empty,
     empty_like,
     from_host,
@@ -57,6 +58,7 @@ __all__ = [
     "contiguous",
     "conv2d",
     "conv2d_backward",
+    "copy",
     "empty",
     "empty_like",
     "exp",
