@@ -33,7 +33,7 @@ NATIVE = {"avx512": {"avx512f", "avx512dq", "avx512bw", "avx512vl", "fma"}, "avx
 class Proof:
     where: str
     shown: str  # the certificate, or what stands for it
-    seconds: float  # of the installation and `samestep verify`
+    seconds: float  # of the installation and `samestep verify`, or of the core's digests
     good: bool
 
 

@@ -23,6 +23,14 @@ class Stub:
         return [np.full(3, float(here == self.parts_on))]
 
 
+@pytest.fixture(autouse=True)
+def every_configuration_of_the_cpu(monkeypatch):
+    """Whatever GPU, threads and instruction set the machine or its user has."""
+    monkeypatch.setattr(verify.gpu, "why_not", lambda: "none here")
+    for name in ("SAMESTEP_THREADS", "SAMESTEP_ISA"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def of(monkeypatch):
     """Runs verify with these programs alone; value: of which the stub has its golden digest."""

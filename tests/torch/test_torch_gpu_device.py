@@ -67,7 +67,26 @@ def test_a_run_moves_between_cpu_and_gpu(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("beside", [False, True], ids=["default stream", "side stream"])
 def test_a_network_of_the_layers_has_the_bits_of_the_cpu(dtype, beside):
+    if dtype is torch.bfloat16:
+        pytest.importorskip("ml_dtypes", reason="bfloat16 on a GPU needs ml_dtypes, which is not installed")
+        if int(gpu.device.get_cupy().__version__.split(".")[0]) < 14:
+            pytest.skip("bfloat16 needs CuPy 14 or later")
     assert trained_network("cpu", dtype) == on_stream(beside, lambda: trained_network("cuda", dtype))
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
+def test_autocast_gives_the_types_of_torch_and_the_bits_of_the_cpu(half):
+    x, weight, target = torch.randn(30, 60), torch.randn(4, 60), torch.arange(30) % 4
+    found = {}
+    for device in ("cpu", "cuda"):
+        there = x.to(device), weight.to(device)
+        with torch.autocast(device, half):
+            y, by_torch = samestep.torch.linear(*there), torch.nn.functional.linear(*there)
+            loss = samestep.torch.cross_entropy(y, target.to(device))
+            assert y.dtype == by_torch.dtype == half
+            assert loss.dtype == torch.nn.functional.cross_entropy(by_torch, target.to(device)).dtype
+        found[device] = y.tolist(), loss.item()
+    assert found["cuda"] == found["cpu"]
 
 
 def on_stream(beside, compute):

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import host_cupy
 import samestep.torch
+from samestep.backends import gpu
 from samestep.torch import launching
 from torch_place import STREAM
 
@@ -105,7 +106,11 @@ def test_running_statistics_are_written_all_or_not_at_all(kernels, place, monkey
     assert {name: bits(t) for name, t in layer.state_dict().items()} == before
 
 
-def interrupted(*_):
+UPDATE = gpu.update_running
+
+
+def interrupted(*arguments):
+    UPDATE(*arguments)
     raise KeyboardInterrupt
 
 
@@ -270,6 +275,37 @@ def test_the_input_in_main_memory_and_a_weight_on_a_gpu():
             F.linear(x, weight)
 
 
+@pytest.mark.parametrize(
+    ("function", "shapes", "name"),
+    [
+        (F.linear, ((4, 3), (2, 3)), "weight"),
+        (F.batch_norm, ((4, 3), (3,), (3,)), "running_mean"),
+        (F.cross_entropy, ((4, 3), (4,)), "target"),
+    ],
+)
+def test_the_input_in_main_memory_and_a_tensor_without_memory(function, shapes, name):
+    input, second, *others = (numbers(*shape) for shape in shapes)
+    with pytest.raises(
+        ValueError, match=f"{name}: got a tensor on meta, expected one on the CPU, where the input"
+    ):
+        function(input, second.to("meta"), *others)
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_autocast_is_that_of_the_place(kernels, place, monkeypatch, kind, half):
+    """torch without CUDA switches no autocast of "cuda" on, so that its answers stand in for that."""
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda of: of == kind)
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda of: half if of == kind else torch.float64)
+    logits = numbers(4, 3).to(half).requires_grad_()
+    for number in (None, 0):
+        place.of_others = number
+        is_on = (number is None) == (kind == "cpu")
+        assert F.linear(numbers(4, 3), numbers(2, 3)).dtype == (half if is_on else torch.float32)
+        loss = F.cross_entropy(logits, torch.tensor([0, 1, 2, 0]))
+        assert loss.dtype == (torch.float32 if is_on else half)
+
+
 CALLS = {
     "batch_norm_training": lambda x, c: (x, c, c, 1e-5, False),
     "batch_norm_training_backward": lambda x, c: (x, x, c, c, c, c, 1e-5, True),
@@ -357,10 +393,16 @@ def test_scripted_and_traced_layers(kernels, place, way):
 
 def test_the_capture_of_a_graph_is_refused(kernels, place):
     place.of_others, place.is_capturing = 0, True
+    # Counts and classes with which the call would raise another error, if it looked at them: that is a wait.
+    count, averaged = torch.tensor(-1), F.BatchNorm1d(3, momentum=None)
+    averaged.num_batches_tracked.copy_(count)
+    statistics = [*numbers(2, 3), *numbers(2, 3).double()]
     for call in (
         lambda: F.BatchNorm1d(3)(numbers(4, 3)),
         lambda: F.linear(numbers(4, 3), numbers(2, 3)),
-        lambda: F.cross_entropy(numbers(4, 3), torch.zeros(4, dtype=torch.int64)),
+        lambda: averaged(numbers(4, 3)),
+        lambda: torch.ops.samestep.running_statistics(*statistics, 4, None, count),
+        lambda: F.cross_entropy(numbers(4, 3), torch.full((4,), 9)),
     ):
         with pytest.raises(RuntimeError, match="a CUDA graph is being captured"):
             call()

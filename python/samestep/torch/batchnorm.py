@@ -11,6 +11,7 @@ from torch import Tensor
 from ..arguments import number, switch
 from . import batchnorm_kernels, operators
 from .batchnorm_operators import by_operators
+from .launching import refuse_capture
 from .running import write_running
 from .tensors import check_tensors, is_final, is_plain, is_transformed_by
 
@@ -166,6 +167,7 @@ class _Training(torch.autograd.Function):
         relu: bool,
         batches: Tensor | None,
     ) -> Tensor:
+        refuse_capture(input)
         if momentum is None:
             momentum = 0.0 if batches is None else 1.0 / (int(batches) + 1)
         is_kept = running_mean is not None and running_var is not None

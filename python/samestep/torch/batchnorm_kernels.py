@@ -208,9 +208,11 @@ def inference(
     return _normalised(x, channels, check_eps(eps), relu).to(input.dtype)
 
 
-def _normalised(x: Tensor, channels: dict[str, Tensor], eps: float, relu: bool) -> Tensor:
+def _normalised(
+    x: Tensor, channels: dict[str, Tensor], eps: float, relu: bool, out: Tensor | None = None
+) -> Tensor:
     """``samestep.batchnorm_inference``."""
-    y = torch.empty_like(x)
+    y = torch.empty_like(x) if out is None else out
     with backend_of(x) as on:
         named = {"input": rows_of(x), **channels, "output": rows_of(y)}
         arrays = [on.array(tensor, name) for name, tensor in named.items()]
@@ -228,7 +230,7 @@ def inference_backward(
     eps: float,
     relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``samestep.batchnorm_inference_backward``, by the same kernels."""
+    """``samestep.batchnorm_inference_backward``, by the same kernels, all in torch's memory."""
     eps = check_eps(eps)
     x = in_kernel_layout(input)
     channels = _channels_of_inference(x, weight, bias, mean, var)
@@ -241,12 +243,12 @@ def inference_backward(
         # The bits of y are compared: in flush-to-zero mode subnormals compare equal to 0.
         grad = like(grad.masked_fill(y.view(_INTEGERS[y.dtype]) == 0, 0.0), x)
     one, zero = torch.ones_like(gamma), torch.zeros_like(gamma)
-    # dx = grad*s and inv = 1/sqrt(running_var + eps) are inference as well.
+    # inv = 1/sqrt(running_var + eps) and dx = grad*s are inference as well.
     scaled = {"weight": gamma, "bias": zero, "running_mean": zero, "running_var": variance}
-    dx = _normalised(grad, scaled, eps, relu=False)
     inv = _normalised(one[None], {**scaled, "weight": one}, eps, relu=False)[0]
-    # Of training's backward pass, the two sums are wanted.
-    _, dgamma, dbeta = _backward(grad, x, gamma, zero, channels["running_mean"], inv, relu=False)
+    # Of training's backward pass, the two sums are wanted; its dx is overwritten.
+    dx, dgamma, dbeta = _backward(grad, x, gamma, zero, channels["running_mean"], inv, relu=False)
+    _normalised(grad, scaled, eps, relu=False, out=dx)
     return dx.to(input.dtype), dgamma, dbeta
 
 

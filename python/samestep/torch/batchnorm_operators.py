@@ -21,7 +21,7 @@ from .batchnorm_kernels import (
     training,
     training_backward,
 )
-from .launching import backend_of
+from .launching import backend_of, refuse_capture
 from .operators import call, needed, register
 from .running import write_running
 from .tensors import compute_type
@@ -66,6 +66,7 @@ def _running_statistics_kernel(
     momentum: float | None,
     batches: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
+    refuse_capture(running_mean)
     shares = [momentum]
     if momentum is None:  # the plain average of all batches so far; under vmap a count for each element
         counts = [] if batches is None else batches.reshape(-1).tolist()

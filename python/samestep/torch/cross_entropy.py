@@ -9,7 +9,7 @@ import torch.onnx
 from torch import Tensor
 
 from .. import _core
-from .launching import backend_of
+from .launching import backend_of, refuse_capture
 from .operators import call, each, register
 from .tensors import (
     HALVES,
@@ -143,6 +143,7 @@ def _kernel(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         if at_once is not None:
             return at_once
     _check(input, target)
+    refuse_capture(input)
     z = resolved(input).to(compute_type(input.dtype)).contiguous()
     labels = resolved(target).long().contiguous()
     wrong = (labels < 0) | (labels >= z.shape[1])

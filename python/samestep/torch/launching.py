@@ -109,13 +109,18 @@ def _empty_on_cpu(like: Tensor, dtype: torch.dtype) -> Any:
 _ON_CPU = contextlib.nullcontext(Backend(cpu, as_array, _empty_on_cpu, torch.from_numpy))
 
 
-@contextlib.contextmanager
-def _on_gpu(number: int) -> Iterator[Backend]:
-    if is_capturing(number):
+def refuse_capture(input: Tensor) -> None:
+    """Raises while a CUDA graph is captured, before anything is read that the capture forbids to wait for."""
+    number = gpu_of(input)
+    if number is not None and is_capturing(number):
         raise RuntimeError(
             "input: a CUDA graph is being captured, but the kernels' own memory is CuPy's, which gives it to "
             "others before the replay; call the layer outside of the graph, or use torch.nn's"
         )
+
+
+@contextlib.contextmanager
+def _on_gpu(number: int) -> Iterator[Backend]:
     # Tensors live until all launches have been made: memory that is freed later, torch gives to later work on
     # this stream alone.
     alive: list[Tensor] = []
@@ -143,5 +148,6 @@ def _on_gpu(number: int) -> Iterator[Backend]:
 
 def backend_of(tensor: Tensor) -> contextlib.AbstractContextManager[Backend]:
     """The backend where a tensor lies; on a GPU, kernels run on torch's current stream."""
+    refuse_capture(tensor)
     number = gpu_of(tensor)
     return _ON_CPU if number is None else _on_gpu(number)

@@ -1,7 +1,7 @@
 """The package's functions as operators of torch, ``torch.ops.samestep.*``, for compilers and transforms.
 
-Each operator has a kernel for the CPU, and most have one for NVIDIA GPUs, an implementation on shapes alone
-(fake and meta tensors) and a vmap rule; where it has a derivative, that is made of operators as well.
+Each operator has a kernel for the CPU, an implementation on shapes alone (fake and meta tensors) and a vmap
+rule; all but the convolutions' have a kernel for NVIDIA GPUs as well. A derivative is made of operators, too.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def check_tensors(tensors: dict[str, Tensor | None], instead: str, on_gpu: bool 
             if not tensor.is_cpu and any(
                 isinstance(t, Tensor) and t.device.type != "meta" for t in tensors.values()
             ):
-                if on_gpu and i > 0 and gpu_of(tensor) is not None:
+                if on_gpu and i > 0:
                     raise ValueError(
                         f"{name}: got a tensor on {tensor.device}, expected one on the CPU, where the input "
                         f"lies; use {name}.to(input.device)"
@@ -187,7 +187,7 @@ def is_transformed_by(name: str) -> bool:
 
 def autocast_kind(tensor: Tensor) -> str:
     """The type of device by which autocast is switched for a tensor."""
-    return "cuda" if tensor.is_cuda else "cpu"
+    return "cpu" if gpu_of(tensor) is None else "cuda"
 
 
 def under_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
