@@ -11,7 +11,8 @@
 # CUDA 13). A machine without a network takes them from a folder of wheels. Make it where there is one, with the same
 # Python and on the same kind of processor, and carry it there:
 #
-#     python3 -m pip download -d wheels 'cupy-cuda12x[ctk]' numpy ml_dtypes pytest hypothesis scikit-build-core pybind11 cmake ninja
+#     python3 -m pip download -d wheels 'cupy-cuda12x[ctk]' numpy ml_dtypes pytest hypothesis expecttest \
+#       scikit-build-core pybind11 cmake ninja
 #     PIP_NO_INDEX=1 PIP_FIND_LINKS="$PWD/wheels" bench/gpu.sh
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -26,7 +27,7 @@ install() { "$python" -m pip install --quiet --upgrade --target build/gpu/site "
 isolation=()
 if "$python" -c 'import pybind11, scikit_build_core' 2>/dev/null; then isolation=(--no-build-isolation); fi
 install --no-deps "${isolation[@]}" . || exit
-for package in numpy ml_dtypes pytest hypothesis; do
+for package in numpy ml_dtypes pytest hypothesis expecttest; do
   "$python" -c "import $package" 2>/dev/null || install "$package" || exit
 done
 

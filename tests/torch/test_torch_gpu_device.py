@@ -34,6 +34,29 @@ def test_the_bits_of_the_cpu(cls, dtype):
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("cls", OPTIMIZERS, ids=lambda cls: cls.__name__)
+def test_torchs_own_configurations_for_a_gpu(cls, dtype):
+    pytest.importorskip("expecttest", reason="torch's case database needs expecttest")
+    from torch.testing._internal.common_optimizers import optim_db
+
+    infos = [info for info in optim_db if info.optim_cls.__name__ == cls.__name__]
+    assert infos
+    for case in infos[0].optim_inputs_func(device="cuda", dtype=dtype):
+        if case.kwargs.get("capturable"):
+            with pytest.raises(NotImplementedError, match="capturable"):
+                cls(parameters(dtype, device="cuda"), **case.kwargs)
+            continue
+        found = []
+        for device in ("cpu", "cuda"):
+            options = {
+                name: value.clone() if torch.is_tensor(value) else value
+                for name, value in case.kwargs.items()
+            }
+            found.append(bits(trained(cls(parameters(dtype, device=device), **options), 5)))
+        assert found[0] == found[1], case.desc
+
+
 def test_on_a_stream_of_its_own_after_work_that_takes_long():
     expected = bits(trained(samestep.torch.Adam(parameters(), lr=0.1), 3))
     optimizer = samestep.torch.Adam(parameters(device="cuda"), lr=0.1)
