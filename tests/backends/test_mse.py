@@ -91,33 +91,24 @@ def test_golden_digests(dtype, backend):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", ISAS)
-def test_golden_digests_at_any_thread_count(isa, dtype):
-    before = ss.info()["isa"], ss.get_num_threads()
+def test_golden_digests_at_any_thread_count(isa, dtype, settings):
     Phi, y, w = golden_inputs(dtype)
-    try:
-        ss.set_isa(isa)
-        for threads in range(1, 9):
-            ss.set_num_threads(threads)
-            problem = MSE(Phi, y)
-            digests = [ss.digest(a)[:16] for a in (problem.residual(w), problem.gradient(w))]
-            assert (*digests, problem.loss(w).hex()) == GOLDEN[dtype], threads
-    finally:
-        ss.set_isa(before[0])
-        ss.set_num_threads(before[1])
+    ss.set_isa(isa)
+    for threads in range(1, 9):
+        ss.set_num_threads(threads)
+        problem = MSE(Phi, y)
+        digests = [ss.digest(a)[:16] for a in (problem.residual(w), problem.gradient(w))]
+        assert (*digests, problem.loss(w).hex()) == GOLDEN[dtype], threads
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_kernels_equal_the_reference_over_shapes(dtype):
-    before = ss.info()["isa"]
-    try:
-        for n, p in SHAPES:
-            Phi, y, w = random_inputs(n, p, dtype)
-            expected = evaluate(reference, Phi, y, w, 2.0, True)
-            for isa in ISAS:
-                ss.set_isa(isa)
-                same(evaluate(_core, Phi, y, w, 2.0, True), expected, f"{n}x{p} {isa}")
-    finally:
-        ss.set_isa(before)
+def test_kernels_equal_the_reference_over_shapes(dtype, settings):
+    for n, p in SHAPES:
+        Phi, y, w = random_inputs(n, p, dtype)
+        expected = evaluate(reference, Phi, y, w, 2.0, True)
+        for isa in ISAS:
+            ss.set_isa(isa)
+            same(evaluate(_core, Phi, y, w, 2.0, True), expected, f"{n}x{p} {isa}")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -217,29 +208,25 @@ def test_no_term_is_minus_zero():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", ISAS)
-def test_any_offset_and_nothing_outside_is_touched(isa, dtype):
-    before = ss.info()["isa"]
+def test_any_offset_and_nothing_outside_is_touched(isa, dtype, settings):
     ss.set_isa(isa)
-    try:
-        Phi, y, w = random_inputs(37, 11, dtype)
-        expected = evaluate(reference, Phi, y, w)
-        for offset in range(17):
-            placed = []
-            for a in (Phi, y, w):
-                block = np.full(a.size + 40, np.nan, dtype)
-                inside = block[offset : offset + a.size].reshape(a.shape)
-                inside[...] = a
-                placed.append(inside)
-            out = [np.full(size + 40, 7, dtype) for size in (37, 11)]
-            r, g = out[0][offset : offset + 37], out[1][16 - offset :][:11]
-            loss = _core.Mse(placed[0], placed[1], 1.0, False).evaluate(placed[2], None, r, g)
-            same((r, g, np.float64(loss)), expected, f"offset {offset}")
-            assert (out[0][:offset] == 7).all()
-            assert (out[0][offset + 37 :] == 7).all()
-            assert (out[1][: 16 - offset] == 7).all()
-            assert (out[1][16 - offset + 11 :] == 7).all()
-    finally:
-        ss.set_isa(before)
+    Phi, y, w = random_inputs(37, 11, dtype)
+    expected = evaluate(reference, Phi, y, w)
+    for offset in range(17):
+        placed = []
+        for a in (Phi, y, w):
+            block = np.full(a.size + 40, np.nan, dtype)
+            inside = block[offset : offset + a.size].reshape(a.shape)
+            inside[...] = a
+            placed.append(inside)
+        out = [np.full(size + 40, 7, dtype) for size in (37, 11)]
+        r, g = out[0][offset : offset + 37], out[1][16 - offset :][:11]
+        loss = _core.Mse(placed[0], placed[1], 1.0, False).evaluate(placed[2], None, r, g)
+        same((r, g, np.float64(loss)), expected, f"offset {offset}")
+        assert (out[0][:offset] == 7).all()
+        assert (out[0][offset + 37 :] == 7).all()
+        assert (out[1][: 16 - offset] == 7).all()
+        assert (out[1][16 - offset + 11 :] == 7).all()
 
 
 def test_close_to_exact_sums():

@@ -59,20 +59,15 @@ def test_every_combination_equals_the_reference(case):
         same_bits(run(case, w, grads, scale, backend="cpu", **options), expected)
 
 
-def test_sizes_isas_and_threads(case):
-    before = ss.info()["isa"], ss.get_num_threads()
+def test_sizes_isas_and_threads(case, settings):
     for i, size in enumerate(SIZES):
         options = {"ema": 0.9, "zero_grads": True, **DECAYS[1 + i % 2]}
         w, g = vectors.random_values(size, case.dtype, 1), vectors.random_values(size, case.dtype, 3)
         expected = run(case, w, [g], 0.5, backend="reference", **options)
-        try:
-            for isa, threads in itertools.product(ISAS, (1, 3)):
-                ss.set_isa(isa)
-                ss.set_num_threads(threads)
-                same_bits(run(case, w, [g], 0.5, backend="cpu", **options), expected)
-        finally:
-            ss.set_isa(before[0])
-            ss.set_num_threads(before[1])
+        for isa, threads in itertools.product(ISAS, (1, 3)):
+            ss.set_isa(isa)
+            ss.set_num_threads(threads)
+            same_bits(run(case, w, [g], 0.5, backend="cpu", **options), expected)
 
 
 @pytest.mark.parametrize("decay", DECAYS[1:], ids=("coupled", "decoupled"))

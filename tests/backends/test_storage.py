@@ -116,20 +116,15 @@ def test_kernels_equal_the_reference(case, mode):
             same_bits(run(case, w, grads, scale, backend="cpu", **more), expected)
 
 
-def test_isas_threads_offsets_and_splits(mode):
+def test_isas_threads_offsets_and_splits(mode, settings):
     dtype, options = mode
     size, case = 70_001, CASES[-1]
     w, g = values(size, dtype, 1), values(size, dtype, 3)
     expected = run(case, w, [g, g], backend="reference", **options)[:-2]
-    before = ss.info()["isa"], ss.get_num_threads()
-    try:
-        for isa, threads in itertools.product(ISAS, (1, 2, 3)):
-            ss.set_isa(isa)
-            ss.set_num_threads(threads)
-            same_bits(run(case, w, [g, g], **options)[:-2], expected)
-    finally:
-        ss.set_isa(before[0])
-        ss.set_num_threads(before[1])
+    for isa, threads in itertools.product(ISAS, (1, 2, 3)):
+        ss.set_isa(isa)
+        ss.set_num_threads(threads)
+        same_bits(run(case, w, [g, g], **options)[:-2], expected)
     block = np.zeros(size + 9, dtype)
     for offset in (1, 9):
         inside = block[offset : offset + size]

@@ -19,11 +19,8 @@ SIZE = 300_000
 
 
 @pytest.fixture(autouse=True)
-def two_threads():
-    before = ss.get_num_threads()
+def two_threads(settings):
     ss.set_num_threads(2)
-    yield
-    ss.set_num_threads(before)
 
 
 def work():
@@ -128,14 +125,10 @@ def test_tuning_can_be_switched_off():
     ],
 )
 def test_work_is_cut_for_as_many_threads(size, threads, item):
-    before = ss.get_num_threads()
     ss.set_num_threads(threads)
-    try:
-        trials = ss.SGD(np.ones(size, np.float32), lr=0.1)._plan.trials
-        assert trials[0][:2] == (item, threads)
-        assert len({trial[:2] for trial in trials}) == len(trials)
-    finally:
-        ss.set_num_threads(before)
+    trials = ss.SGD(np.ones(size, np.float32), lr=0.1)._plan.trials
+    assert trials[0][:2] == (item, threads)
+    assert len({trial[:2] for trial in trials}) == len(trials)
 
 
 def test_a_setting_can_be_kept():

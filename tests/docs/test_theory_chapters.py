@@ -74,6 +74,7 @@ def test_every_picture_is_shown_and_is_svg():
         assert ET.parse(FOLDER / name).getroot().tag == "{http://www.w3.org/2000/svg}svg"
 
 
+@pytest.mark.thread_unsafe(reason="matplotlib's settings are the process's")
 def test_the_script_draws_every_picture():
     pytest.importorskip("matplotlib")
     spec = importlib.util.spec_from_file_location("pictures", FOLDER / "pictures.py")

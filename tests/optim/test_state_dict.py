@@ -13,13 +13,12 @@ from samestep.proof import vectors
 
 class TestStateDict:
     @pytest.mark.parametrize("by_reference", [True, False], ids=["by-reference", "by-kernels"])
-    def test_resume_gives_the_uninterrupted_bits(self, case, isa, by_reference):
+    def test_resume_gives_the_uninterrupted_bits(self, case, isa, by_reference, settings):
         """Saved by the reference, or under another instruction set on two threads, and loaded on three."""
         w = vectors.random_values(5000, case.dtype, 1)
         grads = [vectors.random_values(5000, case.dtype, s) for s in range(2, 8)]
         expected = case.run(w, grads)
         first = w.copy()
-        before = ss.get_num_threads()
         ss.set_isa(ISAS[ISAS.index(isa) - 1])
         ss.set_num_threads(2)
         optimizer = case.make(first, backend="reference" if by_reference else "cpu")
@@ -32,7 +31,6 @@ class TestStateDict:
         resumed.load_state_dict(saved)
         for g in grads[3:]:
             resumed.step(g)
-        ss.set_num_threads(before)
         same_bits([first, *(s[0] for s in resumed.state.values())], expected)
         assert resumed.t == 6
 
