@@ -54,7 +54,8 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
     if left != _settings:
         ss.set_isa(_settings[0])
         ss.set_num_threads(_settings[1])
-        pytest.fail(f"{item.nodeid} leaves the process with {left}, expected {_settings}", pytrace=False)
+        expected = f"expected {_settings}; let it take the fixture `settings`"
+        pytest.fail(f"{item.nodeid} leaves the process with {left}, {expected}", pytrace=False)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
