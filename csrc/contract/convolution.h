@@ -29,6 +29,12 @@ inline Index input_of(const Convolution& v, int axis, Index out, Index tap) {
   return out * v.stride[axis] + tap * v.dilation[axis] - v.padding[axis];
 }
 
+// The output that finds input `in` for a tap; -1 where none does.
+inline Index output_of(const Convolution& v, int axis, Index in, Index tap) {
+  const Index apart = in + v.padding[axis] - tap * v.dilation[axis], out = apart / v.stride[axis];
+  return apart >= 0 && out * v.stride[axis] == apart && out < v.out_size[axis] ? out : -1;
+}
+
 // The outputs whose input for a tap lies in first..last-1, which lie in 0..size-1.
 inline OutputRange outputs_of(const Convolution& v, int axis, Index first, Index last, Index tap) {
   const Index shift = v.padding[axis] - tap * v.dilation[axis], stride = v.stride[axis];

@@ -5,6 +5,7 @@
 // Every kernel takes one struct, XArguments, by value. kernels.py lays it out again, field by field, and
 // tests/backends/gpu/test_gpu_arguments.py compares the two.
 #include "gpu/batchnorm.cuh"
+#include "gpu/convolution.cuh"
 #include "gpu/fingerprint.cuh"
 #include "gpu/functions.cuh"
 #include "gpu/gradients.cuh"
@@ -118,6 +119,19 @@ FOR_EACH_RULE(RULE)
   PRODUCT_KERNELS_OF(float, float32)                                            \
   PRODUCT_KERNELS_OF(double, float64)
 
+#define CONVOLUTION_TILES(T, type, side)                                         \
+  KERNEL(convolve_##type, ConvolutionArguments, convolve<T, side>)               \
+  KERNEL(convolve_weight_##type, ConvolutionArguments, convolve_weight<T, side>) \
+  KERNEL(multiply_taps_##type, ConvolutionArguments, multiply_taps<T, side>)
+#define CONVOLUTION_KERNELS_OF(T, type)                      \
+  CONVOLUTION_TILES(T, type, kSide)                          \
+  KERNEL(add_taps_##type, ConvolutionArguments, add_taps<T>) \
+  KERNEL(order_terms_##type, TermArguments, order_terms<T>)
+#define CONVOLUTION_KERNELS()                         \
+  CONVOLUTION_TILES(float, large_float32, kLargeSide) \
+  CONVOLUTION_KERNELS_OF(float, float32)              \
+  CONVOLUTION_KERNELS_OF(double, float64)
+
 #define FUNCTION_KERNELS_OF(name, ...)                               \
   KERNEL(name##_float32, FunctionArguments, map<__VA_ARGS__, float>) \
   KERNEL(name##_float64, FunctionArguments, map<__VA_ARGS__, double>)
@@ -141,5 +155,6 @@ FOR_EACH_RULE(RULE)
   BATCHNORM_KERNELS()                         \
   MSE_KERNELS()                               \
   PRODUCT_KERNELS()                           \
+  CONVOLUTION_KERNELS()                       \
   FUNCTION_KERNELS()                          \
   SOFTMAX_KERNELS()

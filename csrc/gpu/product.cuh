@@ -1,5 +1,6 @@
 // The matrix product on a GPU. The formulas are those of contract/product.h; backends/gpu/product.py launches
-// multiply, and for gradients before that relu_gradient, and round_sums after the sum over the rows.
+// multiply, and for gradients before that relu_gradient, and round_sums after the sum over the rows. convolution.cuh
+// has tiles of its own operands.
 #pragma once
 #include "contract/product.h"
 #include "contract/types.h"
@@ -25,9 +26,42 @@ struct ProductArguments {
 };
 
 // A slice of A^T or B in shared memory, (kSlice, side). The gaps between rows put what the threads of a warp store at
-// the same time into different banks: 16 neighbours of one term, and 16 of another, n terms further on (see Operand).
+// the same time into different banks: 16 neighbours of one term, and 16 of another, n terms further on (see Share).
 template <class T, Index side>
 using Slice = T[kSlice][side + 4];
+
+// What a thread loads of a slice: packs of n neighbours of one term or, by_terms, of n terms, where these are
+// neighbours in memory. There two threads read 32 bytes in a row, the least that memory delivers.
+template <class T, Index side>
+struct Share {
+  static constexpr int n = Full<T>::kSize, kPacks = side * kSlice / n / kMultipliers;
+  static_assert(kPacks * n * kMultipliers == side * kSlice, "all threads load equally much");
+  struct Place {
+    int i, p;
+  };
+
+  // Of pack q: its first value is i of term p.
+  static Place place(int q, bool by_terms) {
+    const int unit = threadIdx.x + q * kMultipliers;
+    if (by_terms) return {unit / 2 % int(side), (unit / (2 * int(side)) * 2 + unit % 2) * n};
+    return {unit * n % int(side), unit * n / int(side)};
+  }
+
+  void store(Slice<T, side>& to, bool by_terms) const {
+#pragma unroll
+    for (int q = 0; q < kPacks; ++q) {
+      const Place at = place(q, by_terms);
+      if (by_terms) {
+#pragma unroll
+        for (int e = 0; e < n; ++e) to[at.p + e][at.i] = packs[q].at[e];
+      } else {
+        store_pack(&to[at.p][at.i], packs[q]);
+      }
+    }
+  }
+
+  Full<T> packs[kPacks];
+};
 
 // A tile's rows of A, or columns of B: value i of term p is x[i*across + p*along], 0 <= i < count.
 template <class T, Index side>
@@ -45,65 +79,50 @@ class Operand {
   // dropped.
   void load(Index k, Index depth) {
 #pragma unroll
-    for (int q = 0; q < kPacks; ++q) {
-      const Place at = place(q);
+    for (int q = 0; q < Share<T, side>::kPacks; ++q) {
+      const auto at = share_.place(q, by_terms_);
       const T* const from = x_ + at.i * across_ + (k + at.p) * along_;
       const bool whole = by_terms_ ? at.i < count_ && at.p + n <= depth : at.i + n <= count_ && at.p < depth;
       if (aligned_ && whole) {
-        packs_[q] = load_pack<Full<T>>(from);
+        share_.packs[q] = load_pack<Full<T>>(from);
         continue;
       }
 #pragma unroll
       for (int e = 0; e < n; ++e) {
         const Index i = at.i + (by_terms_ ? 0 : e), p = at.p + (by_terms_ ? e : 0);
-        packs_[q].at[e] = i < count_ && p < depth ? from[e * (by_terms_ ? along_ : across_)] : T(0);
+        share_.packs[q].at[e] = i < count_ && p < depth ? from[e * (by_terms_ ? along_ : across_)] : T(0);
       }
     }
   }
 
-  void store(Slice<T, side>& to) const {
-#pragma unroll
-    for (int q = 0; q < kPacks; ++q) {
-      const Place at = place(q);
-      if (by_terms_) {
-#pragma unroll
-        for (int e = 0; e < n; ++e) to[at.p + e][at.i] = packs_[q].at[e];
-      } else {
-        store_pack(&to[at.p][at.i], packs_[q]);
-      }
-    }
-  }
+  void store(Slice<T, side>& to) const { share_.store(to, by_terms_); }
 
  private:
-  static constexpr int n = Full<T>::kSize, kPacks = side * kSlice / n / kMultipliers;
-  static_assert(kPacks * n * kMultipliers == side * kSlice, "all threads load equally much");
-  struct Place {
-    int i, p;
-  };
-
-  // Of pack q of this thread: n neighbours of one term, or n terms, where these are neighbours in memory. There two
-  // threads read 32 bytes in a row, the least that memory delivers.
-  Place place(int q) const {
-    const int unit = threadIdx.x + q * kMultipliers;
-    if (by_terms_) return {unit / 2 % int(side), (unit / (2 * int(side)) * 2 + unit % 2) * n};
-    return {unit * n % int(side), unit * n / int(side)};
-  }
+  static constexpr int n = Full<T>::kSize;
 
   const T* const x_;
   const Index across_, along_, count_;
   const bool by_terms_, aligned_;
-  Full<T> packs_[kPacks];
+  Share<T, side> share_;
 };
 
-// One tile of C. Of two slices in shared memory, threads multiply one and fill the other. A thread's rows and columns
-// are packs of n, kAcross*n apart, so that neighbours in a warp read neighbouring packs.
-template <class T, Index side>
-void multiply(const ProductArguments& q) {
+// C (m, n), of k terms: where a tile of it goes, and what is done with it first.
+template <class T>
+struct Target {
+  Index m, n, k;
+  T* c;
+  Index c_row;
+  const T *column_bias, *row_bias;  // (n) and (m), or nullptr
+  bool relu;
+};
+
+// The tile of C from (row, column) on. A and B load the slices, one after the other. Of two slices in shared memory,
+// threads multiply one and fill the other. A thread's rows and columns are packs of n, kAcross*n apart, so that
+// neighbours in a warp read neighbouring packs.
+template <class T, Index side, class RowsOfA, class ColumnsOfB>
+inline void multiply_tile(RowsOfA& A, ColumnsOfB& B, Index row, Index column, const Target<T>& q) {
   constexpr int n = Full<T>::kSize, own = side / kAcross, kGroups = own / n;
   alignas(16) __shared__ Slice<T, side> a[2], b[2];
-  const Index tiles = ceil_div(q.n, side), row = blockIdx.x / tiles * side, column = blockIdx.x % tiles * side;
-  Operand<T, side> A(static_cast<const T*>(q.a), q.a_row, q.a_k, row, q.m),
-      B(static_cast<const T*>(q.b), q.b_column, q.b_k, column, q.n);
   const int top = threadIdx.x / kAcross * n, left = threadIdx.x % kAcross * n;
 
   T c[own][own] = {}, s[own][own] = {};
@@ -155,13 +174,14 @@ void multiply(const ProductArguments& q) {
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) {
       const Index to_column = column + g * kAcross * n + left;
-      T* const to = static_cast<T*>(q.c) + to_row * q.c_row + to_column;
+      T* const to = q.c + to_row * q.c_row + to_column;
       Full<T> y;
 #pragma unroll
       for (int e = 0; e < n; ++e) {
         y.at[e] = q.k <= kProductBlock ? s[i][g * n + e] : c[i][g * n + e] + s[i][g * n + e];
-        if (q.bias != nullptr && to_column + e < q.n) y.at[e] = y.at[e] + static_cast<const T*>(q.bias)[to_column + e];
-        if (q.relu != 0) y.at[e] = relu_of(y.at[e]);
+        if (q.column_bias != nullptr && to_column + e < q.n) y.at[e] = y.at[e] + q.column_bias[to_column + e];
+        if (q.row_bias != nullptr && to_row < q.m) y.at[e] = y.at[e] + q.row_bias[to_row];
+        if (q.relu) y.at[e] = relu_of(y.at[e]);
       }
       if (to_row >= q.m) continue;
       if (aligned && to_column + n <= q.n) {
@@ -174,6 +194,16 @@ void multiply(const ProductArguments& q) {
       }
     }
   }
+}
+
+// A block of threads computes one tile.
+template <class T, Index side>
+void multiply(const ProductArguments& q) {
+  const Index tiles = ceil_div(q.n, side), row = blockIdx.x / tiles * side, column = blockIdx.x % tiles * side;
+  Operand<T, side> a(static_cast<const T*>(q.a), q.a_row, q.a_k, row, q.m);
+  Operand<T, side> b(static_cast<const T*>(q.b), q.b_column, q.b_k, column, q.n);
+  const Target<T> c{q.m, q.n, q.k, static_cast<T*>(q.c), q.c_row, static_cast<const T*>(q.bias), nullptr, q.relu != 0};
+  multiply_tile<T, side>(a, b, row, column, c);
 }
 
 // out (rows, columns) without gaps = dy, +0 wherever y <= 0, unless y is nullptr: a thread computes one element.

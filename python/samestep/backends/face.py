@@ -275,6 +275,31 @@ class Backend(Protocol):
         dy is +0 in these where the forward pass's result y, given if it ended in a ReLU, is <= 0.
         """
 
+    # ---- convolution, which samestep.torch alone uses ----
+    #
+    # All arrays are in C order and of one dtype: x (N, G*C, H, W), w (G*O, C, R, S), bias (G*O,), y (N, G*O,
+    # H', W').
+
+    def conv2d(self, x: Any, w: Any, bias: Any | None, window: Window, relu: bool, out: Any) -> None:
+        """y, each sample's w times its patches, + bias, to ``out``; then a ReLU if asked for."""
+
+    def conv2d_backward(
+        self,
+        dy: Any,
+        x: Any | None,
+        w: Any | None,
+        y: Any | None,
+        window: Window,
+        dx: Any | None,
+        dw: Any | None,
+        dbias: Any | None,
+    ) -> None:
+        """Writes the gradients to dx, for which w is needed, dw, for which x is, and dbias, each unless None.
+
+        x or dx, and w or dw, must be given. dy is +0 wherever y, given if the forward pass ended in a ReLU,
+        is <= 0.
+        """
+
     # ---- functions of one value ----
     #
     # x and out are arrays in C order, of one size and dtype; out may be x. float32: correctly rounded. The

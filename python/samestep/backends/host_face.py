@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .face import Backend, Mse, Sizes, Window
+from .face import Backend, Mse, Sizes
 
 
 class HostMse(Mse, Protocol):
@@ -148,28 +148,3 @@ class HostBackend(Backend, Protocol):
         values: int,
     ) -> None:
         """batchnorm_backward of a part, with the sums over all blocks of the batch, as of one block."""
-
-    # ---- convolution, which samestep.torch alone uses ----
-    #
-    # All arrays are in C order and of one dtype: x (N, G*C, H, W), w (G*O, C, R, S), bias (G*O,), y (N, G*O,
-    # H', W').
-
-    def conv2d(self, x: Any, w: Any, bias: Any | None, window: Window, relu: bool, out: Any) -> None:
-        """y, each sample's w times its patches, + bias, to ``out``; then a ReLU if asked for."""
-
-    def conv2d_backward(
-        self,
-        dy: Any,
-        x: Any | None,
-        w: Any | None,
-        y: Any | None,
-        window: Window,
-        dx: Any | None,
-        dw: Any | None,
-        dbias: Any | None,
-    ) -> None:
-        """Writes the gradients to dx, for which w is needed, dw, for which x is, and dbias, each unless None.
-
-        x or dx, and w or dw, must be given. dy is +0 wherever y, given if the forward pass ended in a ReLU,
-        is <= 0.
-        """

@@ -28,19 +28,21 @@ class ConvolutionProgram(NamedTuple):
 
     def run(self, **options: Any) -> list[Array]:
         """y, or dx, dw and dbias; by the kernels, or ``backend="reference"``."""
-        backend = backends.module("reference" if options.get("backend") == "reference" else "cpu")
+        name = options.get("backend", "auto")
+        backend: Any = backends.module("cpu" if name == "auto" else name)
         shape = (self.input[0], self.weight[0], *self.result)
         x = integer_values(self.input, 37, 11, 1009, 400, 128.3, self.dtype)
         w = integer_values(self.weight, 53, 17, 911, 455, 257.7, self.dtype)
         bias = integer_values(self.weight[:1], 5, 2, 11, 5, 9.1, self.dtype)
         dy = integer_values(shape, 31, 3, 401, 200, 77.7, self.dtype)
-        y = np.empty(shape, self.dtype)
+        x, w, bias, dy = (backend.from_host(a) for a in (x, w, bias, dy))
+        y = backend.empty_like(dy)
         backend.conv2d(x, w, bias, self.window, self.what in ("relu", "masked"), y)
         if self.what in ("y", "relu"):
-            return [y]
-        gradients = [np.empty_like(a) for a in (x, w, bias)]
+            return [backend.to_host(y)]
+        gradients = [backend.empty_like(a) for a in (x, w, bias)]
         backend.conv2d_backward(dy, x, w, y if self.what == "masked" else None, self.window, *gradients)
-        return gradients
+        return [backend.to_host(a) for a in gradients]
 
 
 # Blocks of 256 terms that end within a patch, across samples and within the outputs of a group.

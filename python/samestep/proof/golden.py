@@ -379,8 +379,7 @@ def is_long(program: Program) -> bool:
 def runs_on_gpu(program: Program) -> bool:
     """Whether ``backend="cuda"`` has what the program computes."""
     return not (
-        isinstance(program, (ConvolutionProgram, LeavesProgram))
-        or (isinstance(program, NetworkProgram) and program.leaves > 0)
+        isinstance(program, LeavesProgram) or (isinstance(program, NetworkProgram) and program.leaves > 0)
     )
 
 

@@ -23,7 +23,7 @@ pytestmark = [
 ALL = "ALL_KERNELS()"
 OTHERS = (
     "WORD_KERNELS() STORAGE_KERNELS() GRADIENT_KERNELS() SUM_KERNELS() FINGERPRINT_KERNELS() MSE_KERNELS() "
-    "PRODUCT_KERNELS() FUNCTION_KERNELS() SOFTMAX_KERNELS()"
+    "PRODUCT_KERNELS() CONVOLUTION_KERNELS() FUNCTION_KERNELS() SOFTMAX_KERNELS()"
 )
 FINGERPRINTED = "FINGERPRINTED_KERNELS(adam_outside) STORED_FINGERPRINTED_KERNELS(adam_outside)"
 ADAM = f"OPTION_KERNELS(adam_outside) STORED_KERNELS(adam_outside) {FINGERPRINTED}"
@@ -42,7 +42,7 @@ FORBIDDEN = re.compile(
 MAY_FUSE = re.compile(
     r"(sum_runs_squares|add_blocks_\w+|whole_\w+|mse_residuals|mse_gradient_blocks)_float32 fma\.rn\.f64"
     r"|square_gradients_(float32|float16|bfloat16) fma\.rn\.f64"
-    r"|multiply_(large_)?float32 fma\.rn\.f32|multiply_float64 fma\.rn\.f64"
+    r"|(multiply|convolve)_\w*float32 fma\.rn\.f32|(multiply|convolve)_\w*float64 fma\.rn\.f64"
 )
 
 
@@ -160,12 +160,13 @@ def test_names_are_those_that_are_launched(cuda_on_host):
     assert sorted(entries(listed)) == sorted(names)
 
 
-def test_the_product_reads_16_bytes_at_a_time():
+@pytest.mark.parametrize("name", ["multiply", "convolve", "convolve_weight", "multiply_taps"])
+def test_the_product_reads_16_bytes_at_a_time(name):
     """Of matrices, and of slices in shared memory."""
-    found = entries(ptx("PRODUCT_KERNELS()"))
-    for name in ("multiply_float32", "multiply_large_float32", "multiply_float64"):
+    found = entries(ptx("PRODUCT_KERNELS() CONVOLUTION_KERNELS()"))
+    for which in ("float32", "large_float32", "float64"):
         for memory in ("global", "shared"):
-            assert re.search(rf"ld\.{memory}\.v[24]\.\w+", found[name]), (name, memory)
+            assert re.search(rf"ld\.{memory}\.v[24]\.\w+", found[f"{name}_{which}"]), (which, memory)
 
 
 # Registers that a block of threads can have; kernels whose arrays with computed indices lie in the GPU's
@@ -183,6 +184,7 @@ def too_large(kernel_list: str, replace: tuple[str, str] = ("", "")) -> set[str]
     found = cubin.resources(code)
     assert any(name.startswith("multiply_") for name in found)
     threads = {"whole": kernels.SHARING_THREADS, "multiply": kernels.PRODUCT_THREADS}
+    threads["convolve"] = kernels.PRODUCT_THREADS
     return {
         name
         for name, of in found.items()
@@ -214,8 +216,8 @@ def test_the_text_is_whole():
     assert "#include" not in text
     folder = Path(ss.__file__).parent / "csrc"
     headers = [*(folder / "contract").iterdir(), *(folder / "gpu").iterdir()]
-    # Drawn rows, convolution and the exchange of gradients are not on the GPU.
-    unused = {"sampling.h", "convolution.h", "leaves.h"}
+    # Drawn rows and the exchange of gradients are not on the GPU.
+    unused = {"sampling.h", "leaves.h"}
     for header in headers:
         assert text.count(header.read_text(encoding="utf-8").splitlines()[0]) == (
             header.name not in unused

@@ -30,6 +30,8 @@ ARGUMENTS = {
     "ProductArguments": kernels.PRODUCT,
     "ReluGradientArguments": kernels.RELU_GRADIENT,
     "RoundArguments": kernels.ROUND,
+    "ConvolutionArguments": kernels.CONVOLUTION,
+    "TermArguments": kernels.TERM,
     "FunctionArguments": kernels.FUNCTION,
     "SoftmaxArguments": kernels.SOFTMAX,
 }
@@ -42,6 +44,7 @@ SIZES = {
     "kHashedBlocks": (kernels.HASHED_BLOCKS,),
     "kFingerprintBytes": (BLOCK,),
     "kMultipliers": (kernels.PRODUCT_THREADS,),
+    "kSlice": (kernels.PRODUCT_SLICE,),
     "kSide": (kernels.PRODUCT_SIDE,),
     "kLargeSide": (kernels.LARGE_PRODUCT_SIDE,),
     "kProductBlock": (product.PRODUCT_BLOCK,),
@@ -52,7 +55,7 @@ SIZES = {
     "kUpdateBytes": (kernels.UPDATE_BYTES,),
     "kCoefficients": (kernels.BATCHNORM_COEFFICIENTS,),
 }
-BY_VALUE = {"Scale"}  # structs within arguments, whose fields Python lists by themselves
+BY_VALUE = {"Scale", "Convolution"}  # structs within arguments, whose fields Python lists by themselves
 
 
 def fields_of(struct: str, text: str) -> list[tuple[str, str]]:
@@ -72,7 +75,7 @@ def fields_of(struct: str, text: str) -> list[tuple[str, str]]:
 
 
 def layout_of(dtype: np.dtype) -> list[tuple[str, str]]:
-    return [(name, dtype[name].base.kind) for name in dtype.names if name != "padding"]
+    return [(name, dtype[name].base.kind) for name in dtype.names]
 
 
 @pytest.mark.parametrize("struct", ARGUMENTS)

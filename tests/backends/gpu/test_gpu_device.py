@@ -10,8 +10,8 @@ import pytest
 import option_grid
 import samestep as ss
 from bits import same_bits
-from samestep.backends import gpu
-from samestep.backends.face import STEPPED, Tensor
+from samestep.backends import cpu, gpu
+from samestep.backends.face import STEPPED, Tensor, Window
 from samestep.backends.reference.fingerprint import mix
 from samestep.proof import golden, verify
 
@@ -99,6 +99,39 @@ def test_linear(cupy, dtype, sizes):
     same_bits([ss.linear(there[1].T, there[0].T).get()], [ss.linear(w.T, x.T)])
     back = ss.linear_backward(cupy.asarray(dy), *there, y=found)
     same_bits([a.get() for a in back], list(ss.linear_backward(dy, x, w, y=y)))
+
+
+CONVOLUTIONS = {
+    # N, C of a group, (H, W), outputs of a group, (R, S), how; of the last, the patches of dx in two parts.
+    "3 x 3": (8, 64, (56, 56), 128, (3, 3), Window((1, 1), (1, 1), (1, 1), 1)),
+    "7 x 7, a step of 2": (8, 3, (112, 112), 64, (7, 7), Window((2, 2), (3, 3), (1, 1), 1)),
+    "small images": (32, 256, (7, 7), 300, (3, 3), Window((1, 1), (1, 1), (1, 1), 1)),
+    "1 x 1": (8, 300, (14, 14), 65, (1, 1), Window((1, 1), (0, 0), (1, 1), 1)),
+    "groups, gaps": (4, 5, (33, 29), 7, (3, 2), Window((2, 1), (2, 3), (1, 3), 4)),
+    "depthwise": (16, 1, (28, 28), 1, (3, 3), Window((1, 1), (1, 1), (1, 1), 96)),
+    "in parts": (2, 64, (200, 200), 16, (5, 5), Window((1, 1), (2, 2), (1, 1), 1)),
+}
+
+
+@pytest.mark.parametrize("dtype", golden.DTYPES, ids=str)
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolution(cupy, dtype, name):
+    N, C, size, outputs, kernel, window = CONVOLUTIONS[name]
+    out = (
+        (there + 2 * padding - dilation * (taps - 1) - 1) // stride + 1
+        for there, taps, stride, padding, dilation in zip(size, kernel, *window[:3], strict=True)
+    )
+    G, rng = window.groups, np.random.default_rng(7)
+    shapes = (N, G * C, *size), (G * outputs, C, *kernel), (G * outputs,), (N, G * outputs, *out)
+    x, w, bias, dy = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
+    found = []
+    for module, place, fetch in ((cpu, np.array, np.array), (gpu, cupy.asarray, cupy.asnumpy)):
+        arrays = [place(a) for a in (x, w, bias, dy)]
+        y, *gradients = (module.empty_like(a) for a in (arrays[3], *arrays[:3]))
+        module.conv2d(*arrays[:3], window, True, y)
+        module.conv2d_backward(arrays[3], *arrays[:2], y, window, *gradients)
+        found.append([fetch(a) for a in (y, *gradients)])
+    same_bits(*reversed(found))
 
 
 @pytest.mark.parametrize("dtype", golden.DTYPES, ids=str)

@@ -22,6 +22,7 @@ from .arrays import (
     zeros_like,
 )
 from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference, update_running
+from .convolution import conv2d, conv2d_backward
 from .device import device_name, why_not
 from .fingerprint import fingerprint
 from .functions import exp, log, sigmoid, tanh
@@ -42,6 +43,8 @@ __all__ = [
     "canonical_sum",
     "check_state_dir",
     "contiguous",
+    "conv2d",
+    "conv2d_backward",
     "copy",
     "cupy_views",
     "device_name",

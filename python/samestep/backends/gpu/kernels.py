@@ -41,6 +41,7 @@ TILE = 32  # columns that a block of threads sums
 PAIRED_ROWS = 1024  # block sums that a block of threads pairs
 HASHED_BLOCKS = 32  # of 1024 bytes that a block of threads hashes
 PRODUCT_THREADS = 256  # of a block that multiplies matrices
+PRODUCT_SLICE = 16  # terms that lie in shared memory at a time
 PRODUCT_SIDE, LARGE_PRODUCT_SIDE = 64, 128  # rows and columns of the product that such a block computes
 WORDS = 480  # 8-byte words that one launch of write_words writes
 HYPER = 256  # numbers of the groups that one launch of form_updates takes
@@ -245,10 +246,33 @@ def run_kernel(kernels: str, name: str, blocks: int, argument: NDArray[Any]) -> 
         launch_kernel(ready_kernel(kernels, name), blocks, argument)
 
 
-def run_product(name: str, blocks: int, argument: NDArray[Any]) -> None:
-    """Launches blocks of PRODUCT_THREADS threads."""
-    if blocks:
-        ready_kernel("PRODUCT_KERNELS()", name)((blocks,), (PRODUCT_THREADS,), (argument,))
+def are_large(m: int, n: int, tiles: int) -> bool:
+    """Whether to compute matrices (m, n) in so many large tiles; bits do not depend on it.
+
+    They read less than small ones, but leave processors idle where there are few of them, and compute more
+    than is wanted where a small tile covers a side of the matrix.
+    """
+    enough = tiles >= multiprocessors(get_cupy().cuda.runtime.getDevice())
+    return enough and min(m, n) > PRODUCT_SIDE
+
+
+def run_tiles(
+    kernels: str, name: str, dtype: Any, sizes: tuple[int, int, int], argument: NDArray[Any]
+) -> None:
+    """Launches a block of PRODUCT_THREADS threads for each tile of some matrices.
+
+    Args:
+        name: of the kernel, without its type.
+        sizes: how many matrices, and their rows and columns.
+    """
+    matrices, m, n = sizes
+    large, small = (
+        matrices * ceil_div(m, side) * ceil_div(n, side) for side in (LARGE_PRODUCT_SIDE, PRODUCT_SIDE)
+    )
+    is_large = dtype == np.float32 and are_large(m, n, large)
+    if blocks := large if is_large else small:
+        kernel = ready_kernel(kernels, f"{name}_large_{dtype}" if is_large else f"{name}_{dtype}")
+        kernel((blocks,), (PRODUCT_THREADS,), (argument,))
 
 
 def run_shared(kernels: str, name: str, blocks: int, argument: NDArray[Any], shared_bytes: int) -> None:
@@ -262,7 +286,7 @@ def run_shared(kernels: str, name: str, blocks: int, argument: NDArray[Any], sha
 # compares the two. All fields are of 8 bytes, so that nothing is padded.
 
 
-def _fields(names: str, **formats: str) -> np.dtype[Any]:
+def _fields(names: str, **formats: Any) -> np.dtype[Any]:
     return np.dtype([(name, formats.get(name, "<i8")) for name in names.split()])
 
 
@@ -285,7 +309,8 @@ GRADIENT = _fields("rows given runs sums bad stamp", stamp="<u8")
 NORM = _fields("rows given sums squares gradients scale norm", scale="<f8")
 CONVERT = _fields("from low to n from_storage to_storage")
 # WordArguments, BlockSumArguments, PairArguments, FingerprintArguments, BatchNormArguments, RunningArguments,
-# MseArguments, ProductArguments, ReluGradientArguments, RoundArguments, FunctionArguments, SoftmaxArguments.
+# MseArguments, ProductArguments, ReluGradientArguments, RoundArguments, ConvolutionArguments, TermArguments,
+# FunctionArguments, SoftmaxArguments.
 WORD = np.dtype([("to", "<i8"), ("count", "<i8"), ("words", "<i8", WORDS)])
 BLOCK_SUMS = _fields("x outer n inner out")
 PAIRS = _fields("sums sets n width stride set_stride")
@@ -300,6 +325,13 @@ MSE = _fields("Phi y w rows count p factor per_row r sums squares g loss", facto
 PRODUCT = _fields("m n k a b bias a_row a_k b_k b_column c c_row relu")
 RELU_GRADIENT = _fields("dy y rows columns dy_row dy_column y_row y_column out")
 ROUND = _fields("sums n out")
+CONVOLUTION = _fields(
+    "samples groups channels outputs size kernel out_size stride padding dilation x w bias dy w_by_tap y dx "
+    "dw relu begin end first last dpatches row_slice column_slice",
+    **dict.fromkeys(("size", "kernel", "out_size", "stride", "padding", "dilation"), ("<i8", 2)),
+    **dict.fromkeys(("row_slice", "column_slice"), ("<i8", 3)),
+)
+TERM = _fields("dy y samples outputs positions out")
 FUNCTION = _fields("x n out")
 SOFTMAX = _fields("z labels rows columns losses dz")
 BATCHNORM_COEFFICIENTS = 7  # rows of scratch; kCoefficients in csrc/contract/types.h

@@ -6,19 +6,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from .device import get_cupy
 from .kernels import (
-    LARGE_PRODUCT_SIDE,
     PRODUCT,
-    PRODUCT_SIDE,
     RELU_GRADIENT,
     ROUND,
-    ceil_div,
-    multiprocessors,
     run_kernel,
-    run_product,
+    run_tiles,
     struct_of,
     threads,
 )
@@ -39,12 +33,7 @@ def _multiply(a: Any, b: Any, bias: Any | None, relu: bool, out: Any | None) -> 
     )
     argument["relu"] = relu
     argument["bias"] = 0 if bias is None else bias.data.ptr
-    # Larger tiles read less and leave processors idle where there are few of them; bits do not depend on it.
-    grid = ceil_div(m, LARGE_PRODUCT_SIDE) * ceil_div(n, LARGE_PRODUCT_SIDE)
-    if a.dtype == np.float32 and grid >= multiprocessors(get_cupy().cuda.runtime.getDevice()):
-        run_product("multiply_large_float32", grid, argument)
-    else:
-        run_product(f"multiply_{a.dtype}", ceil_div(m, PRODUCT_SIDE) * ceil_div(n, PRODUCT_SIDE), argument)
+    run_tiles("PRODUCT_KERNELS()", "multiply", a.dtype, (1, m, n), argument)
     return c
 
 
@@ -62,6 +51,12 @@ def _relu_gradient(dy: Any, y: Any | None) -> Any:
         argument["y"], (argument["y_row"], argument["y_column"]) = y.data.ptr, _strides(y)
     run_kernel("PRODUCT_KERNELS()", f"relu_gradient_{dy.dtype}", threads(dy.size), argument)
     return out
+
+
+def round_sums(sums: Any, out: Any) -> None:
+    """out = T(sums)."""
+    argument = struct_of(ROUND, sums=sums, n=out.size, out=out)
+    run_kernel("PRODUCT_KERNELS()", f"round_sums_{out.dtype}", threads(out.size), argument)
 
 
 def linear(x: Any, w: Any, bias: Any | None, relu: bool, out: Any | None) -> Any:
@@ -86,6 +81,5 @@ def linear_backward(
         rows, columns = dy.shape
         sums = sum_terms("values", dy, 1, rows, columns)
         dbias = get_cupy().empty(columns, dy.dtype) if dbias is None else dbias
-        argument = struct_of(ROUND, sums=sums, n=columns, out=dbias)
-        run_kernel("PRODUCT_KERNELS()", f"round_sums_{dy.dtype}", threads(columns), argument)
+        round_sums(sums, dbias)
     return dx, dw, dbias
