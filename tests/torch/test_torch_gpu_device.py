@@ -130,7 +130,12 @@ def trained_network(device, dtype):
     """Losses, results, gradients and state after some steps."""
     torch.manual_seed(3)  # of the CPU, which makes the numbers
     net = torch.nn.Sequential(
-        samestep.torch.Linear(60, 160),
+        torch.nn.Unflatten(1, (3, 4, 5)),
+        samestep.torch.Conv2d(3, 70, 3, padding=1),
+        samestep.torch.BatchNorm2d(70, relu=True),
+        samestep.torch.Conv2d(70, 30, (3, 2), groups=2, stride=(1, 2), relu=True),
+        torch.nn.Flatten(),
+        samestep.torch.Linear(120, 160),
         samestep.torch.BatchNorm1d(160, relu=True),
         samestep.torch.Linear(160, 80, relu=True),
         samestep.torch.Linear(80, 4),

@@ -18,6 +18,7 @@ F = samestep.torch
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 ON_GPU = ["batch_norm_training", "batch_norm_training_backward", "batch_norm_inference"]
 ON_GPU += ["batch_norm_inference_backward", "running_statistics", "linear", "column_sums", "cross_entropy"]
+ON_GPU += ["conv2d", "conv2d_input_gradient", "conv2d_weight_gradient"]
 
 
 def numbers(*shape, dtype=torch.float32, seed=0):
@@ -226,6 +227,7 @@ def test_memory_of_a_temporary_is_not_given_away_before_its_kernel_is_launched(k
     with torch.no_grad():
         for compute in (
             lambda: F.linear(numbers(4, 3, dtype=half), numbers(2, 3, dtype=half), numbers(2, dtype=half)),
+            lambda: F.conv2d(numbers(1, 4, 3, 3, dtype=half), numbers(2, 4, 2, 2, dtype=half)),
             lambda: F.batch_norm(numbers(4, 3, dtype=half), None, None, training=True),
             lambda: F.cross_entropy(numbers(4, 3, dtype=half), torch.zeros(4, dtype=torch.uint8)),
         ):
@@ -240,6 +242,8 @@ def test_memory_of_a_temporary_is_not_given_away_before_its_kernel_is_launched(k
     [
         (F.linear, ((4, 3), (2, 3), (2,)), "bias"),
         (F.linear, ((4, 3), (2, 3)), "weight"),
+        (F.conv2d, ((2, 4, 3, 3), (2, 4, 2, 2), (2,)), "bias"),
+        (F.conv2d, ((2, 4, 3, 3), (2, 4, 2, 2)), "weight"),
         (F.batch_norm, ((4, 3), (3,), (3,)), "running_mean"),
         (F.cross_entropy, ((4, 3), (4,)), "target"),
     ],
@@ -260,10 +264,6 @@ def test_tensors_of_two_devices_are_refused(kernels, place, function, arguments,
 def test_operators_take_cuda_tensors(name):
     """So that torch.compile and transforms of torch.func find them."""
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"samestep::{name}", "CUDA")
-
-
-def test_operators_of_convolution_do_not():
-    assert not torch._C._dispatch_has_kernel_for_dispatch_key("samestep::conv2d", "CUDA")
 
 
 def test_the_input_in_main_memory_and_a_weight_on_a_gpu():
@@ -402,13 +402,15 @@ def test_the_capture_of_a_graph_is_refused(kernels, place):
         lambda: F.linear(numbers(4, 3), numbers(2, 3)),
         lambda: averaged(numbers(4, 3)),
         lambda: torch.ops.samestep.running_statistics(*statistics, 4, None, count),
+        lambda: F.conv2d(numbers(1, 4, 3, 3), numbers(2, 4, 2, 2)),
         lambda: F.cross_entropy(numbers(4, 3), torch.full((4,), 9)),
     ):
         with pytest.raises(RuntimeError, match="a CUDA graph is being captured"):
             call()
     assert not kernels.launches
     if hasattr(torch.Tag, "cudagraph_unsafe"):
-        assert torch.Tag.cudagraph_unsafe in torch.ops.samestep.linear.default.tags
+        for operator in (torch.ops.samestep.linear, torch.ops.samestep.conv2d):
+            assert torch.Tag.cudagraph_unsafe in operator.default.tags
 
 
 def test_a_tensor_at_an_odd_address(kernels, place):

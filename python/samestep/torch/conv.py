@@ -36,8 +36,8 @@ def conv2d(
     float32 and rounded once, to nearest even.
 
     Args:
-        input: (N, C, H, W) or (C, H, W), a CPU tensor; float32, float64, float16 or bfloat16. Another memory
-            layout than that of contiguous tensors costs a copy.
+        input: (N, C, H, W) or (C, H, W), on the CPU or an NVIDIA GPU; float32, float64, float16 or bfloat16.
+            Another memory layout than that of contiguous tensors costs a copy.
         weight: (out_channels, C/groups, R, S), the dtype of ``input``.
         bias: (out_channels,), likewise, or None.
         stride, dilation: a whole number, or one for rows and one for columns.
@@ -51,8 +51,10 @@ def conv2d(
 
     Raises:
         TypeError: an argument has another type or dtype.
-        ValueError: an argument has another shape or value.
-        NotImplementedError: a tensor is not on the CPU.
+        ValueError: an argument has another shape or value, or lies elsewhere than the input.
+        NotImplementedError: the input is neither on the CPU nor on an NVIDIA GPU.
+        ImportError: it is on a GPU, and CuPy is not installed.
+        RuntimeError: it is on a GPU where a CUDA graph is being captured.
 
     Source:
         Goodfellow, Bengio & Courville, Deep Learning (2016), chapter 9; the arguments are PyTorch's.
@@ -69,7 +71,7 @@ def conv2d(
     if not _is_whole(groups):
         raise TypeError(f"groups: got {groups!r}, expected a whole number")
     if not torch.jit.is_tracing():  # shapes are traced tensors there; the operators check the real ones
-        check_tensors({"input": input, "weight": weight, "bias": bias}, "torch.nn's")
+        check_tensors({"input": input, "weight": weight, "bias": bias}, "torch.nn's", on_gpu=True)
         if weight is None:
             raise TypeError("weight: got None, expected a tensor")
         input, weight, bias = under_autocast(input, weight, bias)

@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backends import cpu
-from ..backends.arrays import Array
 from ..backends.face import Window
+from .launching import backend_of
 from .linear_operators import column_sums
 from .operators import call, each, register
-from .tensors import as_array, check_dense, check_type, compute_type, resolved
+from .tensors import check_dense, check_tensors, check_type, compute_type, resolved
 
 _WINDOW = "int[2] stride, int[2] padding, int[2] dilation, int groups"
 
@@ -27,19 +26,49 @@ _MOST = 2**60  # sums of sizes, paddings and steps are then indices
 
 def check(input: Tensor, weight: Tensor, bias: Tensor | None, window: Window) -> None:
     """Raises unless the tensors fit together; ``input`` has a batch dimension."""
-    check_dense(input=input, weight=weight, bias=bias)
-    check_type(input)
-    if weight.dim() != 4:
+    _check_kinds({"input": input, "weight": weight, "bias": bias})
+    _check_sizes(input.shape, weight.shape, window)
+    outputs = weight.shape[0]
+    if bias is not None and bias.shape != (outputs,):
         raise ValueError(
-            f"weight: got shape {tuple(weight.shape)}, expected (out_channels, in_channels/groups, R, S)"
+            f"bias: got shape {tuple(bias.shape)}, expected ({outputs},), one for each of the out_channels"
         )
-    outputs, channels, groups = weight.shape[0], weight.shape[1], window.groups
+
+
+def _check_kinds(tensors: dict[str, Tensor | None]) -> None:
+    """Raises unless all are dense, of a layer's type and in one place, each that of the first."""
+    check_tensors(tensors, "torch.nn's", on_gpu=True)
+    check_dense(**tensors)
+    (first, leading), *others = ((name, tensor) for name, tensor in tensors.items() if tensor is not None)
+    check_type(leading, first)
+    for name, tensor in others:
+        if tensor.dtype != leading.dtype:
+            raise TypeError(
+                f"{name}: got {tensor.dtype}, expected the {first}'s {leading.dtype}; "
+                f"use {name}.to({first}.dtype)"
+            )
+
+
+def _check_axes(**tensors: Tensor) -> None:
+    """Raises unless all have four."""
+    for name, tensor in tensors.items():
+        if tensor.dim() != 4:
+            raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected four axes")
+
+
+def _check_sizes(input: Sequence[int], weight: Sequence[int], window: Window) -> None:
+    """Raises unless the shapes of the input and the weight fit together."""
+    if len(weight) != 4:
+        raise ValueError(
+            f"weight: got shape {tuple(weight)}, expected (out_channels, in_channels/groups, R, S)"
+        )
+    outputs, channels, groups = weight[0], weight[1], window.groups
     if groups < 1 or outputs % groups:
         raise ValueError(f"groups: got {groups}, expected a divisor of the weight's {outputs} out_channels")
-    if input.dim() != 4 or input.shape[1] != groups * channels:
+    if len(input) != 4 or input[1] != groups * channels:
         raise ValueError(
-            f"input: got shape {tuple(input.shape)}, expected (N, {groups * channels}, H, W) or "
-            f"({groups * channels}, H, W): the weight has shape {tuple(weight.shape)}, in {groups} groups"
+            f"input: got shape {tuple(input)}, expected (N, {groups * channels}, H, W) or "
+            f"({groups * channels}, H, W): the weight has shape {tuple(weight)}, in {groups} groups"
         )
     least_of = {
         "stride": (window.stride, 1),
@@ -50,20 +79,11 @@ def check(input: Tensor, weight: Tensor, bias: Tensor | None, window: Window) ->
         if min(values) < least or max(values) >= _MOST:
             raise ValueError(f"{name}: got {values}, expected {least} or more, and less than 2^60")
     for axis, name in ((2, "height"), (3, "width")):
-        taps, there = weight.shape[axis], input.shape[axis] + 2 * window.padding[axis - 2]
+        taps, there = weight[axis], input[axis] + 2 * window.padding[axis - 2]
         if taps < 1 or window.dilation[axis - 2] * (taps - 1) + 1 > there:
             raise ValueError(
                 f"weight: got {taps} taps in {name}, {window.dilation[axis - 2]} apart, expected no more "
                 f"than fit into the padded input's {name} of {there}, and at least 1"
-            )
-    if bias is not None and bias.shape != (outputs,):
-        raise ValueError(
-            f"bias: got shape {tuple(bias.shape)}, expected ({outputs},), one for each of the out_channels"
-        )
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and tensor.dtype != input.dtype:
-            raise TypeError(
-                f"{name}: got {tensor.dtype}, expected the input's {input.dtype}; use {name}.to(input.dtype)"
             )
 
 
@@ -79,8 +99,8 @@ def _result_shape(input: Sequence[int], weight: Sequence[int], window: Window) -
     return (input[0], weight[0], *sizes)
 
 
-def _read(x: Tensor, name: str) -> Array:
-    return as_array(resolved(x).to(compute_type(x.dtype)).contiguous(), name)
+def _read(x: Tensor) -> Tensor:
+    return resolved(x).to(compute_type(x.dtype)).contiguous()
 
 
 def _new(like: Tensor, shape: Sequence[int]) -> Tensor:
@@ -91,8 +111,10 @@ def convolution(input: Tensor, weight: Tensor, bias: Tensor | None, window: Wind
     """y of csrc/contract/convolution.h."""
     check(input, weight, bias, window)
     y = _new(input, _result_shape(input.shape, weight.shape, window))
-    added = None if bias is None else _read(bias, "bias")
-    cpu.conv2d(_read(input, "input"), _read(weight, "weight"), added, window, relu, as_array(y, "y"))
+    with backend_of(input) as on:
+        x, w = on.array(_read(input), "input"), on.array(_read(weight), "weight")
+        added = None if bias is None else on.array(_read(bias), "bias")
+        on.module.conv2d(x, w, added, window, relu, on.array(y, "y"))
     return y.to(input.dtype)
 
 
@@ -117,11 +139,17 @@ def gradients(
     """
     if not wanted[0] and not wanted[1]:
         return None, None, column_sums(_terms(_masked(grad, y)))
+    _check_kinds({"grad": grad, "input": input, "weight": weight, "y": y})
+    _check_sizes(*shapes, window)
+    if grad.shape != (expected := _result_shape(*shapes, window)):
+        raise ValueError(f"grad: got shape {tuple(grad.shape)}, expected the result's, {expected}")
     sizes = (*shapes, shapes[1][:1])
     new = [_new(grad, size) if want else None for size, want in zip(sizes, wanted, strict=True)]
-    x, w, result = (None if t is None else _read(t, "saved") for t in (input, weight, y))
-    dx, dw, dbias = (None if t is None else as_array(t, "gradient") for t in new)
-    cpu.conv2d_backward(_read(grad, "grad"), x, w, result, window, dx, dw, dbias)
+    with backend_of(grad) as on:
+        saved = {"input": input, "weight": weight, "y": y}
+        x, w, result = (None if t is None else on.array(_read(t), name) for name, t in saved.items())
+        dx, dw, dbias = (None if t is None else on.array(t, "gradient") for t in new)
+        on.module.conv2d_backward(on.array(_read(grad), "grad"), x, w, result, window, dx, dw, dbias)
     return tuple(None if t is None else t.to(grad.dtype) for t in new)
 
 
@@ -177,6 +205,7 @@ def _differentiate_conv2d(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _input_gradient(grad: Tensor, weight: Tensor, size: Sequence[int], *how: Any) -> Tensor:
+    _check_axes(grad=grad, weight=weight)
     window = _window(*how)
     shape = (grad.shape[0], weight.shape[1] * window.groups, *size)
     found, _, _ = gradients(grad, None, weight, None, (shape, weight.shape), window, (True, False, False))
@@ -204,8 +233,9 @@ def _differentiate_input_gradient(ctx: Any, dx: Tensor) -> tuple[Tensor | None, 
 
 
 def _weight_gradient(grad: Tensor, input: Tensor, kernel: Sequence[int], *how: Any) -> Tensor:
+    _check_axes(grad=grad, input=input)
     window = _window(*how)
-    shape = (grad.shape[1], input.shape[1] // window.groups, *kernel)
+    shape = (grad.shape[1], input.shape[1] // max(1, window.groups), *kernel)
     _, found, _ = gradients(grad, input, None, None, (input.shape, shape), window, (False, True, False))
     assert found is not None
     return found
@@ -242,7 +272,6 @@ register(
     _vmap("conv2d"),
     _save_conv2d,
     _differentiate_conv2d,
-    ("CPU",),
 )
 register(
     f"conv2d_input_gradient(Tensor grad, Tensor weight, SymInt[2] size, {_WINDOW}) -> Tensor",
@@ -251,7 +280,6 @@ register(
     _vmap("conv2d_input_gradient"),
     _save_gradient,
     _differentiate_input_gradient,
-    ("CPU",),
 )
 register(
     f"conv2d_weight_gradient(Tensor grad, Tensor input, SymInt[2] kernel, {_WINDOW}) -> Tensor",
@@ -260,7 +288,6 @@ register(
     each("conv2d_weight_gradient"),
     _save_gradient,
     _differentiate_weight_gradient,
-    ("CPU",),
 )
 
 

@@ -1,7 +1,7 @@
 """The package's functions as operators of torch, ``torch.ops.samestep.*``, for compilers and transforms.
 
-Each operator has a kernel for the CPU, an implementation on shapes alone (fake and meta tensors) and a vmap
-rule; all but the convolutions' have a kernel for NVIDIA GPUs as well. A derivative is made of operators, too.
+Each operator has a kernel for the CPU and one for NVIDIA GPUs, an implementation on shapes alone (fake and
+meta tensors) and a vmap rule. A derivative is made of operators, too.
 """
 
 from __future__ import annotations
@@ -27,21 +27,19 @@ def register(
     vmap: Callable[..., Any],
     save: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
-    devices: Sequence[str] = ("CPU", "CUDA"),
 ) -> None:
     """Makes the operator of this schema.
 
     Args:
         schema: in torch's notation.
-        kernel: computes it.
+        kernel: computes it, on the CPU or a GPU.
         fake: makes tensors of the results' shapes, types and layouts.
         vmap: torch.library.register_vmap's rule.
         save, backward: an autograd function's setup_context and backward; None: without a derivative.
-        devices: torch's names of those whose tensors the kernel takes.
     """
     name = schema.partition("(")[0]
     _LIBRARY.define(schema, tags=_TAGS)
-    for device in devices:
+    for device in ("CPU", "CUDA"):
         _LIBRARY.impl(name, kernel, device)
     torch.library.register_fake(f"samestep::{name}", fake, lib=_LIBRARY)
     torch.library.register_vmap(f"samestep::{name}", vmap, lib=_LIBRARY)

@@ -19,10 +19,10 @@ def compute_type(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in HALVES else dtype
 
 
-def check_type(input: Tensor) -> None:
+def check_type(input: Tensor, name: str = "input") -> None:
     """Raises for a type that no layer takes."""
     if input.dtype not in TYPES:
-        raise TypeError(f"input: got {input.dtype}, expected one of {', '.join(map(str, TYPES))}")
+        raise TypeError(f"{name}: got {input.dtype}, expected one of {', '.join(map(str, TYPES))}")
 
 
 def check_dense(**tensors: Tensor | None) -> None:
