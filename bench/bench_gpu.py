@@ -20,6 +20,8 @@ import cupy
 import numpy as np
 
 import samestep as ss
+from samestep.backends import gpu
+from samestep.backends.face import Window
 from samestep.commands.bench.cases import LR, RULES
 from samestep.commands.bench.peers import TORCH
 from samestep.commands.bench.ratios import Ratio, median_of, verdict
@@ -35,10 +37,11 @@ class Sizes(NamedTuple):
     elements: int = 1000  # of each of them
     batch: tuple[int, int, int, int] = (32, 256, 56, 56)
     side: int = 4096  # of matrices
+    images: tuple[int, int, int, int] = (32, 128, 56, 56)
     rounds: int = 20
 
 
-QUICK = Sizes(1 << 16, 20, 100, (2, 4, 7, 7), 130, 1)
+QUICK = Sizes(1 << 16, 20, 100, (2, 4, 7, 7), 130, (2, 4, 7, 7), 1)
 
 
 class Row(NamedTuple):
@@ -222,6 +225,27 @@ def product_rows(side: int) -> Iterator[Row]:
     yield Row(f"product, {side}x{side}x{side}", 0, contenders, {"cuBLAS": 0.6})
 
 
+def convolution_rows(shape: tuple[int, ...]) -> Iterator[Row]:
+    """3 x 3, as many outputs as channels; torch's is cuDNN's, without TF32."""
+    torch, window = torch_module(), Window((1, 1), (1, 1), (1, 1), 1)
+    x, y, dy, dx = (random(*shape) for _ in range(4))
+    w, dw = (random(shape[1], shape[1], 3, 3) for _ in range(2))
+    forward: dict[str, Call] = {"samestep": lambda: gpu.conv2d(x, w, None, window, False, y)}
+    backward: dict[str, Call] = {
+        "samestep": lambda: gpu.conv2d_backward(dy, x, w, None, window, dx, dw, None)
+    }
+    if torch is not None:
+        torch.backends.cudnn.allow_tf32 = False
+        X, dY, W = (torch.from_dlpack(a) for a in (x, dy, w))
+        forward["torch cuDNN"] = lambda: torch.nn.functional.conv2d(X, W, padding=1)
+        back, pair = torch.ops.aten.convolution_backward, ([1, 1], [1, 1], [1, 1])
+        wanted = [True, True, False]
+        backward["torch cuDNN"] = lambda: back(dY, X, W, None, *pair, False, [0, 0], 1, wanted)
+    size = "x".join(map(str, shape))
+    yield Row(f"conv2d forward, {size}, 3x3", 0, forward, {"torch cuDNN": 0.3})
+    yield Row(f"conv2d backward, {size}, 3x3", 0, backward, {"torch cuDNN": 0.3})
+
+
 def all_rows(sizes: Sizes, copy: Copy) -> Iterator[Row]:
     large, many = [sizes.large], [sizes.elements] * sizes.tensors
     of_many = f"{sizes.tensors} x {sizes.elements}"
@@ -231,6 +255,7 @@ def all_rows(sizes: Sizes, copy: Copy) -> Iterator[Row]:
     yield clip_row(of_many, many)
     yield from batchnorm_rows(sizes.batch, copy)
     yield from product_rows(sizes.side)
+    yield from convolution_rows(sizes.images)
 
 
 def main(arguments: list[str] | None = None) -> None:

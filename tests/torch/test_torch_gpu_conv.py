@@ -175,7 +175,7 @@ def test_operators_called_by_themselves(kernels, place, name):
         ("conv2d", {1: (3, 5, 3, 3)}, ValueError, r"input: got shape .*expected \(N, 5, H, W\)"),
         ("conv2d_input_gradient", {0: (2, 3, 4, 3)}, ValueError, r"grad: got shape .*\(2, 3, 3, 3\)"),
         ("conv2d_input_gradient", {0: (2, 2, 3, 3)}, ValueError, r"grad: got shape .*\(2, 3, 3, 3\)"),
-        ("conv2d_input_gradient", {0: (3, 3, 3)}, ValueError, r"grad: got shape \(3, 3, 3\), expected four axes"),
+        ("conv2d_input_gradient", {0: (3, 3, 3)}, ValueError, r"grad: got shape \(3, 3, 3\), .* four axes"),
         ("conv2d_input_gradient", {1: (3, 4, 3)}, ValueError, r"weight: got shape \(3, 4, 3\), expected"),
         (
             "conv2d_input_gradient",

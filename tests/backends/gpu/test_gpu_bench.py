@@ -111,6 +111,7 @@ class TestSpeed:
                 *((f"batch norm {way}", "copy", 0.80) for way in ("forward", "backward")),
                 *((f"batch norm {way}", "torch cuDNN", 1.0) for way in ("forward", "backward")),
                 ("product", "cuBLAS", 0.6),
+                *((f"conv2d {way}", "torch cuDNN", 0.3) for way in ("forward", "backward")),
             ]
         )
         for r in (r for r in results if r["goal"]):

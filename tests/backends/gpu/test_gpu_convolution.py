@@ -249,6 +249,16 @@ def test_padding_is_a_term_and_nothing_is_a_positive_zero(kernels):
     assert not np.signbit(y).any()
 
 
+@pytest.mark.parametrize("on", [ON_GPU, on_host(cpu), on_host(reference)], ids=["gpu", "cpu", "reference"])
+def test_zeros_of_the_padding_are_positive(kernels, on):
+    """-0 of a product too small for its type, plus 1*(+0), is +0; plus 1*(-0) it would be -0."""
+    x, w = np.full((1, 1, 1, 1), -1e-30, np.float32), np.float32([1e-30, 1]).reshape(1, 1, 1, 2)
+    window = Window((1, 1), (0, 1), (1, 1), 1)
+    y = forward(on, x, w, None, window, False, (1, 1, 1, 2))
+    assert y.ravel().tolist() == [np.float32(-1e-30), 0]
+    assert not np.signbit(y[..., 1])
+
+
 def test_a_sample_has_the_same_bits_in_any_batch(kernels):
     case = CASES["padded"]
     dy, x, w, bias = problem(case, "float32")
