@@ -1,6 +1,7 @@
 // Convolution on a GPU: the tiles of its three products, whose patches are gathered while shared memory is filled. The
 // formulas are those of contract/convolution.h; backends/gpu/convolution.py launches the kernels: convolve for the
-// result; order_terms, and then convolve_weight for the weight's gradient, multiply_taps and add_taps for the input's.
+// result; order_terms, and then convolve_weight and add_spans for the weight's gradient, multiply_taps and add_taps for
+// the input's.
 #pragma once
 #include "contract/convolution.h"
 #include "contract/types.h"
@@ -13,9 +14,10 @@ namespace {
 // Convolution's w_by_tap is not used; its relu is followed by 7 bytes of no meaning.
 struct ConvolutionArguments {
   Convolution v;
-  // Of the input's gradient, one launch computes samples begin..end-1 and, of each group, channels first..last-1.
-  Index begin, end, first, last;
-  void* dpatches;                       // (end - begin, G, last - first, R*S, P)
+  // Of the input's gradient, one launch computes samples begin..end-1 and, of each group, channels first..last-1; of
+  // the weight's, spans begin..end-1 of that many terms each: all of them, or a block of the contract's.
+  Index begin, end, first, last, span;
+  void* parts;                          // (end - begin, G, last - first, R*S, P), or (end - begin, G*O, K)
   Index row_slice[3], column_slice[3];  // kSlice as (c, r, s), and as (n, h', w')
 };
 
@@ -102,17 +104,17 @@ class PatchColumns {
   Share<T, side> share_;
 };
 
-// B of the weight's product: value i of term p is column p of row first + i of all patches.
+// B of the weight's product: value i of term p is column begin + p of row first + i of all patches.
 template <class T, Index side>
 class PatchRows {
  public:
-  PatchRows(const ConvolutionArguments& a, Index group, Index first)
+  PatchRows(const ConvolutionArguments& a, Index group, Index first, Index begin)
       : a_(a),
         patches_(a.v, group),
         count_(smaller(side, terms_of(a.v) - first)),
         row_(parts_of(first + share_.place(0, true).i, a.v.kernel)) {
 #pragma unroll
-    for (int q = 0; q < kPacks; ++q) columns_[q] = parts_of(share_.place(q, true).p, a.v.out_size);
+    for (int q = 0; q < kPacks; ++q) columns_[q] = parts_of(begin + share_.place(q, true).p, a.v.out_size);
   }
 
   void load(Index, Index depth) {
@@ -168,18 +170,31 @@ void convolve(const ConvolutionArguments& a) {
   multiply_tile<T, side>(w, patches, tile.row, tile.column, to);
 }
 
-// A tile of a group's dw.
+// A tile of a group's dw, or of what one span of terms gives it.
 template <class T, Index side>
 void convolve_weight(const ConvolutionArguments& a) {
   const Convolution& v = a.v;
   const Index terms = v.samples * positions_of(v), columns = terms_of(v);
   const Tile tile = tile_of<side>(v.outputs, columns);
-  const Index first = tile.matrix * v.outputs;
-  Operand<T, side> dy(static_cast<const T*>(v.dy) + first * terms, terms, 1, tile.row, v.outputs);
-  PatchRows<T, side> patches(a, tile.matrix, tile.column);
-  T* dw = static_cast<T*>(v.dw) + first * columns;
-  const Target<T> to{v.outputs, columns, terms, dw, columns, nullptr, nullptr, false};
+  const Index group = tile.matrix % v.groups, begin = (a.begin + tile.matrix / v.groups) * a.span;
+  const T* from = static_cast<const T*>(v.dy) + group * v.outputs * terms + begin;
+  Operand<T, side> dy(from, terms, 1, tile.row, v.outputs);
+  PatchRows<T, side> patches(a, group, tile.column, begin);
+  T* dw = static_cast<T*>(a.parts) + tile.matrix * v.outputs * columns;
+  const Target<T> to{v.outputs, columns, smaller(a.span, terms - begin), dw, columns, nullptr, nullptr, false};
   multiply_tile<T, side>(dy, patches, tile.row, tile.column, to);
+}
+
+// A thread adds what the spans give one element of dw.
+template <class T>
+void add_spans(const ConvolutionArguments& a) {
+  const Index size = a.v.groups * a.v.outputs * terms_of(a.v), e = thread_number();
+  if (e >= size) return;
+  const T* from = static_cast<const T*>(a.parts) + e;
+  T* dw = static_cast<T*>(a.v.dw) + e;
+  T c = a.begin == 0 ? *from : *dw + *from;
+  for (Index i = 1; i < a.end - a.begin; ++i) c = c + from[i * size];
+  *dw = c;
 }
 
 // A tile of dpatches[n] of a group.
@@ -193,7 +208,7 @@ void multiply_taps(const ConvolutionArguments& a) {
   Operand<T, side> w(from, 1, terms_of(v), tile.row, rows);
   Operand<T, side> dy(static_cast<const T*>(v.dy) + first * terms + sample * positions, 1, terms, tile.column,
                       positions);
-  T* dpatches = static_cast<T*>(a.dpatches) + tile.matrix * rows * positions;
+  T* dpatches = static_cast<T*>(a.parts) + tile.matrix * rows * positions;
   const Target<T> to{rows, positions, v.outputs, dpatches, positions, nullptr, nullptr, false};
   multiply_tile<T, side>(w, dy, tile.row, tile.column, to);
 }
@@ -206,7 +221,7 @@ void add_taps(const ConvolutionArguments& a) {
   if (e >= (a.end - a.begin) * v.groups * channels * plane) return;
   const Index h = e / v.size[1] % v.size[0], w = e % v.size[1], matrix = e / plane / channels;
   const Index channel = a.first + e / plane % channels;
-  const T* dpatches = static_cast<const T*>(a.dpatches) + e / plane * taps_of(v) * positions_of(v);
+  const T* dpatches = static_cast<const T*>(a.parts) + e / plane * taps_of(v) * positions_of(v);
   T dx = T(0);
   for (Index r = 0; r < v.kernel[0]; ++r) {
     const Index row = output_of(v, 0, h, r);

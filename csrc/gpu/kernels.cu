@@ -123,9 +123,10 @@ FOR_EACH_RULE(RULE)
   KERNEL(convolve_##type, ConvolutionArguments, convolve<T, side>)               \
   KERNEL(convolve_weight_##type, ConvolutionArguments, convolve_weight<T, side>) \
   KERNEL(multiply_taps_##type, ConvolutionArguments, multiply_taps<T, side>)
-#define CONVOLUTION_KERNELS_OF(T, type)                      \
-  CONVOLUTION_TILES(T, type, kSide)                          \
-  KERNEL(add_taps_##type, ConvolutionArguments, add_taps<T>) \
+#define CONVOLUTION_KERNELS_OF(T, type)                        \
+  CONVOLUTION_TILES(T, type, kSide)                            \
+  KERNEL(add_spans_##type, ConvolutionArguments, add_spans<T>) \
+  KERNEL(add_taps_##type, ConvolutionArguments, add_taps<T>)   \
   KERNEL(order_terms_##type, TermArguments, order_terms<T>)
 #define CONVOLUTION_KERNELS()                         \
   CONVOLUTION_TILES(float, large_float32, kLargeSide) \

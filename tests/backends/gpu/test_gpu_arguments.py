@@ -47,7 +47,7 @@ SIZES = {
     "kSlice": (kernels.PRODUCT_SLICE,),
     "kSide": (kernels.PRODUCT_SIDE,),
     "kLargeSide": (kernels.LARGE_PRODUCT_SIDE,),
-    "kProductBlock": (product.PRODUCT_BLOCK,),
+    "kProductBlock": (product.PRODUCT_BLOCK, kernels.PRODUCT_BLOCK),
     "kWords": (kernels.WORDS,),
     "kHyper": (kernels.HYPER,),
     "kRun": (kernels.RUN,),

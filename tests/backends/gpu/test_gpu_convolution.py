@@ -38,6 +38,8 @@ CASES = {
     "513 terms": (1, 513, 2, (3, 4), (1, 1), PLAIN),
     "256 terms": (1, 64, 2, (3, 4), (2, 2), PLAIN),
     "blocks of dw that cross samples": (3, 2, 2, (9, 11), (2, 2), PLAIN),
+    "840 terms of dw": (3, 2, 2, (15, 21), (2, 2), PLAIN),
+    "1024 terms of dw, in groups": (4, 1, 3, (16, 16), (3, 3), Window((1, 1), (1, 1), (1, 1), 2)),
     "257 outputs": (1, 1, 257, (2, 3), (1, 2), PLAIN),
     "a long row": (1, 1, 1, (3, 140), (2, 3), PADDED),
     "a kernel of 7 x 7": (1, 3, 2, (11, 9), (7, 7), Window((2, 2), (3, 3), (1, 1), 1)),
@@ -178,7 +180,7 @@ def test_the_gradient_of_the_input_part_by_part(kernels, monkeypatch, name, laun
 
     monkeypatch.setattr(sys.modules["cupy"], "empty", noting)
     for limit, count in zip(limits, launches, strict=True):
-        monkeypatch.setattr(gpu.convolution, "PATCH_BYTES", limit)
+        monkeypatch.setattr(gpu.convolution, "PART_BYTES", limit)
         kernels.launches.clear()
         made.clear()
         dx = device(np.full_like(x, 7))
@@ -189,6 +191,46 @@ def test_the_gradient_of_the_input_part_by_part(kernels, monkeypatch, name, laun
         _, scratch = made  # beside dy with the channels first
         assert scratch.nbytes <= max(limit, of_channel)
         assert scratch.nbytes <= samples * channels * of_channel
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["840 terms of dw", "1024 terms of dw, in groups"])
+def test_the_gradient_of_the_weight_block_by_block(kernels, monkeypatch, name, dtype):
+    case = CASES[name]
+    dy, x, w, _ = problem(case, dtype, finite=False)
+    window = case[-1]
+    expected = backward(on_host(cpu), dy, x, w, None, window)[1]
+    made, empty = [], sys.modules["cupy"].empty
+
+    def noting(shape, dtype):
+        made.append(empty(shape, dtype))
+        return made[-1]
+
+    monkeypatch.setattr(sys.modules["cupy"], "empty", noting)
+    for limit, launches in ((1, 4), (w.nbytes, 4), (2 * w.nbytes, 2), (3 * w.nbytes, 2), (1 << 30, 1)):
+        monkeypatch.setattr(gpu.convolution, "PART_BYTES", limit)
+        kernels.launches.clear()
+        made.clear()
+        dw = device(np.full_like(w, 7))
+        gpu.conv2d_backward(device(dy), device(x), None, None, window, None, dw, None)
+        same(dw.get(), expected, f"{limit} bytes")
+        names = [name for name, *_ in kernels.launches]
+        assert names.count(f"convolve_weight_{dtype}") == names.count(f"add_spans_{dtype}") == launches
+        _, scratch = made  # beside dy with the channels first
+        assert scratch.nbytes <= max(limit, w.nbytes)
+        assert scratch.nbytes <= 4 * w.nbytes
+
+
+@pytest.mark.parametrize("processors", [1, 3])
+def test_the_gradient_of_the_weight_at_once(kernels, monkeypatch, processors):
+    """Where its tiles, of which there is one for each of the two groups, keep the processors busy."""
+    monkeypatch.setattr(gpu.convolution, "multiprocessors", lambda device: processors)
+    case = CASES["1024 terms of dw, in groups"]
+    dy, x, w, _ = problem(case, "float32")
+    dw = device(np.full_like(w, 7))
+    gpu.conv2d_backward(device(dy), device(x), None, None, case[-1], None, dw, None)
+    same(dw.get(), backward(on_host(cpu), dy, x, w, None, case[-1])[1])
+    assert any(name.startswith("add_spans") for name, *_ in kernels.launches) == (processors == 3)
 
 
 @pytest.mark.parametrize("module", [cpu, gpu], ids=["cpu", "gpu"])

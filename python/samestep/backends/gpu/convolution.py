@@ -12,13 +12,26 @@ from numpy.typing import NDArray
 from ..face import Window
 from .arrays import assign
 from .device import get_cupy
-from .kernels import CONVOLUTION, PRODUCT_SLICE, TERM, run_kernel, run_tiles, struct_of, threads
+from .kernels import (
+    CONVOLUTION,
+    PRODUCT_BLOCK,
+    PRODUCT_SIDE,
+    PRODUCT_SLICE,
+    TERM,
+    ceil_div,
+    multiprocessors,
+    run_kernel,
+    run_tiles,
+    struct_of,
+    threads,
+)
 from .product import round_sums
 from .sums import sum_terms
 
 KERNELS = "CONVOLUTION_KERNELS()"
-# Of the input's gradient by patches at a time; more only where one channel of each group has more.
-PATCH_BYTES = 256 << 20
+# Of what is added up to a gradient, at a time: patches of the input's, of which one channel of each group may
+# take more, and blocks of terms of the weight's, of which one may.
+PART_BYTES = 256 << 20
 
 
 def _kernel_argument(
@@ -78,11 +91,9 @@ def conv2d_backward(
         terms = _terms(dy, y)
         argument = _kernel_argument((x_shape, w_shape, dy.shape), window, x=x, w=w, dy=terms, dx=dx, dw=dw)
         if dx is not None:
-            _input_gradient(argument, x_shape, w_shape, H * W, dx.dtype)
+            _input_gradient(argument.copy(), x_shape, w_shape, H * W, dx.dtype)
         if dw is not None and dy.size:
-            G = window.groups
-            columns = w_shape[1] * w_shape[2] * w_shape[3]
-            run_tiles(KERNELS, "convolve_weight", dw.dtype, (G, GO // G, columns), argument)
+            _weight_gradient(argument, dw, window.groups, N * H * W)
         elif dw is not None and dw.size:
             assign(dw, 0.0)
         if dbias is not None:
@@ -102,6 +113,25 @@ def _terms(dy: Any, y: Any | None) -> Any:
     return out
 
 
+def _weight_gradient(argument: NDArray[Any], dw: Any, G: int, terms: int) -> None:
+    """Where there are fewer tiles than processors, a tile of each block of terms, which are then added."""
+    GO, columns = dw.shape[0], dw.size // dw.shape[0]
+    blocks = ceil_div(terms, PRODUCT_BLOCK)
+    tiles = G * ceil_div(GO // G, PRODUCT_SIDE) * ceil_div(columns, PRODUCT_SIDE)
+    if blocks == 1 or tiles >= multiprocessors(get_cupy().cuda.runtime.getDevice()):
+        argument["span"], argument["parts"] = terms, dw.data.ptr
+        run_tiles(KERNELS, "convolve_weight", dw.dtype, (G, GO // G, columns), argument)
+        return
+    at_once = min(blocks, max(1, PART_BYTES // max(1, dw.nbytes)))
+    scratch = get_cupy().empty(at_once * dw.size, dw.dtype)
+    argument["span"], argument["parts"] = PRODUCT_BLOCK, scratch.data.ptr
+    for begin in range(0, blocks, at_once):
+        end = min(blocks, begin + at_once)
+        argument["begin"], argument["end"] = begin, end
+        run_tiles(KERNELS, "convolve_weight", dw.dtype, ((end - begin) * G, GO // G, columns), argument)
+        run_kernel(KERNELS, f"add_spans_{dw.dtype}", threads(dw.size), argument)
+
+
 def _input_gradient(
     argument: NDArray[Any], x: tuple[int, ...], w: tuple[int, ...], positions: int, dtype: Any
 ) -> None:
@@ -112,10 +142,10 @@ def _input_gradient(
     G = x[1] // C
     of_channel = G * taps * positions  # elements of the patches of one channel of each group, of a sample
     scratch = None
-    for begin, end, first, last in _parts(N, C, max(1, PATCH_BYTES // dtype.itemsize), of_channel):
+    for begin, end, first, last in _parts(N, C, max(1, PART_BYTES // dtype.itemsize), of_channel):
         if scratch is None:  # the first part is the largest
             scratch = get_cupy().empty((end - begin) * (last - first) * of_channel, dtype)
-            argument["dpatches"] = scratch.data.ptr
+            argument["parts"] = scratch.data.ptr
         for name, value in zip(("begin", "end", "first", "last"), (begin, end, first, last), strict=True):
             argument[name] = value
         matrices, channels = (end - begin) * G, last - first

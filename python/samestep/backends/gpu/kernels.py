@@ -41,6 +41,7 @@ TILE = 32  # columns that a block of threads sums
 PAIRED_ROWS = 1024  # block sums that a block of threads pairs
 HASHED_BLOCKS = 32  # of 1024 bytes that a block of threads hashes
 PRODUCT_THREADS = 256  # of a block that multiplies matrices
+PRODUCT_BLOCK = 256  # terms, kProductBlock in csrc/contract/types.h
 PRODUCT_SLICE = 16  # terms that lie in shared memory at a time
 PRODUCT_SIDE, LARGE_PRODUCT_SIDE = 64, 128  # rows and columns of the product that such a block computes
 WORDS = 480  # 8-byte words that one launch of write_words writes
@@ -327,7 +328,7 @@ RELU_GRADIENT = _fields("dy y rows columns dy_row dy_column y_row y_column out")
 ROUND = _fields("sums n out")
 CONVOLUTION = _fields(
     "samples groups channels outputs size kernel out_size stride padding dilation x w bias dy w_by_tap y dx "
-    "dw relu begin end first last dpatches row_slice column_slice",
+    "dw relu begin end first last span parts row_slice column_slice",
     **dict.fromkeys(("size", "kernel", "out_size", "stride", "padding", "dilation"), ("<i8", 2)),
     **dict.fromkeys(("row_slice", "column_slice"), ("<i8", 3)),
 )
