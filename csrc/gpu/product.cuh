@@ -171,6 +171,7 @@ inline void multiply_tile(RowsOfA& A, ColumnsOfB& B, Index row, Index column, co
 #pragma unroll
   for (int i = 0; i < own; ++i) {
     const Index to_row = row + i / n * kAcross * n + top + i % n;
+    const T row_bias = q.row_bias != nullptr && to_row < q.m ? q.row_bias[to_row] : T(0);
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) {
       const Index to_column = column + g * kAcross * n + left;
@@ -180,7 +181,7 @@ inline void multiply_tile(RowsOfA& A, ColumnsOfB& B, Index row, Index column, co
       for (int e = 0; e < n; ++e) {
         y.at[e] = q.k <= kProductBlock ? s[i][g * n + e] : c[i][g * n + e] + s[i][g * n + e];
         if (q.column_bias != nullptr && to_column + e < q.n) y.at[e] = y.at[e] + q.column_bias[to_column + e];
-        if (q.row_bias != nullptr && to_row < q.m) y.at[e] = y.at[e] + q.row_bias[to_row];
+        if (q.row_bias != nullptr) y.at[e] = y.at[e] + row_bias;
         if (q.relu) y.at[e] = relu_of(y.at[e]);
       }
       if (to_row >= q.m) continue;
