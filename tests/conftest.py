@@ -47,13 +47,16 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
     Without its lock CPython looks for cycles only when there are a quarter more objects. An optimizer and
     its groups are a cycle, and the arrays of those that a thousand tests have dropped would take 20 GB.
     """
-    yield
-    left = _core.get_isa(), ss.get_num_threads()
-    if next(_ended) % 20 == 0 and not getattr(sys, "_is_gil_enabled", lambda: True)():
-        gc.collect()
+    try:
+        yield
+    finally:
+        left = _core.get_isa(), ss.get_num_threads()
+        if left != _settings:
+            ss.set_isa(_settings[0])
+            ss.set_num_threads(_settings[1])
+        if next(_ended) % 20 == 0 and not getattr(sys, "_is_gil_enabled", lambda: True)():
+            gc.collect()
     if left != _settings:
-        ss.set_isa(_settings[0])
-        ss.set_num_threads(_settings[1])
         expected = f"expected {_settings}; let it take the fixture `settings`"
         pytest.fail(f"{item.nodeid} leaves the process with {left}, {expected}", pytrace=False)
 

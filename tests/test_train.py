@@ -558,7 +558,7 @@ class TestOwnProblems:
             (TypeError, r"returned NoneType, expected a numpy array of float64, shape \(2,\), as w", None),
             (TypeError, r"returned list, expected a numpy array", [1.0, 2.0]),
             (TypeError, r"returned float, expected", 1.0),
-            (TypeError, r"returned MaskedArray, expected", np.ma.ones(2)),
+            (TypeError, r"returned numpy.ma.MaskedArray, expected", np.ma.ones(2)),
             (TypeError, r"returned float32, .* convert it with \.astype\(numpy\.float64\)", np.ones(2, "f4")),
             (TypeError, r"returned int64, expected", np.ones(2, int)),
             (ValueError, r"returned shape \(3,\), expected .*, as w$", np.ones(3)),

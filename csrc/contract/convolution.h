@@ -1,5 +1,6 @@
 // Convolution in two dimensions: matrix products (product.h) with the patches of the input. No loops over memory. The
-// loops are in isa/convolution.h; the NumPy twin is backends/reference/convolution.py.
+// loops of a processor are in isa/convolution.h, those of a GPU in gpu/convolution.cuh; the NumPy twin is
+// backends/reference/convolution.py.
 //
 // The patches of a sample n are a matrix of K = C*R*S rows k = (c, r, s), in the order of the weight (O, C, R, S), and
 // P = H'*W' columns p = (h', w'), the last index running fastest:

@@ -15,7 +15,7 @@ namespace {
 struct ConvolutionArguments {
   Convolution v;
   // Of the input's gradient, one launch computes samples begin..end-1 and, of each group, channels first..last-1; of
-  // the weight's, spans begin..end-1 of that many terms each: all of them, or a block of the contract's.
+  // the weight's, spans begin..end-1 of that many terms each, blocks of the contract's; or, with begin = end = 0, all.
   Index begin, end, first, last, span;
   void* parts;                          // (end - begin, G, last - first, R*S, P), or (end - begin, G*O, K)
   Index row_slice[3], column_slice[3];  // kSlice as (c, r, s), and as (n, h', w')

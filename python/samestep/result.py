@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .backends import module
+from .backends import in_main_memory
 from .optim.optimizer import Optimizer
 from .problems import Floats
 
@@ -63,5 +63,4 @@ class Result:
     @property
     def diverged(self) -> bool:
         """Whether the final loss exceeds the first, or is NaN, or a weight is infinite or NaN."""
-        w = self.w if isinstance(self.w, np.ndarray) else module("cuda").to_host(self.w)
-        return not (self.loss <= self.losses[0] and bool(np.isfinite(w).all()))
+        return not (self.loss <= self.losses[0] and bool(np.isfinite(in_main_memory(self.w)).all()))

@@ -17,7 +17,6 @@ HOW = [
     {"padding": "same"},
     {"groups": 4, "padding": (0, 3)},
 ]
-GRADIENT = torch.ops.samestep.conv2d_input_gradient, torch.ops.samestep.conv2d_weight_gradient
 PLAIN = [1, 1], [0, 0], [1, 1], 1
 
 
@@ -214,7 +213,9 @@ def test_operators_refuse_what_does_not_fit(kernels, place, name, arguments, err
 def test_operators_refuse_a_tensor_of_another_device(kernels, place, name):
     given = calls()[name]
     place.of_others, place.numbers = 0, {tuple(given[1].shape): None}
-    with pytest.raises(ValueError, match=r"got a tensor on cpu, expected one on GPU 0, where the input lies"):
+    first = "input" if name == "conv2d" else "grad"
+    message = f"got a tensor on cpu, expected one on GPU 0, where the {first} lies; use .*to\\({first}.device"
+    with pytest.raises(ValueError, match=message):
         getattr(torch.ops.samestep, name)(*given)
     assert not kernels.launches
 

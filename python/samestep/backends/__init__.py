@@ -52,6 +52,11 @@ def choose_backend(
     return "cpu" if backend == "auto" else backend, list(named.values())
 
 
+def in_main_memory(a: Any) -> Any:
+    """A NumPy array: ``a`` itself, or a copy of an array of CuPy's."""
+    return module("cuda").to_host(a) if lives_on_gpu(a) else a
+
+
 def check_name(backend: str) -> None:
     """Raises ValueError if there is no backend of that name."""
     if not isinstance(backend, str) or backend not in ("auto", *BACKENDS):

@@ -281,7 +281,8 @@ def check_returned_gradient(g: Any, w: Floats) -> Floats:
         f"expected {'an array on a GPU' if on_gpu else 'a numpy array'} of {w.dtype}, shape {w.shape}, as w"
     )
     if not is_array(g) or lives_on_gpu(g) != on_gpu or isinstance(g, np.ma.MaskedArray):
-        raise TypeError(f"problem.gradient: returned {type(g).__name__}, {expected}")
+        got = f"{type(g).__module__}.{type(g).__qualname__}" if is_array(g) else type(g).__name__
+        raise TypeError(f"problem.gradient: returned {got}, {expected}")
     if on_gpu:
         _, (_, g) = choose_backend("cuda", {"w": w, "problem.gradient": g})
     if g.dtype != w.dtype:

@@ -252,7 +252,7 @@ class MSE:
         """
         if self._spread is not None:
             return self._spread.of_whole("hessian").copy()
-        Phi = self._in_memory(self.Phi)
+        Phi = backends.in_main_memory(self.Phi)
         hessian: Floats = self._module.from_host(self.c * (Phi.T @ Phi))
         return hessian
 
@@ -269,7 +269,7 @@ class MSE:
     @cached_property
     def _eigenvalues(self) -> Float64s:
         sigma = np.zeros(self.dimension)
-        found = np.linalg.svd(self._in_memory(self.Phi).astype(np.float64), compute_uv=False)
+        found = np.linalg.svd(backends.in_main_memory(self.Phi).astype(np.float64), compute_uv=False)
         # The threshold is that of numpy.linalg.lstsq, so that mu > 0 exactly if the minimiser is unique.
         found[found <= np.finfo(np.float64).eps * max(self.Phi.shape) * found[0]] = 0.0
         sigma[: len(found)] = found
@@ -312,21 +312,16 @@ class MSE:
 
     @cached_property
     def _optimum(self) -> float:
-        Phi, y = self._in_memory(self.Phi), self._in_memory(self.y)
+        Phi, y = backends.in_main_memory(self.Phi), backends.in_main_memory(self.y)
         r = Phi.astype(np.float64) @ self._minimizer - y.astype(np.float64)
         return 0.5 * self.c * float(r @ r)
 
     @cached_property
     def _minimizer(self) -> Floats:
-        Phi = self._in_memory(self.Phi).astype(np.float64)
-        y = self._in_memory(self.y).astype(np.float64)
+        Phi = backends.in_main_memory(self.Phi).astype(np.float64)
+        y = backends.in_main_memory(self.y).astype(np.float64)
         solution: Floats = np.linalg.lstsq(Phi, y, rcond=None)[0]
         return solution
-
-    def _in_memory(self, a: Floats) -> Floats:
-        """The array as a NumPy array, for what the theory computes in main memory."""
-        host: Floats = a if isinstance(a, np.ndarray) else self._module.to_host(a)
-        return host
 
     def _check_batch(self, w: Floats, rows: Integers | None = None) -> tuple[Floats, Integers | None]:
         """The weights and the rows in use, checked; with a group, that they are the same everywhere."""
@@ -381,4 +376,4 @@ def rows_in_memory(problem: MSE) -> tuple[Floats, Floats]:
             f"problem: has its rows on {problem.group.size} workers, expected all in one process; make an "
             "MSE of all rows without a group for this"
         )
-    return problem._in_memory(problem.Phi), problem._in_memory(problem.y)
+    return backends.in_main_memory(problem.Phi), backends.in_main_memory(problem.y)

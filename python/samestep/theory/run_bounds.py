@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..problems.function import can_call_with
+from ..backends import in_main_memory
+from ..problems.function import can_call_with, check_returned_gradient
 from .bound_check import BoundCheck, Condition, bound_check
 from .gaps import gap_bounds, gradient_bound
 from .modes import mode_factors, mode_matrices
@@ -112,6 +113,7 @@ def _gradient(run: RunFacts) -> BoundCheck:
     T = run.t[-1:]
     gradient, w = run.problem.gradient, run.result.w
     g = gradient(w) if can_call_with(gradient, 1) else gradient(w, None)
+    g = in_main_memory(check_returned_gradient(g, w))
     measured = np.array([float(np.linalg.norm(g.astype(np.float64)))])
     bound = np.asarray(gradient_bound(T, 1.0 / run.lr, run.distance or 0.0))
     # The rounding of g: its terms are as large as |Phi| |r|, and |r|^2 = 2 L/c.

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from ..backends import in_main_memory
 from ..result import Result
 from .bound_check import RunCheck
 from .checks import check_problem, is_problem
 from .run_bounds import bounds_of
-from .run_facts import RunFacts, in_main_memory
+from .run_facts import RunFacts
 
 
 def check_run(problem: Any, result: Result) -> RunCheck:
@@ -98,7 +99,6 @@ def check_run(problem: Any, result: Result) -> RunCheck:
     for name in ("w0", "start", "losses", "recorded"):
         if not hasattr(result, name):
             raise TypeError(f"result: got {type(result).__name__}, expected what minimize() returned")
-    problem, result = in_main_memory(problem, result)
     if result.w0.shape != (problem.dimension,) or result.w0.dtype != problem.dtype:
         raise ValueError(
             f"result: got a run of {result.w0.dtype} {result.w0.shape}, expected {problem.dtype} "
@@ -106,7 +106,7 @@ def check_run(problem: Any, result: Result) -> RunCheck:
         )
     # A run that diverges has infinite losses and bounds that overflow; neither deserves a warning.
     with np.errstate(all="ignore"):
-        first = problem.loss(result.w0)
+        first = in_main_memory(problem.loss(result.w0))
         if first != result.losses[0] and not np.isnan(first):
             raise ValueError(
                 f"result: its first loss is {result.losses[0]}, expected the problem's at w0, {first}"

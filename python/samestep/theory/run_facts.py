@@ -6,14 +6,12 @@ Computes no bound.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from math import inf
 from typing import Any
 
 import numpy as np
 
-from ..backends import module
-from ..backends.arrays import lives_on_gpu
+from ..backends import in_main_memory
 from ..problems import MSE, Float64s
 from ..problems.mse import claimed, is_least_squares, rows_in_memory
 from ..result import Result
@@ -79,7 +77,7 @@ class RunFacts:
         self.largest = float(np.finfo(problem.dtype).max) * min(1.0, problem.c / 2.0)
         # Error and velocity along the eigenvectors of H. Nothing moves where the curvature is 0.
         Phi = all_Phi.astype(np.float64)
-        e = self.result.w0.astype(np.float64) - problem._minimizer
+        e = in_main_memory(self.result.w0).astype(np.float64) - problem._minimizer
         sigma, V = np.linalg.svd(Phi, full_matrices=False)[1:]
         self.curvatures = problem.c * sigma * sigma
         self.curvatures[self.curvatures < self.mu * (1.0 - 1e-9)] = 0.0
@@ -96,7 +94,8 @@ class RunFacts:
         w_star = minimizer() if callable(minimizer) else minimizer
         self.distance = None
         if w_star is not None:
-            self.distance = _length(self.result.w0.astype(np.float64) - w_star)
+            w0 = in_main_memory(self.result.w0).astype(np.float64)
+            self.distance = _length(w0 - w_star)
         lowest = int(np.argmin(np.nan_to_num(self.gaps + self.rounding, nan=inf)))
         if self.optimum is not None and self.gaps[lowest] < -self.rounding[lowest]:
             raise ValueError(
@@ -143,16 +142,6 @@ class RunFacts:
     def below(self, text: str, limit: float) -> Condition:
         """lr beta < limit."""
         return f"lr < {text}", self.lr * self.beta < limit
-
-
-def in_main_memory(problem: Any, result: Result) -> tuple[Any, Result]:
-    """Both with arrays in main memory, where the bounds are formed: its losses have the bits of a GPU's."""
-    if is_least_squares(problem) and problem.backend == "cuda":
-        problem = MSE(*rows_in_memory(problem), problem.scale)
-    if lives_on_gpu(result.w0):
-        to_host = module("cuda").to_host
-        result = replace(result, w=to_host(result.w), w0=to_host(result.w0))
-    return problem, result
 
 
 def _length(e: Float64s) -> float:

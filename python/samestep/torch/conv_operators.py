@@ -36,8 +36,7 @@ def check(input: Tensor, weight: Tensor, bias: Tensor | None, window: Window) ->
 
 
 def _check_kinds(tensors: dict[str, Tensor | None]) -> None:
-    """Raises unless all are dense, of a layer's type and in one place, each that of the first."""
-    check_tensors(tensors, "torch.nn's", on_gpu=True)
+    """Raises unless all are dense and of one type, which a layer takes."""
     check_dense(**tensors)
     (first, leading), *others = ((name, tensor) for name, tensor in tensors.items() if tensor is not None)
     check_type(leading, first)
@@ -139,10 +138,6 @@ def gradients(
     """
     if not wanted[0] and not wanted[1]:
         return None, None, column_sums(_terms(_masked(grad, y)))
-    _check_kinds({"grad": grad, "input": input, "weight": weight, "y": y})
-    _check_sizes(*shapes, window)
-    if grad.shape != (expected := _result_shape(*shapes, window)):
-        raise ValueError(f"grad: got shape {tuple(grad.shape)}, expected the result's, {expected}")
     sizes = (*shapes, shapes[1][:1])
     new = [_new(grad, size) if want else None for size, want in zip(sizes, wanted, strict=True)]
     with backend_of(grad) as on:
@@ -151,6 +146,18 @@ def gradients(
         dx, dw, dbias = (None if t is None else on.array(t, "gradient") for t in new)
         on.module.conv2d_backward(on.array(_read(grad), "grad"), x, w, result, window, dx, dw, dbias)
     return tuple(None if t is None else t.to(grad.dtype) for t in new)
+
+
+def _check_gradient(
+    tensors: dict[str, Tensor | None], shapes: tuple[Sequence[int], Sequence[int]], window: Window
+) -> None:
+    """Raises unless a result's gradient, the first, and another tensor fit these of input and weight."""
+    check_tensors(tensors, "torch.nn's", on_gpu=True)
+    _check_kinds(tensors)
+    _check_sizes(*shapes, window)
+    (name, grad), *_ = tensors.items()
+    if grad is not None and grad.shape != (expected := _result_shape(*shapes, window)):
+        raise ValueError(f"{name}: got shape {tuple(grad.shape)}, expected the result's, {expected}")
 
 
 def _masked(grad: Tensor, y: Tensor | None) -> Tensor:
@@ -207,8 +214,9 @@ def _differentiate_conv2d(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 def _input_gradient(grad: Tensor, weight: Tensor, size: Sequence[int], *how: Any) -> Tensor:
     _check_axes(grad=grad, weight=weight)
     window = _window(*how)
-    shape = (grad.shape[0], weight.shape[1] * window.groups, *size)
-    found, _, _ = gradients(grad, None, weight, None, (shape, weight.shape), window, (True, False, False))
+    shapes = (grad.shape[0], weight.shape[1] * window.groups, *size), weight.shape
+    _check_gradient({"grad": grad, "weight": weight}, shapes, window)
+    found, _, _ = gradients(grad, None, weight, None, shapes, window, (True, False, False))
     assert found is not None
     return found
 
@@ -235,8 +243,9 @@ def _differentiate_input_gradient(ctx: Any, dx: Tensor) -> tuple[Tensor | None, 
 def _weight_gradient(grad: Tensor, input: Tensor, kernel: Sequence[int], *how: Any) -> Tensor:
     _check_axes(grad=grad, input=input)
     window = _window(*how)
-    shape = (grad.shape[1], input.shape[1] // max(1, window.groups), *kernel)
-    _, found, _ = gradients(grad, input, None, None, (input.shape, shape), window, (False, True, False))
+    shapes = input.shape, (grad.shape[1], input.shape[1] // max(1, window.groups), *kernel)
+    _check_gradient({"grad": grad, "input": input}, shapes, window)
+    _, found, _ = gradients(grad, input, None, None, shapes, window, (False, True, False))
     assert found is not None
     return found
 

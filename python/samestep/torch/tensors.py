@@ -42,11 +42,11 @@ def check_tensors(tensors: dict[str, Tensor | None], instead: str, on_gpu: bool 
         instead: what to use on other devices.
         on_gpu: whether all may lie on one NVIDIA GPU as well.
     """
-    first = next(iter(tensors.values()))
+    named, first = next(iter(tensors.items()))
     if on_gpu and isinstance(first, Tensor) and (number := gpu_of(first)) is not None:
         for name, tensor in tensors.items():
             if isinstance(tensor, Tensor):
-                check_on_gpu(name, tensor, number)
+                check_on_gpu(name, tensor, number, named)
             elif tensor is not None:
                 raise TypeError(f"{name}: got {type(tensor).__name__}, expected a tensor")
         return
@@ -57,8 +57,8 @@ def check_tensors(tensors: dict[str, Tensor | None], instead: str, on_gpu: bool 
             ):
                 if on_gpu and i > 0:
                     raise ValueError(
-                        f"{name}: got a tensor on {tensor.device}, expected one on the CPU, where the input "
-                        f"lies; use {name}.to(input.device)"
+                        f"{name}: got a tensor on {tensor.device}, expected one on the CPU, where the "
+                        f"{named} lies; use {name}.to({named}.device)"
                     )
                 expected = "one on the CPU or an NVIDIA GPU" if on_gpu else "one on the CPU"
                 raise NotImplementedError(
@@ -68,12 +68,12 @@ def check_tensors(tensors: dict[str, Tensor | None], instead: str, on_gpu: bool 
             raise TypeError(f"{name}: got {type(tensor).__name__}, expected a tensor")
 
 
-def check_on_gpu(name: str, tensor: Tensor, number: int) -> None:
-    """Raises for an argument of that name which the kernels on this GPU cannot read."""
+def check_on_gpu(name: str, tensor: Tensor, number: int, first: str = "input") -> None:
+    """Raises for an argument of that name which does not lie on this GPU, as ``first`` does."""
     if gpu_of(tensor) != number:
         raise ValueError(
-            f"{name}: got a tensor on {tensor.device}, expected one on GPU {number}, where the input lies; "
-            f"use {name}.to(input.device)"
+            f"{name}: got a tensor on {tensor.device}, expected one on GPU {number}, where the {first} lies; "
+            f"use {name}.to({first}.device)"
         )
 
 

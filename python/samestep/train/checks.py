@@ -16,6 +16,7 @@ from ..optim.optimizer import Optimizer
 from ..problems import MSE, Floats, Function, Problem
 from ..problems.function import can_call_with
 from ..problems.mse import is_least_squares
+from ..problems.smooth import Smooth
 from ..result import Stopped
 from .batches import Sampling
 
@@ -95,9 +96,12 @@ def check_functions(callback: Any, clock: Any) -> None:
 def check_start(problem: Problem, w0: Any) -> Floats:
     """w0, on a GPU CuPy's view of it; raises unless it is an array of weights where the problem computes."""
     if not is_array(w0) or isinstance(w0, np.ma.MaskedArray):
-        raise TypeError(f"w0: got {type(w0).__name__}, expected a numpy array of {problem.dtype}")
+        array = "an array on a GPU" if getattr(problem, "backend", None) == "cuda" else "a numpy array"
+        raise TypeError(f"w0: got {type(w0).__name__}, expected {array} of {problem.dtype}")
     on_gpu = lives_on_gpu(w0)
-    if isinstance(problem, (MSE, Function)) and on_gpu != (getattr(problem, "backend", "cpu") == "cuda"):
+    if isinstance(problem, (MSE, Function, Smooth)) and on_gpu != (
+        getattr(problem, "backend", "cpu") == "cuda"
+    ):
         fix = "cupy.asnumpy" if on_gpu else "cupy.asarray"
         raise TypeError(
             f"w0: lies {_PLACES[on_gpu]}, but the problem computes {_PLACES[not on_gpu]}; pass {fix}(w0)"

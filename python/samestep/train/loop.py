@@ -103,7 +103,8 @@ def minimize(
         TypeError, ValueError: an argument has another type, shape or range, or two arguments contradict
             each other; nothing has been written. Or the problem returned what is no loss or no gradient;
             the steps before that have been made.
-        ImportError: ``progress`` without tqdm.
+        ImportError: ``progress`` without tqdm, or a start on a GPU without CuPy.
+        RuntimeError: a start on a GPU where none can be used.
 
     Example:
         >>> import numpy as np, samestep as ss

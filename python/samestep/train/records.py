@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..backends import choose_backend, module
-from ..backends.arrays import lives_on_gpu
+from ..backends.arrays import is_array, lives_on_gpu
 from ..problems import Floats, Problem
 
 Callback = Callable[[int, Floats, float], object]
@@ -43,11 +43,12 @@ def evaluate_loss(problem: Problem, w: Floats) -> float:
     """L(w) as a float of Python's, checked: a problem of the user's own may return anything."""
     loss: Any = problem.loss(w)
     if lives_on_gpu(loss) and loss.shape == ():
-        _, [loss] = choose_backend("cuda", {"loss": loss})
+        _, [loss] = choose_backend("cuda", {"problem.loss": loss})
         loss = module("cuda").to_host(loss)
     if isinstance(loss, np.ndarray) and loss.shape == ():
         loss = loss[()]
     if isinstance(loss, (bool, np.bool_)) or not isinstance(loss, numbers.Real):
-        shape = f" of shape {loss.shape}" if isinstance(loss, np.ndarray) else ""
-        raise TypeError(f"problem.loss: returned {type(loss).__name__}{shape}, expected a number")
+        found: Any = loss
+        shape = f" of shape {found.shape}" if is_array(found) else ""
+        raise TypeError(f"problem.loss: returned {type(found).__name__}{shape}, expected a number")
     return float(loss)

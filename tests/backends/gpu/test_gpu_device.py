@@ -102,7 +102,7 @@ def test_linear(cupy, dtype, sizes):
 
 
 CONVOLUTIONS = {
-    # N, C of a group, (H, W), outputs of a group, (R, S), how; of the last, the patches of dx in two parts.
+    # N, C of a group, (H, W), outputs of a group, (R, S), how; of the last, the patches of dx in parts.
     "3 x 3": (8, 64, (56, 56), 128, (3, 3), Window((1, 1), (1, 1), (1, 1), 1)),
     "7 x 7, a step of 2": (8, 3, (112, 112), 64, (7, 7), Window((2, 2), (3, 3), (1, 1), 1)),
     "small images": (32, 256, (7, 7), 300, (3, 3), Window((1, 1), (1, 1), (1, 1), 1)),

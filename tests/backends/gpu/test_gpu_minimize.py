@@ -46,9 +46,11 @@ class TestRun:
     def test_equals_that_in_main_memory(self, kernels, way, dtype):
         here, there = problems(dtype)
         w0 = start(dtype)
+        w0_there = device(w0)
         one = ss.minimize(here, w0, lambda w: ss.Adam(w, lr=0.1), record_w=True, **way)
         assert not kernels.launches
-        other = ss.minimize(there, device(w0), lambda w: ss.Adam(w, lr=0.1), record_w=True, **way)
+        other = ss.minimize(there, w0_there, lambda w: ss.Adam(w, lr=0.1), record_w=True, **way)
+        same_bits([w0_there.get()], [w0])
         same_run(one, other)
         same_bits([other.ws], [one.ws])
         assert other.optimizer.backend == "cuda"
@@ -64,7 +66,7 @@ class TestRun:
         same_bits([w_there.get()], [w])
         again = ss.minimize(there, other.w, optimizer, steps=3)
         same_run(ss.minimize(here, one.w, one.optimizer, steps=3), again)
-        same_bits([again.w0.get()], [one.w])  # a copy: the run went on in other memory
+        same_bits([other.w.get()], [one.w])  # a copy: the run went on in the optimizer's memory
 
     def test_a_run_that_diverges(self, kernels):
         here, there = problems()
@@ -131,14 +133,33 @@ class TestBounds:
         other = ss.minimize(there, device(start(np.float64)), lambda w: ss.SGD(w, lr=lr), steps=20)
         expected = str(ss.theory.check_run(here, one))
         assert str(ss.theory.check_run(there, other)) == expected
-        assert str(ss.theory.check_run(here, other)) == expected
-        assert str(ss.theory.check_run(there, one)) == expected
+
+    def test_of_a_class_that_knows_its_own_numbers(self, kernels):
+        class Steeper(ss.problems.MSE):
+            beta = property(lambda self: 1e9)
+
+        found = []
+        for problem, w0 in zip(
+            problems(np.float64), (start(np.float64), device(start(np.float64))), strict=True
+        ):
+            steeper = Steeper(problem.Phi, problem.y, problem.scale)
+            run = ss.minimize(steeper, w0, lambda w: ss.SGD(w, lr=1e-3), steps=5)
+            found.append(str(ss.theory.check_run(steeper, run)))
+        assert found[0] == found[1]
+        assert found[0] != str(ss.theory.check_run(problem, run))
+
+    def test_of_a_problem_of_the_users_own(self, kernels):
+        run = ss.minimize(Bowl(), device(np.ones(4)), lambda w: ss.SGD(w, lr=0.5), steps=5)
+        check = ss.theory.check_run(Bowl(), run)
+        assert check.ok
+        assert {"descent", "gradient"} <= {bound.name for bound in check.bounds}
 
 
 class Bowl:
     """A problem of the user's own, on a GPU: |w|^2/2, whose gradient is w itself."""
 
     size, dimension, dtype = 1, 4, np.dtype(np.float64)
+    beta, mu, optimum, minimizer, convex = 1.0, 1.0, 0.0, np.zeros(4), True
 
     def __init__(self, wrong=None):
         self.wrong = wrong
@@ -158,7 +179,7 @@ class TestOwnProblem:
     @pytest.mark.parametrize(
         ("wrong", "message"),
         [
-            (np.ones(4), "returned ndarray, expected an array on a GPU of float64, shape \\(4,\\)"),
+            (np.ones(4), "returned numpy.ndarray, expected an array on a GPU of float64, shape \\(4,\\)"),
             (ndarray(np.ones(4, np.float32)), "returned float32, expected an array on a GPU"),
             (ndarray(np.ones((2, 2))), "returned shape \\(2, 2\\), expected an array on a GPU"),
             (ndarray(np.ones(4), 1), "problem.gradient: lives on GPU 1, expected GPU 0 as w"),
@@ -185,6 +206,21 @@ class TestRefused:
         own = ss.problems.Function(lambda w: 0.0, lambda w: w, P, dtype=np.float32)
         for problem in (here, own):
             self.refused(problem, device(start()), lambda w: ss.SGD(w, lr=0.1), fix)
+        w = device(np.full(2, 7.0))
+        self.refused(ss.problems.Rosenbrock(), device(np.ones(2)), ss.SGD(w, lr=0.1), fix)
+        assert w.get().tolist() == [7.0, 7.0]
+
+    def test_a_start_that_is_no_array(self, kernels):
+        message = "w0: got list, expected an array on a GPU of float32"
+        self.refused(problems()[1], [0.0] * P, lambda w: ss.SGD(w, lr=0.1), message)
+
+    def test_a_loss_that_is_no_number(self, kernels):
+        class Several(Bowl):
+            def loss(self, w):
+                return w
+
+        message = r"problem.loss: returned ndarray of shape \(4,\), expected a number"
+        self.refused(Several(), device(np.ones(4)), lambda w: ss.SGD(w, lr=0.5), message)
 
     def test_a_start_on_another_gpu(self, kernels):
         _, there = problems()

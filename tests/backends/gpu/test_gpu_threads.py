@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -16,7 +17,9 @@ import pytest
 import host_cupy
 import samestep as ss
 from bits import same_bits
+from samestep import backends
 from samestep.backends import gpu
+from samestep.backends.face import Window
 from samestep.proof import golden
 
 pytestmark = pytest.mark.more
@@ -126,6 +129,18 @@ WAYS = [
 ]
 
 
+def convolved(place, backend: str, input: tuple[int, ...], weight: tuple[int, ...], dtype: Any) -> list[Any]:
+    """y, and its gradients by input, weight and bias."""
+    rng, module = np.random.default_rng(4), backends.module(backend)
+    shape = input[0], weight[0], input[2] - weight[2] + 1, input[3] - weight[3] + 1
+    x, w, bias, dy = (place(rng.standard_normal(s).astype(dtype)) for s in (input, weight, weight[:1], shape))
+    y, dx, dw, dbias = (module.empty_like(a) for a in (dy, x, w, bias))
+    window = Window((1, 1), (0, 0), (1, 1), 1)
+    module.conv2d(x, w, bias, window, True, y)
+    module.conv2d_backward(dy, x, w, y, window, dx, dw, dbias)
+    return [y, dx, dw, dbias]
+
+
 def results(place, backend: str, folder: Path) -> list[np.ndarray]:
     """Of calls that need every kernel, with small arrays that ``place`` puts where they are wanted."""
     rng, out = np.random.default_rng(3), []
@@ -160,6 +175,9 @@ def results(place, backend: str, folder: Path) -> list[np.ndarray]:
         a, b = rng.standard_normal((2, 140, 140)).astype(dtype)
         y = ss.linear(place(a), place(b), relu=True)
         keep(y, *ss.linear_backward(place(b), place(a), place(b), y=y), ss.linear(place(a[:3]), place(b)))
+        keep(*convolved(place, backend, (2, 3, 20, 20), (5, 3, 3, 2), dtype))
+        if dtype == np.float32:  # in large tiles
+            keep(*convolved(place, backend, (2, 15, 7, 15), (130, 15, 3, 3), dtype))
         keep(*(function(place(x)) for function in (ss.exp, ss.log, ss.tanh, ss.sigmoid)))
         keep(*ss.softmax_cross_entropy(place(x[0]), place(np.arange(40))))
         problem = ss.problems.MSE(place(x[0]), place(x[1, :, 0].copy()))
