@@ -95,7 +95,7 @@ class RunFacts:
         self.distance = None
         if w_star is not None:
             w0 = in_main_memory(self.result.w0).astype(np.float64)
-            self.distance = _length(w0 - w_star)
+            self.distance = _length(w0 - in_main_memory(w_star))
         lowest = int(np.argmin(np.nan_to_num(self.gaps + self.rounding, nan=inf)))
         if self.optimum is not None and self.gaps[lowest] < -self.rounding[lowest]:
             raise ValueError(

@@ -159,13 +159,16 @@ class Bowl:
     """A problem of the user's own, on a GPU: |w|^2/2, whose gradient is w itself."""
 
     size, dimension, dtype = 1, 4, np.dtype(np.float64)
-    beta, mu, optimum, minimizer, convex = 1.0, 1.0, 0.0, np.zeros(4), True
+    beta, mu, optimum, convex = 1.0, 1.0, 0.0, True
 
     def __init__(self, wrong=None):
         self.wrong = wrong
 
     def loss(self, w):
         return device(np.asarray(w.host @ w.host / 2))
+
+    def minimizer(self):
+        return device(np.zeros(4))
 
     def gradient(self, w):
         return w if self.wrong is None else self.wrong
