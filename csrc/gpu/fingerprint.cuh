@@ -68,17 +68,19 @@ inline Word64 warp_hash(const T* x, Index n, bool aligned, Index b) {
   return h;
 }
 
-// sums[s] += the sum over blocks first..last-1 of mix(h_b ^ mix(b)) of array s, all of n elements. All threads of a
-// block of threads call it.
+// sums[s] += the sum over blocks first..last-1 of mix(h_b ^ mix(before + b)) of array s, all of n elements; of a part
+// of an array, `before` blocks lie before it. All threads of a block of threads call it.
 template <class Kind, int kArrays, class T>
-inline void add_block_sums(const T* const (&arrays)[kArrays], Index n, bool aligned, Index first, Index last,
-                           Word64* sums) {
+inline void add_block_sums(const T* const (&arrays)[kArrays], Index n, bool aligned, Index before, Index first,
+                           Index last, Word64* sums) {
   __shared__ Word64 of_warps[kArrays][kMostWarps];
   const int warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
 #pragma unroll 1
   for (int s = 0; s < kArrays; ++s) {
     Word64 sum = 0;
-    for (Index b = first + warp; b < last; b += warps) sum += mix(warp_hash<Kind>(arrays[s], n, aligned, b) ^ mix(b));
+    for (Index b = first + warp; b < last; b += warps) {
+      sum += mix(warp_hash<Kind>(arrays[s], n, aligned, b) ^ mix(before + b));
+    }
     if (threadIdx.x % kWarp == 0) of_warps[s][warp] = sum;
   }
   __syncthreads();
@@ -94,7 +96,7 @@ template <class Kind, class T>
 void hash_array(const FingerprintArguments& a) {
   const T* const x[1] = {static_cast<const T*>(a.x)};
   const Index first = blockIdx.x * kHashedBlocks, blocks = ceil_div(a.n * sizeof(T), kFingerprintBytes);
-  add_block_sums<Kind>(x, a.n, is_aligned(a.x), first, smaller(first + kHashedBlocks, blocks), a.sum);
+  add_block_sums<Kind>(x, a.n, is_aligned(a.x), 0, first, smaller(first + kHashedBlocks, blocks), a.sum);
 }
 
 }  // namespace

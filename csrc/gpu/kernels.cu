@@ -9,6 +9,7 @@
 #include "gpu/fingerprint.cuh"
 #include "gpu/functions.cuh"
 #include "gpu/gradients.cuh"
+#include "gpu/leaves.cuh"
 #include "gpu/mse.cuh"
 #include "gpu/product.cuh"
 #include "gpu/softmax.cuh"
@@ -133,6 +134,14 @@ FOR_EACH_RULE(RULE)
   CONVOLUTION_KERNELS_OF(float, float32)              \
   CONVOLUTION_KERNELS_OF(double, float64)
 
+#define LEAF_KERNELS_OF(T, type)                              \
+  KERNEL(weigh_leaf_##type, LeafArguments, weigh_elements<T>) \
+  KERNEL(add_leaves_##type, LeafArguments, add_elements<T>)   \
+  KERNEL(average_leaves_##type, LeafArguments, average_elements<T>)
+#define LEAF_KERNELS()            \
+  LEAF_KERNELS_OF(float, float32) \
+  LEAF_KERNELS_OF(double, float64)
+
 #define FUNCTION_KERNELS_OF(name, ...)                               \
   KERNEL(name##_float32, FunctionArguments, map<__VA_ARGS__, float>) \
   KERNEL(name##_float64, FunctionArguments, map<__VA_ARGS__, double>)
@@ -157,5 +166,6 @@ FOR_EACH_RULE(RULE)
   MSE_KERNELS()                               \
   PRODUCT_KERNELS()                           \
   CONVOLUTION_KERNELS()                       \
+  LEAF_KERNELS()                              \
   FUNCTION_KERNELS()                          \
   SOFTMAX_KERNELS()

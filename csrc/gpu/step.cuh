@@ -216,18 +216,19 @@ inline void hash_stored(const StepArguments& a, const Row& row, const void* g, I
   for (int s = 0; s < n && s < a.kinds; ++s) {
     const bool aligned = is_aligned(arrays[s]);
     const Index bytes = storages[s] == as_is ? sizeof(T) : 2;
+    const Index before = row.first * bytes / kFingerprintBytes;
     const Index first = begin * bytes / kFingerprintBytes, last = ceil_div(end * bytes, kFingerprintBytes);
     const T* const as_is_array[1] = {static_cast<const T*>(arrays[s])};
     [[maybe_unused]] const Half* const halves[1] = {static_cast<const Half*>(arrays[s])};
     if (storages[s] == as_is) {
-      add_block_sums<Fingerprinted<T>>(as_is_array, row.size, aligned, first, last, sums + s);
+      add_block_sums<Fingerprinted<T>>(as_is_array, row.size, aligned, before, first, last, sums + s);
     } else if constexpr (sizeof(T) == 4) {
       if (storages[s] == bfloat16) {
-        add_block_sums<FingerprintedBF16>(halves, row.size, aligned, first, last, sums + s);
+        add_block_sums<FingerprintedBF16>(halves, row.size, aligned, before, first, last, sums + s);
       } else if (storages[s] == float16) {
-        add_block_sums<FingerprintedF16>(halves, row.size, aligned, first, last, sums + s);
+        add_block_sums<FingerprintedF16>(halves, row.size, aligned, before, first, last, sums + s);
       } else {
-        add_block_sums<FingerprintedBits>(halves, row.size, aligned, first, last, sums + s);
+        add_block_sums<FingerprintedBits>(halves, row.size, aligned, before, first, last, sums + s);
       }
     }
     __syncthreads();  // the sums of the block's warps are read
@@ -268,8 +269,8 @@ inline void step_item(const StepArguments& a, Numbers<k...>) {
       constexpr Index kPerBlock = kFingerprintBytes / sizeof(T);
       const T* const arrays[] = {static_cast<const T*>(given.g), static_cast<const T*>(row.w),
                                  static_cast<const T*>(row.states[k])...};
-      add_block_sums<Fingerprinted<T>>(arrays, row.size, aligned, item.begin / kPerBlock, ceil_div(end, kPerBlock),
-                                       sums);
+      add_block_sums<Fingerprinted<T>>(arrays, row.size, aligned, row.first / kPerBlock, item.begin / kPerBlock,
+                                       ceil_div(end, kPerBlock), sums);
     }
   }
 }

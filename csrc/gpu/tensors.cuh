@@ -7,8 +7,9 @@ namespace {
 
 // A tensor, written once, when parameters are bound; twin of Tensor in run/pass.h.
 struct Row {
-  void* w;     // (size)
-  Index size;  // elements
+  void* w;      // (size)
+  Index size;   // elements
+  Index first;  // of the elements of the whole array, the first that is here; a multiple of 1024
   void* states[kMaxStates];
   void *ema, *master, *low, *copy;  // nullptr: there is none
   Index storage, stores_states;     // of parameter and gradient: a Storage; whether the states are kept likewise

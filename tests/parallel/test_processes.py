@@ -10,7 +10,7 @@ import pytest
 
 from samestep.parallel import threads
 from worker_processes import mpirun, run_processes
-from worker_trainings import GOLDEN, STEPS, alone, network_digests, sharded, train
+from worker_trainings import GOLDEN, STEPS, alone, network_digests, sharded, train, train_on_gpu
 
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 
@@ -46,6 +46,27 @@ def test_twenty_kills(tmp_path):
 @needs_torch
 def test_a_network_in_leaves_has_its_golden_digest():
     assert run_processes(3, network_digests) == [GOLDEN] * 3
+
+
+GLOO, NCCL = {"cpu": "gloo", "cuda": "gloo"}, {"cuda": "nccl"}
+# Which way what goes: of a group of gloo all by main memory, of one of NCCL all by the GPU.
+WAYS = {
+    "gloo": (GLOO, set()),
+    "both": ({**GLOO, **NCCL}, {"meet", "stream_of", "on_its_gpu", "wait_on_gpu"}),
+    "nccl": (NCCL, {"meet", "stream_of", "on_its_gpu", "wait_on_gpu", "on_current_gpu"}),
+}
+
+
+@needs_torch
+@pytest.mark.parametrize("way", WAYS)
+def test_parameters_on_a_gpu(way, cuda_on_host):
+    engines, expected = WAYS[way]
+    for size in (2, 3):
+        for found in run_processes(size, train_on_gpu, cuda_on_host, engines):
+            assert not isinstance(found, str), found
+            digest, ways = found
+            assert digest == alone(STEPS)
+            assert set(ways) == expected
 
 
 SCRIPT = """

@@ -52,6 +52,11 @@ def choose_backend(
     return "cpu" if backend == "auto" else backend, list(named.values())
 
 
+def host_module(backend: str) -> ModuleType:
+    """The module for what lies in main memory, whichever backend the arrays have."""
+    return module("cpu" if backend == "cuda" else backend)
+
+
 def in_main_memory(a: Any) -> Any:
     """A NumPy array: ``a`` itself, or a copy of an array of CuPy's."""
     return module("cuda").to_host(a) if lives_on_gpu(a) else a

@@ -373,8 +373,8 @@ def empty(n: int, dtype: Any, like: Array) -> Array:
 
 
 def contiguous(a: Array) -> Array:
-    """``a`` itself, or a copy in C order."""
-    return np.ascontiguousarray(a)
+    """``a`` itself, or an aligned copy in C order."""
+    return np.require(a, requirements=("C", "A"))
 
 
 def copy(a: Array) -> Array:

@@ -177,8 +177,41 @@ class Backend(Protocol):
     def global_norm(self, arrays: Sequence[Any]) -> float:
         """The root of the sum of all squares; an empty list has the norm 0."""
 
+    def block_sums(self, x: Any, outer: int, n: int, inner: int, squares: bool) -> Any:
+        """The sums, or those of the squares, of blocks of 1024 along n of x seen as (outer, n, inner).
+
+        Returns:
+            outer*blocks*inner numbers, float64, in C order; blocks = ceil(n/1024).
+        """
+
     def fingerprint(self, x: Any) -> int:
         """The fingerprint of x, in C order: float32, float64, 16 bits; uint16, bits that are no numbers."""
+
+    # ---- leaves, the numbered parts of a step ----
+    #
+    # All arrays are (n,), without gaps. The formulas are those of csrc/contract/leaves.h.
+
+    def weigh_leaf(self, g: Any | None, weight: float, out: Any) -> None:
+        """T(weight)*g, to ``out``, which may be g. With weight 0: +0, and g, which may be None, is not read.
+
+        Args:
+            g: the dtype T of ``out``; where that is float32 also float16 or bfloat16, which is widened first.
+            weight: 1 changes no bit.
+            out: float32 or float64.
+        """
+
+    def add_leaves(self, to: Any, other: Any) -> None:
+        """to + other, to ``to``, the sum of the leaves with the lower numbers; of one dtype, and apart."""
+
+    def average_leaves(self, total: Any, weight: float, out: Any) -> None:
+        """total/T(weight), to ``out``, which may be total.
+
+        Args:
+            total: float32 or float64, of the type T.
+            weight: the number of leaves, or the sum of their weights.
+            out: the dtype of ``total``; where that is float32 also float16 or bfloat16: rounded once more, to
+                nearest even.
+        """
 
     # ---- batch norm ----
     #

@@ -27,16 +27,9 @@ class HostBackend(Backend, Protocol):
 
     Mse: type[HostMse]
 
-    # ---- sums in parts, which workers exchange ----
+    # ---- sums of parts, which workers exchange ----
     #
     # canonical_sum is pair_sums of block_sums, global_norm is norm_of the arrays' sums of squares.
-
-    def block_sums(self, x: Any, outer: int, n: int, inner: int, squares: bool) -> Any:
-        """The sums, or those of the squares, of blocks of 1024 along n of x seen as (outer, n, inner).
-
-        Returns:
-            outer*blocks*inner numbers, float64, in C order; blocks = ceil(n/1024).
-        """
 
     def pair_sums(self, sums: Any, outer: int, blocks: int, inner: int) -> Any:
         """The totals of float64 block sums seen as (outer, blocks, inner): outer*inner numbers, float64."""
@@ -46,32 +39,6 @@ class HostBackend(Backend, Protocol):
 
     def clipped_scale(self, scale: float, norm: float, clip_norm: float) -> float:
         """scale*(clip_norm/norm) where ``norm``, that of gradients times ``scale``, is above, else scale."""
-
-    # ---- leaves, the numbered parts of a step ----
-    #
-    # All arrays are (n,), without gaps. The formulas are those of csrc/contract/leaves.h.
-
-    def weigh_leaf(self, g: Any | None, weight: float, out: Any) -> None:
-        """T(weight)*g, to ``out``, which may be g. With weight 0: +0, and g, which may be None, is not read.
-
-        Args:
-            g: the dtype T of ``out``; where that is float32 also float16 or bfloat16, which is widened first.
-            weight: 1 changes no bit.
-            out: float32 or float64.
-        """
-
-    def add_leaves(self, to: Any, other: Any) -> None:
-        """to + other, to ``to``, the sum of the leaves with the lower numbers; of one dtype, and apart."""
-
-    def average_leaves(self, total: Any, weight: float, out: Any) -> None:
-        """total/T(weight), to ``out``, which may be total.
-
-        Args:
-            total: float32 or float64, of the type T.
-            weight: the number of leaves, or the sum of their weights.
-            out: the dtype of ``total``; where that is float32 also float16 or bfloat16: rounded once more, to
-                nearest even.
-        """
 
     # ---- batch norm of a batch whose samples are spread over workers ----
     #

@@ -109,8 +109,8 @@ def load(sharded: HasParts, path: str | os.PathLike[str]) -> None:
         expected = [[w.dtype.name, list(w.shape)] for w in sharded.params]
         if facts["params"] != expected:
             raise ValueError(f"params: got arrays {expected}, expected {facts['params']} as in {folder}")
-        params = [np.empty_like(w) for w in sharded.params]
-        state = {name: [np.empty_like(a) for a in own] for name, own in optimizer.state.items()}
+        params = [np.empty(w.shape, w.dtype) for w in sharded.params]
+        state = {name: [np.empty(a.shape, a.dtype) for a in own] for name, own in optimizer.state.items()}
         here = [0] * len(params)
         for name in facts["files"]:
             found, tensors = files.read(folder / name)
@@ -129,7 +129,7 @@ def load(sharded: HasParts, path: str | os.PathLike[str]) -> None:
     (params, state_dict), _ = do_together(sharded._group, read)
     optimizer.load_state_dict(state_dict)
     for w, new in zip(sharded.params, params, strict=True):
-        w[...] = new
+        optimizer._module.assign(w, new)
     sharded._leaf_sums.start()
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-import numpy as np
-
 from ..backends.arrays import Array
 from ..tree import Sums, nodes_of, ranges
 from .groups import Group
@@ -84,7 +82,7 @@ class Exchange:
             keeps, gives = ((self._cuts[begin], self._cuts[end]) for begin, end in (kept, given))
             own, came = vector.part(total, *keeps), vector.part(received, *keeps)
             partner = group.rank ^ bit
-            group.transfer(_not_empty({partner: vector.part(total, *gives)}), _not_empty({partner: came}))
+            group.carry(_not_empty({partner: vector.part(total, *gives)}), _not_empty({partner: came}))
             self._add(own, came, *keeps)
             (low, high), bit = kept, 2 * bit
 
@@ -97,20 +95,26 @@ class Exchange:
             pieces = [_cut(part, k, rounds) for part in self.parts]
             mine = pieces[group.rank]
             own = [vector.part(held, *mine) for held in sums]
-            size = vector.part(total, *mine).size
-            send = {
-                rank: np.stack([vector.part(held, *pieces[rank]) for held in sums]) for rank in others if sums
-            }
-            receive = {rank: np.empty((len(self.nodes[rank]), size), np.uint8) for rank in others}
-            group.transfer(_not_empty(send), _not_empty(receive))
-            if not size:
+            send = {rank: self._joined(sums, *pieces[rank]) for rank in others}
+            receive, came = {}, {group.rank: own}
+            for rank in others:
+                receive[rank], came[rank] = vector.parts(len(self.nodes[rank]), *mine)
+            group.carry(_not_empty(send), _not_empty(receive))
+            if not vector.part(total, *mine).size:
                 continue
             tree = Sums[Array](self._leaves, functools.partial(self._add_mine, mine))
-            for rank in range(group.size):
-                for node, value in zip(self.nodes[rank], receive.get(rank, own), strict=True):
+            for rank, nodes in enumerate(self.nodes):
+                for node, value in zip(nodes, came[rank], strict=True):
                     tree.put(node, value)
             (found,) = tree.take(nodes_of(0, self._leaves, self._leaves))
             vector.part(total, *mine)[...] = found
+
+    def _joined(self, sums: list[Array], first: int, last: int) -> Array:
+        """Blocks ``first`` to ``last - 1`` of each, for one message."""
+        message, parts = self._vector.parts(len(sums), first, last)
+        for part, held in zip(parts, sums, strict=True):
+            part[...] = self._vector.part(held, first, last)
+        return message
 
     def _add_mine(self, mine: tuple[int, int], to: Array, other: Array) -> None:
         self._add(to, other, *mine)

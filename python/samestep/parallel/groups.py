@@ -1,7 +1,8 @@
 """Groups of workers: the small face behind which an engine carries bytes.
 
-A group knows its rank and size and has one primitive, ``transfer``, that sends and receives at once. The
-engines are ``torch_distributed``, ``mpi`` and ``threads``; each has a module of its own here.
+A group knows its rank and size and has one primitive, ``transfer``, that sends and receives at once. Arrays
+on a GPU go by way of main memory, unless the engine reaches them there. The engines are
+``torch_distributed``, ``mpi`` and ``threads``; each has a module of its own here.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from .. import backends
 from ..backends.arrays import Array
 
 # What the others raise for an error of one worker, by names: the first of its kinds that is here.
@@ -57,6 +59,15 @@ class Group(ABC):
         Raises:
             WorkerLost: a worker is gone.
         """
+
+    def carry(self, send: Mapping[int, Array], receive: Mapping[int, Array]) -> None:
+        """As ``transfer``, of arrays that may be CuPy's: here by way of main memory."""
+        here = {id(array): backends.in_main_memory(array) for array in send.values()}
+        came = {rank: _landing(array) for rank, array in receive.items()}
+        self.transfer({rank: here[id(array)] for rank, array in send.items()}, came)
+        for rank, array in receive.items():
+            if came[rank] is not array:
+                backends.module("cuda").assign(array, came[rank])
 
     def all_gather(self, mine: Array, counts: Sequence[int]) -> list[Array]:
         """The arrays of all workers, in order of rank.
@@ -128,6 +139,11 @@ class Alone(Group):
     def transfer(self, send: Mapping[int, Array], receive: Mapping[int, Array]) -> None:
         assert not send
         assert not receive
+
+
+def _landing(array: Any) -> Array:
+    """Main memory that takes what is meant for an array: itself, if it lies there."""
+    return array if isinstance(array, np.ndarray) else np.empty(array.shape, array.dtype)
 
 
 def bytes_of(array: Array) -> Array:

@@ -17,13 +17,13 @@ class LeafSums:
     """Adds up leaves along the tree, each as soon as its neighbour is here.
 
     Args:
-        params: arrays, like which the gradients are.
+        params: arrays, like which the gradients are, in the backend's memory.
         leaves: M, how many leaves there are in all.
         own: the numbers of those that come here.
         module: of the backend.
 
     Attributes:
-        module: of the backend; it may be set while no leaf is here.
+        module: of the backend; another one of the same memory may be set while no leaf is here.
         vector: how a sum lies in its buffer; 16-bit gradients are added in float32.
         narrowest: the type of the sums, of several the narrower: weights are rounded to it.
         weights: of the leaves that are here, by number.
@@ -33,7 +33,7 @@ class LeafSums:
     def __init__(self, params: Sequence[Array], leaves: int, own: range, module: Any) -> None:
         self._params, self._leaves, self._own, self.module = params, leaves, own, module
         types = [np.dtype(np.float32) if is_half(w) else w.dtype for w in params]
-        self.vector = Vector([w.size for w in params], types)
+        self.vector = Vector([w.size for w in params], types, module, next(iter(params), None))
         self.narrowest = min(types, key=lambda dtype: dtype.itemsize, default=np.dtype(np.float64))
         self._spare: list[Array] = []
         self.start()
@@ -57,6 +57,8 @@ class LeafSums:
             TypeError, ValueError: one of these does not fit; nothing has been added.
         """
         leaf, weight = self.check(leaf, weight)
+        if self._params:
+            grads = self.module.gradient_views(grads, self._params[0])
         for name, g, w in zip(names, grads, self._params, strict=True):
             if g is not None:
                 _check_gradient(name, g, w)
@@ -64,9 +66,9 @@ class LeafSums:
         for i, g in enumerate(grads):
             to = self.vector.whole(buffer, i)
             if g is None or weight == 0.0:
-                to[...] = 0
+                self.module.weigh_leaf(None, 0.0, to)
             else:
-                self.module.weigh_leaf(np.require(g.reshape(-1), requirements=["C", "A"]), weight, to)
+                self.module.weigh_leaf(self.module.contiguous(g.reshape(-1)), weight, to)
                 self.has_gradient[i] = True
         self.keep(leaf, weight, buffer)
 
@@ -119,7 +121,7 @@ class LeafSums:
         dtype = self._params[param].dtype
         if g.dtype == dtype:
             return g
-        narrow = np.empty(g.size, dtype)
+        narrow: Array = self.module.empty(g.size, dtype, g)
         self.module.average_leaves(g, 1.0, narrow)
         return narrow
 
@@ -128,6 +130,7 @@ def total_weight(weights: Array, module: Any, dtype: Any = np.float64) -> float:
     """The sum of the weights of all leaves, in order.
 
     Args:
+        module: of a backend in main memory.
         dtype: the type in which gradients are divided by it.
 
     Raises:
@@ -140,12 +143,16 @@ def total_weight(weights: Array, module: Any, dtype: Any = np.float64) -> float:
     return weight
 
 
-def _check_gradient(name: str, g: Any, w: Array) -> None:
-    if not isinstance(g, np.ndarray) or isinstance(g, np.ma.MaskedArray):
+def _check_gradient(name: str, g: Any, w: Any) -> None:
+    kind: Any = np.ndarray if isinstance(w, np.ndarray) else type(w)
+    if not isinstance(g, kind) or isinstance(g, np.ma.MaskedArray):
+        expected = "a plain NumPy array" if kind is np.ndarray else "an array on the parameter's GPU"
         raise TypeError(
-            f"{name}: got {type(g).__name__}, expected a plain NumPy array of {w.dtype} and shape {w.shape}"
+            f"{name}: got {type(g).__name__}, expected {expected} of {w.dtype} and shape {w.shape}"
         )
     if (g.dtype, g.shape) != (w.dtype, w.shape):
         raise (ValueError if g.dtype == w.dtype else TypeError)(
             f"{name}: got {g.dtype} of shape {g.shape}, expected {w.dtype} of shape {w.shape}"
         )
+    if kind is not np.ndarray and g.device.id != w.device.id:
+        raise ValueError(f"{name}: lives on GPU {g.device.id}, expected GPU {w.device.id} as its parameter")

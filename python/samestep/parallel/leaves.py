@@ -26,7 +26,8 @@ def mean_of_leaves(leaves: Sequence[Any], *, backend: str = "auto") -> Any:
     Args:
         leaves: M arrays, or lists, tuples or dicts of arrays, all of one structure, with the same shapes and
             dtypes: float16, bfloat16, float32 or float64, any layout. They are only read.
-        backend: "auto" or "cpu": the compiled kernels; "reference": the NumPy twin, with the same bits.
+        backend: "auto": where the arrays live; "cpu" and "cuda": the compiled kernels; "reference": the NumPy
+            twin, with the same bits.
 
     Returns:
         New arrays in the structure of a leaf; lists in the place of tuples.
@@ -89,10 +90,12 @@ def weighted_mean(leaves: Sequence[Any], weights: Sequence[float], *, backend: s
             if any(x is None for x in flat):
                 raise TypeError(f"leaves[{number}]: got None, expected arrays where the weight is above 0")
         sums.put(number, flat, numbers[number], [f"leaves[{number}]{path}" for path in paths])
-    weight = total_weight(numbers, module, sums.narrowest)
+    weight = total_weight(numbers, backends.host_module(backend), sums.narrowest)
     (total,) = sums.take(nodes_of(0, n, n))
     sums.divide(total, weight, 0, sums.vector.blocks)
-    means = [sums.stored(sums.vector.whole(total, i), i).reshape(x.shape).copy() for i, x in enumerate(given)]
+    means = [
+        module.copy(sums.stored(sums.vector.whole(total, i), i).reshape(x.shape)) for i, x in enumerate(given)
+    ]
     return structure.unflatten(means)
 
 

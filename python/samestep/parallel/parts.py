@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import backends
 from ..backends.arrays import Array, check_inplace, is_half
 from ..backends.options import Options
 from ..optim.optimizer import Optimizer
@@ -20,6 +21,7 @@ class Parts:
 
     Args:
         params: all parameters, in C order.
+        backend: whose arrays these are.
         parts: the blocks of each worker: first, last.
         group: the worker's place among all.
 
@@ -27,19 +29,23 @@ class Parts:
         own: copies of the worker's elements, one flat array a parameter, some of them empty.
     """
 
-    def __init__(self, params: Sequence[Array], parts: Sequence[tuple[int, int]], group: Group) -> None:
+    def __init__(
+        self, params: Sequence[Array], backend: str, parts: Sequence[tuple[int, int]], group: Group
+    ) -> None:
         self._params, self._parts, self._group = params, parts, group
+        self._module = backends.module(backend)
         self._vector = self._vector_of([w.dtype for w in params])
         self.pieces = self._vector.pieces(*parts[group.rank])
         self._own_bytes, self.own = self._own_part(self._vector, self.cut(params))
 
     def _vector_of(self, dtypes: Sequence[np.dtype[Any]]) -> Vector:
-        return Vector([w.size for w in self._params], dtypes)
+        sizes = [w.size for w in self._params]
+        return Vector(sizes, dtypes, self._module, next(iter(self._params), None))
 
     def _own_part(self, vector: Vector, own: Sequence[Array]) -> tuple[Array, list[Array]]:
         """The worker's elements as they lie in its part of a vector: as bytes, and as arrays in these."""
         first, last = self._parts[self._group.rank]
-        part = np.zeros(vector.byte(last) - vector.byte(first), np.uint8)
+        part = vector.memory(vector.byte(last) - vector.byte(first))
         views = [vector.view(part, piece, first) for piece in self.pieces]
         for view, values in zip(views, own, strict=True):
             view[...] = values
@@ -118,33 +124,32 @@ class Parts:
         parts = {rank: vector.part(buffer, *blocks) for rank, blocks in enumerate(self._parts)}
         del parts[self._group.rank]
         send = dict.fromkeys(parts, mine) if mine.size else {}
-        self._group.transfer(send, {rank: part for rank, part in parts.items() if part.size})
+        self._group.carry(send, {rank: part for rank, part in parts.items() if part.size})
 
     # ---- what goes by all gradients together ----
 
     def admit(
-        self, grads: Sequence[Array | None], options: Options, scale: float, module: Any
+        self, grads: Sequence[Array | None], options: Options, scale: float, backend: str
     ) -> tuple[float, float | None]:
         """The norm of all gradients, and the scale of the step; None: it is to be left out.
 
         Args:
             grads: of the worker's elements.
-            module: of the backend.
+            backend: of the optimizer, which computes.
         """
-        norm = np.nan
+        norm, module = np.nan, backends.module(backend)
         if options.clip_norm is not None:
-            norm = self._norm(grads, scale, module)
-            scale = module.clipped_scale(scale, norm, options.clip_norm)
+            norm = self._norm(grads, scale, backend)
+            scale = backends.host_module(backend).clipped_scale(scale, norm, options.clip_norm)
         if options.nonfinite == "propagate" or np.isfinite(norm):
             return norm, scale
-        finite = all(g is None or np.isfinite(_widened(g)).all() for g in grads)
+        finite = all(g is None or _is_finite(g, module) for g in grads)
         found = self._group.all_gather(np.array([finite]), [1] * self._group.size)
         return norm, scale if all(one[0] for one in found) else None
 
-    def _norm(self, grads: Sequence[Array | None], scale: float, module: Any) -> float:
-        sums = [
-            np.zeros(0) if g is None else module.block_sums(_widened(g), 1, g.size, 1, True) for g in grads
-        ]
+    def _norm(self, grads: Sequence[Array | None], scale: float, backend: str) -> float:
+        module, host = backends.module(backend), backends.host_module(backend)
+        sums = [np.zeros(0) if g is None else _squares(g, module) for g in grads]
         counts = [
             sum(piece.blocks for piece, g in zip(pieces, grads, strict=True) if g is not None)
             for pieces in (self._vector.pieces(*part) for part in self._parts)
@@ -157,9 +162,9 @@ class Parts:
         for i, g in enumerate(grads):
             if g is not None:
                 n = len(self._vector.blocks_of(i))
-                totals.append(module.pair_sums(blocks[at : at + n].copy(), 1, n, 1)[0])
+                totals.append(host.pair_sums(blocks[at : at + n].copy(), 1, n, 1)[0])
                 at += n
-        return float(module.norm_of(np.array(totals, np.float64), scale))
+        return float(host.norm_of(np.array(totals, np.float64), scale))
 
 
 def check_param(name: str, w: Any) -> Array:
@@ -170,12 +175,22 @@ def check_param(name: str, w: Any) -> Array:
             f"{name}: its elements are not in C order, in which they are cut for the workers; pass "
             "numpy.ascontiguousarray of it, and use that as the parameter"
         )
-    plain: Array = np.asarray(w)
-    return plain
+    return np.asarray(w) if isinstance(w, np.ndarray) else w
 
 
-def _widened(g: Array) -> Array:
-    return g.astype(np.float32) if is_half(g) else g
+def _squares(g: Array, module: Any) -> Array:
+    """The sums of squares of blocks, in main memory."""
+    terms = module.widened(g) if is_half(g) else g
+    squares: Array = backends.in_main_memory(module.block_sums(terms, 1, g.size, 1, True))
+    return squares
+
+
+def _is_finite(g: Array, module: Any) -> bool:
+    """Whether all elements are finite: so they are if the sums of their squares are."""
+    if np.isfinite(_squares(g, module)).all():
+        return True
+    overflows = g.dtype.itemsize == 8  # the square of a finite float64 may
+    return overflows and bool(np.isfinite(backends.in_main_memory(g)).all())
 
 
 def _cut(whole: Sequence[Array], pieces: Sequence[Piece]) -> list[Array]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from .. import backends
 from ..arguments import whole_number
-from ..backends import arrays, cpu
+from ..backends import arrays
 from ..backends.arrays import Array
 from ..optim.gradients import Structure, check_scale
 from ..optim.optimizer import Optimizer
@@ -23,7 +22,7 @@ from ..tree import ranges
 from . import checkpoint
 from .agreement import agree
 from .exchange import Exchange
-from .groups import Group, WorkerLost, bytes_of, check_group
+from .groups import Group, WorkerLost, check_group
 from .leaf_sums import LeafSums, total_weight
 from .parts import Parts, check_param
 from .recorded import Recorded
@@ -47,10 +46,10 @@ class Sharded(Recorded):
         make_optimizer: called once with the worker's own part of ``params``: the same structure, each array
             flat and cut, some of them empty. Returns one of samestep's optimizers of it. Every worker makes
             the same one. Its ``clip_norm`` and ``nonfinite`` go by the gradients of all workers together.
-        params: an array, or nested lists, tuples and dicts of arrays, in C order; the same on every worker.
-            ``step`` overwrites them. Who changes them between steps does so on every worker alike: each takes
-            the elements of its own part from its own arrays, and nobody compares the others. The first step
-            does compare all of them.
+        params: an array, or nested lists, tuples and dicts of arrays, in C order; the same on every worker,
+            in main memory or on one GPU. ``step`` overwrites them. Who changes them between steps does so on
+            every worker alike: each takes the elements of its own part from its own arrays, and nobody
+            compares the others. The first step does compare all of them.
         group: the worker's place among all: see ``samestep.parallel``.
         leaves: M, the same in every step and on every worker: at least as many as there will ever be workers,
             best a power of two.
@@ -90,15 +89,19 @@ class Sharded(Recorded):
             self._leaves = whole_number("leaves", leaves, at_least=1)
             given, names = arrays.flatten(params, "params")
             self._structure = Structure(params, len(given), "grads")
+            backend, given = backends.choose_backend("auto", {}, dict(zip(names, given, strict=True)))
             self._params = [check_param(name, w) for name, w in zip(names, given, strict=True)]
             arrays.check_disjoint(zip(names, self._params, strict=True))
             self._names = names
             self._grad_names = ["grads" + name.removeprefix("params") for name in names]
             self._leaf_sums = LeafSums(
-                self._params, self._leaves, ranges(self._leaves, group.size)[group.rank], cpu
+                self._params,
+                self._leaves,
+                ranges(self._leaves, group.size)[group.rank],
+                backends.module(backend),
             )
             self._exchange = Exchange(group, self._leaves, self._leaf_sums.vector, self._leaf_sums.add)
-            self._parts = Parts(self._params, self._exchange.parts, group)
+            self._parts = Parts(self._params, backend, self._exchange.parts, group)
             self.leaves = self._exchange.ranges[group.rank]
             self._take_over(make_optimizer(self._structure.unflatten(self._parts.own)))
 
@@ -128,8 +131,6 @@ class Sharded(Recorded):
                 "all arrays that it is given"
             )
         self.optimizer = optimizer
-        if optimizer.backend == "cuda":
-            raise ValueError("params: got arrays on a GPU, expected arrays in main memory")
         options = optimizer.options
         if options.zero_grads:
             raise ValueError("zero_grads: got True, expected False: the gradients of leaves are only read")
@@ -138,7 +139,7 @@ class Sharded(Recorded):
                 "stochastic_rounding: the random bits go by an element's place in its array, which is cut "
                 "here; use master='split'"
             )
-        self._module = self._leaf_sums.module = backends.module(optimizer.backend)
+        self._leaf_sums.module = optimizer._module
         for param, piece in zip(optimizer._params, self._parts.pieces, strict=True):
             param.first = piece.begin if piece.blocks else 0
         optimizer._decides = False
@@ -211,7 +212,8 @@ class Sharded(Recorded):
 
         Args:
             leaf: its number, one of ``leaves``.
-            grads: in the structure of ``params``, each with its parameter's shape and dtype, in any layout.
+            grads: in the structure of ``params``, each with its parameter's shape and dtype, in any layout,
+                and where that is; on a GPU of any library.
                 None, for one or for all, counts as zeros; a parameter that has none in any leaf is skipped
                 by the step.
             weight: what the leaf counts, such as its number of examples if the gradient is of their mean; a
@@ -265,7 +267,8 @@ class Sharded(Recorded):
             weights, flags = agree(self._group, self._exchange.ranges, sums.weights, flags, hyper, error)
             has_gradient = flags[:-1]
             self._check_beginning()
-            weight = total_weight(weights, self._module, sums.narrowest)
+            host = backends.host_module(self.optimizer.backend)
+            weight = total_weight(weights, host, sums.narrowest)
             if self._ledger is not None:
                 self._ledger.begin(bool(flags[-1]))
         self._is_usable = False  # until the step is whole
@@ -282,9 +285,9 @@ class Sharded(Recorded):
         """Raises on every worker unless all begin with the same parameters."""
         if self._began_alike:
             return
-        sums = [zlib.crc32(bytes_of(w).data) for w in self._params]
-        for name, *found in zip(self._names, *self._group.all_gather_json(sums), strict=True):
-            check_same(name, "values of checksum", found, "seed all alike, or load one checkpoint on all")
+        fingerprints = [f"{self.optimizer._module.fingerprint(w):016x}" for w in self._params]
+        for name, *found in zip(self._names, *self._group.all_gather_json(fingerprints), strict=True):
+            check_same(name, "values of fingerprint", found, "seed all alike, or load one checkpoint on all")
         self._began_alike = True
 
     def _step(self, weight: float, has_gradient: Array, scale: float, following: Any) -> float | None:
@@ -299,7 +302,7 @@ class Sharded(Recorded):
             else None
             for piece in leaf_sums.vector.pieces(first, last)
         ]
-        norm, admitted = self._parts.admit(grads, self.optimizer.options, scale, self._module)
+        norm, admitted = self._parts.admit(grads, self.optimizer.options, scale, self.optimizer.backend)
         self._skipped = admitted is None
         if admitted is not None:
             step_sums = self.optimizer._step_sums
@@ -316,7 +319,10 @@ class Sharded(Recorded):
         ``optimizer.load_state_dict`` takes it, and so does ``load_state_dict`` with any number of workers.
         """
         with self._together():
-            whole = {name: self._parts.gather(parts) for name, parts in self.optimizer.state.items()}
+            whole = {
+                name: [backends.in_main_memory(a) for a in self._parts.gather(parts)]
+                for name, parts in self.optimizer.state.items()
+            }
         return {**self.optimizer.state_dict(), "state": whole}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import backends
 from ..backends.arrays import Array
 from ..backends.reference.fingerprint import block_sum
 from ..fingerprints import finish
@@ -105,7 +106,10 @@ class SpreadLedger:
         if self._is_closed or not (has_start or lacks_line):
             return
         own = zip(self._parts.pieces, self._parts.cut(self._params), self._states, strict=True)
-        rows = [[0, *(block_sum(a, piece.begin) for a in (w, *states))] for piece, w, states in own]
+        rows = [
+            [0, *(block_sum(backends.in_main_memory(a), piece.begin) for a in (w, *states))]
+            for piece, w, states in own
+        ]
         mine = np.array(rows, np.uint64)
         total = np.add.reduce(self._group.all_gather(mine.ravel(), [mine.size] * self._group.size))
         do_together(self._group, lambda: self._write_start(total))

@@ -1,19 +1,27 @@
-"""Workers that are the processes of a torch.distributed process group: gloo, MPI, or NCCL beside them."""
+"""Workers that are the processes of a torch.distributed process group: of gloo, MPI or NCCL."""
 
 from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..arguments import finite_number
-from ..backends.arrays import Array
+from ..backends.arrays import Array, lives_on_gpu
+from . import nccl
 from .groups import Group, WorkerLost, bytes_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TorchGroup(Group):
-    """A process of torch.distributed."""
+    """A process of torch.distributed.
+
+    Where gloo or MPI is all there is, arrays on a GPU go by way of main memory; where NCCL is, those of main
+    memory by way of the current GPU. A group of both carries each kind as it is.
+    """
 
     def __init__(self, process_group: Any, timeout: float) -> None:
         import torch.distributed as dist
@@ -25,48 +33,93 @@ class TorchGroup(Group):
             rank if process_group is None else dist.get_global_rank(process_group, rank)
             for rank in range(self.size)
         ]
+        engines = engines_of(process_group)
+        self._reaches_main, self._reaches_gpus = "cpu" in engines, engines.get("cuda") == "nccl"
         self._call = 0
+        if self._reaches_gpus and self.size > 1:
+            nccl.meet(process_group)
 
     def transfer(self, send: Mapping[int, Array], receive: Mapping[int, Array]) -> None:
-        import torch
+        here = {rank: _in_main_memory(array) for rank, array in send.items()}
+        landing = {rank: _in_main_memory(array) for rank, array in receive.items()}
+        if self._reaches_main:
+            self._exchange(here, landing, _wait)
+            return
+        there = {rank: nccl.on_current_gpu(tensor) for rank, tensor in here.items()}
+        came = {rank: nccl.on_current_gpu(tensor) for rank, tensor in landing.items()}
+        self._exchange(there, came, nccl.wait_on_gpu)
+        for rank, tensor in landing.items():
+            tensor.copy_(came[rank])
+
+    def carry(self, send: Mapping[int, Array], receive: Mapping[int, Array]) -> None:
+        on_gpu = [array for array in (*send.values(), *receive.values()) if lives_on_gpu(array)]
+        if not on_gpu or not self._reaches_gpus:
+            super().carry(send, receive)
+            return
+        with nccl.stream_of(on_gpu[0]):
+            there = {rank: nccl.on_its_gpu(array) for rank, array in send.items()}
+            came = {rank: nccl.on_its_gpu(array) for rank, array in receive.items()}
+            self._exchange(there, came, nccl.wait_on_gpu)
+
+    def _exchange(
+        self, send: Mapping[int, Tensor], receive: Mapping[int, Tensor], wait: Callable[[Any, float], None]
+    ) -> None:
+        """Sends and receives tensors of bytes where the engine reaches them."""
         import torch.distributed as dist
 
         # Ranks are torch's own, of all processes; tags tell one call from the next.
         ranks, group, tag = self._global_ranks, self._process_group, self._call
         self._call = (self._call + 1) % 2**30
         until = time.monotonic() + self._timeout
-        rank = -1
+        ops = [(rank, dist.irecv, tensor) for rank, tensor in receive.items()]
+        ops += [(rank, dist.isend, tensor) for rank, tensor in send.items()]
+        if not ops:
+            return
+        who = "a worker"
         try:
-            works = [
-                (rank, dist.irecv(torch.from_numpy(bytes_of(array)), ranks[rank], group, tag))
-                for rank, array in receive.items()
-            ]
-            works += [
-                (rank, dist.isend(torch.from_numpy(bytes_of(_writeable(array))), ranks[rank], group, tag))
-                for rank, array in send.items()
-            ]
-            for rank, work in works:  # noqa: B007 - it names the worker in the error
-                left = max(0.001, until - time.monotonic())
-                assert work is not None  # as outside the group
-                work.wait(datetime.timedelta(seconds=left))
+            # Together: NCCL would else let two that send first wait for each other.
+            works = dist.batch_isend_irecv(
+                [dist.P2POp(op, tensor, ranks[rank], group, tag) for rank, op, tensor in ops]
+            )
+            for i, work in enumerate(works):
+                who = f"worker {ops[i][0]}" if len(works) == len(ops) else "a worker"
+                wait(work, until)
         except RuntimeError as error:
-            who = f"worker {rank}" if rank >= 0 else "a worker"
             raise WorkerLost(f"{who} of {self.size} is gone or did not answer: {error}") from error
 
 
-def torch_distributed(process_group: Any = None, *, timeout: float = 300.0) -> Group:
-    """The group of a torch.distributed process group whose tensors lie in main memory, such as gloo's.
+def engines_of(process_group: Any) -> dict[str, str]:
+    """The engine of each kind of device, such as {"cpu": "gloo", "cuda": "nccl"}."""
+    import torch.distributed as dist
 
-    Start the processes with ``torchrun`` and call ``torch.distributed.init_process_group("gloo")`` first. For
-    gradients on GPUs, make a group of gloo beside NCCL's: ``torch.distributed.new_group(backend="gloo")``.
+    return dict(pair.split(":") for pair in dist.get_backend_config(process_group).split(","))
+
+
+def _in_main_memory(array: Array) -> Tensor:
+    import torch
+
+    return torch.from_numpy(bytes_of(array if array.flags.writeable else array.copy()))  # else torch warns
+
+
+def _wait(work: Any, until: float) -> None:
+    left = max(0.001, until - time.monotonic())
+    work.wait(datetime.timedelta(seconds=left))
+
+
+def torch_distributed(process_group: Any = None, *, timeout: float = 300.0) -> Group:
+    """The group of a torch.distributed process group: of gloo, MPI or NCCL.
+
+    Start the processes with ``torchrun`` and call ``torch.distributed.init_process_group("gloo")`` first.
+    With parameters on GPUs, one for each process, call ``torch.cuda.set_device(local_rank)`` and then
+    ``init_process_group("cpu:gloo,cuda:nccl")``: NCCL carries what lies on the GPUs, gloo the rest. Every
+    process of the group calls this function.
 
     Args:
         process_group: None: the default one.
         timeout: seconds after which a worker that waits for another one raises ``WorkerLost``.
 
     Raises:
-        RuntimeError: torch.distributed has not been started, or the backend carries no tensors of main
-            memory.
+        RuntimeError: torch.distributed has not been started, or its engine is none of these.
         ImportError: torch is not installed.
 
     Example:
@@ -83,15 +136,10 @@ def torch_distributed(process_group: Any = None, *, timeout: float = 300.0) -> G
             "process_group: torch.distributed has not been started; start the script with torchrun and call "
             'torch.distributed.init_process_group("gloo") first'
         )
-    name = dist.get_backend(process_group)
-    if "nccl" in name and "gloo" not in name:
+    engines = engines_of(process_group)
+    if "cpu" not in engines and engines.get("cuda") != "nccl":
         raise RuntimeError(
-            f"process_group: {name} carries no tensors of main memory; pass "
+            f"process_group: got the engines {engines}, expected gloo, MPI or NCCL; pass "
             'torch.distributed.new_group(backend="gloo")'
         )
     return TorchGroup(process_group, finite_number("timeout", timeout, at_least=0.0))
-
-
-def _writeable(array: Array) -> Array:
-    """The array, or a copy of one that is read-only: torch would warn of it."""
-    return array if array.flags.writeable else array.copy()

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..backends import cpu
 from ..backends.arrays import Array
 from ..backends.reference.sums import SUM_BLOCK
 
@@ -36,13 +37,18 @@ class Vector:
     Args:
         sizes: the number of elements of each parameter.
         dtypes: of each of them, as it lies in the buffer.
+        module: of the backend whose memory buffers are.
+        like: an array of it, on whose device they are; None: in main memory.
 
     Attributes:
         blocks: how many blocks of 1024 elements there are, each parameter's last one perhaps shorter.
         nbytes: of the buffer.
     """
 
-    def __init__(self, sizes: Sequence[int], dtypes: Sequence[np.dtype[Any]]) -> None:
+    def __init__(
+        self, sizes: Sequence[int], dtypes: Sequence[np.dtype[Any]], module: Any = cpu, like: Any = None
+    ) -> None:
+        self._module, self._like = module, like
         self._sizes, self._dtypes = list(sizes), [np.dtype(dtype) for dtype in dtypes]
         self._first_block, self._offset = [0], []
         at = 0
@@ -55,7 +61,21 @@ class Vector:
 
     def buffer(self) -> Array:
         """Memory for the vector. What lies between parameters is 0 and stays so when vectors are added."""
-        return np.zeros(self.nbytes, np.uint8)
+        buffer = self.memory(self.nbytes)
+        self._module.assign(buffer, 0)
+        return buffer
+
+    def memory(self, nbytes: int) -> Array:
+        """So many bytes where buffers are, of unknown values."""
+        found: Array = self._module.empty(nbytes, np.uint8, self._like)
+        return found
+
+    def parts(self, n: int, first: int, last: int) -> tuple[Array, list[Array]]:
+        """Memory for ``part`` of n buffers, one after another and each aligned, and these parts of it."""
+        size = self.byte(last) - self.byte(first)
+        apart = size + -size % ALIGNMENT
+        memory = self.memory(n * apart)
+        return memory, [memory[i * apart : i * apart + size] for i in range(n)]
 
     def pieces(self, first: int, last: int) -> list[Piece]:
         """The elements of blocks ``first`` to ``last - 1``, one piece a parameter, empty ones too."""

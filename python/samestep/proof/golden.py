@@ -376,13 +376,6 @@ def is_long(program: Program) -> bool:
     )
 
 
-def runs_on_gpu(program: Program) -> bool:
-    """Whether ``backend="cuda"`` has what the program computes."""
-    return not (
-        isinstance(program, LeavesProgram) or (isinstance(program, NetworkProgram) and program.leaves > 0)
-    )
-
-
 def program_digest(program: Program, **options: Any) -> str:
     """The digest of the program's results as golden.json has it: its first 16 digits."""
     return digest(program.run(**options))[:16]

@@ -22,11 +22,12 @@ class LeavesProgram(NamedTuple):
         return f"leaves {self.dtype} 1000 {self.leaves} {self.what}"
 
     def run(self, **options: Any) -> list[Array]:
-        """The mean; by the kernels, or ``backend="reference"``."""
-        backend = backends.module("reference" if options.get("backend") == "reference" else "cpu")
+        """The mean; ``backend``: "cpu", if it is not named."""
+        backend = backends.module(options.get("backend", "cpu"))
         thirds = [leaf % 5 if self.what == "weighted" else 3 for leaf in range(self.leaves)]
         level = [
-            integer_values((1000,), 53, 29 + leaf, 907, 450, 331.1, self.dtype) for leaf in range(self.leaves)
+            backend.from_host(integer_values((1000,), 53, 29 + leaf, 907, 450, 331.1, self.dtype))
+            for leaf in range(self.leaves)
         ]
         for g, weight in zip(level, thirds, strict=True):
             backend.weigh_leaf(g, weight / 3, g)
@@ -35,7 +36,7 @@ class LeavesProgram(NamedTuple):
                 backend.add_leaves(left, right)
             level = level[0::2]
         backend.average_leaves(level[0], sum(thirds) / 3, level[0])
-        return level
+        return [backend.to_host(level[0])]
 
 
 def leaves_programs(dtype: np.dtype[Any]) -> list[LeavesProgram]:

@@ -94,7 +94,7 @@ class NetworkProgram(NamedTuple):
         labels = module.from_host((3 * np.arange(rows, dtype=np.int64) + 1) % classes)
         if self.leaves:
             losses_of_leaves = self._train_in_leaves(network, x, labels, group or Alone(), options)
-            return [*network.params.values(), losses_of_leaves]
+            return [*map(module.to_host, network.params.values()), losses_of_leaves]
         optimizer = Adam(network.params, lr=0.01, **options)
         losses = []
         for _ in range(self.steps):

@@ -32,6 +32,7 @@ ARGUMENTS = {
     "RoundArguments": kernels.ROUND,
     "ConvolutionArguments": kernels.CONVOLUTION,
     "TermArguments": kernels.TERM,
+    "LeafArguments": kernels.LEAF,
     "FunctionArguments": kernels.FUNCTION,
     "SoftmaxArguments": kernels.SOFTMAX,
 }
@@ -107,13 +108,14 @@ def test_items_of_a_step_are_whole_blocks_of_fingerprints():
 def test_rows_of_tensors_have_the_fields_of_the_kernels():
     words = fields_of("Row", kernels.source())
     names = [name for name, _ in words]
-    tensor = Tensor(device(np.ones(3, np.float32)), [device(np.ones(3, np.float32))] * 2, group=7)
-    row = dict(zip(names[:3], rows_of([tensor], 2)[0], strict=False))
-    assert names[:3] == ["w", "size", "states"]
-    assert row["size"] == 3
+    w, *states = (device(np.ones(3, np.float32)) for _ in range(3))
+    tensor = Tensor(w, states, group=7, first=1024)
+    row = dict(zip(names[:4], rows_of([tensor], 2)[0], strict=False))
+    assert names[:4] == ["w", "size", "first", "states"]
+    assert (row["size"], row["first"]) == (3, 1024)
     found = rows_of([tensor, tensor], 2)
     assert found.shape == (2, len(names) - 1 + kernels.ROW_STATES)
-    after = dict(zip(names[3:], found[1][2 + kernels.ROW_STATES :], strict=True))
+    after = dict(zip(names[4:], found[1][3 + kernels.ROW_STATES :], strict=True))
     expected = {"storage": 0, "stores_states": 0, "copy_storage": 0, "type": 0, "group": 7, "first_run": 2}
     assert {name: after[name] for name in expected} == expected
     assert [name for name, _ in fields_of("Given", kernels.source())] == list(GIVEN)

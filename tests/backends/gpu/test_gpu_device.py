@@ -2,6 +2,7 @@
 bench/gpu.sh runs these; without a GPU they are skipped.
 """
 
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from samestep.backends import cpu, gpu
 from samestep.backends.face import STEPPED, Tensor, Window
 from samestep.backends.reference.fingerprint import mix
 from samestep.proof import golden, verify
+from worker_processes import run_processes
+from worker_trainings import STEPS, alone, train_on_real_gpus
 
 WHY_NOT = gpu.why_not()
 pytestmark = [
@@ -46,7 +49,7 @@ def cupy() -> Any:
 @pytest.mark.parametrize("group", golden.programs(), ids=str)
 def test_golden_digests(group):
     for program in golden.programs()[group]:
-        if str(program) in golden.DIGESTS and golden.runs_on_gpu(program):
+        if str(program) in golden.DIGESTS:
             found = golden.program_digest(program, backend="cuda")
             assert found == golden.DIGESTS[str(program)], str(program)
 
@@ -280,6 +283,18 @@ def test_minimize(cupy):
     assert str(ss.theory.check_run(there, other)) == str(ss.theory.check_run(here, one))
     timed = ss.minimize(there, cupy.asarray(w0), lambda w: ss.Adam(w, lr=0.1), deadline=0.2)
     assert timed.stopped == "deadline"
+
+
+@pytest.mark.parametrize("engine", ["gloo", "nccl"])
+def test_sharded_by_processes(cupy, engine):
+    """Gloo carries by way of main memory, so that several processes may share a GPU."""
+    if find_spec("torch") is None:
+        pytest.skip("torch is not installed")
+    count = cupy.cuda.runtime.getDeviceCount()
+    if engine == "nccl" and count < 2:
+        pytest.skip("one GPU alone")
+    size = min(count, 8) if engine == "nccl" else 3
+    assert run_processes(size, train_on_real_gpus, engine) == [alone(STEPS)] * size
 
 
 def in_main_memory(optimizer):

@@ -179,6 +179,7 @@ def results(place, backend: str, folder: Path) -> list[np.ndarray]:
         if dtype == np.float32:  # in large tiles
             keep(*convolved(place, backend, (2, 15, 7, 15), (130, 15, 3, 3), dtype))
         keep(*(function(place(x)) for function in (ss.exp, ss.log, ss.tanh, ss.sigmoid)))
+        keep(ss.parallel.weighted_mean([place(x[0]), place(x[1]), place(x[2])], [1, 0, 3]))
         keep(*ss.softmax_cross_entropy(place(x[0]), place(np.arange(40))))
         problem = ss.problems.MSE(place(x[0]), place(x[1, :, 0].copy()))
         keep(problem.gradient(place(x[2, 0].copy())), problem.loss(place(x[2, 0].copy())))

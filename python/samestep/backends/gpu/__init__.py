@@ -23,23 +23,27 @@ from .arrays import (
 )
 from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference, update_running
 from .convolution import conv2d, conv2d_backward
-from .device import device_name, why_not
+from .device import current_stream, device_name, why_not
 from .fingerprint import fingerprint
 from .functions import exp, log, sigmoid, tanh
+from .leaves import add_leaves, average_leaves, weigh_leaf
 from .mse import Mse
 from .plan import Plan, check_state_dir
 from .product import linear, linear_backward
 from .softmax import softmax_cross_entropy
 from .storage import widened
-from .sums import canonical_sum, global_norm
+from .sums import block_sums, canonical_sum, global_norm
 
 __all__ = [
     "Mse",
     "Plan",
+    "add_leaves",
     "assign",
+    "average_leaves",
     "batchnorm_backward",
     "batchnorm_forward",
     "batchnorm_inference",
+    "block_sums",
     "canonical_sum",
     "check_state_dir",
     "contiguous",
@@ -47,6 +51,7 @@ __all__ = [
     "conv2d_backward",
     "copy",
     "cupy_views",
+    "current_stream",
     "device_name",
     "empty",
     "empty_like",
@@ -65,6 +70,7 @@ __all__ = [
     "tanh",
     "to_host",
     "update_running",
+    "weigh_leaf",
     "why_not",
     "widened",
     "zeros_like",

@@ -59,3 +59,9 @@ def device_name() -> str:
     cupy = get_cupy()
     name: bytes = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"]
     return name.decode()
+
+
+def current_stream() -> int:
+    """The address of the stream on which kernels are launched; 0: that of CUDA itself."""
+    address: int = get_cupy().cuda.get_current_stream().ptr
+    return address

@@ -311,7 +311,7 @@ NORM = _fields("rows given sums squares gradients scale norm", scale="<f8")
 CONVERT = _fields("from low to n from_storage to_storage")
 # WordArguments, BlockSumArguments, PairArguments, FingerprintArguments, BatchNormArguments, RunningArguments,
 # MseArguments, ProductArguments, ReluGradientArguments, RoundArguments, ConvolutionArguments, TermArguments,
-# FunctionArguments, SoftmaxArguments.
+# LeafArguments, FunctionArguments, SoftmaxArguments.
 WORD = np.dtype([("to", "<i8"), ("count", "<i8"), ("words", "<i8", WORDS)])
 BLOCK_SUMS = _fields("x outer n inner out")
 PAIRS = _fields("sums sets n width stride set_stride")
@@ -333,6 +333,7 @@ CONVOLUTION = _fields(
     **dict.fromkeys(("row_slice", "column_slice"), ("<i8", 3)),
 )
 TERM = _fields("dy y samples outputs positions out")
+LEAF = _fields("from to n from_storage to_storage weight per_block", weight="<f8")
 FUNCTION = _fields("x n out")
 SOFTMAX = _fields("z labels rows columns losses dz")
 BATCHNORM_COEFFICIENTS = 7  # rows of scratch; kCoefficients in csrc/contract/types.h

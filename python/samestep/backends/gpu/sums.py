@@ -39,21 +39,33 @@ def pair(sums: Any, sets: int, n: int, width: int, at_most: int = 1) -> tuple[in
     return n, apart
 
 
-def sum_terms(terms: str, x: Any, outer: int, n: int, inner: int) -> Any:
-    """The sums over n of the "values" or "squares" of x seen as (outer, n, inner): shape (outer*inner,)."""
-    cupy = get_cupy()
+def _add_blocks(terms: str, x: Any, outer: int, n: int, inner: int) -> Any:
+    """The sums of blocks of terms along n of x seen as (outer, n, inner): shape (outer, blocks, inner)."""
     blocks = ceil_div(n, SUM_BLOCK)
-    if outer * blocks * inner == 0:
-        return cupy.zeros(outer * inner, np.float64)
-    sums = cupy.empty((outer, blocks, inner), np.float64)
+    sums = get_cupy().empty((outer, blocks, inner), np.float64)
     argument = struct_of(BLOCK_SUMS, x=x, outer=outer, n=n, inner=inner, out=sums)
     if inner == 1:
         run_kernel("SUM_KERNELS()", f"sum_runs_{terms}_{x.dtype}", warps(outer * blocks), argument)
     else:
         grid = outer * blocks * ceil_div(inner, TILE)
         run_kernel("SUM_KERNELS()", f"sum_columns_{terms}_{x.dtype}", grid, argument)
-    pair(sums, outer, blocks, inner)
+    return sums
+
+
+def sum_terms(terms: str, x: Any, outer: int, n: int, inner: int) -> Any:
+    """The sums over n of the "values" or "squares" of x seen as (outer, n, inner): shape (outer*inner,)."""
+    if outer * n * inner == 0:
+        return get_cupy().zeros(outer * inner, np.float64)
+    sums = _add_blocks(terms, x, outer, n, inner)
+    pair(sums, outer, sums.shape[1], inner)
     return sums[:, 0, :].copy().reshape(outer * inner)
+
+
+def block_sums(x: Any, outer: int, n: int, inner: int, squares: bool) -> Any:
+    """The sums, or with ``squares`` those of the squares, of blocks of terms along n, on the GPU of x."""
+    with x.device:
+        sums = _add_blocks("squares" if squares else "values", x, outer, n, inner)
+        return sums.reshape(sums.size)
 
 
 def canonical_sum(x: Any, outer: int, n: int, inner: int) -> Any:

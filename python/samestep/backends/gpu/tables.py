@@ -45,7 +45,8 @@ def rows_of(tensors: Sequence[Tensor], run: int) -> Words:
         stores_states = bool(t.states) and storage != 0 and is_half(t.states[0])
         copy = 0 if t.copy is None else storage_of(t.copy)
         kept = [storage, stores_states, copy, type_of(t.w), t.group, runs]
-        rows.append([t.w.data.ptr, t.w.size, *states, *[0] * (ROW_STATES - len(states)), *options, *kept])
+        states += [0] * (ROW_STATES - len(states))
+        rows.append([t.w.data.ptr, t.w.size, t.first, *states, *options, *kept])
         runs += ceil_div(t.w.size, run)
     return np.array(rows, np.int64)
 
