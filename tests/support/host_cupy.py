@@ -45,6 +45,11 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         Stream.current = self._before
 
+    waited_for: ClassVar[list[int]] = []
+
+    def synchronize(self) -> None:
+        Stream.waited_for.append(self.ptr)
+
 
 class ExternalStream(Stream):
     """As CuPy 14's: it warns when it is made, and is entered on its device alone."""

@@ -21,6 +21,7 @@ class LeafSums:
         leaves: M, how many leaves there are in all.
         own: the numbers of those that come here.
         module: of the backend.
+        like: an array on whose device the sums are; None: on that of the first parameter.
 
     Attributes:
         module: of the backend; another one of the same memory may be set while no leaf is here.
@@ -30,10 +31,14 @@ class LeafSums:
         has_gradient: for each parameter whether any leaf has one.
     """
 
-    def __init__(self, params: Sequence[Array], leaves: int, own: range, module: Any) -> None:
+    def __init__(
+        self, params: Sequence[Array], leaves: int, own: range, module: Any, like: Any = None
+    ) -> None:
         self._params, self._leaves, self._own, self.module = params, leaves, own, module
         types = [np.dtype(np.float32) if is_half(w) else w.dtype for w in params]
-        self.vector = Vector([w.size for w in params], types, module, next(iter(params), None))
+        if like is None:
+            like = next(iter(params), None)
+        self.vector = Vector([w.size for w in params], types, module, like)
         self.narrowest = min(types, key=lambda dtype: dtype.itemsize, default=np.dtype(np.float64))
         self._spare: list[Array] = []
         self.start()

@@ -46,6 +46,12 @@ def on_stream(number: int) -> Iterator[None]:
         yield
 
 
+def wait_for(number: int) -> None:
+    """Waits for torch's current stream of a GPU, unless it is the one that others wait for."""
+    if address := current_stream(number):
+        _stream(address, number).synchronize()
+
+
 def _type_of(tensor: Tensor) -> str:
     if tensor.dtype == torch.int64:
         return "<i8"
@@ -151,3 +157,13 @@ def backend_of(tensor: Tensor) -> contextlib.AbstractContextManager[Backend]:
     refuse_capture(tensor)
     number = gpu_of(tensor)
     return _ON_CPU if number is None else _on_gpu(number)
+
+
+@contextlib.contextmanager
+def kernels_on(number: int | None) -> Iterator[tuple[Any, Callable[[Tensor], Any]]]:
+    """The module that computes on a GPU, or with None in main memory, and its view of a tensor there."""
+    if number is None:
+        yield cpu, functools.partial(as_array, name="tensor")
+        return
+    with on_stream(number):
+        yield gpu, view

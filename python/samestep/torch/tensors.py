@@ -169,6 +169,11 @@ def resolved(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor._is_zerotensor() else tensor
 
 
+def bytes_of(tensor: Tensor) -> Tensor:
+    """The values of a tensor in C order, as bytes."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
 def as_array(tensor: Tensor, name: str) -> Array:
     """The memory of the tensor, an argument of that name, as an array.
 

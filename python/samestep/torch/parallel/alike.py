@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...parallel.groups import Group
-from ..tensors import as_array, is_dense, is_dtensor, local_tensor
+from ..tensors import as_array, bytes_of, gpu_of, is_dense, is_dtensor, local_tensor
 
 
 def hyper_of(optimizer: Any) -> bytes:
@@ -48,11 +48,12 @@ def check_alike(group: Group, facts: dict[str, Any], tensors: dict[str, Tensor])
                 )
 
 
-def check_tensor(name: str, tensor: Tensor) -> None:
-    """Raises for a parameter or buffer that leaves cannot have."""
+def check_tensor(name: str, tensor: Tensor, number: int | None = None) -> None:
+    """Raises for a parameter or buffer that leaves cannot have, where they are on this GPU, or on the CPU."""
     local = local_tensor(tensor.detach())
-    if local.device.type != "cpu":
-        raise NotImplementedError(f"model: {name}: got a tensor on {local.device}, expected one on the CPU")
+    if gpu_of(local) != number or (number is None and local.device.type != "cpu"):
+        place = "the CPU" if number is None else f"GPU {number}, where the first parameter lies"
+        raise NotImplementedError(f"model: {name}: got a tensor on {local.device}, expected one on {place}")
     if local.layout is not torch.strided or not is_dense(local):
         raise ValueError(f"model: {name}: got a tensor with gaps, expected a dense one; use its contiguous()")
 
@@ -63,5 +64,5 @@ def _facts_of(tensor: Tensor) -> list[Any]:
         return facts
     plain = tensor.detach()
     strides = list(plain.stride())
-    values = as_array(plain.contiguous().reshape(-1).view(torch.uint8), "model")
+    values = as_array(bytes_of(plain).cpu(), "model")
     return [*facts, strides, hashlib.blake2b(values.data, digest_size=16).hexdigest()]

@@ -9,7 +9,7 @@ from torch.nn import Module
 
 from ...backends.arrays import Array
 from ...parallel.groups import Group
-from ..tensors import TYPES, as_array
+from ..tensors import TYPES, as_array, bytes_of
 from .sums import TensorSums
 
 
@@ -21,7 +21,7 @@ class LeafBuffers:
     that no leaf changes stays as it is.
 
     Args:
-        model: with dense buffers on the CPU.
+        model: with dense buffers, on the CPU or on one GPU.
         leaves: M.
     """
 
@@ -52,10 +52,10 @@ class LeafBuffers:
         """Takes what a leaf has left, if it is kept, and puts back what the step started with."""
         buffers = [b.detach() for b in (*self._floats, *self._others)]
         if is_kept and self._floats:
-            buffer = self._sums.leaf_sums.buffer()
+            buffer = self._sums.buffer()
             for i, b in enumerate(self._floats):
                 self._sums.place(buffer, i, b, weight)
-            self._sums.leaf_sums.keep(leaf, weight, buffer)
+            self._sums.keep(leaf, weight, buffer)
         if is_kept and weight > 0.0:
             is_same = [_same_bits(*pair) for pair in zip(buffers, self._before, strict=True)]
             self.changed |= ~np.array([*is_same[: len(self._floats)], all(is_same[len(self._floats) :])])
@@ -84,7 +84,7 @@ class LeafBuffers:
             mine = np.zeros(0, np.uint8)
             if source == self._group.rank:
                 assert self._first is not None
-                mine = np.concatenate([_bytes_of(b) for b in self._first[1]])
+                mine = np.concatenate([as_array(bytes_of(b).cpu(), "buffer") for b in self._first[1]])
             counts = [0] * self._group.size
             counts[source] = sum(b.nbytes for b in self._others)
             at = torch.from_numpy(self._group.all_gather(mine, counts)[source].copy())
@@ -97,9 +97,5 @@ class LeafBuffers:
         self.start()
 
 
-def _bytes_of(b: Tensor) -> Array:
-    return as_array(b.contiguous().reshape(-1).view(torch.uint8), "buffer")
-
-
 def _same_bits(one: Tensor, other: Tensor) -> bool:
-    return bool((_bytes_of(one) == _bytes_of(other)).all())
+    return bool(torch.equal(bytes_of(one), bytes_of(other)))

@@ -37,7 +37,8 @@ def ddp(model: Module, optimizer: Any, *, leaves: int, group: Group | None = Non
     leaf left.
 
     Args:
-        model: on the CPU, with the same parameters and buffers on every worker, which is checked.
+        model: on the CPU or one NVIDIA GPU, with the same parameters and buffers on every worker, which is
+            checked.
         optimizer: of parameters of the model: samestep.torch's, torch.optim's or another one. Every worker
             steps all elements.
         leaves: M, the same in every step and on every worker: at least as many as there will ever be workers,
@@ -95,7 +96,7 @@ class DdpSync(LeafSync):
         return self._sums.leaf_sums.check(number, weight)
 
     def _begin(self, number: int, weight: float) -> None:
-        self._buffer = self._sums.leaf_sums.buffer()
+        self._buffer = self._sums.buffer()
         self._has = np.zeros(len(self._params), bool)
         for p in self._params:
             p.grad = None
@@ -128,7 +129,7 @@ class DdpSync(LeafSync):
             self._sums.clear(buffer, int(i))
         sums.has_gradient |= self._has
         self._sums.release()  # the last step's mean, which no gradient shows any more
-        sums.keep(number, weight, buffer)
+        self._sums.keep(number, weight, buffer)
 
     def _flags(self) -> NDArray[np.bool_]:
         return self._sums.leaf_sums.has_gradient

@@ -17,7 +17,7 @@ from ...backends.arrays import Array
 from ...parallel.groups import Group, check_group
 from ...parallel.leaf_sums import LeafSums, total_weight
 from ...tree import ranges
-from ..tensors import HALVES
+from ..tensors import HALVES, gpu_of, local_tensor
 from .ddp import DdpSync
 from .leaves import group_of
 from .sums import ShardSums
@@ -45,8 +45,8 @@ def fsdp(model: Module, optimizer: Any, *, leaves: int, group: Group | None = No
     has a gradient of zeros where no leaf reaches it.
 
     Args:
-        model: ``fully_shard`` has been applied to it, over one dimension, with the workers of the group. What
-            else is set there stays as it is, but for what averages gradients.
+        model: on the CPU; ``fully_shard`` has been applied to it, over one dimension, with the workers of the
+            group. What else is set there stays as it is, but for what averages gradients.
         optimizer: of parameters of the model, which are sharded.
         leaves: M, as for ``ddp``.
         group: as for ``ddp``.
@@ -77,6 +77,8 @@ def fsdp(model: Module, optimizer: Any, *, leaves: int, group: Group | None = No
     """
     from torch.distributed.fsdp import FSDPModule  # which takes long to import
 
+    for name, p in model.named_parameters():
+        _refuse_gpu(f"model: {name}", local_tensor(p.detach()))
     units = [module for module in model.modules() if isinstance(module, FSDPModule)]
     if not units:
         raise TypeError("model: has no unit of FSDP2, expected fully_shard(model) before; else use ddp()")
@@ -90,6 +92,13 @@ def fsdp(model: Module, optimizer: Any, *, leaves: int, group: Group | None = No
     if group.size == 1:  # FSDP2 then reduces nothing, but calls the hooks of its shards
         return DdpSync(model, optimizer, leaves, group)
     return FsdpSync(units, model, optimizer, leaves, group)
+
+
+def _refuse_gpu(name: str, tensor: Tensor) -> None:
+    if gpu_of(tensor) is not None:
+        raise NotImplementedError(
+            f"{name}: got a tensor on {tensor.device}, expected one on the CPU; use ddp() or Sharded() there"
+        )
 
 
 def _check_reduce_dtype(unit: Any) -> None:
@@ -133,6 +142,7 @@ class ReduceScatter:
     def __call__(
         self, output_tensor: Tensor, input_tensor: Tensor, group: Any, op: Any, async_op: bool = False
     ) -> None:
+        _refuse_gpu("gradients", output_tensor)
         size, dtype = output_tensor.numel(), output_tensor.dtype
         if input_tensor.numel() != size * self._group.size:
             raise ValueError(

@@ -14,7 +14,7 @@ from torch.nn import Module, Parameter
 from ... import parallel
 from ...arguments import whole_number
 from ...parallel.groups import Alone, Group, check_group
-from ..tensors import TYPES
+from ..tensors import TYPES, gpu_of, local_tensor
 from .alike import check_alike, check_tensor
 from .buffers import LeafBuffers
 
@@ -23,7 +23,7 @@ class Leaves(ABC):
     """What all ways of training by leaves share.
 
     Args:
-        model: with dense parameters and buffers on the CPU.
+        model: with dense parameters and buffers, on the CPU or on one GPU.
         leaves: M.
         group: None: that of the process.
         check: raises if other arguments do not fit; returns what must be the same on all workers.
@@ -143,8 +143,10 @@ def _check_model(model: Any) -> None:
     if not isinstance(model, Module):
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
     params = dict(model.named_parameters())
-    for name, tensor in (*params.items(), *model.named_buffers()):
-        check_tensor(name, tensor)
+    named = {**params, **dict(model.named_buffers())}
+    number = next((gpu_of(local_tensor(tensor.detach())) for tensor in named.values()), None)
+    for name, tensor in named.items():
+        check_tensor(name, tensor, number)
     for name, p in params.items():
         if p.requires_grad and p.dtype not in TYPES:
             raise TypeError(f"model: {name}: got {p.dtype}, expected one of {', '.join(map(str, TYPES))}")

@@ -11,14 +11,14 @@ from torch.nn import Module
 
 from ... import parallel
 from ...backends import cpu
-from ...backends.arrays import Array
 from ...optim.optimizer import Optimizer
 from ...optional import require
 from ...parallel.agreement import agree
 from ...parallel.groups import Group, WorkerLost
 from ...parallel.leaf_sums import total_weight
 from ...tree import ranges
-from ..tensors import as_array, resolved
+from ..launching import kernels_on, wait_for
+from ..tensors import gpu_of, resolved
 from .leaves import Leaves
 
 
@@ -29,8 +29,8 @@ class Sharded(Leaves):
     elements, and steps these. The bits do not show how many workers there are.
 
     Args:
-        make_optimizer: called once with the worker's part of the parameters, a dict of flat NumPy arrays by
-            the parameters' names; returns one of samestep's optimizers of it, such as
+        make_optimizer: called once with the worker's part of the parameters, a dict of flat arrays by the
+            parameters' names, NumPy's or on a GPU CuPy's; returns one of samestep's optimizers of it, such as
             ``lambda part: samestep.Adam(part, lr=1e-3)``. See ``samestep.parallel.Sharded``.
         model: as for ``ddp``.
         leaves: M, as for ``ddp``.
@@ -74,8 +74,12 @@ class Sharded(Leaves):
         group: Group | None = None,
     ) -> None:
         super().__init__(model, leaves, group, dict)
-        arrays = {name: _array(p.detach()) for name, p in zip(self._names, self._params, strict=True)}
-        self.sharded = parallel.Sharded(make_optimizer, arrays, self._group, leaves=self._leaves)
+        self._number = gpu_of(self._params[0]) if self._params else None
+        with kernels_on(self._number) as (_, array):
+            arrays = {
+                name: _array(p.detach(), array) for name, p in zip(self._names, self._params, strict=True)
+            }
+            self.sharded = parallel.Sharded(make_optimizer, arrays, self._group, leaves=self._leaves)
         self.leaves = self.sharded.leaves
         self._places = [p.data_ptr() for p in self._params]
 
@@ -89,8 +93,10 @@ class Sharded(Leaves):
     def _end(self, number: int, weight: float, is_kept: bool) -> None:
         if not is_kept:
             return
-        grads = [None if p.grad is None else _gradient(p.grad) for p in self._params]
-        self.sharded.add(number, dict(zip(self._names, grads, strict=True)), weight=weight)
+        with kernels_on(self._number) as (_, array):
+            own = [None if p.grad is None else _own(p.grad) for p in self._params]
+            grads = [None if grad is None else _array(grad, array) for grad in own]
+            self.sharded.add(number, dict(zip(self._names, grads, strict=True)), weight=weight)
         for p in self._params:
             p.grad = None
 
@@ -113,7 +119,10 @@ class Sharded(Leaves):
         torch.autograd.graph.increment_version(self._params)
         weights = self._weights
         try:
-            norm = self.sharded.step(scale=scale)
+            with kernels_on(self._number):
+                norm = self.sharded.step(scale=scale)
+                if self._number is not None:
+                    wait_for(self._number)  # the state is looked at from other streams
             everyone, changed = agree(
                 self._group, ranges(self._leaves, self._group.size), weights, self._buffers.changed, b""
             )
@@ -128,18 +137,18 @@ class Sharded(Leaves):
         return norm
 
 
-def _array(tensor: Tensor) -> Array:
+def _array(tensor: Tensor, array: Callable[[Tensor], Any]) -> Any:
     """The memory of a tensor as an array; flat, where its elements are not in C order."""
     if not tensor.is_contiguous():
         tensor = tensor.as_strided((tensor.numel(),), (1,))
-    if tensor.dtype == torch.bfloat16:
-        bits = as_array(tensor.view(torch.int16), "model")
+    if tensor.dtype == torch.bfloat16 and gpu_of(tensor) is None:
+        bits = array(tensor.view(torch.int16))
         return bits.view(require("ml_dtypes", "bfloat16", "bfloat16").bfloat16)
-    return as_array(tensor, "model")
+    return array(tensor)
 
 
-def _gradient(grad: Tensor) -> Array:
-    """A gradient as an array like that of its parameter, for autograd lays both out alike."""
+def _own(grad: Tensor) -> Tensor:
+    """A gradient with its values in memory, as autograd lays them out: like those of its parameter."""
     if grad.layout is not torch.strided:
         raise RuntimeError(f"grad: got layout {grad.layout}, expected a dense one; use sparse=False")
-    return _array(resolved(grad))
+    return resolved(grad)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...backends import cpu
 from ...backends.arrays import Array
 from ...parallel.exchange import Exchange
 from ...parallel.groups import Group
 from ...parallel.leaf_sums import LeafSums
 from ...tree import ranges
-from ..tensors import HALVES, as_array, compute_type, resolved
+from ..launching import kernels_on
+from ..tensors import HALVES, compute_type, gpu_of, resolved
 
 _ZEROS: dict[torch.dtype, Array] = {
     torch.float32: np.zeros((), np.float32),
@@ -28,7 +30,7 @@ class TensorSums:
     Tensors are added element by element as they lie in memory; 16-bit ones in float32.
 
     Args:
-        like: dense tensors of the same shapes, strides and dtypes on every worker.
+        like: dense tensors of the same shapes, strides and dtypes on every worker, all on the CPU or one GPU.
         leaves: M, how many leaves there are in all.
 
     Attributes:
@@ -40,32 +42,53 @@ class TensorSums:
         self._group = group
         # Of a parameter the sums need the size and the type alone, not the memory, which torch may replace.
         self._like = [torch.empty_like(t, device="meta") for t in like]
+        self._number = gpu_of(like[0]) if like else None
+        self._device = torch.device("cpu") if self._number is None else like[0].device
         params = [np.broadcast_to(_ZEROS[compute_type(t.dtype)], t.numel()) for t in like]
-        self.leaf_sums = LeafSums(params, leaves, ranges(leaves, group.size)[group.rank], cpu)
+        own = ranges(leaves, group.size)[group.rank]
+        with self._backend() as (module, _):
+            here = None if self._number is None else module.from_host(np.zeros(1))
+            self.leaf_sums = LeafSums(params, leaves, own, module, here)
         self._exchange = Exchange(group, leaves, self.leaf_sums.vector, self.leaf_sums.add)
         self.ranges = self._exchange.ranges
         self._mean: Array | None = None
+
+    def _backend(self) -> AbstractContextManager[tuple[Any, Callable[[Tensor], Any]]]:
+        """The backend's module, and how it takes a flat tensor; kernels run on torch's current stream."""
+        return kernels_on(self._number)
+
+    def buffer(self) -> Array:
+        """Room for a leaf."""
+        with self._backend():
+            return self.leaf_sums.buffer()
+
+    def keep(self, leaf: int, weight: float, buffer: Array) -> None:
+        """Takes over a leaf whose weighed tensors lie in a buffer."""
+        with self._backend():
+            self.leaf_sums.keep(leaf, weight, buffer)
 
     def place(self, buffer: Array, i: int, values: Tensor, weight: float, adds: bool = False) -> None:
         """Writes a leaf's weighed tensor into its buffer, or adds it to what is there."""
         like = self._like[i]
         values = resolved(values)
         if values.stride() != like.stride():
-            values = torch.empty_like(like, device="cpu").copy_(values)
+            values = torch.empty_like(like, device=self._device).copy_(values)
         if values.dtype in HALVES:
             values = values.to(torch.float32)
-        g = as_array(values.as_strided((values.numel(),), (1,)), "grad")
-        to = self.leaf_sums.vector.whole(buffer, i)
-        if adds:
-            weighed = np.empty_like(to)
-            cpu.weigh_leaf(g, weight, weighed)
-            cpu.add_leaves(to, weighed)
-        else:
-            cpu.weigh_leaf(g, weight, to)
+        with self._backend() as (module, array):
+            g = array(values.as_strided((values.numel(),), (1,)))
+            to = self.leaf_sums.vector.whole(buffer, i)
+            if adds:
+                weighed = module.empty_like(to)
+                module.weigh_leaf(g, weight, weighed)
+                module.add_leaves(to, weighed)
+            else:
+                module.weigh_leaf(g, weight, to)
 
     def clear(self, buffer: Array, i: int) -> None:
         """Writes zeros for a tensor that a leaf does not have."""
-        self.leaf_sums.vector.whole(buffer, i)[...] = 0
+        with self._backend() as (module, _):
+            module.weigh_leaf(None, 0.0, self.leaf_sums.vector.whole(buffer, i))
 
     def mean(self, weight: float) -> list[Tensor]:
         """The mean of all leaves, once they are there. Every worker calls it.
@@ -76,13 +99,14 @@ class TensorSums:
         Returns:
             A tensor for each of ``like``; they stay as they are until ``release`` is called.
         """
-        total = self._reduce(weight)
-        parts = [self.leaf_sums.vector.part(total, *blocks) for blocks in self._exchange.parts]
-        mine = parts[self._group.rank]
-        others = {rank: part for rank, part in enumerate(parts) if rank != self._group.rank}
-        send = dict.fromkeys(others, mine) if mine.size else {}
-        self._group.transfer(send, {rank: part for rank, part in others.items() if part.size})
-        return [self._tensor(total, i) for i in range(len(self._like))]
+        with self._backend():
+            total = self._reduce(weight)
+            parts = [self.leaf_sums.vector.part(total, *blocks) for blocks in self._exchange.parts]
+            mine = parts[self._group.rank]
+            others = {rank: part for rank, part in enumerate(parts) if rank != self._group.rank}
+            send = dict.fromkeys(others, mine) if mine.size else {}
+            self._group.carry(send, {rank: part for rank, part in others.items() if part.size})
+            return [self._tensor(total, i) for i in range(len(self._like))]
 
     def _reduce(self, weight: float) -> Array:
         """A vector that has the mean where this worker's part is; the next step begins."""
@@ -101,9 +125,14 @@ class TensorSums:
             self._mean = None
 
     def _tensor(self, total: Array, i: int) -> Tensor:
-        like = self._like[i]
-        flat = torch.from_numpy(self.leaf_sums.vector.whole(total, i)).to(like.dtype)
-        return flat.as_strided(like.shape, like.stride())
+        like, values = self._like[i], self.leaf_sums.vector.whole(total, i)
+        if self._number is None:
+            flat = torch.from_numpy(values)
+        else:
+            flat = torch.empty(like.numel(), dtype=compute_type(like.dtype), device=self._device)
+            with self._backend() as (module, array):
+                module.assign(array(flat), values)
+        return flat.to(like.dtype).as_strided(like.shape, like.stride())
 
 
 class ShardSums(TensorSums):
