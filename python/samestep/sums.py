@@ -36,7 +36,7 @@ def canonical_sum(
             bits, slowly) or "cuda".
         group: the workers, a group of ``samestep.parallel``. The parts lie on them in order of rank. Each
             holds a multiple of 1024 terms (rows along ``axis``; elements where that is None), but for the
-            last that holds any. Arrays lie in main memory. All call this function; each gets the result.
+            last that holds any. All call this function; each gets the result, where its part lies.
 
     Returns:
         float64 array with the shape of ``x`` without ``axis``; 0-d for None. A sum of no terms is +0.0.
@@ -62,17 +62,20 @@ def canonical_sum(
         sums = backends.module(terms.backend).canonical_sum(terms.x, terms.outer, terms.n, terms.inner)
     else:
         workers = check_workers(group)
-        terms, facts = do_together(workers, lambda: _check_terms(x, axis, backend, True), _facts_of_terms)
+        terms, facts = do_together(workers, lambda: _check_terms(x, axis, backend), _facts_of_terms)
         check_same("axis", "the axis", [fact["axis"] for fact in facts])
         check_same("x", "the dtype", [fact["dtype"] for fact in facts])
         check_same("x", "the shape without the axis", [fact["shape"] for fact in facts])
         counts = [fact["terms"] for fact in facts]
         check_cut("x", counts, "elements" if axis is None else "rows along the axis")
         module = backends.module(terms.backend)
-        own = module.block_sums(terms.x, terms.outer, terms.n, terms.inner, False)
-        (sums,) = total(workers, module, [Spread(blocks_of(counts), terms.as_blocks(own))])
-    found: NDArray[np.float64] = sums.reshape(terms.shape)
-    return found
+        own = backends.in_main_memory(module.block_sums(terms.x, terms.outer, terms.n, terms.inner, False))
+        spread = Spread(blocks_of(counts), terms.as_blocks(own))
+        (found,) = total(workers, backends.host_module(terms.backend), [spread])
+        sums = module.empty(found.size, np.float64, terms.x)
+        module.assign(sums, found)
+    result: NDArray[np.float64] = sums.reshape(terms.shape)
+    return result
 
 
 def global_norm(arrays: Any, *, backend: str = "auto", group: Workers | None = None) -> float:
@@ -108,18 +111,18 @@ def global_norm(arrays: Any, *, backend: str = "auto", group: Workers | None = N
         return float(backends.module(name).global_norm(checked))
     workers = check_workers(group)
     (name, checked, paths), facts = do_together(
-        workers, lambda: _check_arrays(arrays, backend, True), _facts_of_arrays
+        workers, lambda: _check_arrays(arrays, backend), _facts_of_arrays
     )
     check_same("arrays", "so many arrays:", [len(fact) for fact in facts])
-    module = backends.module(name)
+    module, host = backends.module(name), backends.host_module(name)
     spreads = []
     for i, (path, a) in enumerate(zip(paths, checked, strict=True)):
         check_same(path, "the dtype", [fact[i][0] for fact in facts])
         counts = [fact[i][1] for fact in facts]
         check_cut(path, counts, "elements")
-        own = module.block_sums(a, 1, a.size, 1, True)
+        own = backends.in_main_memory(module.block_sums(a, 1, a.size, 1, True))
         spreads.append(Spread(blocks_of(counts), own.reshape(1, -1, 1)))
-    return float(module.norm_of(np.concatenate([np.zeros(0), *total(workers, module, spreads)]), 1.0))
+    return float(host.norm_of(np.concatenate([np.zeros(0), *total(workers, host, spreads)]), 1.0))
 
 
 class _Terms(NamedTuple):
@@ -138,9 +141,8 @@ class _Terms(NamedTuple):
         return sums.reshape(self.outer, -(-self.n // SUM_BLOCK), self.inner)
 
 
-def _check_terms(x: Array, axis: int | None, backend: str, is_spread: bool = False) -> _Terms:
+def _check_terms(x: Array, axis: int | None, backend: str) -> _Terms:
     backend, (x,) = backends.choose_backend(backend, {"x": x})
-    _check_memory(backend, "x", is_spread)
     x = as_plain(check_readable("x", x))
     if axis is None:
         return _Terms(backend, x, None, 1, x.size, 1, ())
@@ -161,21 +163,12 @@ def _facts_of_terms(terms: _Terms) -> dict[str, Any]:
     return {"axis": terms.axis, "dtype": terms.x.dtype.name, "shape": terms.shape, "terms": terms.n}
 
 
-def _check_arrays(arrays: Any, backend: str, is_spread: bool = False) -> tuple[str, list[Array], list[str]]:
+def _check_arrays(arrays: Any, backend: str) -> tuple[str, list[Array], list[str]]:
     """The backend, the arrays, and the path of each."""
     given, names = flatten(arrays, "arrays")
     backend, items = backends.choose_backend(backend, dict(zip(names, given, strict=True)))
-    _check_memory(backend, "arrays", is_spread)
     return backend, [as_plain(check_readable(name, a)) for a, name in zip(items, names, strict=True)], names
 
 
 def _facts_of_arrays(checked: tuple[str, list[Array], list[str]]) -> list[Any]:
     return [[a.dtype.name, a.size] for a in checked[1]]
-
-
-def _check_memory(backend: str, name: str, is_spread: bool) -> None:
-    if is_spread and backend == "cuda":
-        raise TypeError(
-            f"{name}: lives on a GPU, expected main memory, where sums over workers are formed; pass a copy, "
-            f"for example cupy.asnumpy({name})"
-        )

@@ -198,6 +198,21 @@ def test_means_of_leaves(kernels, dtype, weights):
     same_bits([found.get()], [expected])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda d: d.__name__)
+def test_sums_over_workers(kernels, dtype):
+    x = np.random.default_rng(2).standard_normal((5000, 3)).astype(dtype)
+
+    def sums(group, place):
+        part = place(x[2048 * group.rank :][: 2048 if group.rank < group.size - 1 else None].copy())
+        columns, total = ss.canonical_sum(part, 0, group=group), ss.canonical_sum(part, group=group)
+        assert type(columns) is type(total) is type(part)
+        return host(columns).tobytes(), host(total).tobytes(), ss.global_norm([part], group=group)
+
+    (expected,) = run_threads(1, lambda g: sums(g, np.array))
+    for workers in (1, 2, 3):
+        assert by(workers, lambda g: sums(g, device)) == [expected] * workers
+
+
 # As a leaf comes, and as it is added.
 LEAF_DTYPES = [(np.float32,) * 2, (np.float64,) * 2, (np.float16, np.float32), (BFLOAT16, np.float32)]
 RUNS = [(0, 0), (1, 0), (4095, 0), (4097, 0), (9000, 0), (5000, 1), (5000, 3)]
