@@ -80,6 +80,19 @@ def by(workers, function):
 
 
 @pytest.mark.parametrize("way", [by_ddp, by_sharded])
+def test_kernels_run_on_torchs_current_stream(gpu, kernels, monkeypatch, way):
+    streams, launch = set(), kernels.launch
+
+    def noted(*arguments, **more):
+        streams.add(host_cupy.Stream.current)
+        launch(*arguments, **more)
+
+    monkeypatch.setattr(kernels, "launch", noted)
+    by(1, lambda group: way(group, torch.float32))
+    assert streams == {STREAM}
+
+
+@pytest.mark.parametrize("way", [by_ddp, by_sharded])
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 def test_the_bits_are_the_cpus(gpu, kernels, way, dtype):
     if dtype == torch.bfloat16:

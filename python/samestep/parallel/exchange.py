@@ -107,13 +107,13 @@ class Exchange:
                 for node, value in zip(nodes, came[rank], strict=True):
                     tree.put(node, value)
             (found,) = tree.take(nodes_of(0, self._leaves, self._leaves))
-            vector.part(total, *mine)[...] = found
+            vector.module.assign(vector.part(total, *mine), found)
 
     def _joined(self, sums: list[Array], first: int, last: int) -> Array:
         """Blocks ``first`` to ``last - 1`` of each, for one message."""
         message, parts = self._vector.parts(len(sums), first, last)
         for part, held in zip(parts, sums, strict=True):
-            part[...] = self._vector.part(held, first, last)
+            self._vector.module.assign(part, self._vector.part(held, first, last))
         return message
 
     def _add_mine(self, mine: tuple[int, int], to: Array, other: Array) -> None:

@@ -39,7 +39,8 @@ def stream_of(array: Any) -> Iterator[None]:
     """NCCL goes by the stream that CuPy launches on."""
     import torch
 
-    number, address = array.device.id, backends.module("cuda").current_stream()
+    number = array.device.id
+    address = backends.module("cuda").current_stream(number)
     # Of address 0 torch would make a new stream.
     stream = torch.cuda.ExternalStream(address, number) if address else torch.cuda.default_stream(number)
     with torch.cuda.stream(stream):

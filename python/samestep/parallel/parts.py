@@ -48,7 +48,7 @@ class Parts:
         part = vector.memory(vector.byte(last) - vector.byte(first))
         views = [vector.view(part, piece, first) for piece in self.pieces]
         for view, values in zip(views, own, strict=True):
-            view[...] = values
+            self._module.assign(view, values)
         return part, views
 
     def cut(self, whole: Sequence[Array]) -> list[Array]:
@@ -73,7 +73,7 @@ class Parts:
         vector = self._vector_of([part.dtype for part in own])
         part, _ = self._own_part(vector, own)
         buffer = vector.buffer()
-        vector.part(buffer, *self._parts[self._group.rank])[...] = part
+        self._module.assign(vector.part(buffer, *self._parts[self._group.rank]), part)
         self._receive_others(vector, part, buffer)
         return [vector.whole(buffer, i).reshape(w.shape) for i, w in enumerate(self._params)]
 
@@ -94,7 +94,7 @@ class Parts:
             sums: that take those of all workers, which go with what the workers tell each other anyway.
         """
         for own, now in zip(self.own, self.cut(self._params), strict=True):
-            own[...] = now  # the caller may have changed it
+            self._module.assign(own, now)  # the caller may have changed it
         error: Exception | None = None
         try:
             optimizer._step_flat(grads, scale, following)
@@ -115,7 +115,7 @@ class Parts:
             is_own = rank == self._group.rank
             new = self.own if is_own else [self._vector.view(buffer, piece) for piece in pieces]
             for w, values in zip(_cut(self._params, pieces), new, strict=True):
-                w[...] = values
+                self._module.assign(w, values)
         if sums is not None:
             sums.total = np.add.reduce(everyone)[1:]
 

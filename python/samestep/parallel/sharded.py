@@ -213,9 +213,8 @@ class Sharded(Recorded):
         Args:
             leaf: its number, one of ``leaves``.
             grads: in the structure of ``params``, each with its parameter's shape and dtype, in any layout,
-                and where that is; on a GPU of any library.
-                None, for one or for all, counts as zeros; a parameter that has none in any leaf is skipped
-                by the step.
+                and where that is; on a GPU of any library. None, for one or for all, counts as zeros; a
+                parameter that has none in any leaf is skipped by the step.
             weight: what the leaf counts, such as its number of examples if the gradient is of their mean; a
                 finite number of 0 or more. A leaf of weight 0 counts nothing, whatever its gradients hold: a
                 last batch with too few examples is made of the same number of leaves, some of weight 0.

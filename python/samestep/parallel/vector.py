@@ -37,7 +37,7 @@ class Vector:
     Args:
         sizes: the number of elements of each parameter.
         dtypes: of each of them, as it lies in the buffer.
-        module: of the backend whose memory buffers are.
+        module: of the backend whose memory buffers are, an attribute too.
         like: an array of it, on whose device they are; None: in main memory.
 
     Attributes:
@@ -48,7 +48,7 @@ class Vector:
     def __init__(
         self, sizes: Sequence[int], dtypes: Sequence[np.dtype[Any]], module: Any = cpu, like: Any = None
     ) -> None:
-        self._module, self._like = module, like
+        self.module, self._like = module, like
         self._sizes, self._dtypes = list(sizes), [np.dtype(dtype) for dtype in dtypes]
         self._first_block, self._offset = [0], []
         at = 0
@@ -62,12 +62,12 @@ class Vector:
     def buffer(self) -> Array:
         """Memory for the vector. What lies between parameters is 0 and stays so when vectors are added."""
         buffer = self.memory(self.nbytes)
-        self._module.assign(buffer, 0)
+        self.module.assign(buffer, 0)
         return buffer
 
     def memory(self, nbytes: int) -> Array:
         """So many bytes where buffers are, of unknown values."""
-        found: Array = self._module.empty(nbytes, np.uint8, self._like)
+        found: Array = self.module.empty(nbytes, np.uint8, self._like)
         return found
 
     def parts(self, n: int, first: int, last: int) -> tuple[Array, list[Array]]:

@@ -152,18 +152,12 @@ def _on_gpu(number: int) -> Iterator[Backend]:
         yield Backend(gpu, array, empty, lambda array: made[id(array)])
 
 
-def backend_of(tensor: Tensor) -> contextlib.AbstractContextManager[Backend]:
-    """The backend where a tensor lies; on a GPU, kernels run on torch's current stream."""
-    refuse_capture(tensor)
-    number = gpu_of(tensor)
+def backend_at(number: int | None) -> contextlib.AbstractContextManager[Backend]:
+    """The backend of a GPU, or with None of the CPU; on a GPU, kernels run on torch's current stream."""
     return _ON_CPU if number is None else _on_gpu(number)
 
 
-@contextlib.contextmanager
-def kernels_on(number: int | None) -> Iterator[tuple[Any, Callable[[Tensor], Any]]]:
-    """The module that computes on a GPU, or with None in main memory, and its view of a tensor there."""
-    if number is None:
-        yield cpu, functools.partial(as_array, name="tensor")
-        return
-    with on_stream(number):
-        yield gpu, view
+def backend_of(tensor: Tensor) -> contextlib.AbstractContextManager[Backend]:
+    """The backend where a tensor lies."""
+    refuse_capture(tensor)
+    return backend_at(gpu_of(tensor))

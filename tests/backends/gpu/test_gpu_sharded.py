@@ -141,7 +141,8 @@ def test_checkpoints_and_state_dicts_go_from_the_processor_to_gpus_and_back(kern
     def run(group, places, change):
         opt, own = None, params(dtypes)
         for t, place in enumerate(places):
-            own = on(place, on(host, own))
+            start = params(dtypes) if change is by_file else on(host, own)  # a file has the parameters too
+            own = on(place, start)
             before, opt = opt, Sharded(make, own, group, leaves=LEAVES)
             if before is not None:
                 change(before, opt, tmp_path / str(t))

@@ -61,7 +61,9 @@ def device_name() -> str:
     return name.decode()
 
 
-def current_stream() -> int:
-    """The address of the stream on which kernels are launched; 0: that of CUDA itself."""
-    address: int = get_cupy().cuda.get_current_stream().ptr
+def current_stream(number: int) -> int:
+    """The address of the stream on which kernels are launched on a GPU; 0: that of CUDA itself."""
+    cuda = get_cupy().cuda
+    with cuda.Device(number):
+        address: int = cuda.get_current_stream().ptr
     return address

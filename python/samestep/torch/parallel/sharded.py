@@ -17,7 +17,7 @@ from ...parallel.agreement import agree
 from ...parallel.groups import Group, WorkerLost
 from ...parallel.leaf_sums import total_weight
 from ...tree import ranges
-from ..launching import kernels_on, wait_for
+from ..launching import Backend, backend_at, wait_for
 from ..tensors import gpu_of, resolved
 from .leaves import Leaves
 
@@ -75,9 +75,9 @@ class Sharded(Leaves):
     ) -> None:
         super().__init__(model, leaves, group, dict)
         self._number = gpu_of(self._params[0]) if self._params else None
-        with kernels_on(self._number) as (_, array):
+        with backend_at(self._number) as backend:
             arrays = {
-                name: _array(p.detach(), array) for name, p in zip(self._names, self._params, strict=True)
+                name: _array(p.detach(), backend) for name, p in zip(self._names, self._params, strict=True)
             }
             self.sharded = parallel.Sharded(make_optimizer, arrays, self._group, leaves=self._leaves)
         self.leaves = self.sharded.leaves
@@ -93,9 +93,8 @@ class Sharded(Leaves):
     def _end(self, number: int, weight: float, is_kept: bool) -> None:
         if not is_kept:
             return
-        with kernels_on(self._number) as (_, array):
-            own = [None if p.grad is None else _own(p.grad) for p in self._params]
-            grads = [None if grad is None else _array(grad, array) for grad in own]
+        with backend_at(self._number) as backend:
+            grads = [None if p.grad is None else _gradient(p.grad, backend) for p in self._params]
             self.sharded.add(number, dict(zip(self._names, grads, strict=True)), weight=weight)
         for p in self._params:
             p.grad = None
@@ -119,7 +118,7 @@ class Sharded(Leaves):
         torch.autograd.graph.increment_version(self._params)
         weights = self._weights
         try:
-            with kernels_on(self._number):
+            with backend_at(self._number):
                 norm = self.sharded.step(scale=scale)
                 if self._number is not None:
                     wait_for(self._number)  # the state is looked at from other streams
@@ -137,18 +136,18 @@ class Sharded(Leaves):
         return norm
 
 
-def _array(tensor: Tensor, array: Callable[[Tensor], Any]) -> Any:
+def _array(tensor: Tensor, backend: Backend) -> Any:
     """The memory of a tensor as an array; flat, where its elements are not in C order."""
     if not tensor.is_contiguous():
         tensor = tensor.as_strided((tensor.numel(),), (1,))
     if tensor.dtype == torch.bfloat16 and gpu_of(tensor) is None:
-        bits = array(tensor.view(torch.int16))
+        bits = backend.array(tensor.view(torch.int16), "model")
         return bits.view(require("ml_dtypes", "bfloat16", "bfloat16").bfloat16)
-    return array(tensor)
+    return backend.array(tensor, "model")
 
 
-def _own(grad: Tensor) -> Tensor:
-    """A gradient with its values in memory, as autograd lays them out: like those of its parameter."""
+def _gradient(grad: Tensor, backend: Backend) -> Any:
+    """A gradient as an array like that of its parameter, for autograd lays both out alike."""
     if grad.layout is not torch.strided:
         raise RuntimeError(f"grad: got layout {grad.layout}, expected a dense one; use sparse=False")
-    return resolved(grad)
+    return _array(resolved(grad), backend)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from ...parallel.exchange import Exchange
 from ...parallel.groups import Group
 from ...parallel.leaf_sums import LeafSums
 from ...tree import ranges
-from ..launching import kernels_on
+from ..launching import Backend, backend_at
 from ..tensors import HALVES, compute_type, gpu_of, resolved
 
 _ZEROS: dict[torch.dtype, Array] = {
@@ -46,16 +45,15 @@ class TensorSums:
         self._device = torch.device("cpu") if self._number is None else like[0].device
         params = [np.broadcast_to(_ZEROS[compute_type(t.dtype)], t.numel()) for t in like]
         own = ranges(leaves, group.size)[group.rank]
-        with self._backend() as (module, _):
-            here = None if self._number is None else module.from_host(np.zeros(1))
-            self.leaf_sums = LeafSums(params, leaves, own, module, here)
+        with self._backend() as backend:
+            here = None if self._number is None else backend.module.from_host(np.zeros(1))
+            self.leaf_sums = LeafSums(params, leaves, own, backend.module, here)
         self._exchange = Exchange(group, leaves, self.leaf_sums.vector, self.leaf_sums.add)
         self.ranges = self._exchange.ranges
         self._mean: Array | None = None
 
-    def _backend(self) -> AbstractContextManager[tuple[Any, Callable[[Tensor], Any]]]:
-        """The backend's module, and how it takes a flat tensor; kernels run on torch's current stream."""
-        return kernels_on(self._number)
+    def _backend(self) -> AbstractContextManager[Backend]:
+        return backend_at(self._number)
 
     def buffer(self) -> Array:
         """Room for a leaf."""
@@ -75,8 +73,9 @@ class TensorSums:
             values = torch.empty_like(like, device=self._device).copy_(values)
         if values.dtype in HALVES:
             values = values.to(torch.float32)
-        with self._backend() as (module, array):
-            g = array(values.as_strided((values.numel(),), (1,)))
+        with self._backend() as backend:
+            module = backend.module
+            g = backend.array(values.as_strided((values.numel(),), (1,)), "grad")
             to = self.leaf_sums.vector.whole(buffer, i)
             if adds:
                 weighed = module.empty_like(to)
@@ -87,8 +86,8 @@ class TensorSums:
 
     def clear(self, buffer: Array, i: int) -> None:
         """Writes zeros for a tensor that a leaf does not have."""
-        with self._backend() as (module, _):
-            module.weigh_leaf(None, 0.0, self.leaf_sums.vector.whole(buffer, i))
+        with self._backend() as backend:
+            backend.module.weigh_leaf(None, 0.0, self.leaf_sums.vector.whole(buffer, i))
 
     def mean(self, weight: float) -> list[Tensor]:
         """The mean of all leaves, once they are there. Every worker calls it.
@@ -130,8 +129,8 @@ class TensorSums:
             flat = torch.from_numpy(values)
         else:
             flat = torch.empty(like.numel(), dtype=compute_type(like.dtype), device=self._device)
-            with self._backend() as (module, array):
-                module.assign(array(flat), values)
+            with self._backend() as backend:
+                backend.module.assign(backend.array(flat, "mean"), values)
         return flat.to(like.dtype).as_strided(like.shape, like.stride())
 
 
