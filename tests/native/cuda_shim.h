@@ -61,7 +61,10 @@ inline T shuffle_value(T value, unsigned from) {
 }  // namespace shim
 
 void __syncthreads();
+inline void __threadfence() {}
+void __nanosleep(unsigned);  // lets other blocks run
 unsigned long long atomicAdd(unsigned long long* to, unsigned long long by);
+unsigned atomicAdd(unsigned* to, unsigned by);
 template <class T>
 inline T __shfl_down_sync(unsigned, T value, unsigned by) {
   return shim::shuffle_value(value, threadIdx.x % 32 + by);
