@@ -1,6 +1,6 @@
 // Batch norm's loops on a GPU. The formulas, and what (N, C, S) means, are in contract/batchnorm.h;
 // backends/gpu/batchnorm.py launches add_blocks, pair_rows, finish and apply, or whole_channel where a channel fits the
-// shared memory, or prepare and apply.
+// shared memory of some blocks of threads, or prepare and apply.
 #pragma once
 #include "contract/batchnorm.h"
 #include "contract/types.h"
@@ -22,6 +22,8 @@ struct BatchNormArguments {
   double* sums;        // block sums: (2, blocks, C) channels last, (C, 2, blocks) in planes
   Index left, stride;  // for finish(): block sums that pair_rows left to be paired, and how many rows lie between them
   Index per_block;     // for apply(): elements of a block of threads
+  Index part;          // for whole_channel(): blocks of terms of a block of threads
+  unsigned* counters;  // likewise, of teams
 };
 
 inline BatchNorm batchnorm_of(const BatchNormArguments& a) {
@@ -119,73 +121,116 @@ void finish(const BatchNormArguments& a) {
   if (threadIdx.x < width) D::finish(b, first + threadIdx.x);
 }
 
-// In planes, where a channel fits the shared memory: a block of threads does all there is to do for one channel, and
-// reads x, and dy, once. launched_memory is (blocks, 2) block sums, then (kArrays, M) values.
+// In planes, where a channel fits the shared memory of a team of blocks of threads: each member holds `part` blocks of
+// terms, the last one fewer, and reads them of x, and of dy, once. The last member to arrive pairs the sums of all.
+// launched_memory is (blocks, 2) block sums of the channel, then the member's (kArrays, size_) values.
 template <class D, class T>
 class WholeChannel {
  public:
-  WholeChannel(const BatchNorm& b, Index c)
+  WholeChannel(const BatchNorm& b, const Team& team, Index part)
       : b_(b),
-        c_(c),
+        team_(team),
+        c_(team.number()),
+        first_(team.member() * part * kSumBlock),
+        size_(static_cast<int>(smaller(b.values - first_, part * kSumBlock))),
         sums_(reinterpret_cast<double*>(launched_memory)),
         x_(reinterpret_cast<T*>(sums_ + 2 * b.blocks)) {}
 
   // P: a pack that lies within a row.
   template <class P>
   void run() const {
-    const T* const in[] = {static_cast<const T*>(b_.x), static_cast<const T*>(b_.dy)};
-    for_each_pack<P>([&](Index k, Index place) {
-#pragma unroll
-      for (int a = 0; a < D::kArrays; ++a) store_pack(x_ + a * b_.values + k, load_pack<P>(in[a] + place));
-    });
-    if (threadIdx.x == 0) D::prepare(b_, c_);
+    if (threadIdx.x == 0) D::prepare(b_, c_);  // all members store the same
+    read<P>();
     __syncthreads();
     add_blocks();
-    if (threadIdx.x == 0) finish();
+    const bool is_last = team_.arrives_last();
+    if (is_last) pair();
+    if (threadIdx.x == 0) {
+      if (is_last) {
+        finish();
+        team_.release();
+      } else {
+        team_.wait();
+      }
+    }
     __syncthreads();
-    const auto formula = D::template formula<ByChannel<T>>(b_, c_);
-    for_each_pack<P>([&](Index k, Index place) {
-      P values[D::kArrays], out;
-#pragma unroll
-      for (int a = 0; a < D::kArrays; ++a) values[a] = load_pack<P>(x_ + a * b_.values + k);
-      const T* const from[] = {values[0].at, values[D::kArrays - 1].at};
-#pragma unroll
-      for (int e = 0; e < P::kSize; ++e) out.at[e] = formula.template operator()<T>(from, e, 0);
-      store_pack(static_cast<T*>(b_.out) + place, out);
-    });
+    apply<P>();
   }
 
  private:
-  // Calls body(k, place) for this thread's share of the packs of terms k, k + 1, ...
-  template <class P, class Body>
-  void for_each_pack(const Body& body) const {
-    const Index first = P::kSize * threadIdx.x, step = P::kSize * blockDim.x;
-    PlaneTerms place(b_, c_, first, step);
-#pragma unroll 4
-    for (Index k = first; k < b_.values; k += step, place.advance()) body(k, place.place());
+  // A thread loads several packs before it stores them: to wait for one after the other would leave memory idle.
+  template <class P>
+  void read() const {
+    constexpr int kPacks = 4 / D::kArrays;
+    const T* const in[] = {static_cast<const T*>(b_.x), static_cast<const T*>(b_.dy)};
+    const int first = P::kSize * threadIdx.x, step = P::kSize * blockDim.x;
+    PlaneTerms place(b_, c_, first_ + first, step);
+#pragma unroll 1  // else loads of one round follow stores of another
+    for (int k = first; k < size_; k += kPacks * step) {
+      P values[kPacks][D::kArrays] = {};
+#pragma unroll
+      for (int i = 0; i < kPacks; ++i, place.advance()) {
+        if (k + i * step >= size_) continue;
+#pragma unroll
+        for (int a = 0; a < D::kArrays; ++a) values[i][a] = load_pack<P>(in[a] + place.place());
+      }
+#pragma unroll
+      for (int i = 0; i < kPacks; ++i) {
+        if (k + i * step >= size_) continue;
+#pragma unroll
+        for (int a = 0; a < D::kArrays; ++a) store_pack(x_ + a * size_ + k + i * step, values[i][a]);
+      }
+    }
   }
 
+  template <class P>
+  void apply() const {
+    const auto formula = D::template formula<ByChannel<T>>(b_, c_);
+    const int first = P::kSize * threadIdx.x, step = P::kSize * blockDim.x;
+    PlaneTerms place(b_, c_, first_ + first, step);
+#pragma unroll 1  // unrolled, NVRTC 13 stores packs value by value
+    for (int k = first; k < size_; k += step, place.advance()) {
+      P values[D::kArrays], out;
+#pragma unroll
+      for (int a = 0; a < D::kArrays; ++a) values[a] = load_pack<P>(x_ + a * size_ + k);
+      const T* const from[] = {values[0].at, values[D::kArrays - 1].at};
+#pragma unroll
+      for (int e = 0; e < P::kSize; ++e) out.at[e] = formula.template operator()<T>(from, e, 0);
+      store_pack(static_cast<T*>(b_.out) + place.place(), out);
+    }
+  }
+
+  // The block sums of the channel, (blocks, 2), where all members find them.
+  double* all_sums() const { return team_.size() == 1 ? sums_ : b_.sums + 2 * c_ * b_.blocks; }
+
   void add_blocks() const {
-    const T* const in[] = {x_, x_ + (D::kArrays - 1) * b_.values};
+    const T* const in[] = {x_, x_ + (D::kArrays - 1) * size_};
     const auto terms = D::template terms<ByChannel<T>>(b_, c_);
     const auto add = [&](Index k, double* sums) { terms.template operator()<T>(in, k, 0, sums); };
-    for (Index block = threadIdx.x / kWarp; block < b_.blocks; block += blockDim.x / kWarp) {
-      const Index first = block * kSumBlock;
-      warp_block<2>(add, first, smaller(b_.values, first + kSumBlock), sums_ + 2 * block, 1);
+    double* const out = all_sums() + 2 * (first_ / kSumBlock);
+    for (Index first = threadIdx.x / kWarp * kSumBlock; first < size_; first += blockDim.x / kWarp * kSumBlock) {
+      warp_block<2>(add, first, smaller(size_, first + kSumBlock), out + 2 * (first / kSumBlock), 1);
     }
-    __syncthreads();
+  }
+
+  void pair() const {
+    if (team_.size() > 1) {
+      const double* const all = all_sums();
+      for (Index i = threadIdx.x; i < 2 * b_.blocks; i += blockDim.x) sums_[i] = all[i];
+      __syncthreads();
+    }
     pair_by_block(sums_, b_.blocks, 2, 2);
   }
 
   void finish() const {
-    BatchNorm paired = b_;
-    paired.blocks = 1;
-    for (int s = 0; s < 2; ++s) paired.sums[2 * c_ + s] = sums_[s];
-    D::finish(paired, c_);
+    for (int s = 0; s < 2; ++s) b_.sums[(2 * c_ + s) * b_.blocks] = sums_[s];
+    D::finish(b_, c_);
   }
 
   const BatchNorm& b_;
-  const Index c_;
+  const Team& team_;
+  const Index c_, first_;  // the channel, the member's first term
+  const int size_;         // the member's terms; of 32 bits, as registers are scarce
   double* const sums_;
   T* const x_;
 };
@@ -194,7 +239,8 @@ template <class D, class T>
 void whole_channel(const BatchNormArguments& a) {
   const BatchNorm b = batchnorm_of(a);
   const bool aligned = is_aligned(b.x) && is_aligned(b.out) && (D::kArrays == 1 || is_aligned(b.dy));
-  const WholeChannel<D, T> channel(b, blockIdx.x);
+  const Team team(a.counters, ceil_div(b.blocks, a.part));
+  const WholeChannel<D, T> channel(b, team, a.part);
   if (aligned && b.positions % Full<T>::kSize == 0) {
     channel.template run<Full<T>>();
   } else {

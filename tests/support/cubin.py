@@ -15,6 +15,7 @@ WITH_SIZE = 4  # the format of an attribute that says how long its value is; oth
 class Resources(NamedTuple):
     registers: int  # of a thread
     local_bytes: int  # of a thread, in the GPU's memory: spilled registers, arrays with computed indices
+    shared_bytes: int  # of a block of threads: its variables and, from sm_90 on, the 1 KiB that CUDA keeps
 
 
 def resources(code: bytes) -> dict[str, Resources]:
@@ -31,4 +32,8 @@ def resources(code: bytes) -> dict[str, Resources]:
                 symbol, value = struct.unpack_from("<II", info, at)
                 found[attribute][names[symbol]] = value
             at += size
-    return {name: Resources(count, found[FRAME][name]) for name, count in found[REGISTERS].items()}
+    shared = {s.name.removeprefix(".nv.shared."): s.size for s in elf.sections(code)}
+    return {
+        name: Resources(count, found[FRAME][name], shared.get(name, 0))
+        for name, count in found[REGISTERS].items()
+    }

@@ -10,7 +10,8 @@ THREAD_LOCAL = 6  # Symbol.kind
 
 class Section(NamedTuple):
     name: str
-    data: bytes
+    data: bytes  # none of what is zero at first
+    size: int
     link: int  # of a list of symbols: the number of the section of their names
 
 
@@ -33,7 +34,7 @@ def sections(code: bytes) -> list[Section]:
     no_data = 8
     parts = [b"" if kind == no_data else code[at : at + size] for _, kind, _, _, at, size, _, _ in headers]
     return [
-        Section(_text(parts[of_names], header[0]), part, header[6])
+        Section(_text(parts[of_names], header[0]), part, header[5], header[6])
         for header, part in zip(headers, parts, strict=True)
     ]
 

@@ -5,6 +5,7 @@ flushes or estimates. Each gate is shown to fail on a fault. Some 40 seconds.
 import functools
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,7 +24,7 @@ pytestmark = [
 ALL = "ALL_KERNELS()"
 OTHERS = (
     "WORD_KERNELS() STORAGE_KERNELS() GRADIENT_KERNELS() SUM_KERNELS() FINGERPRINT_KERNELS() MSE_KERNELS() "
-    "PRODUCT_KERNELS() CONVOLUTION_KERNELS() FUNCTION_KERNELS() SOFTMAX_KERNELS()"
+    "BATCHNORM_KERNELS() PRODUCT_KERNELS() CONVOLUTION_KERNELS() FUNCTION_KERNELS() SOFTMAX_KERNELS()"
 )
 FINGERPRINTED = "FINGERPRINTED_KERNELS(adam_outside) STORED_FINGERPRINTED_KERNELS(adam_outside)"
 ADAM = f"OPTION_KERNELS(adam_outside) STORED_KERNELS(adam_outside) {FINGERPRINTED}"
@@ -152,6 +153,51 @@ def test_fingerprints_wait_for_the_threads_that_step_and_for_their_sums():
     assert barriers == expected
 
 
+def test_a_channel_is_read_several_packs_at_a_time():
+    for name, body in entries(ptx("BATCHNORM_KERNELS()")).items():
+        order = "".join(access[0] for access in re.findall(r"\b(ld\.global\.v[24]|st\.shared)", body))
+        assert not name.startswith("whole_") or "llll" in order, name
+
+
+# In threads.cuh; a fence that is missing the host's stand-in would not miss.
+FENCES = {"arrival": "fence add fence barrier", "release": "fence add barrier", "waiting": "read fence"}
+ORDER = {"fence": r"membar\.gl", "add": r"atom\.", "read": r"ld\.volatile", "barrier": r"bar(?:rier)?\.sync"}
+
+
+def unordered(code: str) -> set[tuple[str, str]]:
+    """What blocks that wait for each other lack, of packs or of single values."""
+    pattern = re.compile("|".join(rf"(?P<{name}>\b{what})" for name, what in ORDER.items()))
+    return {
+        (name, step)
+        for name, body in entries(code).items()
+        for step, order in FENCES.items()
+        if name.startswith("whole_")
+        and " ".join(found.lastgroup for found in pattern.finditer(body)).count(order) != 2
+    }
+
+
+@pytest.mark.parametrize("architecture", [75, 120])
+def test_blocks_that_wait_for_each_other_have_fences(architecture):
+    code = ptx("BATCHNORM_KERNELS()", architecture)
+    assert unordered(code) == set()
+    # Through the cache that is not coherent, coefficients could be those of before the wait.
+    assert "ld.global.nc" not in code
+
+
+@pytest.mark.parametrize(
+    ("step", "old"),
+    [
+        ("arrival", "__threadfence();\n      before"),
+        ("release", "return;\n    __threadfence();"),
+        ("waiting", "__nanosleep(50);\n    __threadfence();"),
+    ],
+)
+def test_that_gate_fails_without_a_fence(step, old):
+    fault = old, old.replace("__threadfence();", "")
+    found = unordered(ptx("BATCHNORM_KERNELS()", replace=fault))
+    assert len([name for name, missing in found if missing == step]) == 8
+
+
 def test_names_are_those_that_are_launched(cuda_on_host):
     """The same list that the host's library has, whose kernels test_gpu.py launches by name."""
     names = host_cupy.HostKernels(cuda_on_host).names()
@@ -175,13 +221,17 @@ REGISTERS = 65536
 MAY_BE_LOCAL = re.compile(r"mse_residuals_\w+|softmax_rows_\w+|step_\w+_fingerprints_\w+")
 
 
-def too_large(kernel_list: str, replace: tuple[str, str] = ("", "")) -> set[str]:
-    """Kernels that spill registers, or of which a whole block of threads does not fit a processor."""
+def resources(kernel_list: str, replace: tuple[str, str] = ("", "")) -> dict[str, cubin.Resources]:
     text = kernels.text_of(kernel_list)
     assert replace[0] in text
     text = text.replace(*replace) if replace[0] else text
     code = nvrtc.compile_text(text, (*kernels.OPTIONS, "--gpu-architecture=sm_90"), "CUBIN")
-    found = cubin.resources(code)
+    return cubin.resources(code)
+
+
+def too_large(kernel_list: str, replace: tuple[str, str] = ("", "")) -> set[str]:
+    """Kernels that spill registers, or of which a whole block of threads does not fit a processor."""
+    found = resources(kernel_list, replace)
     assert any(name.startswith("multiply_") for name in found)
     threads = {"whole": kernels.SHARING_THREADS, "multiply": kernels.PRODUCT_THREADS}
     threads["convolve"] = kernels.PRODUCT_THREADS
@@ -195,7 +245,20 @@ def too_large(kernel_list: str, replace: tuple[str, str] = ("", "")) -> set[str]
 
 
 def test_no_register_is_spilled_and_every_block_of_threads_fits():
-    assert too_large(f"{SOME} BATCHNORM_KERNELS()") == set()
+    assert too_large(SOME) == set()
+
+
+def test_blocks_that_share_a_processor_have_room_for_their_variables(monkeypatch):
+    """Of an H100 or H200: 228 KiB of shared memory, of which 1 KiB of each block is CUDA's."""
+    attributes = {"MaxSharedMemoryPerBlockOptin": 227 << 10}
+    device = SimpleNamespace(Device=lambda number: SimpleNamespace(attributes=attributes))
+    monkeypatch.setattr(kernels, "get_cupy", lambda: SimpleNamespace(cuda=device))
+    found = {name: of for name, of in resources("BATCHNORM_KERNELS()").items() if name.startswith("whole_")}
+    assert len(found) == 8
+    for at_once in (1, 2, 3):
+        named = kernels.shared_memory.__wrapped__(0, at_once)
+        for name, of in found.items():
+            assert at_once * (of.shared_bytes + named) <= 228 << 10, name
 
 
 def test_that_gate_fails_on_too_large_a_tile():

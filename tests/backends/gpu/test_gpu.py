@@ -25,7 +25,7 @@ class TestBits:
     def test_golden_digests(self, kernels, monkeypatch, threads):
         """Large programs with one block size; long ones, of 10 000 steps, with one and of one rule."""
         monkeypatch.setattr(gpu.kernels, "THREADS", threads)
-        monkeypatch.setattr(gpu.kernels, "SHARING_THREADS", threads)
+        monkeypatch.setattr(gpu.kernels, "SHARING_THREADS", 3 * threads)
         for program in (p for group in golden.programs().values() for p in group if str(p) in golden.DIGESTS):
             long = isinstance(program, golden.RuleProgram) and program.steps > 100
             large = isinstance(program, golden.RuleProgram) and program.size > 10_000
@@ -216,9 +216,9 @@ class TestBits:
     @pytest.mark.parametrize("fits", [True, False])
     def test_batch_norm(self, kernels, monkeypatch, shape, axis, relu, fits):
         monkeypatch.setattr(gpu.kernels, "THREADS", 64)
-        monkeypatch.setattr(gpu.kernels, "SHARING_THREADS", 96)
+        monkeypatch.setattr(gpu.kernels, "SHARING_THREADS", 192)
         if not fits:
-            monkeypatch.setattr(gpu.batchnorm, "shared_memory", lambda device: 0)
+            monkeypatch.setattr(gpu.batchnorm, "shared_memory", lambda device, at_once: 0)
         rng = np.random.default_rng(4)
         x, dy = (
             vectors.random_values(int(np.prod(shape)), np.dtype(np.float32), k).reshape(shape) for k in (1, 2)
@@ -244,7 +244,7 @@ class TestBits:
     @pytest.mark.parametrize("backward", [False, True])
     def test_a_channel_that_fits_the_shared_memory_just_so(self, kernels, dtype, backward):
         """M values, and dy as well backward, and two sums for each 1024; one value more does not fit."""
-        most, item = 227 << 10, np.dtype(dtype).itemsize * (2 if backward else 1)
+        most, item = 226 << 10, np.dtype(dtype).itemsize * (2 if backward else 1)
         M = next(m for m in range(most // item, 0, -1) if 16 * -(-m // 1024) + m * item <= most)
         rng = np.random.default_rng(7)
         for values, launches in ((M, 1), (M + 1, 3)):
@@ -274,8 +274,60 @@ class TestBits:
         room = room[-room.ctypes.data % 16 // 4 + offset :][: x.size].reshape(x.shape)
         room[...] = x
         found = ss.batchnorm_forward(ndarray(room), device(gamma), device(beta))
-        assert kernels.launches == [("whole_forward_float32", 3, gpu.kernels.SHARING_THREADS)]
+        assert kernels.launches == [("whole_forward_float32", 3, gpu.kernels.SHARING_THREADS // 3)]
         same_bits([a.get() for a in found], list(ss.batchnorm_forward(x, gamma, beta)))
+
+    @pytest.mark.parametrize("relu", [False, True])
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.parametrize(
+        ("shape", "forward", "backward"),
+        [  # of each the blocks of a team, and how many of them a processor holds
+            ((5, 3, 8, 130), (2, 3), (3, 3)),  # packs
+            ((1, 2, 6149), (2, 3), (4, 3)),  # value by value; a team whose last part is one value
+            ((3, 2, 5, 700), (3, 3), (4, 2)),
+            ((7, 3, 40, 48), (4, 3), (3, 1)),
+        ],
+        ids=str,
+    )
+    def test_a_channel_in_the_shared_memory_of_a_team(
+        self, kernels, monkeypatch, shape, forward, backward, dtype, relu
+    ):
+        item = np.dtype(dtype).itemsize
+        room = 3 * (4096 * item + 300)
+        monkeypatch.setattr(gpu.batchnorm, "shared_memory", lambda device, at_once: room // at_once)
+        monkeypatch.setattr(gpu.batchnorm, "multiprocessors", lambda device: 32)
+        monkeypatch.setattr(gpu.kernels, "SHARING_THREADS", 192)
+        rng = np.random.default_rng(9)
+        x, dy = rng.standard_normal((2, *shape)).astype(dtype)
+        gamma, beta = rng.standard_normal((2, shape[1])).astype(dtype)
+        mine = [device(a) for a in (x, gamma, beta)]
+        for _ in range(2):  # also where an earlier launch has counted
+            found = ss.batchnorm_forward(*mine, relu=relu)
+            expected = ss.batchnorm_forward(x, gamma, beta, relu=relu, backend="reference")
+            same_bits([a.get() for a in found], list(expected))
+            back = ss.batchnorm_backward(device(dy), *mine, *found[1:], relu=relu)
+            expected_back = ss.batchnorm_backward(
+                dy, x, gamma, beta, *expected[1:], relu=relu, backend="reference"
+            )
+            same_bits([a.get() for a in back], list(expected_back))
+        assert kernels.launches == 2 * [
+            (f"whole_{direction}{'_relu' if relu else ''}_{dtype}", shape[1] * size, 192 // at_once)
+            for direction, (size, at_once) in (("forward", forward), ("backward", backward))
+        ]
+
+    def test_teams_of_an_h200(self, kernels, monkeypatch):
+        monkeypatch.setattr(gpu.batchnorm, "multiprocessors", lambda device: 132)
+        for values, bytes_of_value, expected in (
+            (1568, 4, (1, 2, 3)),
+            (100_352, 4, (6, 17, 3)),  # 32 x 56 x 56
+            (100_352, 8, (11, 9, 3)),
+            (401_408, 4, (16, 25, 2)),  # 32 x 112 x 112
+            (401_408, 8, (15, 27, 1)),
+        ):
+            found = gpu.batchnorm._teams(values, bytes_of_value)
+            assert found[:3] == expected
+            assert found.size * found.part * 1024 >= values > (found.size - 1) * found.part * 1024
+        assert gpu.batchnorm._teams(1_605_632, 4) is None  # 128 x 112 x 112
 
     def test_layer(self, kernels):
         x = np.random.default_rng(5).standard_normal((50, 3)).astype(np.float32)

@@ -5,7 +5,9 @@ fixture ``kernels`` looks for these in all other tests as well, at every launch.
 
 import os
 import shutil
+import signal
 import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,55 @@ def test_those_libraries_are_right_without_a_fault(tmp_path):
         with host_cupy.installed(library, tmp_path / "cache", seed):
             found = ss.canonical_sum(host_cupy.device(X), 0).get()
         same_bits([found], [ss.canonical_sum(X, 0)])
+
+
+def normalised(library: Path, folder: Path, seed: int) -> list[np.ndarray]:
+    """By teams of four blocks of threads, as many as run at the same time."""
+    x, ones = np.random.default_rng(3).standard_normal((3, 3, 2700)), np.ones(3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu.batchnorm, "shared_memory", lambda device, at_once: 2 * 8192 + 200)
+        patch.setattr(gpu.batchnorm, "multiprocessors", lambda device: 32)
+        with host_cupy.installed(library, folder, seed) as kernels:
+            found = ss.batchnorm_forward(*(host_cupy.device(a) for a in (x, ones, ones)))
+            assert kernels.launches == [("whole_forward_float64", 12, 256)]
+            return [a.get() for a in found]
+
+
+# In threads.cuh: all of what blocks of threads tell each other.
+WAITING = {
+    "a block does not wait": ("(arrived_) <= size_)", "(arrived_) < 0)"),
+    "it waits until all have arrived, not longer": ("(arrived_) <= size_)", "(arrived_) < size_)"),
+    "it arrives before all of its threads": (
+        "unsigned before;\n    __syncthreads();\n",
+        "unsigned before;\n    if (size_ == 1) __syncthreads();\n",
+    ),
+    "the last but one pairs the sums": ("before + 1 == size_", "before + 2 == size_"),
+}
+
+
+@pytest.mark.parametrize("fault", WAITING)
+def test_a_result_that_depends_on_when_blocks_wait(tmp_path, fault):
+    library = build(tmp_path, "BATCHNORM_KERNELS()", "threads.cuh", *WAITING[fault])
+    found = {
+        b"".join(a.tobytes() for a in normalised(library, tmp_path / "cache", seed)) for seed in range(1, 6)
+    }
+    assert len(found) > 1
+
+
+def test_blocks_that_wait_for_one_another(tmp_path):
+    """Members that are numbered as the launch numbers them need not run at the same time."""
+    ticket = "ticket = atomicAdd(counters, 1u);"
+    library = build(tmp_path, "BATCHNORM_KERNELS()", "threads.cuh", ticket, "ticket = blockIdx.x;")
+    call = "import sys; from test_gpu_threads import *; normalised(Path(sys.argv[1]), Path(sys.argv[2]), 1)"
+    path = os.pathsep.join(p for p in (str(Path(__file__).parent), *sys.path) if p)
+    done = subprocess.run(
+        [sys.executable, "-c", call, library, tmp_path / "cache"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == -signal.SIGABRT
+    assert "blocks that wait for one another" in done.stderr
 
 
 # Options with which a step takes each of its kernels; the last three record, which makes fingerprints.

@@ -1,14 +1,14 @@
 """Batch norm on a GPU: launches the kernels of csrc/gpu/. The formulas are in reference/batchnorm.py.
 
-A pass in training reads its arrays once where a channel lies in planes and fits the GPU's shared memory:
-one launch, ``whole``. Else it launches ``add_blocks``, which sums the values of blocks, ``pair_rows``, which
-pairs these sums, ``finish``, which computes each channel's coefficients, and ``apply``, which reads the
-arrays again and computes the result.
+A pass in training reads its arrays once where a channel lies in planes and fits the shared memory of a team
+of blocks of threads: one launch, ``whole``. Else it launches ``add_blocks``, which sums the values of blocks,
+``pair_rows``, which pairs these sums, ``finish``, which computes each channel's coefficients, and ``apply``,
+which reads the arrays again and computes the result.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from .kernels import (
     SUM_BLOCK,
     TILE,
     ceil_div,
+    multiprocessors,
     run_kernel,
     run_shared,
     shared_memory,
@@ -49,6 +50,37 @@ def _kernel_argument(x: Any, sizes: Sizes, channels_last: bool, **values: Any) -
     )
 
 
+class _Teams(NamedTuple):
+    """How a channel is held in shared memory."""
+
+    size: int  # blocks of threads
+    part: int  # blocks of terms of each, the last one fewer
+    at_once: int  # blocks of threads that a processor has room for
+    shared_bytes: int  # of each
+
+
+def _teams(values: int, bytes_of_value: int) -> _Teams | None:
+    """The teams of a launch; None where a channel of so many values would need too large ones.
+
+    Three blocks share a processor where they can: while one adds or waits, memory is busy with the others. A
+    team that has begun in part holds its processors until the rest begins. So that teams of launches that run
+    beside each other cannot fill the GPU with parts, each takes an eighth of the processors at most: CUDA
+    serves 8 queues at once (CUDA_DEVICE_MAX_CONNECTIONS).
+    """
+    device, blocks = get_cupy().cuda.runtime.getDevice(), ceil_div(values, SUM_BLOCK)
+    sums, block_bytes = 16 * blocks, SUM_BLOCK * bytes_of_value
+    for at_once in (3, 2, 1):
+        room = shared_memory(device, at_once) - sums
+        fitting = blocks if values * bytes_of_value <= room else room // block_bytes
+        if fitting > 0:
+            part = ceil_div(blocks, ceil_div(blocks, fitting))
+            size = ceil_div(blocks, part)
+            if size <= max(1, multiprocessors(device) // 8):
+                shared_bytes = sums + min(values * bytes_of_value, part * block_bytes)
+                return _Teams(size, part, at_once, shared_bytes)
+    return None
+
+
 def _launch_apply(direction: str, x: Any, argument: NDArray[Any]) -> None:
     run_kernel("BATCHNORM_KERNELS()", f"apply_{direction}_{x.dtype}", ceil_div(x.size, ITEM), argument)
 
@@ -60,10 +92,12 @@ def _launch_training_pass(direction: str, x: Any, sizes: Sizes, channels_last: b
     coefficients = cupy.empty(BATCHNORM_COEFFICIENTS * C, x.dtype)
     sums = cupy.empty(2 * blocks * C, np.float64)
     argument = _kernel_argument(x, sizes, channels_last, coefficients=coefficients, sums=sums, **values)
-    # Of a channel: two sums of each block, then its values of x, and of dy.
-    shared_bytes = 16 * blocks + N * S * x.itemsize * (2 if "dy" in values else 1)
-    if C and not channels_last and shared_bytes <= shared_memory(cupy.cuda.runtime.getDevice()):
-        run_shared("BATCHNORM_KERNELS()", f"whole_{direction}_{x.dtype}", C, argument, shared_bytes)
+    teams = None if channels_last else _teams(N * S, x.itemsize * (2 if "dy" in values else 1))
+    if C and teams is not None:
+        counters = cupy.zeros(1 + C if teams.size > 1 else 0, np.uint32)
+        argument["part"], argument["counters"] = teams.part, counters.data.ptr
+        name, grid = f"whole_{direction}_{x.dtype}", C * teams.size
+        run_shared("BATCHNORM_KERNELS()", name, grid, teams.at_once, argument, teams.shared_bytes)
         return
     tiles = ceil_div(C, TILE)
     grid = tiles * blocks if channels_last else warps(C * blocks)

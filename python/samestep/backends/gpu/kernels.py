@@ -31,7 +31,8 @@ OPTIONS = (
 )
 
 THREADS = 256  # of a block; any multiple of 32 up to 1024 gives the same bits
-SHARING_THREADS = 512  # likewise, of a block with so much shared memory that few share a processor
+SHARING_THREADS = 768  # likewise, of the one, two or three blocks that fill a processor's shared memory
+UNNAMED_SHARED = 1024  # bytes of shared memory: what CUDA keeps of each block; a kernel's own variables
 ITEM = 4096  # elements of a block of threads
 
 # Sizes that the kernels know as well: kSumBlock in csrc/contract/types.h, the others in csrc/gpu/.
@@ -203,10 +204,10 @@ def _module(kernels: str, device: int) -> Any:
 
 
 @functools.cache
-def shared_memory(device: int) -> int:
-    """Bytes of shared memory that a launch on this device may name."""
+def shared_memory(device: int, at_once: int = 1) -> int:
+    """Bytes that a launch on this device may name, of which a processor has room for ``at_once`` blocks."""
     most: int = get_cupy().cuda.Device(device).attributes["MaxSharedMemoryPerBlockOptin"]
-    return most
+    return most // at_once - UNNAMED_SHARED
 
 
 @functools.cache
@@ -222,9 +223,12 @@ def _kernel(kernels: str, name: str, device: int, shared_bytes: int = 0) -> Any:
     kernel = _module(kernels, device).get_function(name)
     if shared_bytes:
         driver = get_cupy().cuda.driver
-        driver.funcSetAttribute(
-            kernel.ptr, driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes
-        )
+        for attribute, value in (
+            (driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes),
+            # In percent of what it shares with the first-level cache.
+            (driver.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100),
+        ):
+            driver.funcSetAttribute(kernel.ptr, attribute, value)
     return kernel
 
 
@@ -276,11 +280,13 @@ def run_tiles(
         kernel((blocks,), (PRODUCT_THREADS,), (argument,))
 
 
-def run_shared(kernels: str, name: str, blocks: int, argument: NDArray[Any], shared_bytes: int) -> None:
-    """Launches ``blocks`` blocks of SHARING_THREADS threads, each of them with so much shared memory."""
+def run_shared(
+    kernels: str, name: str, blocks: int, at_once: int, argument: NDArray[Any], shared_bytes: int
+) -> None:
+    """Launches ``blocks`` blocks with so much shared memory that ``at_once`` of them fit a processor."""
     device = get_cupy().cuda.runtime.getDevice()
     kernel = _kernel(kernels, name, device, shared_memory(device))
-    kernel((blocks,), (SHARING_THREADS,), (argument,), shared_mem=shared_bytes)
+    kernel((blocks,), (SHARING_THREADS // at_once,), (argument,), shared_mem=shared_bytes)
 
 
 # The kernels' arguments, field by field as in csrc/gpu/*.cuh; tests/backends/gpu/test_gpu_arguments.py
@@ -318,7 +324,7 @@ PAIRS = _fields("sums sets n width stride set_stride")
 FINGERPRINT = _fields("x n sum")
 BATCHNORM = _fields(
     "samples channels positions channels_last eps x dy gamma beta var mean inv mean64 var64 dgamma dbeta out "
-    "coefficients sums left stride per_block",
+    "coefficients sums left stride per_block part counters",
     eps="<f8",
 )
 RUNNING = _fields("mean64 var64 channels values momentum batches mean var", momentum="<f8")
