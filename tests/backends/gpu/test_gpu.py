@@ -34,6 +34,8 @@ class TestBits:
             ):
                 found = golden.program_digest(program, backend="cuda")
                 assert found == golden.DIGESTS[str(program)], str(program)
+        leaves = {f"{n}_{t}" for n in ("weigh_leaf", "add_leaves", "average_leaves") for t in golden.DTYPES}
+        assert leaves <= {name for name, *_ in kernels.launches}
         tiles = ("multiply_", "convolve_")
         assert {n for name, _, n in kernels.launches if not name.startswith(tiles)} == {threads}
 
