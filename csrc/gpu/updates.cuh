@@ -26,10 +26,11 @@ struct UpdateArguments {
   const Row* rows;  // (tensors)
   const Given* given;
   Index tensors;
-  Index* counts;       // (tensors + 2): the steps of each, those of all, the stamp of the last that had a bad gradient
-  Update* updates;     // (tensors)
-  Index stamp;         // this step is left out if its gradients have left this stamp; 0: it never is
-  const double* norm;  // of the gradients; nullptr: they are not clipped by it
+  Index* counts;    // (tensors + 2): the steps of each, those of all, the stamp of the last that had a bad gradient
+  Update* updates;  // (tensors)
+  Index stamp;      // this step is left out if its gradients have left this stamp; 0: it never is
+  const float* found_inf;  // likewise, if another than 0 lies there; nullptr: nothing does
+  const double* norm;      // of the gradients; nullptr: they are not clipped by it
   double scale, clip_norm;
   Index maximize, first_group, groups;
   double hyper[kHyper];  // (groups, ...), each group's hyper-parameters and its weight decay
@@ -55,7 +56,8 @@ void form_updates(const UpdateArguments& a) {
   const Index group = row.group - a.first_group;
   if (group < 0 || group >= a.groups) return;
   Update& update = a.updates[i];
-  const bool is_left_out = a.stamp != 0 && a.counts[a.tensors + 1] == a.stamp;
+  const bool is_left_out =
+      (a.stamp != 0 && a.counts[a.tensors + 1] == a.stamp) || (a.found_inf != nullptr && *a.found_inf != 0.0f);
   if (i == 0 && !is_left_out) ++a.counts[a.tensors];
   if (is_left_out || a.given[i].place < 0) {
     update.t = 0;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 STREAM = 77
 
 
@@ -12,6 +14,27 @@ class Place:
         self.numbers: dict[tuple[int, ...], int | None] = {}
         self.of_others: int | None = None
         self.stream, self.is_capturing = STREAM, False
+        self.log: list[Any] = []  # what concerns who waits for whom
+        self.events = 0
 
     def gpu_of(self, tensor):
         return self.numbers.get(tuple(tensor.shape), self.of_others)
+
+    def on_gpu(self, tensor, number):
+        self.log.append(("copied to", number))
+        return tensor.float()
+
+    def note_event(self, number):
+        self.events += 1
+        self.log.append(("noted", self.events))
+        return Event(self.log, self.events)
+
+
+class Event:
+    """Of torch's: something on a stream has run."""
+
+    def __init__(self, log: list[Any], number: int) -> None:
+        self._log, self._number = log, number
+
+    def synchronize(self) -> None:
+        self._log.append(("waited for", self._number))

@@ -25,6 +25,8 @@ def place(monkeypatch):
     for module in (samestep.torch.gpu, launching):
         monkeypatch.setattr(module, "current_stream", lambda number: place.stream + number)
         monkeypatch.setattr(module, "is_capturing", lambda number: place.is_capturing)
+        monkeypatch.setattr(module, "on_gpu", place.on_gpu)
+    monkeypatch.setattr(launching, "note_event", place.note_event)
     return place
 
 

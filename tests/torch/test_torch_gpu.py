@@ -404,7 +404,7 @@ def test_a_first_step_that_fails_leaves_no_state(kernels, place, monkeypatch):
     assert on_gpu == on_cpu
 
 
-def failing(*_):
+def failing(*_, **__):
     raise MemoryError("no memory for a launch")
 
 
@@ -470,12 +470,12 @@ def test_memory_that_another_thread_replaces_lives_until_the_step_is_over(kernel
     alive = []
     compute = of_torch.GpuPlan.launch
 
-    def replacing(self, found):
+    def replacing(self, found, found_inf):
         old = StorageWeakRef(params[1].untyped_storage())
         params[1].data = params[1].data.clone()
         gc.collect()
         alive.append(not old.expired())
-        return compute(self, found)
+        return compute(self, found, found_inf)
 
     monkeypatch.setattr(of_torch.GpuPlan, "launch", replacing)
     set_gradients(params, 5)

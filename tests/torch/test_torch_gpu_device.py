@@ -13,7 +13,7 @@ from torch.nn import Parameter
 import samestep.torch
 from samestep.backends import gpu
 from samestep.torch.optimizers import OPTIMIZERS
-from torch_trainings import bits, parameters, params_of, run
+from torch_trainings import bits, parameters, params_of, run, set_gradients
 
 WHY_NOT = gpu.why_not() or ("" if torch.cuda.is_available() else "this torch has no CUDA")
 pytestmark = [
@@ -187,6 +187,38 @@ def test_clip_grad_norm(norm_type):
         assert norm.device.type == device
         found.append((float(norm), [None if p.grad is None else p.grad.tolist() for p in params]))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("unscales", [True, False])
+@pytest.mark.parametrize("name", ["SGD", "Adagrad", "Adam", "AdamW"])
+def test_grad_scaler(name, unscales):
+    """With ``fused=True`` the GPU leaves out a step, for which torch does not wait: the bits of the CPU."""
+    found = []
+    for device, fused in (("cpu", False), ("cuda", False), ("cuda", True)):
+        params = parameters(device=device)
+        optimizer = getattr(samestep.torch, name)(params, lr=0.1, fused=fused)
+        scaler = torch.amp.GradScaler(device, init_scale=1000.0, growth_interval=2)
+        scaler.scale(torch.zeros((), device=device))
+        for t in range(10):
+            set_gradients(params, t, skip=(5,) if t else (0, 5))
+            for p in params:
+                if p.grad is not None:
+                    p.grad.mul_(scaler.get_scale())
+            if t in (0, 4, 5, 9):
+                params[1].grad[77] = float("nan")
+            torch.cuda.synchronize()
+            must_not_wait = fused and t > 2  # by then all parameters have their state
+            torch.cuda.set_sync_debug_mode("error" if must_not_wait else "default")
+            try:
+                if unscales:
+                    scaler.unscale_(optimizer)
+                scaler.step(optimizer)
+                scaler.update()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        grads = [None if p.grad is None else repr(p.grad.tolist()) for p in params]
+        found.append((scaler.state_dict(), grads, bits(optimizer)))
+    assert found[0] == found[1] == found[2]
 
 
 def test_a_graph_that_is_captured_is_refused():

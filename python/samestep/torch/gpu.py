@@ -6,6 +6,7 @@ CuPy launches the kernels, and owns their small tables alone.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from ..backends.arrays import check_disjoint
 from ..backends.face import STEPPED
 from ..backends.face import Tensor as Bound
 from ..backends.options import Options
-from .launching import current_stream, is_capturing, on_stream, view
+from .launching import current_stream, is_capturing, on_gpu, on_stream, view
 from .memory import Memory, has_state, step_count
 from .tensors import gpu_of, is_aligned, is_dense, local_tensor
 
@@ -48,6 +49,7 @@ class StepTensors(NamedTuple):
     """What one step of a plan reads and writes; it is kept alive by this alone."""
 
     gradients: list[Tensor | None]  # of every parameter, as it is walked
+    given: list[Tensor | None]  # the same as they were handed in
     counts: list[Tensor]  # of steps
     stepped: list[Tensor]  # the parameters that have a gradient
     storages: list[Any]  # of parameters and states
@@ -83,7 +85,8 @@ class GpuPlan(Memory):
         self._given: list[tuple[int, Any] | None] = [None] * len(members)
         self._compiled: set[bool] = set()  # the steps, with decay of weights and without
         self._steps = np.zeros(len(members) + 1, np.int64)
-        tensors = StepTensors([], [], [], [])
+        self._before = self._steps.copy()  # those before the last step that a GPU may have left out
+        tensors = StepTensors([], [], [], [], [])
         bound: list[Bound] = []
         with on_stream(number):
             for n, (group, param) in enumerate(members):
@@ -124,7 +127,7 @@ class GpuPlan(Memory):
         first, self._first = self._first, None
         if first is not None:
             return first
-        found = StepTensors([], [], [], [])
+        found = StepTensors([], [], [], [], [])
         for n, (_, param) in enumerate(self.members):
             held = state.get(param, {})
             tensors = [param, *(held.get(name) for name in self._state_names)]
@@ -151,12 +154,11 @@ class GpuPlan(Memory):
         """
         for (_, param), like in zip(self.members, self._likes, strict=True):
             grad = param.grad
+            found.given.append(grad)
             if grad is not None:
                 found.stepped.append(param)
                 if not self._is_walked(grad, like):
-                    grad = self.plain(grad, param, like)
-                    if grad.stride() != like.stride() or not is_aligned(grad):
-                        grad = self.copied(grad, param, like)
+                    grad = self._made_to_fit(grad, param, like)
             found.gradients.append(grad)
         for n, count in enumerate(found.counts):
             self._steps[n] = _checked_count(count.item())
@@ -168,10 +170,29 @@ class GpuPlan(Memory):
                 self._plan.compile(self._hyper)
             self._compiled.add(any(decay))
 
-    def launch(self, found: StepTensors) -> None:
-        """Steps what was prepared, and counts it."""
+    def unscale(self, found: StepTensors, inverse: Tensor) -> None:
+        """Multiplies the gradients by the inverse of a scale, in place, as GradScaler.unscale_ does."""
+        inverse = on_gpu(inverse, self._number)
+        of_type: dict[torch.dtype, list[Tensor]] = {}
+        for grad in found.given:
+            if grad is not None:
+                of_type.setdefault(grad.dtype, []).append(local_tensor(grad))
+        with torch.no_grad():
+            for grads in of_type.values():
+                torch._amp_foreach_non_finite_check_and_unscale_(grads, torch.zeros_like(inverse), inverse)
+        for n, grad in enumerate(found.given):
+            if grad is not None and grad is not found.gradients[n]:  # of which that may be a copy
+                found.gradients[n] = self._made_to_fit(grad, self.members[n][1], self._likes[n])
+
+    def launch(self, found: StepTensors, found_inf: Tensor | None) -> None:
+        """Steps what was prepared, and counts it; the device leaves it out if ``found_inf`` is not 0."""
         if not found.stepped:
             return
+        address = 0
+        if found_inf is not None:
+            self._before = self._steps.copy()
+            found_inf = on_gpu(found_inf, self._number)  # which lives until the launches have been made
+            address = found_inf.data_ptr()
         with on_stream(self._number), torch.no_grad():
             strided = [
                 (self.memory("params", param), block)
@@ -182,7 +203,8 @@ class GpuPlan(Memory):
                 block.copy_(own)
             refused = 0
             try:
-                while (refused := self._plan.step(self._views(found.gradients), self._hyper)) != STEPPED:
+                step = functools.partial(self._plan.step, hyper=self._hyper, found_inf=address)
+                while (refused := step(self._views(found.gradients))) != STEPPED:
                     grad = found.gradients[refused]  # it lies where the step writes
                     assert grad is not None
                     copied = self.copied(grad, self.members[refused][1], self._likes[refused])
@@ -194,6 +216,19 @@ class GpuPlan(Memory):
         for n, count in enumerate(found.counts):
             if found.gradients[n] is not None:
                 count.fill_(int(self._steps[n]))
+
+    def take_back(self, counts: list[Tensor]) -> None:
+        """Counts the last step, of these counts, as left out. It may be called again if it is interrupted."""
+        for n, count in enumerate(counts):
+            if count.item() == self._steps[n]:  # else somebody has set it since
+                count.fill_(int(self._before[n]))
+        self._plan.take_back(self._before)
+
+    def _made_to_fit(self, grad: Tensor, param: Tensor, like: Tensor) -> Tensor:
+        grad = self.plain(grad, param, like)
+        if grad.stride() != like.stride() or not is_aligned(grad):
+            grad = self.copied(grad, param, like)
+        return grad
 
     def _is_walked(self, grad: Tensor, like: Tensor) -> bool:
         """Whether a gradient is plain, on this GPU, and lies as its parameter does."""
@@ -283,14 +318,35 @@ class GpuSteps:
         return [param for one in found for param in one.stepped]
 
     @property
+    def adds_state(self) -> bool:
+        """Whether the next step adds to the optimizer's state."""
+        return any(plan.new_states for plan in self._plans)
+
+    def unscale(self, found: list[StepTensors], scale: Tensor) -> None:
+        """Multiplies the gradients by the inverse of a scale, in place."""
+        inverse = scale.double().reciprocal().float()  # as GradScaler.unscale_ forms it
+        for plan, one in zip(self._plans, found, strict=True):
+            plan.unscale(one, inverse)
+
+    @property
     def has_begun(self) -> bool:
         """Whether the last step has written anything."""
         return any(plan.has_begun for plan in self._plans)
 
-    def launch(self, optimizer: Any, found: list[StepTensors]) -> None:
-        """Steps what was prepared; the first time it puts the states where torch has them."""
+    def counted(self, found: list[StepTensors]) -> list[tuple[GpuPlan, list[Tensor]]]:
+        """The plans that step something, and the tensors that count their steps."""
+        return [(plan, one.counts) for plan, one in zip(self._plans, found, strict=True) if one.stepped]
+
+    def launch(self, optimizer: Any, found: list[StepTensors], found_inf: Tensor | None) -> None:
+        """Steps what was prepared; the first time it puts the states where torch has them.
+
+        Args:
+            optimizer: that of the plans.
+            found: what was prepared.
+            found_inf: if it is not 0, the device leaves the step out; then ``adds_state`` must be false.
+        """
         for plan, one in zip(self._plans, found, strict=True):
-            plan.launch(one)
+            plan.launch(one, found_inf)
             for param, values in plan.new_states:
                 optimizer.state[param].update(values)
             plan.new_states = []

@@ -31,6 +31,33 @@ def is_capturing(number: int) -> bool:
         return found
 
 
+def on_gpu(tensor: Tensor, number: int) -> Tensor:
+    """The tensor in float32 on a GPU, in order with what runs there; the host does not wait."""
+    return tensor.to(torch.device("cuda", number), torch.float32, non_blocking=True)
+
+
+def note_event(number: int) -> Any:
+    """An event after all that torch's current stream of a GPU has been given so far."""
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream(number))
+    return event
+
+
+class Later:
+    """The value of a tensor with one element on a GPU, which is copied while the host goes on."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        number = gpu_of(tensor)
+        assert number is not None
+        self._copy = tensor.to("cpu", non_blocking=True)  # into pinned memory, which the event stands for
+        self._event = note_event(number)
+
+    def get(self) -> float:
+        """Waits for the copy, but for nothing that the GPU was given after it."""
+        self._event.synchronize()
+        return float(self._copy.item())
+
+
 @functools.lru_cache(maxsize=64)
 def _stream(address: int, number: int) -> Any:
     with warnings.catch_warnings():

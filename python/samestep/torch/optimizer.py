@@ -19,9 +19,11 @@ from .._core import AddressedPlan, Identities
 from ..ledger.records import Path
 from .binding import Binding, NewState, StepMemory
 from .gpu import GpuSteps, StepTensors
+from .launching import Later
 from .memory import STATE_DTYPES, STEP_DTYPE
 from .named import Names
 from .recording import Recording
+from .scaling import OpenStep, Scaling, supports_scaling
 
 MODES = {"capturable", "differentiable"}  # that a step refuses
 
@@ -33,8 +35,24 @@ class NativeOptimizer(torch.optim.Optimizer):
     sparse_advice: ClassVar[str] = ""
 
     # No __init__: programs look for `fused` in a constructor's signature, and so it is torch's own.
-    # GradScaler unscales and skips by itself: `fused` must not change who does it.
-    _step_supports_amp_scaling = property(lambda self: False, lambda self, value: None)
+    # GradScaler asks for it before each step. torch's constructors set it with `fused`, on whatever device.
+    _step_supports_amp_scaling = property(supports_scaling, lambda self, value: None)
+
+    @property
+    def state(self) -> Any:
+        """torch's. Where a GPU may have left out the last step, this waits until that is known.
+
+        A tensor that was taken from here before that step has counted it until then.
+        """
+        open_step: OpenStep | None = self.__dict__.get("_open_step")
+        if open_step is not None:
+            open_step.settle()
+            self.__dict__.pop("_open_step", None)
+        return self.__dict__["state"]
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        self.__dict__["state"] = value
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if not hasattr(Tensor, "__dlpack_c_exchange_api__"):
@@ -65,18 +83,33 @@ class NativeOptimizer(torch.optim.Optimizer):
 
         Parameters on an NVIDIA GPU are stepped by kernels on torch's current stream, for which nothing waits.
         An exception between two launches leaves a step half made: every further step says so, and nothing is
-        copied or saved of it.
+        copied or saved of it. With ``fused=True`` torch's GradScaler has the GPU leave out a step whose
+        gradients are not finite.
 
         Args:
             closure: evaluates the model again and returns the loss.
         """
+        if "found_inf" not in self.__dict__:
+            return self._step(closure, None)
+        try:
+            if closure is not None:
+                raise RuntimeError("closure: got one, but GradScaler has looked at the gradients before it")
+            return self._step(None, Scaling.of(self))
+        except BaseException:
+            # GradScaler takes them away after a step that returns; the next one would multiply the scales.
+            for name in ("found_inf", "grad_scale"):
+                self.__dict__.pop(name, None)
+            raise
+
+    def _step(self, closure: Callable[[], Any] | None, scaling: Scaling | None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         self._check_whole()
-        known = self._bindings()
-        states = list(self.state.values())
+        state = self.state  # which settles the last step
+        known = self._bindings(state)
+        states = list(state.values())
         bindings: list[Binding] = []
         memories: list[StepMemory] = []
         new_states: list[NewState] = []
@@ -92,6 +125,8 @@ class NativeOptimizer(torch.optim.Optimizer):
             hyper.append(self.hyper(group))
             weight_decay.append(float(group["weight_decay"]))
             binding.check_hyper([*hyper[i], weight_decay[i]])
+        if scaling is not None and any(memory.stepped for memory in memories):
+            raise RuntimeError("found_inf: got one for parameters in main memory; let GradScaler set it")
         on_gpus = None
         if any(binding.gpu_at for binding in bindings):
             on_gpus, gpu_tensors = self._steps_on_gpus(bindings)
@@ -101,13 +136,20 @@ class NativeOptimizer(torch.optim.Optimizer):
         recording: Recording | None = self.__dict__.get("_recording")
         if recording is not None and recording.is_closed:  # by a child process, which has the parent's
             recording = None
+        if scaling is not None and on_gpus is not None:
+            scaling.unscale(self, on_gpus, gpu_tensors)
+            if recording is not None or on_gpus.adds_state:  # what a step that is left out must not do
+                if scaling.found_inf.item():
+                    self.__dict__.pop("_is_half_stepped", None)
+                    return loss
+                scaling = None
         sums = None if recording is None else recording.begin_native(bindings)
-        for param, state, _ in new_states:
-            self.state[param] = state  # empty, if it is new
+        for param, values, _ in new_states:
+            state[param] = values  # empty, if it is new
         # Autograd hears of the step before it is made: no interrupt may leave one that it never heard of.
         torch.autograd.graph.increment_version(stepped)
         plans = [binding.plan for binding in bindings]
-        then = [partial(state.update, values) for _, state, values in new_states]
+        then = [partial(one.update, values) for _, one, values in new_states]
         if on_gpus is not None and any(a is not None for memory in memories for a in memory.addresses):
             then.append(partial(self.__dict__.__setitem__, "_is_half_stepped", True))
         while refused := AddressedPlan.step_together(
@@ -116,12 +158,12 @@ class NativeOptimizer(torch.optim.Optimizer):
             i, k = refused  # it lies where the step writes
             memories[i] = bindings[i].copy_gradient(memories[i], k)
         if on_gpus is not None:
-            self._launch(on_gpus, gpu_tensors)
+            self._launch(on_gpus, gpu_tensors, None if scaling is None else scaling.found_inf)
         if None in [binding.state_places for binding in bindings]:
-            positions = {key: k for k, key in enumerate(map(id, self.state))}
+            positions = {key: k for k, key in enumerate(map(id, state))}
             for binding in bindings:
                 binding.find_states(positions)
-            self._state_params = Identities(list(self.state))
+            self._state_params = Identities(list(state))
         if recording is not None:
             recording.end(is_native=sums is not None)
         return loss
@@ -169,11 +211,11 @@ class NativeOptimizer(torch.optim.Optimizer):
         self._recording = new
         return new
 
-    def _bindings(self) -> list[Any]:
+    def _bindings(self, state: Any) -> list[Any]:
         """What the groups are bound to; nothing where parameters have come into the state, or left it."""
         bindings: list[Any] = self.__dict__.setdefault("_step_bindings", [])
         known = self.__dict__.get("_state_params")
-        if known is None or not known.are_of(list(self.state)):
+        if known is None or not known.are_of(list(state)):
             bindings.clear()
         bindings += [None] * (len(self.param_groups) - len(bindings))
         return bindings
@@ -187,12 +229,15 @@ class NativeOptimizer(torch.optim.Optimizer):
             found = known.find_tensors(self, bindings)
         return known, found
 
-    def _launch(self, on_gpus: GpuSteps, found: list[StepTensors]) -> None:
-        """Steps the parameters on GPUs, after those in main memory."""
+    def _launch(self, on_gpus: GpuSteps, found: list[StepTensors], found_inf: Tensor | None) -> None:
+        """Steps the parameters on GPUs, after those in main memory, or leaves that to the GPUs."""
         has_stepped = "_is_half_stepped" in self.__dict__
+        later = None if found_inf is None else Later(found_inf)
         self._is_half_stepped = True
         try:
-            on_gpus.launch(self, found)
+            on_gpus.launch(self, found, found_inf)
+            if later is not None:
+                self._open_step = OpenStep(later, on_gpus.counted(found))
         except BaseException:
             if not (has_stepped or on_gpus.has_begun):
                 del self._is_half_stepped

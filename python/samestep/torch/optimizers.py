@@ -21,7 +21,8 @@ class SGD(NativeOptimizer, torch.optim.SGD):
     ``b = momentum*b + (1 - dampening)*g`` (``b = g`` at the first step), ``w = w - lr*b``; with nesterov
     ``w = w - lr*(g + momentum*b)``; without momentum ``w = w - lr*g``.
 
-    Arguments, defaults, errors and state dicts are torch's. ``foreach`` and ``fused`` change nothing.
+    Arguments, defaults, errors and state dicts are torch's. ``foreach`` and ``fused`` change no bit;
+    with ``fused=True`` torch's GradScaler does not wait for GPUs, which then leave out a step by themselves.
 
     Raises:
         NotImplementedError: ``differentiable``, or a parameter is neither on the CPU nor on an NVIDIA GPU, or

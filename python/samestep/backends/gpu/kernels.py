@@ -306,7 +306,7 @@ STEP = _fields(
 )
 UPDATE = np.dtype(
     [
-        *_fields("rows given tensors counts updates stamp norm").descr,
+        *_fields("rows given tensors counts updates stamp found_inf norm").descr,
         *[("scale", "<f8"), ("clip_norm", "<f8")],
         *_fields("maximize first_group groups").descr,
         ("hyper", "<f8", HYPER),
