@@ -124,6 +124,25 @@ def fsdp(make_optimizer, leaves):
     return digest(model)
 
 
+def fsdp_on_cpu_and_gpu(_, library, leaves):
+    """The digests of both, and the kernels that were launched: tensors are taken for those of a GPU."""
+    import pytest
+
+    import host_cupy
+    from torch_place import Place
+
+    here, place = fsdp(OPTIMIZERS["SGD"], leaves), Place()
+    place.of_others = 0
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        host_cupy.installed(library, Path(folder)) as kernels,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        place.install(patch)
+        there = fsdp(OPTIMIZERS["SGD"], leaves)
+        return here, there, {name for name, *_ in kernels.launches}
+
+
 def recorded_ddp(make_optimizer, leaves):
     model = Network()
     optimizer = make_optimizer(model.parameters())

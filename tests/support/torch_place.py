@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 STREAM = 77
@@ -16,6 +17,20 @@ class Place:
         self.stream, self.is_capturing = STREAM, False
         self.log: list[Any] = []  # what concerns who waits for whom
         self.events = 0
+
+    def install(self, patch):
+        """Has samestep.torch go by it; ``patch``: pytest's monkeypatch."""
+        import samestep.torch.gpu
+        from samestep.torch import launching
+
+        for name, module in list(sys.modules.items()):
+            if name.startswith("samestep.torch.") and hasattr(module, "gpu_of"):
+                patch.setattr(module, "gpu_of", self.gpu_of)
+        for module in (samestep.torch.gpu, launching):
+            patch.setattr(module, "current_stream", lambda number: self.stream + number)
+            patch.setattr(module, "is_capturing", lambda number: self.is_capturing)
+            patch.setattr(module, "on_gpu", self.on_gpu)
+        patch.setattr(launching, "note_event", self.note_event)
 
     def gpu_of(self, tensor):
         return self.numbers.get(tuple(tensor.shape), self.of_others)

@@ -1,7 +1,9 @@
-"""Parameters of torch's that the tests of its optimizers train, and the bits that a training leaves."""
+"""What the tests of torch's optimizers train, and the bits that a training leaves."""
 
 import torch
 from torch.nn import Parameter
+
+import samestep.torch
 
 # Matrices, vectors, channels last, a scalar, nothing.
 SHAPES = [(3, 4), (1500,), (2, 3, 4, 5), (), (0, 3), (7,)]
@@ -34,6 +36,18 @@ def run(optimizer, steps, first=0):
         set_gradients(params, 100 + t, skip=(5, t % 3))
         optimizer.step()
     return params
+
+
+def train_network(net, x, target, steps):
+    """Trains a classifier; the loss before every step."""
+    optimizer, losses = samestep.torch.AdamW(net.parameters(), lr=0.05), []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = samestep.torch.CrossEntropyLoss()(net(x), target)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses)
 
 
 def bits(optimizer):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 
 import pytest
 
@@ -15,18 +14,8 @@ from torch_place import Place
 @pytest.fixture
 def place(monkeypatch):
     """Tensors of main memory are taken for those of a GPU, as it says."""
-    import samestep.torch.gpu
-    from samestep.torch import launching
-
     place = Place()
-    for name, module in list(sys.modules.items()):
-        if name.startswith("samestep.torch.") and hasattr(module, "gpu_of"):
-            monkeypatch.setattr(module, "gpu_of", place.gpu_of)
-    for module in (samestep.torch.gpu, launching):
-        monkeypatch.setattr(module, "current_stream", lambda number: place.stream + number)
-        monkeypatch.setattr(module, "is_capturing", lambda number: place.is_capturing)
-        monkeypatch.setattr(module, "on_gpu", place.on_gpu)
-    monkeypatch.setattr(launching, "note_event", place.note_event)
+    place.install(monkeypatch)
     return place
 
 

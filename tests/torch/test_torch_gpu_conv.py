@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 
 import samestep.torch
 from test_torch_gpu_layers import DTYPES, backward, bits, in_both, leaf, numbers
+from torch_trainings import train_network
 
 F = samestep.torch
 HOW = [
@@ -133,15 +134,8 @@ def test_a_network_is_trained_to_the_digest_of_the_cpu(kernels, place):
             torch.nn.Flatten(),
             F.Linear(36, 4),
         )
-        optimizer = F.AdamW(net.parameters(), lr=0.05)
-        x, target, losses = numbers(8, 2, 6, 6), torch.arange(8) % 4, []
-        for _ in range(3):
-            optimizer.zero_grad()
-            loss = F.CrossEntropyLoss()(net(x), target)
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
-        return {**net.state_dict(), "losses": torch.stack(losses)}
+        losses = train_network(net, numbers(8, 2, 6, 6), torch.arange(8) % 4, steps=3)
+        return {**net.state_dict(), "losses": losses}
 
     on_cpu, on_gpu = in_both(kernels, place, compute)
     assert on_gpu == on_cpu

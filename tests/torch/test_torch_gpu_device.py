@@ -13,7 +13,7 @@ from torch.nn import Parameter
 import samestep.torch
 from samestep.backends import gpu
 from samestep.torch.optimizers import OPTIMIZERS
-from torch_trainings import bits, parameters, params_of, run, set_gradients
+from torch_trainings import bits, parameters, params_of, run, set_gradients, train_network
 
 WHY_NOT = gpu.why_not() or ("" if torch.cuda.is_available() else "this torch has no CUDA")
 pytestmark = [
@@ -141,15 +141,9 @@ def trained_network(device, dtype):
         samestep.torch.Linear(80, 4),
     ).to(device, dtype)
     x, target = torch.randn(200, 60, dtype=dtype).to(device), torch.arange(200, device=device) % 4
-    optimizer = samestep.torch.AdamW(net.parameters(), lr=0.05)
-    losses = []
-    for _ in range(5):
-        optimizer.zero_grad()
-        losses.append(samestep.torch.CrossEntropyLoss()(net(x), target))
-        losses[-1].backward()
-        optimizer.step()
+    losses = train_network(net, x, target, steps=5)
     net.eval()(x).sum().backward()
-    tensors = torch.stack(losses), net(x), *(p.grad for p in net.parameters()), *net.state_dict().values()
+    tensors = losses, net(x), *(p.grad for p in net.parameters()), *net.state_dict().values()
     return [t.tolist() for t in tensors]
 
 

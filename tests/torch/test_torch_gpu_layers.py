@@ -13,6 +13,7 @@ import samestep.torch
 from samestep.backends import gpu
 from samestep.torch import launching
 from torch_place import STREAM
+from torch_trainings import train_network
 
 F = samestep.torch
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -177,15 +178,8 @@ def test_a_network_is_trained_to_the_digest_of_the_cpu(kernels, place):
         net = torch.nn.Sequential(
             F.Linear(6, 16), F.BatchNorm1d(16, relu=True), F.Linear(16, 8, relu=True), F.Linear(8, 4)
         )
-        optimizer = F.AdamW(net.parameters(), lr=0.05)
-        x, target, losses = numbers(20, 6), torch.arange(20) % 4, []
-        for _ in range(4):
-            optimizer.zero_grad()
-            loss = F.CrossEntropyLoss()(net(x), target)
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
-        return {**net.state_dict(), "losses": torch.stack(losses)}
+        losses = train_network(net, numbers(20, 6), torch.arange(20) % 4, steps=4)
+        return {**net.state_dict(), "losses": losses}
 
     on_cpu, on_gpu = in_both(kernels, place, compute)
     assert on_gpu == on_cpu

@@ -12,9 +12,11 @@ import host_cupy
 import samestep as ss
 import samestep.torch
 from samestep.parallel import run_threads
-from samestep.torch.parallel import ReduceScatter, Sharded, ddp, fsdp
+from samestep.torch.parallel import Sharded, ddp
 from simulated import Network
+from torch_leaves import fsdp_on_cpu_and_gpu
 from torch_place import STREAM
+from worker_processes import run_processes
 
 LEAVES, STEPS = 5, 3
 TYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -156,12 +158,16 @@ def test_a_model_lies_in_one_place(gpu):
         ddp(model, torch.optim.SGD(model.parameters()), leaves=1)
 
 
-def test_fsdp_is_refused(gpu):
-    model = network(torch.float32)
-    with pytest.raises(
-        NotImplementedError, match=r"model: 0\.weight: got a tensor on .*use ddp\(\) or Sharded\(\) there"
-    ):
-        fsdp(model, torch.optim.SGD(model.parameters()), leaves=1)
-    comm = ReduceScatter(leaves=2, group=ss.parallel.threads(2)[0])
-    with pytest.raises(NotImplementedError, match="gradients: got a tensor on"):
-        comm(torch.zeros(2), torch.zeros(4), None, None)
+@pytest.mark.skipif(
+    not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
+    reason="this torch has no gloo",
+)
+@pytest.mark.parametrize("leaves", [8, 12])
+def test_shards_have_the_bits_of_the_cpu(cuda_on_host, leaves):
+    (expected,) = run_processes(1, fsdp_on_cpu_and_gpu, cuda_on_host, leaves)
+    on_cpu, on_gpu, _ = expected
+    assert on_gpu == on_cpu
+    for size in (2, 3):  # of which 3 have other numbers of leaves
+        for found in run_processes(size, fsdp_on_cpu_and_gpu, cuda_on_host, leaves):
+            assert found[:2] == (on_cpu, on_cpu), found
+            assert {"weigh_leaf_float32", "add_leaves_float32", "average_leaves_float32"} <= found[2]

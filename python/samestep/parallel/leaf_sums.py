@@ -73,7 +73,7 @@ class LeafSums:
             if g is None or weight == 0.0:
                 self.module.weigh_leaf(None, 0.0, to)
             else:
-                self.module.weigh_leaf(self.module.contiguous(g.reshape(-1)), weight, to)
+                self.module.weigh_leaf(self.module.contiguous(g).reshape(-1), weight, to)
                 self.has_gradient[i] = True
         self.keep(leaf, weight, buffer)
 

@@ -61,8 +61,7 @@ class Vector:
 
     def buffer(self) -> Array:
         """Memory for the vector. What lies between parameters is 0 and stays so when vectors are added."""
-        buffer = self.memory(self.nbytes)
-        self.module.assign(buffer, 0)
+        buffer: Array = self.module.zeros_like(self.memory(self.nbytes))
         return buffer
 
     def memory(self, nbytes: int) -> Array:

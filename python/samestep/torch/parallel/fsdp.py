@@ -17,7 +17,7 @@ from ...backends.arrays import Array
 from ...parallel.groups import Group, check_group
 from ...parallel.leaf_sums import LeafSums, total_weight
 from ...tree import ranges
-from ..tensors import HALVES, gpu_of, local_tensor
+from ..tensors import HALVES
 from .ddp import DdpSync
 from .leaves import group_of
 from .sums import ShardSums
@@ -45,8 +45,8 @@ def fsdp(model: Module, optimizer: Any, *, leaves: int, group: Group | None = No
     has a gradient of zeros where no leaf reaches it.
 
     Args:
-        model: on the CPU; ``fully_shard`` has been applied to it, over one dimension, with the workers of the
-            group. What else is set there stays as it is, but for what averages gradients.
+        model: ``fully_shard`` has been applied to it, over one dimension, with the workers of the group. What
+            else is set there stays as it is, but for what averages gradients.
         optimizer: of parameters of the model, which are sharded.
         leaves: M, as for ``ddp``.
         group: as for ``ddp``.
@@ -77,8 +77,6 @@ def fsdp(model: Module, optimizer: Any, *, leaves: int, group: Group | None = No
     """
     from torch.distributed.fsdp import FSDPModule  # which takes long to import
 
-    for name, p in model.named_parameters():
-        _refuse_gpu(f"model: {name}", local_tensor(p.detach()))
     units = [module for module in model.modules() if isinstance(module, FSDPModule)]
     if not units:
         raise TypeError("model: has no unit of FSDP2, expected fully_shard(model) before; else use ddp()")
@@ -92,13 +90,6 @@ def fsdp(model: Module, optimizer: Any, *, leaves: int, group: Group | None = No
     if group.size == 1:  # FSDP2 then reduces nothing, but calls the hooks of its shards
         return DdpSync(model, optimizer, leaves, group)
     return FsdpSync(units, model, optimizer, leaves, group)
-
-
-def _refuse_gpu(name: str, tensor: Tensor) -> None:
-    if gpu_of(tensor) is not None:
-        raise NotImplementedError(
-            f"{name}: got a tensor on {tensor.device}, expected one on the CPU; use ddp() or Sharded() there"
-        )
 
 
 def _check_reduce_dtype(unit: Any) -> None:
@@ -142,15 +133,14 @@ class ReduceScatter:
     def __call__(
         self, output_tensor: Tensor, input_tensor: Tensor, group: Any, op: Any, async_op: bool = False
     ) -> None:
-        _refuse_gpu("gradients", output_tensor)
-        size, dtype = output_tensor.numel(), output_tensor.dtype
+        size = output_tensor.numel()
         if input_tensor.numel() != size * self._group.size:
             raise ValueError(
                 f"group: has {self._group.size} workers, but FSDP2 cut {input_tensor.numel()} gradients into "
                 f"shards of {size}; pass the group of the model's mesh"
             )
         if self._sums is None:
-            self._sums = ShardSums(size, dtype, self._leaves, self._group)
+            self._sums = ShardSums(output_tensor.reshape(-1), self._leaves, self._group)
         sums = self._sums
         leaf = self._open or self._next(sums)
         if self.is_done:
@@ -159,16 +149,17 @@ class ReduceScatter:
                 "within set_requires_gradient_sync(False)"
             )
         is_first = self._buffer is None
-        buffer = self._buffer = sums.leaf_sums.buffer() if self._buffer is None else self._buffer
+        buffer = self._buffer = sums.buffer() if self._buffer is None else self._buffer
         sums.place_shards(buffer, input_tensor, leaf.weight, adds=not is_first)
         if leaf.total is None:
             output_tensor.fill_(-0.0)
         else:
             self.keep(leaf)
             for missing in set(self.own) - sums.leaf_sums.weights.keys():
-                zeros = sums.leaf_sums.buffer()
-                zeros[...] = 0
-                sums.leaf_sums.keep(missing, 0.0, zeros)
+                zeros = sums.buffer()
+                for i in range(self._group.size):
+                    sums.clear(zeros, i)
+                sums.keep(missing, 0.0, zeros)
             sums.write_shard(leaf.total, output_tensor)
             self.is_done = True
         if self._open is None:
@@ -186,7 +177,7 @@ class ReduceScatter:
     def keep(self, leaf: Leaf) -> None:
         """Adds the leaf that is open."""
         if self._buffer is not None and self._sums is not None:
-            self._sums.leaf_sums.keep(leaf.number, leaf.weight, self._buffer)
+            self._sums.keep(leaf.number, leaf.weight, self._buffer)
             self._buffer = None
 
     def close(self, leaf: Leaf, is_kept: bool = True) -> None:

@@ -138,11 +138,11 @@ class ShardSums(TensorSums):
     """A step's sums of flat tensors that are cut into a shard for each worker; each ends with its own.
 
     Args:
-        size: the number of elements of a shard.
+        shard: a tensor like this worker's, where the sums are made.
     """
 
-    def __init__(self, size: int, dtype: torch.dtype, leaves: int, group: Group) -> None:
-        super().__init__([torch.empty(size, dtype=dtype, device="meta")] * group.size, leaves, group)
+    def __init__(self, shard: Tensor, leaves: int, group: Group) -> None:
+        super().__init__([shard] * group.size, leaves, group)
         # The shards lie in the order in which the exchange hands out its parts, each of as many blocks.
         order = sorted(range(group.size), key=lambda rank: self._exchange.parts[rank])
         self._places = [order.index(rank) for rank in range(group.size)]
@@ -154,5 +154,6 @@ class ShardSums(TensorSums):
 
     def write_shard(self, weight: float, out: Tensor) -> None:
         """Writes this worker's shard of the mean of all leaves. Every worker calls it."""
-        out.copy_(self._tensor(self._reduce(weight), self._places[self._group.rank]))
+        with self._backend():
+            out.copy_(self._tensor(self._reduce(weight), self._places[self._group.rank]))
         self.release()
