@@ -53,7 +53,7 @@ GLOO, NCCL = {"cpu": "gloo", "cuda": "gloo"}, {"cuda": "nccl"}
 WAYS = {
     "gloo": (GLOO, set()),
     "both": ({**GLOO, **NCCL}, {"meet", "stream_of", "on_its_gpu", "wait_on_gpu"}),
-    "nccl": (NCCL, {"meet", "stream_of", "on_its_gpu", "wait_on_gpu", "on_current_gpu"}),
+    "nccl": (NCCL, {"meet", "stream_of", "on_its_gpu", "wait_on_gpu", "device_of"}),
 }
 
 

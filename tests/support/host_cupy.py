@@ -161,7 +161,9 @@ class ndarray:  # noqa: N801
         return ndarray(self.host.view(dtype), self.device.id)
 
     def reshape(self, *shape: Any) -> ndarray:
-        return ndarray(self.host.reshape(*shape), self.device.id)
+        host = self.host.reshape(*shape)
+        # Where it is a copy, that is made on the current device.
+        return ndarray(host, self.device.id if np.may_share_memory(host, self.host) else None)
 
     def transpose(self, *axes: Any) -> ndarray:
         return ndarray(self.host.transpose(*axes), self.device.id)

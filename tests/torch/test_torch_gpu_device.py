@@ -2,6 +2,7 @@
 without a GPU they are skipped.
 """
 
+import contextlib
 import copy
 
 import pytest
@@ -145,6 +146,37 @@ def trained_network(device, dtype):
     net.eval()(x).sum().backward()
     tensors = losses, net(x), *(p.grad for p in net.parameters()), *net.state_dict().values()
     return [t.tolist() for t in tensors]
+
+
+def trained_in_leaves(way, device):
+    """Losses, parameters and buffers."""
+    torch.manual_seed(4)  # of the CPU, which makes the numbers
+    net = torch.nn.Sequential(
+        samestep.torch.Linear(60, 160),
+        samestep.torch.BatchNorm1d(160, relu=True),
+        samestep.torch.Linear(160, 4),
+    ).to(device)
+    x, target, losses = torch.randn(5, 20, 60).to(device), torch.arange(20, device=device) % 4, []
+    if way == "ddp":
+        optimizer = samestep.torch.Adam(net.parameters(), lr=0.05)
+        sync, step = samestep.torch.parallel.ddp(net, optimizer, leaves=5), optimizer.step
+    else:
+        sync = samestep.torch.parallel.Sharded(lambda part: samestep.Adam(part, lr=0.05), net, leaves=5)
+        step = sync.step
+    for _ in range(3):
+        for leaf in sync.leaves:
+            with sync.leaf(leaf, weight=1.0 + leaf):
+                losses.append(samestep.torch.CrossEntropyLoss()(net(x[leaf]), target))
+                losses[-1].backward()
+        step()
+    return [t.tolist() for t in (torch.stack(losses), *net.state_dict().values())]
+
+
+@pytest.mark.parametrize("way", ["ddp", "Sharded"])
+@pytest.mark.parametrize("on_own_stream", [False, True])
+def test_leaves_of_a_model(way, on_own_stream):
+    with torch.cuda.stream(torch.cuda.Stream()) if on_own_stream else contextlib.nullcontext():
+        assert trained_in_leaves(way, "cuda") == trained_in_leaves(way, "cpu")
 
 
 def test_layers_under_vmap_and_compile():

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import gc
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'samestep[torch-test]'")
+
+from torch.multiprocessing.reductions import StorageWeakRef
 
 import host_cupy
 import samestep as ss
@@ -124,7 +127,7 @@ def test_an_optimizer_of_torchs_own(gpu):
 def test_a_step_that_is_looked_at_from_another_stream_has_ended(gpu):
     (group,) = ss.parallel.threads(1)
     by_sharded(group, torch.float32)
-    assert host_cupy.Stream.waited_for == [STREAM] * STEPS
+    assert host_cupy.Stream.waited_for == [STREAM] * (1 + STEPS)  # and when the state was made
 
 
 def test_gradients_that_torch_keeps_negated(gpu):
@@ -141,6 +144,27 @@ def test_gradients_that_torch_keeps_negated(gpu):
         return [p.detach().tolist() for p in model]
 
     assert by(1, train) == [[[2.0] * 40] * 3]
+
+
+def test_memory_that_the_optimizer_steps_stays_there(gpu):
+    model = torch.nn.ParameterList([torch.ones(40)])
+    sync = Sharded(functools.partial(ss.SGD, lr=1.0), model, leaves=1)
+    storage = StorageWeakRef(model[0].untyped_storage())
+    model[0].data = torch.zeros(40)
+    gc.collect()
+    assert not storage.expired()
+    with sync.leaf(0):
+        model[0].grad = torch.ones(40)
+    with pytest.raises(RuntimeError, match="model: a parameter has been given other memory"):
+        sync.step()
+
+
+def test_a_leaf_in_the_capture_of_a_graph_is_refused(gpu):
+    model = torch.nn.ParameterList([torch.ones(40)])
+    sync = Sharded(functools.partial(ss.SGD, lr=1.0), model, leaves=1)
+    gpu.is_capturing = True
+    with pytest.raises(RuntimeError, match="leaf: a CUDA graph is being captured"), sync.leaf(0):
+        pass
 
 
 def test_a_model_lies_in_one_place(gpu):

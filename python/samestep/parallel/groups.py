@@ -60,10 +60,20 @@ class Group(ABC):
             WorkerLost: a worker is gone.
         """
 
+    def meet(self, like: Any) -> None:  # noqa: B027 - most engines need nothing
+        """Readies the engine for arrays on the GPU of this one, if it lies on one. Every worker calls it.
+
+        Raises:
+            WorkerLost: a worker is gone.
+        """
+
     def carry(self, send: Mapping[int, Array], receive: Mapping[int, Array]) -> None:
         """As ``transfer``, of arrays that may be CuPy's: here by way of main memory."""
         here = {id(array): backends.in_main_memory(array) for array in send.values()}
-        came = {rank: _landing(array) for rank, array in receive.items()}
+        came = {
+            rank: array if isinstance(array, np.ndarray) else np.empty(array.shape, array.dtype)
+            for rank, array in receive.items()
+        }
         self.transfer({rank: here[id(array)] for rank, array in send.items()}, came)
         for rank, array in receive.items():
             if came[rank] is not array:
@@ -139,11 +149,6 @@ class Alone(Group):
     def transfer(self, send: Mapping[int, Array], receive: Mapping[int, Array]) -> None:
         assert not send
         assert not receive
-
-
-def _landing(array: Any) -> Array:
-    """Main memory that takes what is meant for an array: itself, if it lies there."""
-    return array if isinstance(array, np.ndarray) else np.empty(array.shape, array.dtype)
 
 
 def bytes_of(array: Array) -> Array:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..arguments import check_rounded, finite_number, whole_number
-from ..backends.arrays import Array, is_half
+from ..backends.arrays import Array, is_half, lives_on_gpu
 from ..tree import Node, Sums
 from .vector import Vector
 
@@ -17,7 +17,7 @@ class LeafSums:
     """Adds up leaves along the tree, each as soon as its neighbour is here.
 
     Args:
-        params: arrays, like which the gradients are, in the backend's memory.
+        params: arrays, like which the gradients are.
         leaves: M, how many leaves there are in all.
         own: the numbers of those that come here.
         module: of the backend.
@@ -62,8 +62,9 @@ class LeafSums:
             TypeError, ValueError: one of these does not fit; nothing has been added.
         """
         leaf, weight = self.check(leaf, weight)
-        if self._params:
-            grads = self.module.gradient_views(grads, self._params[0])
+        if lives_on_gpu(next(iter(self._params), None)):
+            named = {"params": self._params[0], **dict(zip(names, grads, strict=True))}
+            _, *grads = self.module.cupy_views(named, frozenset())
         for name, g, w in zip(names, grads, self._params, strict=True):
             if g is not None:
                 _check_gradient(name, g, w)
@@ -151,13 +152,9 @@ def total_weight(weights: Array, module: Any, dtype: Any = np.float64) -> float:
 def _check_gradient(name: str, g: Any, w: Any) -> None:
     kind: Any = np.ndarray if isinstance(w, np.ndarray) else type(w)
     if not isinstance(g, kind) or isinstance(g, np.ma.MaskedArray):
-        expected = "a plain NumPy array" if kind is np.ndarray else "an array on the parameter's GPU"
-        raise TypeError(
-            f"{name}: got {type(g).__name__}, expected {expected} of {w.dtype} and shape {w.shape}"
-        )
+        got = "an array on a GPU" if lives_on_gpu(g) else type(g).__name__
+        raise TypeError(f"{name}: got {got}, expected a plain NumPy array of {w.dtype} and shape {w.shape}")
     if (g.dtype, g.shape) != (w.dtype, w.shape):
         raise (ValueError if g.dtype == w.dtype else TypeError)(
             f"{name}: got {g.dtype} of shape {g.shape}, expected {w.dtype} of shape {w.shape}"
         )
-    if kind is not np.ndarray and g.device.id != w.device.id:
-        raise ValueError(f"{name}: lives on GPU {g.device.id}, expected GPU {w.device.id} as its parameter")

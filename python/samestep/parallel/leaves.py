@@ -77,9 +77,10 @@ def weighted_mean(leaves: Sequence[Any], weights: Sequence[float], *, backend: s
     counted = [number for number in range(n) if numbers[number] > 0]
     like = leaves[counted[0]]
     given, paths = arrays.flatten(like, "")
-    for path, x in zip(paths, given, strict=True):
-        arrays.check_array(f"leaves[{counted[0]}]{path}", x, "", halves=True)
-    backend, given = backends.choose_backend(backend, dict(zip(paths, given, strict=True)))
+    first = [f"leaves[{counted[0]}]{path}" for path in paths]
+    for name, x in zip(first, given, strict=True):
+        arrays.check_array(name, x, "", halves=True)
+    backend, given = backends.choose_backend(backend, dict(zip(first, given, strict=True)))
     module = backends.module(backend)
     structure = Structure(like, len(given), "leaves")
     sums = LeafSums(given, n, range(n), module)

@@ -172,8 +172,8 @@ def check_param(name: str, w: Any) -> Array:
     check_inplace(name, w, halves=True)
     if not w.flags.c_contiguous:
         raise ValueError(
-            f"{name}: its elements are not in C order, in which they are cut for the workers; pass "
-            "numpy.ascontiguousarray of it, and use that as the parameter"
+            f"{name}: its elements are not in C order, in which they are cut for the workers; pass a copy "
+            f'that is, such as {name}.copy(order="C"), and use that as the parameter'
         )
     return np.asarray(w) if isinstance(w, np.ndarray) else w
 

@@ -110,6 +110,7 @@ class Sharded(Recorded):
             self._token = facts[0].pop("token")  # worker 0's: tells this optimizer from others of the group
             for name in facts[0]:
                 check_same(name, "the value", [each[name] for each in facts], "make all alike")
+            self._group.meet(self._leaf_sums.vector.like)
         except BaseException:
             if "optimizer" in vars(self):  # it is ours, and so are its files in state_dir
                 self.optimizer._store.remove_files()
@@ -151,6 +152,7 @@ class Sharded(Recorded):
             "token": secrets.token_hex(4),
             "leaves": self._leaves,
             "params": [[w.dtype.name, list(w.shape)] for w in self._params],
+            "params on a GPU": self.optimizer.backend == "cuda",
             "make_optimizer": self.optimizer.rule,
             "options": self.optimizer.options.arguments(),
         }
@@ -181,7 +183,7 @@ class Sharded(Recorded):
 
     @property
     def params(self) -> list[Array]:
-        """The parameters, as arrays that are the caller's own."""
+        """The parameters, as arrays that are the caller's own; on a GPU CuPy's views of these."""
         return list(self._params)
 
     @property
@@ -334,6 +336,13 @@ class Sharded(Recorded):
             state_dict = {**state_dict, "state": self._parts.cut_state(state_dict["state"])}
         self.optimizer.load_state_dict(state_dict)
         self._leaf_sums.start()
+        self._wait()
+
+    def _wait(self) -> None:
+        """On a GPU, other streams may read next what was loaded on this one."""
+        if self.optimizer.backend == "cuda":
+            w: Any = self._params[0]
+            backends.module("cuda").wait_for(w.device.id)
 
     @property
     def ema(self) -> list[Array]:
@@ -375,3 +384,4 @@ class Sharded(Recorded):
         """
         with self._together():
             checkpoint.load(self, path)
+            self._wait()

@@ -35,21 +35,34 @@ class TorchGroup(Group):
         ]
         engines = engines_of(process_group)
         self._reaches_main, self._reaches_gpus = "cpu" in engines, engines.get("cuda") == "nccl"
-        self._call = 0
-        if self._reaches_gpus and self.size > 1:
-            nccl.meet(process_group)
+        self._call, self._has_met = 0, False
+
+    def meet(self, like: Any) -> None:
+        if self._has_met or self.size == 1 or not self._reaches_gpus or not lives_on_gpu(like):
+            return
+        until = time.monotonic() + self._timeout
+        work = nccl.meet(self._process_group, like.device.id)
+        try:
+            nccl.wait_on_gpu(work, until)
+        except RuntimeError as error:
+            raise WorkerLost(f"a worker of {self.size} is gone or did not come: {error}") from error
+        self._has_met = True
 
     def transfer(self, send: Mapping[int, Array], receive: Mapping[int, Array]) -> None:
-        here = {rank: _in_main_memory(array) for rank, array in send.items()}
-        landing = {rank: _in_main_memory(array) for rank, array in receive.items()}
+        here = {id(array): _as_tensor(array) for array in (*send.values(), *receive.values())}
         if self._reaches_main:
-            self._exchange(here, landing, _wait)
+            given = {rank: here[id(array)] for rank, array in send.items()}
+            taken = {rank: here[id(array)] for rank, array in receive.items()}
+            self._exchange(given, taken, _wait)
             return
-        there = {rank: nccl.on_current_gpu(tensor) for rank, tensor in here.items()}
-        came = {rank: nccl.on_current_gpu(tensor) for rank, tensor in landing.items()}
-        self._exchange(there, came, nccl.wait_on_gpu)
-        for rank, tensor in landing.items():
-            tensor.copy_(came[rank])
+        device = nccl.device_of(self._process_group)
+        there = {id(array): here[id(array)].to(device) for array in send.values()}
+        came = {
+            rank: here[id(array)].new_empty(array.nbytes, device=device) for rank, array in receive.items()
+        }
+        self._exchange({rank: there[id(array)] for rank, array in send.items()}, came, nccl.wait_on_gpu)
+        for rank, array in receive.items():
+            here[id(array)].copy_(came[rank])
 
     def carry(self, send: Mapping[int, Array], receive: Mapping[int, Array]) -> None:
         on_gpu = [array for array in (*send.values(), *receive.values()) if lives_on_gpu(array)]
@@ -95,7 +108,7 @@ def engines_of(process_group: Any) -> dict[str, str]:
     return dict(pair.split(":") for pair in dist.get_backend_config(process_group).split(","))
 
 
-def _in_main_memory(array: Array) -> Tensor:
+def _as_tensor(array: Array) -> Tensor:
     import torch
 
     return torch.from_numpy(bytes_of(array if array.flags.writeable else array.copy()))  # else torch warns

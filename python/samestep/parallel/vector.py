@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backends import cpu
 from ..backends.arrays import Array
 from ..backends.reference.sums import SUM_BLOCK
 
@@ -38,17 +37,15 @@ class Vector:
         sizes: the number of elements of each parameter.
         dtypes: of each of them, as it lies in the buffer.
         module: of the backend whose memory buffers are, an attribute too.
-        like: an array of it, on whose device they are; None: in main memory.
+        like: an array of it, on whose device they are, an attribute too; None: in main memory.
 
     Attributes:
         blocks: how many blocks of 1024 elements there are, each parameter's last one perhaps shorter.
         nbytes: of the buffer.
     """
 
-    def __init__(
-        self, sizes: Sequence[int], dtypes: Sequence[np.dtype[Any]], module: Any = cpu, like: Any = None
-    ) -> None:
-        self.module, self._like = module, like
+    def __init__(self, sizes: Sequence[int], dtypes: Sequence[np.dtype[Any]], module: Any, like: Any) -> None:
+        self.module, self.like = module, like
         self._sizes, self._dtypes = list(sizes), [np.dtype(dtype) for dtype in dtypes]
         self._first_block, self._offset = [0], []
         at = 0
@@ -60,13 +57,12 @@ class Vector:
         self.blocks, self.nbytes = self._first_block[-1], at
 
     def buffer(self) -> Array:
-        """Memory for the vector. What lies between parameters is 0 and stays so when vectors are added."""
-        buffer: Array = self.module.zeros_like(self.memory(self.nbytes))
-        return buffer
+        """Memory for the vector, of unknown values."""
+        return self.memory(self.nbytes)
 
     def memory(self, nbytes: int) -> Array:
         """So many bytes where buffers are, of unknown values."""
-        found: Array = self.module.empty(nbytes, np.uint8, self._like)
+        found: Array = self.module.empty(nbytes, np.uint8, self.like)
         return found
 
     def parts(self, n: int, first: int, last: int) -> tuple[Array, list[Array]]:

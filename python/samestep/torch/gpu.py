@@ -6,7 +6,6 @@ CuPy launches the kernels, and owns their small tables alone.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -188,11 +187,10 @@ class GpuPlan(Memory):
         """Steps what was prepared, and counts it; the device leaves it out if ``found_inf`` is not 0."""
         if not found.stepped:
             return
-        address = 0
         if found_inf is not None:
             self._before = self._steps.copy()
             found_inf = on_gpu(found_inf, self._number)  # which lives until the launches have been made
-            address = found_inf.data_ptr()
+        self._plan.found_inf = 0 if found_inf is None else found_inf.data_ptr()
         with on_stream(self._number), torch.no_grad():
             strided = [
                 (self.memory("params", param), block)
@@ -203,8 +201,7 @@ class GpuPlan(Memory):
                 block.copy_(own)
             refused = 0
             try:
-                step = functools.partial(self._plan.step, hyper=self._hyper, found_inf=address)
-                while (refused := step(self._views(found.gradients))) != STEPPED:
+                while (refused := self._plan.step(self._views(found.gradients), self._hyper)) != STEPPED:
                     grad = found.gradients[refused]  # it lies where the step writes
                     assert grad is not None
                     copied = self.copied(grad, self.members[refused][1], self._likes[refused])

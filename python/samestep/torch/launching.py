@@ -73,12 +73,6 @@ def on_stream(number: int) -> Iterator[None]:
         yield
 
 
-def wait_for(number: int) -> None:
-    """Waits for torch's current stream of a GPU, unless it is the one that others wait for."""
-    if address := current_stream(number):
-        _stream(address, number).synchronize()
-
-
 def _type_of(tensor: Tensor) -> str:
     if tensor.dtype == torch.int64:
         return "<i8"

@@ -14,6 +14,7 @@ from bits import same_bits
 from samestep.backends import cpu, gpu
 from samestep.backends.face import STEPPED, Tensor, Window
 from samestep.backends.reference.fingerprint import mix
+from samestep.parallel import nccl
 from samestep.proof import golden, verify
 from worker_processes import run_processes
 from worker_trainings import STEPS, alone, train_on_real_gpus
@@ -285,16 +286,29 @@ def test_minimize(cupy):
     assert timed.stopped == "deadline"
 
 
-@pytest.mark.parametrize("engine", ["gloo", "nccl"])
+@pytest.mark.parametrize("engine", ["gloo", "nccl", "cpu:gloo,cuda:nccl"])
 def test_sharded_by_processes(cupy, engine):
     """Gloo carries by way of main memory, so that several processes may share a GPU."""
     if find_spec("torch") is None:
         pytest.skip("torch is not installed")
     count = cupy.cuda.runtime.getDeviceCount()
-    if engine == "nccl" and count < 2:
+    if engine != "gloo" and count < 2:
         pytest.skip("one GPU alone")
-    size = min(count, 8) if engine == "nccl" else 3
+    size = 3 if engine == "gloo" else min(count, 8)
     assert run_processes(size, train_on_real_gpus, engine) == [alone(STEPS)] * size
+
+
+def test_arrays_as_nccl_takes_them(cupy):
+    """Where they lie, in order with what CuPy has launched."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    a = cupy.arange(5000, dtype=np.float32)
+    for stream in (cupy.cuda.Stream.null, cupy.cuda.Stream(non_blocking=True)):
+        with stream, nccl.stream_of(a):
+            assert torch.cuda.current_stream(a.device.id).cuda_stream == stream.ptr
+            a += 1
+            there = nccl.on_its_gpu(a)
+            assert there.data_ptr() == a.data.ptr
+            assert there.view(torch.float32).tolist() == a.get().tolist()
 
 
 def in_main_memory(optimizer):

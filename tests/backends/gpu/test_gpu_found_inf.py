@@ -41,7 +41,8 @@ def test_a_step_is_left_out_and_taken_back(kernels, options, stays):
             g.host[...] = rng.standard_normal(5)
         found_inf.host[...] = found
         before = steps.copy()
-        assert plan.step(grads, HYPER * TENSORS, found_inf=found_inf.data.ptr) == STEPPED
+        plan.found_inf = found_inf.data.ptr
+        assert plan.step(grads, HYPER * TENSORS) == STEPPED
         assert (steps == before + 1).all()
         if found:
             plan.take_back(before)
@@ -63,7 +64,8 @@ def test_beside_a_gradient_that_is_not_finite(kernels):
     for found, value in ((0.0, 1.0), (1.0, 1.0), (0.0, np.inf), (1.0, np.nan), (0.0, 1.0)):
         grads[1].host[2] = value
         found_inf = device(np.full((), found, np.float32))
-        assert plan.step(grads, HYPER * TENSORS, found_inf=found_inf.data.ptr) == STEPPED
+        plan.found_inf = found_inf.data.ptr
+        assert plan.step(grads, HYPER * TENSORS) == STEPPED
         made += found == 0 and value == 1
         plan.settle()
         assert (steps == made).all()

@@ -8,7 +8,7 @@ import pytest
 
 import samestep as ss
 from bits import same_bits
-from host_cupy import device
+from host_cupy import device, ndarray
 from samestep.backends import cpu, gpu
 from samestep.parallel import Sharded, run_threads, threads, weighted_mean
 from simulated import Network
@@ -254,11 +254,9 @@ def test_gradients_that_do_not_fit(kernels):
     w = device(np.ones((3, 4), np.float32))
     opt = Sharded(ADAM, {"w": w}, threads(1)[0], leaves=1)
     good = np.ones((3, 4), np.float32)
-    with pytest.raises(
-        TypeError, match=r"grads\['w'\]: got ndarray, expected an array on the parameter's GPU"
-    ):
+    with pytest.raises(TypeError, match=r"grads\['w'\]: got numpy.ndarray, which is not on a GPU"):
         opt.add(0, {"w": good})
-    with pytest.raises(ValueError, match=r"grads\['w'\]: lives on GPU 1, expected GPU 0 as its parameter"):
+    with pytest.raises(ValueError, match=r"grads\['w'\]: lives on GPU 1, expected GPU 0 as params"):
         opt.add(0, {"w": device(good, 1)})
     with pytest.raises(TypeError, match=r"grads\['w'\]: got float64 of shape \(3, 4\), expected float32"):
         opt.add(0, {"w": device(good.astype(np.float64))})
@@ -266,6 +264,44 @@ def test_gradients_that_do_not_fit(kernels):
         opt.add(0, {"w": device(good.T.copy())})
     opt.add(0, {"w": device(good)})
     opt.step()
+
+
+def test_a_gpu_that_is_not_the_current_one(kernels, monkeypatch):
+    """Gradients that are not in C order are copied there."""
+    weigh = gpu.weigh_leaf
+
+    def weigh_there(g, weight, out):
+        assert g is None or g.device.id == out.device.id
+        weigh(g, weight, out)
+
+    monkeypatch.setattr(gpu, "weigh_leaf", weigh_there)
+    g = np.random.default_rng(3).standard_normal((30, 40), np.float32)
+    found = []
+    for place in (np.asarray, lambda a: ndarray(a, 1)):
+        w = place(np.ones((30, 40), np.float32))
+        opt = Sharded(ADAM, w, threads(1)[0], leaves=1)
+        opt.add(0, place(np.asfortranarray(g)))
+        opt.step()
+        mean = weighted_mean([place(np.asfortranarray(g)), place(g)], [1, 2])
+        found.append([host(w), host(mean)])
+    assert w.device.id == mean.device.id == 1
+    same_bits(*found)
+
+
+def test_workers_in_two_places_are_told(kernels):
+    def one(group):
+        place = (np.array, device)[group.rank]
+        return Sharded(ADAM, place(np.ones(3)), group, leaves=2)
+
+    for found in Network(2).run(one):
+        assert str(found).startswith("params on a GPU: got the value True on worker 1 and False on worker 0")
+
+
+@pytest.mark.parametrize("backend", ["cpu", "cuda"])
+def test_means_of_leaves_elsewhere_are_named(kernels, backend):
+    leaf = device(np.ones(3)) if backend == "cpu" else np.ones(3)
+    with pytest.raises(TypeError, match=r"^leaves\[0\]: "):
+        weighted_mean([leaf, leaf], [1, 1], backend=backend)
 
 
 def test_parameters_that_do_not_fit(kernels):
@@ -277,6 +313,9 @@ def test_parameters_that_do_not_fit(kernels):
         Sharded(ADAM, [there, device(here, 1)], group, leaves=1)
     with pytest.raises(ValueError, match=r"params: its elements are not in C order"):
         Sharded(ADAM, device(np.ones((3, 4), np.float32)).transpose(), group, leaves=1)
+    opt = Sharded(ADAM, here, group, leaves=1)
+    with pytest.raises(TypeError, match="grads: got an array on a GPU, expected a plain NumPy array"):
+        opt.add(0, there)
     with pytest.raises(TypeError, match="lives on a GPU, where backend='cpu' does not reach"):
         Sharded(functools.partial(ADAM, backend="cpu"), there, group, leaves=1)
     with pytest.raises(ValueError, match="state_dir"):

@@ -23,7 +23,7 @@ from .arrays import (
 )
 from .batchnorm import batchnorm_backward, batchnorm_forward, batchnorm_inference, update_running
 from .convolution import conv2d, conv2d_backward
-from .device import current_stream, device_name, why_not
+from .device import device_name, stream_address, wait_for, why_not
 from .fingerprint import fingerprint
 from .functions import exp, log, sigmoid, tanh
 from .leaves import add_leaves, average_leaves, weigh_leaf
@@ -51,7 +51,6 @@ __all__ = [
     "conv2d_backward",
     "copy",
     "cupy_views",
-    "current_stream",
     "device_name",
     "empty",
     "empty_like",
@@ -67,9 +66,11 @@ __all__ = [
     "rules",
     "sigmoid",
     "softmax_cross_entropy",
+    "stream_address",
     "tanh",
     "to_host",
     "update_running",
+    "wait_for",
     "weigh_leaf",
     "why_not",
     "widened",

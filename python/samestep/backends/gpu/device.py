@@ -61,9 +61,16 @@ def device_name() -> str:
     return name.decode()
 
 
-def current_stream(number: int) -> int:
+def stream_address(number: int) -> int:
     """The address of the stream on which kernels are launched on a GPU; 0: that of CUDA itself."""
     cuda = get_cupy().cuda
     with cuda.Device(number):
         address: int = cuda.get_current_stream().ptr
     return address
+
+
+def wait_for(number: int) -> None:
+    """Waits for what has been launched on that stream."""
+    cuda = get_cupy().cuda
+    with cuda.Device(number):
+        cuda.get_current_stream().synchronize()

@@ -95,8 +95,13 @@ class Plan:
     Whether gradients are clipped by their norm, and whether a step is left out for one that is not finite,
     the device decides: ``step`` does not wait for it, and returns STEPPED for a step that may be left out.
     ``settle`` waits, and brings the step counts up to date.
+
+    Attributes:
+        found_inf: address of a float32 on the device; unless 0 lies there, it leaves further steps out, and
+            the step counts are those of steps that were made: see ``take_back``. 0: there is none.
     """
 
+    found_inf = 0
     norm: Any = math.nan  # with clip_norm a float64 array without axes, on the device
 
     def __init__(
@@ -158,7 +163,6 @@ class Plan:
         scale: float = 1.0,
         sums: NDArray[np.uint64] | None = None,
         checks: int = 0,
-        found_inf: int = 0,
     ) -> int:
         """Steps, or returns NONFINITE or the index of the first gradient that does not fit.
 
@@ -167,8 +171,6 @@ class Plan:
                 gradient, parameter and all else that is written; 0 of a tensor without a gradient or not in C
                 order. The call then returns when the step has run.
             checks: 0; nothing is computed a second time here.
-            found_inf: address of a float32 on the device, which leaves the step out unless 0 lies there; the
-                step counts are those of a step that was made: see ``take_back``. 0: there is none.
 
         Raises:
             ValueError: ``sums`` is another array.
@@ -189,17 +191,12 @@ class Plan:
                     "together; put all of them back, the states with load_state_dict"
                 )
             with self._device:
-                return self._step(grads, hyper, scale, sums, found_inf)
+                return self._step(grads, hyper, scale, sums)
         finally:
             self._inside.pop(me, None)
 
     def _step(
-        self,
-        grads: Sequence[Any],
-        hyper: Sequence[float],
-        scale: float,
-        sums: NDArray[np.uint64] | None,
-        found_inf: int,
+        self, grads: Sequence[Any], hyper: Sequence[float], scale: float, sums: NDArray[np.uint64] | None
     ) -> int:
         writes = self._options.zero_grads
         grads = [g if g is None or isinstance(g, self._kind) else gradient_view(g, writes) for g in grads]
@@ -215,8 +212,7 @@ class Plan:
             norm = cupy.empty(1, np.float64).reshape(())  # the caller may keep it: each step has its own
         self._stamp += 1
         questions = self._questions(grads, scale, norm)
-        updates = self._update_launches(hyper, scale, norm, found_inf)
-        launches = [*updates, *self._step_launches(scale, table)]
+        launches = [*self._update_launches(hyper, scale, norm), *self._step_launches(scale, table)]
         for one in questions:
             launch_kernel(*one)
         if norm is not None:
@@ -294,15 +290,13 @@ class Plan:
         self._gradients.copy_in_order(grads)
         return launches
 
-    def _update_launches(
-        self, hyper: Sequence[float], scale: float, norm: Any, found_inf: int = 0
-    ) -> list[Launch]:
+    def _update_launches(self, hyper: Sequence[float], scale: float, norm: Any) -> list[Launch]:
         """The launches that form each tensor's coefficients, on the device."""
         options, groups = self._options, len(self._weight_decay)
         tables = {"rows": self._rows, "given": self._given.array, "counts": self._counts.array}
         argument = struct_of(UPDATE, **tables, updates=self._updates, tensors=len(self._bound), scale=scale)
         argument["maximize"], argument["stamp"] = options.maximize, self._stamp if self._skips else 0
-        argument["found_inf"] = found_inf
+        argument["found_inf"] = self.found_inf
         if norm is not None:
             argument["norm"], argument["clip_norm"] = norm.data.ptr, options.clip_norm
         n = len(hyper) // groups

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import Module
 
@@ -57,8 +58,8 @@ class LeafBuffers:
                 self._sums.place(buffer, i, b, weight)
             self._sums.keep(leaf, weight, buffer)
         if is_kept and weight > 0.0:
-            is_same = [_same_bits(*pair) for pair in zip(buffers, self._before, strict=True)]
-            self.changed |= ~np.array([*is_same[: len(self._floats)], all(is_same[len(self._floats) :])])
+            changed = _changed(buffers, self._before)
+            self.changed |= np.append(changed[: len(self._floats)], changed[len(self._floats) :].any())
             if self._first is None or leaf < self._first[0]:
                 self._first = leaf, [b.clone() for b in buffers[len(self._floats) :]]
         with torch.no_grad():
@@ -97,5 +98,7 @@ class LeafBuffers:
         self.start()
 
 
-def _same_bits(one: Tensor, other: Tensor) -> bool:
-    return bool(torch.equal(bytes_of(one), bytes_of(other)))
+def _changed(now: list[Tensor], before: list[Tensor]) -> NDArray[np.bool_]:
+    """Which tensors have other bits; on a GPU the host waits once for all."""
+    differ = [(bytes_of(a) != bytes_of(b)).any() for a, b in zip(now, before, strict=True)]
+    return torch.stack(differ).cpu().numpy() if differ else np.zeros(0, bool)

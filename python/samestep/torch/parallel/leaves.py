@@ -14,6 +14,7 @@ from torch.nn import Module, Parameter
 from ... import parallel
 from ...arguments import whole_number
 from ...parallel.groups import Alone, Group, check_group
+from .. import launching
 from ..tensors import TYPES, gpu_of, local_tensor
 from .alike import check_alike, check_tensor
 from .buffers import LeafBuffers
@@ -45,11 +46,12 @@ class Leaves(ABC):
                 raise ValueError(
                     f"leaves: got {leaves}, expected at least one for each of {group.size} workers"
                 )
-            _check_model(model)
-            facts = check()
+            number = _check_model(model)
+            facts = {"model on a GPU": number is not None, **check()}
         except Exception as found:
             error = found
         group.all_or_none(error)
+        self._number = number
         named = dict(model.named_parameters())
         self._names = [name for name, p in named.items() if p.requires_grad]
         self._params: list[Parameter] = [named[name] for name in self._names]
@@ -98,6 +100,8 @@ class Leaves(ABC):
                 f"leaf: got {number} within leaf {self._open[0]}, expected one after the other"
             )
         number, weight = self._checked(number, weight)
+        if self._number is not None and launching.is_capturing(self._number):
+            raise RuntimeError("leaf: a CUDA graph is being captured, in which no worker can wait for others")
         for name, p in self._frozen:
             if p.requires_grad:
                 raise RuntimeError(
@@ -139,7 +143,8 @@ class Leaves(ABC):
         """Adds what has come of a leaf, or forgets it."""
 
 
-def _check_model(model: Any) -> None:
+def _check_model(model: Any) -> int | None:
+    """The number of the GPU that the model lies on; None: of none."""
     if not isinstance(model, Module):
         raise TypeError(f"model: got {type(model).__name__}, expected a torch.nn.Module")
     params = dict(model.named_parameters())
@@ -150,6 +155,7 @@ def _check_model(model: Any) -> None:
     for name, p in params.items():
         if p.requires_grad and p.dtype not in TYPES:
             raise TypeError(f"model: {name}: got {p.dtype}, expected one of {', '.join(map(str, TYPES))}")
+    return number
 
 
 def group_of(group: Group | None) -> Group:

@@ -17,7 +17,7 @@ from ...parallel.agreement import agree
 from ...parallel.groups import Group, WorkerLost
 from ...parallel.leaf_sums import total_weight
 from ...tree import ranges
-from ..launching import Backend, backend_at, wait_for
+from ..launching import Backend, backend_at
 from ..tensors import gpu_of, resolved
 from .leaves import Leaves
 
@@ -74,14 +74,19 @@ class Sharded(Leaves):
         group: Group | None = None,
     ) -> None:
         super().__init__(model, leaves, group, dict)
-        self._number = gpu_of(self._params[0]) if self._params else None
         with backend_at(self._number) as backend:
             arrays = {
                 name: _array(p.detach(), backend) for name, p in zip(self._names, self._params, strict=True)
             }
             self.sharded = parallel.Sharded(make_optimizer, arrays, self._group, leaves=self._leaves)
+            self._wait(backend)
         self.leaves = self.sharded.leaves
-        self._places = [p.data_ptr() for p in self._params]
+        self._memory = [p.detach() for p in self._params]  # arrays on a GPU keep none alive
+
+    def _wait(self, backend: Backend) -> None:
+        """On a GPU, the state may be read next on another stream than torch's current one."""
+        if self._number is not None:
+            backend.module.wait_for(self._number)
 
     def _checked(self, number: int, weight: float) -> tuple[int, float]:
         return self.sharded._leaf_sums.check(number, weight)
@@ -113,15 +118,14 @@ class Sharded(Leaves):
             RuntimeError: a parameter has been given other memory, or an earlier step was broken off.
         """
         self._check_usable()
-        if [p.data_ptr() for p in self._params] != self._places:
+        if [p.data_ptr() for p in self._params] != [memory.data_ptr() for memory in self._memory]:
             raise RuntimeError("model: a parameter has been given other memory; make a new Sharded")
         torch.autograd.graph.increment_version(self._params)
         weights = self._weights
         try:
-            with backend_at(self._number):
+            with backend_at(self._number) as backend:
                 norm = self.sharded.step(scale=scale)
-                if self._number is not None:
-                    wait_for(self._number)  # the state is looked at from other streams
+                self._wait(backend)
             everyone, changed = agree(
                 self._group, ranges(self._leaves, self._group.size), weights, self._buffers.changed, b""
             )

@@ -46,10 +46,11 @@ class TensorSums:
         params = [np.broadcast_to(_ZEROS[compute_type(t.dtype)], t.numel()) for t in like]
         own = ranges(leaves, group.size)[group.rank]
         with self._backend() as backend:
-            here = None if self._number is None else backend.module.from_host(np.zeros(1))
+            here = backend.module.from_host(np.zeros(1))
             self.leaf_sums = LeafSums(params, leaves, own, backend.module, here)
         self._exchange = Exchange(group, leaves, self.leaf_sums.vector, self.leaf_sums.add)
         self.ranges = self._exchange.ranges
+        group.meet(here)
         self._mean: Array | None = None
 
     def _backend(self) -> AbstractContextManager[Backend]:
@@ -105,7 +106,10 @@ class TensorSums:
             others = {rank: part for rank, part in enumerate(parts) if rank != self._group.rank}
             send = dict.fromkeys(others, mine) if mine.size else {}
             self._group.carry(send, {rank: part for rank, part in others.items() if part.size})
-            return [self._tensor(total, i) for i in range(len(self._like))]
+            means = [self._tensor(total, i) for i in range(len(self._like))]
+        if self._number is not None:  # they are copies
+            self.release()
+        return means
 
     def _reduce(self, weight: float) -> Array:
         """A vector that has the mean where this worker's part is; the next step begins."""
