@@ -35,6 +35,13 @@ FOR_EACH_RULE(RULE)
 #ifndef KERNEL
 #define KERNEL(name, Arguments, ...) \
   extern "C" __global__ void name(const __grid_constant__ Arguments a) { __VA_ARGS__(a); }
+// With registers for as many threads as share a processor's memory.
+#define SHARING_KERNEL(name, Arguments, ...)                                                                \
+  extern "C" __global__ void __launch_bounds__(kSharingThreads) name(const __grid_constant__ Arguments a) { \
+    __VA_ARGS__(a);                                                                                         \
+  }
+#else
+#define SHARING_KERNEL KERNEL
 #endif
 
 #define STEP_KERNELS_OF(name, suffix, ...)                                                           \
@@ -83,16 +90,16 @@ FOR_EACH_RULE(RULE)
   FINGERPRINT_KERNELS_OF(float16, FingerprintedF16, unsigned short)   \
   FINGERPRINT_KERNELS_OF(uint16, FingerprintedBits, unsigned short)
 
-#define BATCHNORM_KERNELS_OF(T, type, suffix, relu)                                                  \
-  KERNEL(add_blocks_forward##suffix##_##type, BatchNormArguments, add_blocks<Forward<T, relu>, T>)   \
-  KERNEL(finish_forward##suffix##_##type, BatchNormArguments, finish<Forward<T, relu>>)              \
-  KERNEL(apply_forward##suffix##_##type, BatchNormArguments, apply<Forward<T, relu>, T>)             \
-  KERNEL(whole_forward##suffix##_##type, BatchNormArguments, whole_channel<Forward<T, relu>, T>)     \
-  KERNEL(add_blocks_backward##suffix##_##type, BatchNormArguments, add_blocks<Backward<T, relu>, T>) \
-  KERNEL(finish_backward##suffix##_##type, BatchNormArguments, finish<Backward<T, relu>>)            \
-  KERNEL(apply_backward##suffix##_##type, BatchNormArguments, apply<Backward<T, relu>, T>)           \
-  KERNEL(whole_backward##suffix##_##type, BatchNormArguments, whole_channel<Backward<T, relu>, T>)   \
-  KERNEL(prepare_inference##suffix##_##type, BatchNormArguments, prepare<Inference<T, relu>>)        \
+#define BATCHNORM_KERNELS_OF(T, type, suffix, relu)                                                        \
+  KERNEL(add_blocks_forward##suffix##_##type, BatchNormArguments, add_blocks<Forward<T, relu>, T>)         \
+  KERNEL(finish_forward##suffix##_##type, BatchNormArguments, finish<Forward<T, relu>>)                    \
+  KERNEL(apply_forward##suffix##_##type, BatchNormArguments, apply<Forward<T, relu>, T>)                   \
+  SHARING_KERNEL(whole_forward##suffix##_##type, BatchNormArguments, whole_channel<Forward<T, relu>, T>)   \
+  KERNEL(add_blocks_backward##suffix##_##type, BatchNormArguments, add_blocks<Backward<T, relu>, T>)       \
+  KERNEL(finish_backward##suffix##_##type, BatchNormArguments, finish<Backward<T, relu>>)                  \
+  KERNEL(apply_backward##suffix##_##type, BatchNormArguments, apply<Backward<T, relu>, T>)                 \
+  SHARING_KERNEL(whole_backward##suffix##_##type, BatchNormArguments, whole_channel<Backward<T, relu>, T>) \
+  KERNEL(prepare_inference##suffix##_##type, BatchNormArguments, prepare<Inference<T, relu>>)              \
   KERNEL(apply_inference##suffix##_##type, BatchNormArguments, apply<Inference<T, relu>, T>)
 #define BATCHNORM_KERNELS()                                                  \
   BATCHNORM_KERNELS_OF(float, float32, , false)                              \

@@ -13,7 +13,8 @@ alignas(16) extern __shared__ unsigned char launched_memory[];
 
 namespace {
 
-constexpr int kWarp = 32;  // threads
+constexpr int kWarp = 32;             // threads
+constexpr int kSharingThreads = 768;  // at most, of the blocks that fill a processor's shared memory
 
 inline Index smaller(Index a, Index b) { return a < b ? a : b; }
 

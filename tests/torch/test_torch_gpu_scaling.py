@@ -8,6 +8,7 @@ import copy
 import gc
 import json
 import pickle
+import threading
 
 import pytest
 
@@ -427,3 +428,54 @@ def test_a_scaler_without_gradients(kernels, place):
     before = bits(optimizer)
     new_scaler().step(optimizer)
     assert bits(optimizer) == before
+
+
+def test_gradients_that_come_after_the_scaler_has_looked(kernels, place):
+    place.of_others = 0
+    optimizer, scaler = made(), new_scaler()
+    params = params_of(optimizer)
+    before = [p.detach().clone() for p in params]
+    optimizer.register_step_pre_hook(lambda *_: set_gradients(params, 0))
+    with pytest.raises(RuntimeError, match=r"found_inf: GradScaler looked before .* by reduce\(\)"):
+        scaler.step(optimizer)
+    assert all(torch.equal(a, b) for a, b in zip(before, params, strict=True))
+
+
+def test_two_threads_that_ask_settle_a_step_once(kernels, place):
+    place.of_others = 0
+    optimizer, scaler = made(), new_scaler()
+    train(optimizer, scaler, range(5, 9))  # the last one is left out
+    open_step, asked, settled = optimizer._open_step, threading.Event(), []
+
+    class Slow:
+        def settle(self):
+            asked.wait()
+            settled.append(1)
+            open_step.settle()
+
+    optimizer._open_step = Slow()
+    threads = [threading.Thread(target=lambda: optimizer.state) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    asked.set()
+    for thread in threads:
+        thread.join()
+    assert settled == [1]
+    assert {float(s["step"]) for s in optimizer.state.values() if "step" in s} == {2.0, 3.0}
+
+
+def test_a_wrapper_finds_the_state_of_what_it_wraps():
+    """As Lightning's: its class is derived from the optimizer's, whose attributes it does not have."""
+    optimizer = made(fused=False)
+    give_gradients(optimizer, 1, 1.0)
+    optimizer.step()
+
+    class Wrapper(type(optimizer)):
+        def __init__(self, wrapped):
+            self._wrapped = wrapped
+
+        def __getattr__(self, name):
+            return getattr(self._wrapped, name)
+
+    assert Wrapper(optimizer).state is optimizer.state
+    assert not hasattr(object.__new__(type(optimizer)), "state")

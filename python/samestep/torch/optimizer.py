@@ -23,7 +23,7 @@ from .launching import Later
 from .memory import STATE_DTYPES, STEP_DTYPE
 from .named import Names
 from .recording import Recording
-from .scaling import OpenStep, Scaling, supports_scaling
+from .scaling import OpenStep, Scaling, settle, supports_scaling
 
 MODES = {"capturable", "differentiable"}  # that a step refuses
 
@@ -44,11 +44,12 @@ class NativeOptimizer(torch.optim.Optimizer):
 
         A tensor that was taken from here before that step has counted it until then.
         """
-        open_step: OpenStep | None = self.__dict__.get("_open_step")
-        if open_step is not None:
-            open_step.settle()
-            self.__dict__.pop("_open_step", None)
-        return self.__dict__["state"]
+        if "_open_step" in self.__dict__:
+            settle(self.__dict__)
+        try:
+            return self.__dict__["state"]
+        except KeyError:  # of a wrapper that looks for what it lacks in the optimizer
+            raise AttributeError("state") from None
 
     @state.setter
     def state(self, value: Any) -> None:
@@ -313,6 +314,7 @@ class NativeOptimizer(torch.optim.Optimizer):
         self.__dict__.pop("_state_params", None)
         self.__dict__.pop("_gpu_steps", None)
         self.__dict__.pop("_is_half_stepped", None)
+        self.__dict__.pop("_open_step", None)
 
 
 def _copied_state(value: Any) -> Any:

@@ -11,6 +11,7 @@ asked for before that step's launches.
 
 from __future__ import annotations
 
+import threading
 from typing import Any, NamedTuple
 
 import torch
@@ -50,6 +51,11 @@ class Scaling(NamedTuple):
         """By the optimizer's attributes; None: there is no gradient."""
         found_inf = optimizer.found_inf
         if not isinstance(found_inf, Tensor):  # the sum of nothing
+            if any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+                raise RuntimeError(
+                    "found_inf: GradScaler looked before there were gradients, which a hook of step() has "
+                    "brought; bring them before scaler.step(), with samestep.torch.parallel by reduce()"
+                )
             return None
         if gpu_of(found_inf) is None:
             raise RuntimeError(
@@ -85,3 +91,15 @@ class OpenStep(NamedTuple):
         if self.found_inf.get():
             for plan, counts in self.counted:
                 plan.take_back(counts)
+
+
+_SETTLING = threading.RLock()  # an interrupt may have kept the thread that has it from giving it back
+
+
+def settle(attributes: dict[str, Any]) -> None:
+    """Settles an optimizer's open step once, whichever thread comes first; another one waits for that."""
+    with _SETTLING:
+        open_step: OpenStep | None = attributes.get("_open_step")
+        if open_step is not None:
+            open_step.settle()
+            attributes.pop("_open_step", None)

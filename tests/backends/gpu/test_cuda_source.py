@@ -24,7 +24,8 @@ pytestmark = [
 ALL = "ALL_KERNELS()"
 OTHERS = (
     "WORD_KERNELS() STORAGE_KERNELS() GRADIENT_KERNELS() SUM_KERNELS() FINGERPRINT_KERNELS() MSE_KERNELS() "
-    "BATCHNORM_KERNELS() PRODUCT_KERNELS() CONVOLUTION_KERNELS() FUNCTION_KERNELS() SOFTMAX_KERNELS()"
+    "BATCHNORM_KERNELS() PRODUCT_KERNELS() CONVOLUTION_KERNELS() LEAF_KERNELS() FUNCTION_KERNELS() "
+    "SOFTMAX_KERNELS()"
 )
 FINGERPRINTED = "FINGERPRINTED_KERNELS(adam_outside) STORED_FINGERPRINTED_KERNELS(adam_outside)"
 ADAM = f"OPTION_KERNELS(adam_outside) STORED_KERNELS(adam_outside) {FINGERPRINTED}"
@@ -221,11 +222,13 @@ REGISTERS = 65536
 MAY_BE_LOCAL = re.compile(r"mse_residuals_\w+|softmax_rows_\w+|step_\w+_fingerprints_\w+")
 
 
-def resources(kernel_list: str, replace: tuple[str, str] = ("", "")) -> dict[str, cubin.Resources]:
+def resources(
+    kernel_list: str, replace: tuple[str, str] = ("", ""), architecture: int = 90
+) -> dict[str, cubin.Resources]:
     text = kernels.text_of(kernel_list)
     assert replace[0] in text
     text = text.replace(*replace) if replace[0] else text
-    code = nvrtc.compile_text(text, (*kernels.OPTIONS, "--gpu-architecture=sm_90"), "CUBIN")
+    code = nvrtc.compile_text(text, (*kernels.OPTIONS, f"--gpu-architecture=sm_{architecture}"), "CUBIN")
     return cubin.resources(code)
 
 
@@ -246,6 +249,29 @@ def too_large(kernel_list: str, replace: tuple[str, str] = ("", "")) -> set[str]
 
 def test_no_register_is_spilled_and_every_block_of_threads_fits():
     assert too_large(SOME) == set()
+
+
+def sharing(architecture: int, replace: tuple[str, str] = ("", "")) -> dict[str, tuple[bool, int]]:
+    """Of kernels whose blocks fill the shared memory: whether registers suffice for these; spilled bytes."""
+    found = resources("BATCHNORM_KERNELS()", replace, architecture).items()
+    return {
+        name: (-(-of.registers // 8) * 8 * kernels.SHARING_THREADS <= REGISTERS, of.local_bytes)
+        for name, of in found
+        if name.startswith("whole_")
+    }
+
+
+@pytest.mark.parametrize("architecture", [75, 80, 86, 89, 100, 120])
+def test_blocks_with_much_shared_memory_fit_every_gpu(architecture):
+    found = sharing(architecture)
+    spilled = {"whole_backward_relu_float64": 8} if architecture == 100 else {}  # one value of a thread
+    assert found == {name: (True, spilled.get(name, 0)) for name in found}
+    assert len(found) == 8
+
+
+def test_that_gate_sees_too_many_registers():
+    unbounded = "__launch_bounds__(kSharingThreads)", ""
+    assert sharing(86, unbounded)["whole_backward_relu_float64"] == (False, 0)
 
 
 def test_blocks_that_share_a_processor_have_room_for_their_variables(monkeypatch):

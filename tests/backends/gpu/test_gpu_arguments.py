@@ -40,6 +40,7 @@ SIZES = {
     "kSumBlock": (kernels.SUM_BLOCK, sums.SUM_BLOCK),
     "kLanes": (sums.LANES,),
     "kWarp": (kernels.WARP,),
+    "kSharingThreads": (kernels.SHARING_THREADS,),
     "kTile": (kernels.TILE,),
     "kPairedRows": (kernels.PAIRED_ROWS,),
     "kHashedBlocks": (kernels.HASHED_BLOCKS,),

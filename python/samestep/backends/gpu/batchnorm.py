@@ -63,9 +63,9 @@ def _teams(values: int, bytes_of_value: int) -> _Teams | None:
     """The teams of a launch; None where a channel of so many values would need too large ones.
 
     Three blocks share a processor where they can: while one adds or waits, memory is busy with the others. A
-    team that has begun in part holds its processors until the rest begins. So that teams of launches that run
-    beside each other cannot fill the GPU with parts, each takes an eighth of the processors at most: CUDA
-    serves 8 queues at once (CUDA_DEVICE_MAX_CONNECTIONS).
+    team that has begun in part holds its processors until the rest begins. Each takes an eighth of them at
+    most, so that 8 launches that run beside each other cannot fill the GPU with such parts. CUDA has 8
+    queues; with more (CUDA_DEVICE_MAX_CONNECTIONS), or several processes on a GPU, that is not ruled out.
     """
     device, blocks = get_cupy().cuda.runtime.getDevice(), ceil_div(values, SUM_BLOCK)
     sums, block_bytes = 16 * blocks, SUM_BLOCK * bytes_of_value

@@ -31,13 +31,13 @@ OPTIONS = (
 )
 
 THREADS = 256  # of a block; any multiple of 32 up to 1024 gives the same bits
-SHARING_THREADS = 768  # likewise, of the one, two or three blocks that fill a processor's shared memory
 UNNAMED_SHARED = 1024  # bytes of shared memory: what CUDA keeps of each block; a kernel's own variables
 ITEM = 4096  # elements of a block of threads
 
 # Sizes that the kernels know as well: kSumBlock in csrc/contract/types.h, the others in csrc/gpu/.
 WARP = 32  # threads
 SUM_BLOCK = 1024  # terms
+SHARING_THREADS = 768  # of the one, two or three blocks that fill a processor's shared memory
 TILE = 32  # columns that a block of threads sums
 PAIRED_ROWS = 1024  # block sums that a block of threads pairs
 HASHED_BLOCKS = 32  # of 1024 bytes that a block of threads hashes
